@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""synco-hub."""
