@@ -1,1 +1,34 @@
-"""synco-hub."""
+"""synco-hub: SynCo-v2, MoBY and BYOL vision transformers in the Hugging Face ecosystem.
+
+Importing this package teaches `transformers` the model type `synco` and the zoo's short names, and stays light:
+torch is imported only when a model class is asked for.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from synco_hub.hub.registration import register
+from synco_hub.version import __version__
+from synco_hub.zoo import list_models
+
+if TYPE_CHECKING:
+    from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
+
+_LAZY = {
+    "SynCoConfig": "synco_hub.models",
+    "SynCoForImageClassification": "synco_hub.models",
+    "SynCoModel": "synco_hub.models",
+}
+
+__all__ = ["SynCoConfig", "SynCoForImageClassification", "SynCoModel", "__version__", "list_models"]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _LAZY:
+        return getattr(importlib.import_module(_LAZY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+register()

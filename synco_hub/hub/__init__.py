@@ -1,1 +1,1 @@
-"""Placeholder."""
+"""Names, conversion and publication of checkpoints."""

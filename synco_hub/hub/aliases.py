@@ -1,0 +1,73 @@
+"""Short names in `transformers`: `AutoModel.from_pretrained("synco-v2-deit-s")` after `import synco_hub`.
+
+One function of `transformers` lies below AutoConfig, AutoModel, AutoImageProcessor and `pipeline`:
+`transformers.utils.hub.cached_files`. It is wrapped so that a short name becomes, in this order, a local directory of
+that name, an installed checkpoint, or the Hub repository of the zoo's row. Every other id goes through untouched.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+from synco_hub.zoo import ZOO, checkpoint_directory, installed_directory
+
+
+def resolve(name: str) -> str:
+    """Say where `transformers` should load a model id from.
+
+    Args:
+        name: Anything a user gives to `from_pretrained`.
+
+    Returns:
+        The id itself unless it is a short name; for a short name its directory or Hub repository.
+
+    Raises:
+        OSError: If it is a short name of the zoo whose checkpoint is nowhere; names the three ways to get it.
+    """
+    if os.path.isdir(name) or "/" in name or os.sep in name:
+        return name
+    if installed := installed_directory(name):
+        return str(installed)
+    row = ZOO.get(name)
+    if row is None:
+        return name
+    if row.hub_repo is not None:
+        return row.hub_repo
+    raise OSError(missing_message(name))
+
+
+def missing_message(name: str) -> str:
+    """What to tell a user whose checkpoint is nowhere, with the three ways to get it."""
+    row = ZOO[name]
+    return (
+        f"The checkpoint {name!r} is not on this computer (looked for a directory ./{name} and for "
+        f"{checkpoint_directory(name)}) and the project has not published it yet. Three ways to get it: "
+        f"(1) once it is published, `synco-hub pull {name}`; "
+        f"(2) convert the authors' release: `synco-hub convert FILE --output ./{name}`; "
+        f"(3) pretrain it: `synco-hub pretrain --method {row.method} --backbone {row.backbone} --dataset DATA "
+        f"--output-dir ./{name}`."
+    )
+
+
+def install(hub_module: ModuleType) -> None:
+    """Wrap `cached_files` of `transformers.utils.hub` once.
+
+    Args:
+        hub_module: The imported module `transformers.utils.hub`.
+    """
+    original: Callable[..., Any] = hub_module.cached_files
+    if getattr(original, "_resolves_short_names", False):
+        return
+
+    @functools.wraps(original)
+    def cached_files(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
+        if isinstance(path_or_repo_id, str):
+            path_or_repo_id = resolve(path_or_repo_id)
+        return original(path_or_repo_id, *args, **kwargs)
+
+    cached_files._resolves_short_names = True  # type: ignore[attr-defined]
+    hub_module.cached_files = cached_files  # type: ignore[attr-defined]
