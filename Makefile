@@ -1,0 +1,49 @@
+# Two commands work alone on a fresh machine with Python >= 3.11, make and a package index: `make demo` and `make test`.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+# Two busy threads must not spin while they wait for each other.
+export OMP_WAIT_POLICY := passive
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: demo test test-slow test-oldest lint types bench clean install
+
+demo: install
+	$(BIN)/synco-hub demo
+
+test: lint types
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+
+test-slow: install
+	$(BIN)/python -m pytest -m "slow and not gpu and not network"
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+
+types: install
+	$(BIN)/mypy
+
+install: $(VENV)/installed
+
+# Everything, every extra, at the versions of constraints.txt; the override keeps torchattacks' old pin away.
+$(VENV)/installed: pyproject.toml constraints.txt overrides.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet uv
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --override overrides.txt --editable '.[robustness,space,dev]'
+	touch $@
+
+# The oldest supported stack, in an environment of its own.
+OLDEST := .venv-oldest
+test-oldest:
+	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
+	$(OLDEST)/bin/python -m pip install --quiet uv
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy
+	OMP_NUM_THREADS=2 $(OLDEST)/bin/python -m pytest -q tests/synco_hub/models tests/synco_hub/hub tests/trainers
+
+bench: install
+	for script in tests/benchmarks/benchmark_*.py; do $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

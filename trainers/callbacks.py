@@ -1,0 +1,95 @@
+"""What happens around an optimizer step: the target follows, the gradient norm is taken, collapse is noticed."""
+
+from __future__ import annotations
+
+import logging
+import math
+from typing import TYPE_CHECKING, Any
+
+from transformers import TrainerCallback, TrainerControl, TrainerState
+
+from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.schedules import target_momentum
+
+if TYPE_CHECKING:
+    from trainers.pretraining_trainer import SynCoTrainer
+
+logger = logging.getLogger(__name__)
+
+
+class TargetUpdateCallback(TrainerCallback):  # type: ignore[misc]
+    """Moves the target network after every optimizer step with m((k + 1) / K).
+
+    The paper updates before the target's forward of step k + 1 with the same momentum, which is the same thing; doing
+    it here makes the checkpoint of a step hold the target that belongs to it.
+    """
+
+    def __init__(self, trainer: SynCoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_optimizer_step(
+        self, args: SynCoTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """`state.global_step` still counts the steps before this one; fp16 may have skipped it."""
+        if self.trainer.accelerator.optimizer_step_was_skipped:
+            return
+        momentum = target_momentum(state.global_step + 1, state.max_steps, args.momentum_start)
+        self.trainer.unwrapped_model.update_target_network(momentum)
+
+
+class GradientNormCallback(TrainerCallback):  # type: ignore[misc]
+    """Takes the gradient norm of the steps that will be logged, and of no other."""
+
+    def __init__(self, trainer: SynCoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_pre_optimizer_step(
+        self, args: SynCoTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Runs before the step, when the gradients of the whole accumulated batch are there."""
+        step = state.global_step + 1
+        if step % max(int(state.logging_steps), 1) == 0 or (args.logging_first_step and step == 1):
+            self.trainer.remember_gradient_norm()
+
+
+class EpochCallback(TrainerCallback):  # type: ignore[misc]
+    """Tells the sampler which epoch begins, so that the order is another one in each and the same after a resume."""
+
+    def __init__(self, trainer: SynCoTrainer) -> None:
+        self.trainer = trainer
+
+    def on_epoch_begin(
+        self, args: SynCoTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """`state.epoch` is fractional within an epoch."""
+        if self.trainer.epoch_sampler is not None:
+            self.trainer.epoch_sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-9))
+
+
+class CollapseCallback(TrainerCallback):  # type: ignore[misc]
+    """Warns once when the features of different images have become the same."""
+
+    threshold = 0.05
+
+    def __init__(self) -> None:
+        self.warned = False
+
+    def on_log(
+        self,
+        args: SynCoTrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **kwargs: Any,
+    ) -> None:
+        """`feature_std` is 1 for features spread over the sphere and 0 for a single point."""
+        spread = (logs or {}).get("feature_std")
+        if spread is not None and spread < self.threshold and not self.warned:
+            self.warned = True
+            logger.warning(
+                "Features are collapsing at step %d: feature_std=%.4f is below %.2f. Lower the learning rate or use a "
+                "larger batch.",
+                state.global_step,
+                spread,
+                self.threshold,
+            )

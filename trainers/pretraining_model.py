@@ -1,0 +1,205 @@
+"""`SynCoForPreTraining`: online and target network, heads and queues as one model, all its state in one state dict."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
+
+from synco_hub.models import SynCoConfig, SynCoModel, SynCoPreTrainedModel
+from trainers.ema import copy_parameters, update_target
+from trainers.info_nce import info_nce
+from trainers.negative_queue import NegativeQueue
+from trainers.objectives import OBJECTIVES, agreement_loss
+from trainers.pretraining_arguments import PretrainingSettings
+from trainers.projection_heads import projection_head
+from trainers.synthetic_negatives import SyntheticNegatives
+
+
+@dataclass
+class PretrainingOutput(ModelOutput):  # type: ignore[misc]
+    """What one micro-batch yields; everything stays on the device.
+
+    Attributes:
+        loss: Sum of both directions. Shape: ().
+        contrast_accuracy: Share of queries whose positive beats every negative; None for BYOL. Shape: ().
+        feature_std: Spread of the unit-norm features: 1 is even over the sphere, 0 is collapse. Shape: ().
+    """
+
+    loss: Tensor | None = None
+    contrast_accuracy: Tensor | None = None
+    feature_std: Tensor | None = None
+
+
+class SynCoForPreTraining(SynCoPreTrainedModel):
+    """The pretraining network of SynCo-v2, MoBY or BYOL (paper sections 7.2 and 7.4).
+
+    The online backbone is the attribute `synco`, so `AutoModel` loads the features of any checkpoint of a run.
+
+    Args:
+        config: The backbone; `config.pretraining` holds `PretrainingSettings` as plain data (None: the paper's).
+    """
+
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = []
+
+    def __init__(self, config: SynCoConfig) -> None:
+        super().__init__(config)
+        self.settings = PretrainingSettings.from_dict(config.pretraining)
+        config.pretraining = dataclasses.asdict(self.settings)
+        self.objective = OBJECTIVES[self.settings.method]
+        self.synco = self._branch(self.settings.online_drop_path_rate or 0.0)
+        self.target = self._branch(self.settings.target_drop_path_rate)
+        self.projector = self._head(config.hidden_size)
+        self.target_projector = self._head(config.hidden_size)
+        self.predictor = self._head(self.settings.projection_dim)
+        if self.objective.has_queue:
+            self.queue_1 = NegativeQueue(self.settings.queue_size, self.settings.projection_dim)
+            self.queue_2 = NegativeQueue(self.settings.queue_size, self.settings.projection_dim)
+        if self.objective.synthesises:
+            self.synthetic_negatives = synthetic_negatives_of(self.settings)
+        if not self.predictor[0].weight.is_meta:
+            copy_parameters(self.synco, self.target)
+            copy_parameters(self.projector, self.target_projector)
+        self.freeze_fixed_parameters()
+        self.post_init()
+
+    def _branch(self, drop_path_rate: float) -> SynCoModel:
+        """One backbone; stochastic depth belongs to the branch, not to the config that features are loaded by."""
+        config = copy.deepcopy(self.config)
+        config.drop_path_rate = drop_path_rate
+        branch = SynCoModel(config)
+        self.config.hidden_size = config.hidden_size
+        branch.config = self.config
+        return branch
+
+    def _head(self, input_dim: int) -> nn.Module:
+        settings = self.settings
+        return projection_head(input_dim, settings.projection_hidden_dim, settings.projection_dim, settings.head_norm)
+
+    def freeze_fixed_parameters(self) -> SynCoForPreTraining:
+        """Freeze the target branch and the fixed position embeddings; needed again after every load."""
+        super().freeze_fixed_parameters()
+        for module in (self.target, self.target_projector):
+            module.requires_grad_(False)
+        return self
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+        """Load a whole pretraining checkpoint.
+
+        Raises:
+            ValueError: If any weight, queue or counter is missing or superfluous, naming the first ones.
+        """
+        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        refuse_incomplete_state(info["missing_keys"], info["unexpected_keys"])
+        return (model, info) if output_loading_info else model
+
+    def forward(
+        self, view_1: Tensor, view_2: Tensor, synthetic_active: bool = False, **kwargs: Any
+    ) -> PretrainingOutput:
+        """Compute the loss of a batch of view pairs and, in training, put its keys in the queues.
+
+        Args:
+            view_1: First views (made by T_q). Shape: (batch, channels, height, width).
+            view_2: Second views (made by T_k). Shape: (batch, channels, height, width).
+            synthetic_active: Whether the run is inside the synthesis window; ignored by MoBY and BYOL.
+            **kwargs: Ignored.
+        """
+        features, query_1, query_2 = self._online(view_1, view_2)
+        key_1, key_2 = self._target(view_1, view_2)
+        # The contrastive part is computed in float32 whatever the backbone runs in (|logits| reach 1 / τ = 5).
+        with torch.autocast(device_type=view_1.device.type, enabled=False):
+            query_1, query_2, key_1, key_2 = (unit(v) for v in (query_1, query_2, key_1, key_2))
+            loss, accuracy = self._objective(query_1, query_2, key_1, key_2, synthetic_active)
+            feature_std = _normalised_std(features.detach())
+        if self.training and self.objective.has_queue:
+            self.queue_1.enqueue(key_1)
+            self.queue_2.enqueue(key_2)
+        return PretrainingOutput(loss=loss, contrast_accuracy=accuracy, feature_std=feature_std)
+
+    def _online(self, view_1: Tensor, view_2: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (2 * batch, hidden) and both predictions (batch, projection_dim).
+
+        Both views go through the backbone at once; the heads see them one by one, for BatchNorm's statistics are of
+        a view.
+        """
+        features = self.synco(torch.cat([view_1, view_2])).pooler_output
+        projections = [self.projector(view) for view in features.chunk(2)]
+        query_1, query_2 = (self.predictor(projection) for projection in projections)
+        return features, query_1, query_2
+
+    @torch.no_grad()
+    def _target(self, view_1: Tensor, view_2: Tensor) -> tuple[Tensor, Tensor]:
+        """Both keys, (batch, projection_dim) each."""
+        features = self.target(torch.cat([view_1, view_2])).pooler_output
+        key_1, key_2 = (self.target_projector(view) for view in features.chunk(2))
+        return key_1, key_2
+
+    def _objective(
+        self, query_1: Tensor, query_2: Tensor, key_1: Tensor, key_2: Tensor, synthetic_active: bool
+    ) -> tuple[Tensor, Tensor | None]:
+        """Sum of both directions: each query against the other view's key, with that view's queue."""
+        if not self.objective.has_queue:
+            return agreement_loss(query_1, key_2) + agreement_loss(query_2, key_1), None
+        directions = ((query_1, key_2, self.queue_2.keys), (query_2, key_1, self.queue_1.keys))
+        if synthetic_active and self.objective.synthesises:
+            outputs = [self.synthetic_negatives.contrast(*direction) for direction in directions]
+        else:
+            outputs = [info_nce(*direction, temperature=self.settings.temperature) for direction in directions]
+        return outputs[0].loss + outputs[1].loss, (outputs[0].accuracy + outputs[1].accuracy) / 2
+
+    def update_target_network(self, momentum: float) -> None:
+        """Move the target backbone and projector towards the online ones, after an optimizer step.
+
+        Args:
+            momentum: m of the schedule, see `trainers.schedules.target_momentum`.
+        """
+        target = [*self.target.parameters(), *self.target_projector.parameters()]
+        online = [*self.synco.parameters(), *self.projector.parameters()]
+        update_target(target, online, momentum)
+
+
+def unit(vectors: Tensor) -> Tensor:
+    """ℓ2-normalise in float32. Shape: (batch, dim)."""
+    return F.normalize(vectors.float(), dim=1)
+
+
+def _normalised_std(features: Tensor) -> Tensor:
+    """Standard deviation over the batch of unit-norm features, times √dim. Shape: ()."""
+    return unit(features).std(dim=0).mean() * features.shape[1] ** 0.5
+
+
+def synthetic_negatives_of(settings: PretrainingSettings) -> SyntheticNegatives:
+    """The synthesis that the settings describe."""
+    return SyntheticNegatives(
+        num_hard_negatives=settings.num_hard_negatives,
+        counts=settings.counts,
+        temperature=settings.temperature,
+        interpolation_range=(0.0, settings.interpolation_max),
+        extrapolation_range=(1.0, settings.extrapolation_max),
+        mixup_range=(0.0, settings.mixup_max),
+        noise_std=settings.noise_std,
+        gradient_step=settings.gradient_step,
+        adversarial_step=settings.adversarial_step,
+        noise=settings.noise,
+    )
+
+
+def refuse_incomplete_state(missing: Any, unexpected: Any) -> None:
+    """Refuse a checkpoint that does not hold exactly the state of the model.
+
+    Raises:
+        ValueError: Naming the first missing and superfluous keys.
+    """
+    if missing or unexpected:
+        raise ValueError(
+            f"The checkpoint is not a whole pretraining state of this network: {len(missing)} keys are missing "
+            f"({sorted(missing)[:3]}) and {len(unexpected)} are superfluous ({sorted(unexpected)[:3]}). Give the "
+            "method and backbone it was made with, or start a new run in another directory."
+        )

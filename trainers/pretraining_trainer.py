@@ -1,0 +1,193 @@
+"""`SynCoTrainer`: `transformers.Trainer` with target network, queues and the synthesis window (paper section 7.4)."""
+
+from __future__ import annotations
+
+import logging
+import math
+from functools import cached_property
+from typing import Any
+
+import torch
+from timm.optim import param_groups_weight_decay
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import Sampler
+from transformers import Trainer
+
+from synco_hub.data import BadImageLedger, EpochSampler, TwoViewCollator
+from trainers.callbacks import CollapseCallback, EpochCallback, GradientNormCallback, TargetUpdateCallback
+from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
+from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
+from trainers.training_monitor import TrainingMonitor, gradient_norm
+
+logger = logging.getLogger(__name__)
+
+# Not decayed although they are no vectors: tokens, embeddings and Swin's bias tables and scales.
+NO_WEIGHT_DECAY = ("*cls_token", "*reg_token", "*pos_embed", "*relative_position_bias_table", "*logit_scale")
+
+
+class SynCoTrainer(Trainer):  # type: ignore[misc]
+    """Pretrains a `SynCoForPreTraining` on pairs of views.
+
+    Args:
+        model: The pretraining network.
+        args: How to train it.
+        train_dataset: Map-style data set of view pairs, see `synco_hub.data.TwoViewDataset`.
+        **kwargs: What `transformers.Trainer` takes.
+
+    Raises:
+        ValueError: If the data set holds fewer images than a global batch.
+    """
+
+    model: SynCoForPreTraining
+    args: SynCoTrainingArguments
+
+    def __init__(
+        self, model: SynCoForPreTraining, args: SynCoTrainingArguments, train_dataset: Any, **kwargs: Any
+    ) -> None:
+        kwargs.setdefault("data_collator", TwoViewCollator())
+        if args.world_size > 1 and args.device.type == "cuda":
+            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
+        self.monitor = TrainingMonitor()
+        self.ledger = BadImageLedger(train_dataset, max_bad_fraction=args.max_bad_fraction)
+        self.epoch_sampler: EpochSampler | None = None
+        self._bad_indices: list[Tensor] = []
+        self._gradient_norm: Tensor | None = None
+        self._refuse_small_data(train_dataset)
+        for callback in (
+            TargetUpdateCallback(self),
+            GradientNormCallback(self),
+            EpochCallback(self),
+            CollapseCallback(),
+        ):
+            self.add_callback(callback)
+
+    def _refuse_small_data(self, train_dataset: Any) -> None:
+        micro_batch = self.args.per_device_train_batch_size * self.args.world_size
+        if len(train_dataset) < micro_batch:
+            raise ValueError(
+                f"The data set has {len(train_dataset)} images, fewer than one batch of {micro_batch} over all "
+                "processes: lower --per-device-train-batch-size to at most "
+                f"{len(train_dataset) // self.args.world_size}."
+            )
+
+    @property
+    def unwrapped_model(self) -> SynCoForPreTraining:
+        """The model without the wrappers of distributed training and compilation."""
+        model: SynCoForPreTraining = self.accelerator.unwrap_model(self.model)
+        return model
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch, over all processes."""
+        micro_batches = len(self.train_dataset) // (self.args.per_device_train_batch_size * self.args.world_size)
+        return max(math.ceil(micro_batches / self.args.gradient_accumulation_steps), 1)
+
+    @cached_property
+    def synthesis_window(self) -> range:
+        """Optimizer steps in which synthetic negatives are made; known once the run's length is."""
+        window = synthetic_steps(
+            self.state.max_steps,
+            self.steps_per_epoch,
+            self.args.synthetic_warmup_epochs,
+            self.args.synthetic_cooldown_epochs,
+        )
+        if self.unwrapped_model.objective.synthesises and not window:
+            logger.warning(
+                "The synthesis window is empty (%d steps in all): no synthetic negative will be made. Lower "
+                "--synthetic-warmup-epochs or --synthetic-cooldown-epochs, or train longer.",
+                self.state.max_steps,
+            )
+        return window
+
+    @property
+    def synthetic_active(self) -> bool:
+        """Whether the current optimizer step makes synthetic negatives."""
+        return self.unwrapped_model.objective.synthesises and self.state.global_step in self.synthesis_window
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
+        """The sampler carries the epoch with each index: workers never hear of a new epoch otherwise."""
+        dataset = self.train_dataset if train_dataset is None else train_dataset
+        self.epoch_sampler = EpochSampler(len(dataset), seed=self.args.seed)
+        return self.epoch_sampler
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """AdamW; no weight decay on norms, biases, tokens, embeddings and relative position bias tables."""
+        if self.optimizer is None:
+            groups = param_groups_weight_decay(
+                self.unwrapped_model, self.args.weight_decay, no_weight_decay_list=NO_WEIGHT_DECAY
+            )
+            optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = optimizer_class(groups, **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Linear warm-up from zero, then a cosine to zero, per optimizer step."""
+        if self.lr_scheduler is None:
+            warmup = self.args.warmup_steps_of(num_training_steps, self.steps_per_epoch)
+            self.lr_scheduler = LambdaLR(
+                optimizer or self.optimizer,
+                lambda step: learning_rate_factor(step, num_training_steps, warmup),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
+    ) -> Any:
+        """One micro-batch: both directions of the objective; the keys go into the queues in the model's forward."""
+        self._bad_indices.append(inputs["bad_index"])
+        output = model(view_1=inputs["view_1"], view_2=inputs["view_2"], synthetic_active=self.synthetic_active)
+        self.monitor.update(output, inputs["view_1"].shape[0], self.state.global_step)
+        return (output.loss, output) if return_outputs else output.loss
+
+    def remember_gradient_norm(self) -> None:
+        """Take the norm of the accumulated gradients, to be logged after this step."""
+        self._gradient_norm = gradient_norm(p for p in self.unwrapped_model.parameters() if p.requires_grad)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add what SynCo-v2 shows to the Trainer's line: the one place where training waits for the device."""
+        if "loss" in logs:
+            logs |= self.monitor.collect(self.args.world_size)
+            logs["momentum"] = target_momentum(self.state.global_step, self.state.max_steps, self.args.momentum_start)
+            active = self.unwrapped_model.objective.synthesises and self.state.global_step - 1 in self.synthesis_window
+            logs["synthetic_active"] = float(active)
+            logs["num_synthetic"] = float(self.unwrapped_model.synthetic_negatives.num_synthetic) if active else 0.0
+            if self._gradient_norm is not None:
+                logs["grad_norm"] = float(self._gradient_norm.item())
+            self._count_bad_images()
+            self._refuse_bad_loss()
+        super().log(logs, start_time)
+
+    def _count_bad_images(self) -> None:
+        """Tell the ledger which images were unreadable on any process; it stops the run when there are too many."""
+        if self._bad_indices:
+            indices = torch.cat(self._bad_indices)
+            self._bad_indices = []
+            self.ledger.record(self.accelerator.gather(indices).cpu())
+
+    def _refuse_bad_loss(self) -> None:
+        """Stop at a loss that is no number.
+
+        Raises:
+            FloatingPointError: Naming the step and the last good checkpoint.
+        """
+        step = self.monitor.first_bad_step()
+        if step is not None:
+            saved = self.state.last_good_checkpoint if hasattr(self.state, "last_good_checkpoint") else None
+            raise FloatingPointError(
+                f"The loss is not finite at step {step}; the last good checkpoint is "
+                f"{saved or 'none'}. Lower the learning rate or check the images, then continue with --resume."
+            )
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Never write a state that a NaN has already reached."""
+        self._refuse_bad_loss()
+        super()._save_checkpoint(model, trial)
+        self.state.last_good_checkpoint = self._get_output_dir(trial=trial)
+
+    def _issue_warnings_after_load(self, load_result: Any) -> None:
+        """What the Trainer only warns about would be a silently different run: refuse it."""
+        refuse_incomplete_state(load_result.missing_keys, load_result.unexpected_keys)

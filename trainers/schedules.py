@@ -1,0 +1,107 @@
+"""The three schedules of pretraining: target momentum, synthesis window, learning rate (paper section 7.4)."""
+
+from __future__ import annotations
+
+import math
+
+# Fractions of the run that the paper's 30 of 300 warm-up and 100 of 300 cool-down epochs are.
+SYNTHETIC_WARMUP_FRACTION = 30 / 300
+SYNTHETIC_COOLDOWN_FRACTION = 100 / 300
+
+
+def target_momentum(step: int, total_steps: int, start: float = 0.99) -> float:
+    """Momentum m of the target network at an optimizer step, rising from `start` to 1 along a cosine.
+
+    Args:
+        step: Optimizer step k, counted from 0.
+        total_steps: Number K of optimizer steps in the whole run.
+        start: Momentum at step 0.
+
+    Returns:
+        m = 1 − (1 − start) · (cos(πk/K) + 1) / 2.
+
+    Raises:
+        ValueError: If the run has no steps or `start` is no momentum.
+
+    Source: paper section 7.4, after BYOL (Grill et al. 2020, appendix B).
+    """
+    if total_steps < 1:
+        raise ValueError(f"total_steps={total_steps} is not positive: the schedule needs a run of at least one step.")
+    if not 0.0 <= start <= 1.0:
+        raise ValueError(f"start={start} is not in [0, 1]: the paper uses 0.99.")
+    progress = min(max(step / total_steps, 0.0), 1.0)
+    return 1.0 - (1.0 - start) * (math.cos(math.pi * progress) + 1.0) / 2.0
+
+
+def synthetic_epochs(total_epochs: int, warmup: float | None = None, cooldown: float | None = None) -> range:
+    """Epochs in which synthetic negatives are made, counted from 0.
+
+    Args:
+        total_epochs: Epochs of the whole run.
+        warmup: First epochs without synthetic negatives; a tenth of the run by default.
+        cooldown: Last epochs without them; a third of the run by default.
+
+    Returns:
+        `range(30, 200)` for the paper's 300 epochs. Empty if warm-up and cool-down leave nothing.
+
+    Source: paper section 7.4.
+    """
+    return synthetic_steps(total_epochs, 1.0, warmup, cooldown)
+
+
+def synthetic_steps(
+    total_steps: int,
+    steps_per_epoch: float,
+    warmup_epochs: float | None = None,
+    cooldown_epochs: float | None = None,
+) -> range:
+    """Optimizer steps in which synthetic negatives are made, counted from 0.
+
+    Args:
+        total_steps: Optimizer steps of the whole run.
+        steps_per_epoch: Optimizer steps of an epoch, over all processes; needed where a length is given in epochs.
+        warmup_epochs: See `synthetic_epochs`.
+        cooldown_epochs: See `synthetic_epochs`.
+
+    Raises:
+        ValueError: If a length is negative.
+
+    Source: paper section 7.4; the global optimizer step counts, so the window does not depend on the processes.
+    """
+    for name, value in (("warm-up", warmup_epochs), ("cool-down", cooldown_epochs)):
+        if value is not None and value < 0:
+            raise ValueError(f"A synthetic {name} of {value} epochs is negative: give 0 or more.")
+    warmup = total_steps * SYNTHETIC_WARMUP_FRACTION if warmup_epochs is None else warmup_epochs * steps_per_epoch
+    cooldown = (
+        total_steps * SYNTHETIC_COOLDOWN_FRACTION if cooldown_epochs is None else cooldown_epochs * steps_per_epoch
+    )
+    return range(round(warmup), max(round(warmup), total_steps - round(cooldown)))
+
+
+def scaled_learning_rate(base_learning_rate: float, global_batch_size: int, reference_batch_size: int = 512) -> float:
+    """Linear scaling of the learning rate with the batch: base × global batch / 512.
+
+    Args:
+        base_learning_rate: The rate at the reference batch size.
+        global_batch_size: Images per optimizer step: micro-batch × processes × accumulation steps.
+        reference_batch_size: The paper trains with 512.
+
+    Source: paper section 7.4 for the base rate; it names no scaling rule, this one is Goyal et al. 2017.
+    """
+    return base_learning_rate * global_batch_size / reference_batch_size
+
+
+def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
+    """Factor on the peak learning rate: linear from 0 over the warm-up, then a cosine to 0.
+
+    Args:
+        step: Optimizer step, counted from 0.
+        total_steps: Optimizer steps of the whole run.
+        warmup_steps: Optimizer steps of the warm-up.
+
+    Source: paper section 7.4.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
+    return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
