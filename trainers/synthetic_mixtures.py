@@ -1,0 +1,192 @@
+"""Synthetic negatives in closed form: similarity to the query and norm from dot products, without building a vector.
+
+Each synthetic negative is s = v / |v|, with v a mixture of a hard negative n and one more vector:
+
+    kind                        v                other vector      what is not yet known
+    interpolation               α·q + (1 − α)·n  the query q       nothing
+    extrapolation               (1 − β)·q + β·n  the query q       nothing
+    mixup                       γ·n + (1 − γ)·n′ hard negative n′  ⟨n, n′⟩
+    noise injection, marginal   n + σ·ε          noise ε           ⟨q, ε⟩, ⟨n, ε⟩ and |ε|²: drawn from their law
+    gradient perturbation       n + δ·q          the query q       nothing
+    adversarial perturbation    n + η·sign(q)    sign(q)           ⟨sign(q), n⟩
+
+The similarities ⟨q, n⟩ are known from ranking the queue, so ⟨q, s⟩ follows from a few dot products, |v| included.
+Norms of q and n are taken as they are, not as one: half precision leaves them a little off.
+
+Source: paper §7.4 and §10.2; Giakoumoglou and Stathaki 2025 (SynCo).
+"""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from trainers.synthetic_draws import Draw, query_chunks
+
+
+class Products(NamedTuple):
+    """What a mixture needs to know of a vector x: ⟨q, x⟩ and |x|². Shape: (batch, count or 1), both."""
+
+    similarity: Tensor
+    squared_norm: Tensor
+
+
+@dataclass(frozen=True)
+class HardNegatives:
+    """The queue vectors most similar to each query, with the dot products that the ranking leaves behind.
+
+    Attributes:
+        query: Shape: (batch, dim).
+        queue: Shape: (num_negatives, dim).
+        index: Rows of the queue. Shape: (batch, num_hard_negatives).
+        products: Of the rows at `index`. Shape: (batch, num_hard_negatives).
+        query_products: Of the query itself. Shape: (batch, 1).
+    """
+
+    query: Tensor
+    queue: Tensor
+    index: Tensor
+    products: Products
+    query_products: Products
+
+    def chosen(self, choice: Tensor) -> Products:
+        """Returns the products of chosen hard negatives. Shape: that of the choice, (batch, count)."""
+        return Products(self.products.similarity.gather(1, choice), self.products.squared_norm.gather(1, choice))
+
+    def vectors(self, choice: Tensor) -> Iterator[tuple[slice, Tensor]]:
+        """Yields the chosen vectors for a few queries at a time, each time in the same memory.
+
+        Shape: (queries, count, dim), for a choice of shape (batch, count).
+        """
+        rows = self.index.gather(1, choice)
+        count, dim = choice.shape[1], self.queue.shape[1]
+        chunks = query_chunks(self.query, count)
+        memory = self.queue.new_empty(chunks[0].stop * count, dim)
+        for queries in chunks:
+            chunk = rows[queries].flatten()
+            torch.index_select(self.queue, 0, chunk, out=memory[: len(chunk)])
+            yield queries, memory[: len(chunk)].view(-1, count, dim)
+
+
+@dataclass(frozen=True)
+class Mixture:
+    """Synthetic negatives of one kind before normalisation, v, as a combination of vectors that exist already.
+
+    Attributes:
+        similarity: ⟨q, v⟩ / |v|. Shape: (batch, count).
+        norm: |v|. Shape: (batch, count).
+        negatives: Chosen hard negatives, each with its part in v. Shape: (batch, count) and one that expands to it.
+        direction: One more vector a query with its part in v. Shape: (batch, dim), and as above.
+    """
+
+    similarity: Tensor
+    norm: Tensor
+    negatives: tuple[tuple[Tensor, Tensor], ...]
+    direction: tuple[Tensor, Tensor] | None = None
+
+
+def hardest_negatives(query: Tensor, queue: Tensor, similarity: Tensor, num_hard_negatives: int) -> HardNegatives:
+    """Picks each query's most similar queue vectors.
+
+    Args:
+        query: Shape: (batch, dim).
+        queue: Shape: (num_negatives, dim).
+        similarity: Of every query to every queue vector. Shape: (batch, num_negatives).
+        num_hard_negatives: N, at most num_negatives.
+    """
+    hard_similarity, index = similarity.topk(num_hard_negatives, dim=1, sorted=False)
+    squared_norm = torch.linalg.vector_norm(queue, dim=1).square()[index]
+    query_squared_norm = query.square().sum(dim=1, keepdim=True)
+    return HardNegatives(
+        query, queue, index, Products(hard_similarity, squared_norm), Products(query_squared_norm, query_squared_norm)
+    )
+
+
+def _interpolation(hard: HardNegatives, draw: Draw) -> Mixture:
+    return _query_and_negative(hard, draw.negative, draw.coefficient, 1 - draw.coefficient)
+
+
+def _extrapolation(hard: HardNegatives, draw: Draw) -> Mixture:
+    return _query_and_negative(hard, draw.negative, 1 - draw.coefficient, draw.coefficient)
+
+
+def _gradient_perturbation(hard: HardNegatives, draw: Draw) -> Mixture:
+    return _query_and_negative(hard, draw.negative, draw.coefficient, torch.ones_like(draw.coefficient))
+
+
+def _query_and_negative(hard: HardNegatives, choice: Tensor, a: Tensor, b: Tensor) -> Mixture:
+    """Mixes a·q + b·n: everything follows from ⟨q, n⟩."""
+    negative = hard.chosen(choice)
+    similarity, norm = _mix(a, hard.query_products, b, negative, between=negative.similarity)
+    return Mixture(similarity, norm, ((choice, b),), (hard.query, a))
+
+
+def _mixup(hard: HardNegatives, draw: Draw) -> Mixture:
+    """Mixes γ·n + (1 − γ)·n′: needs ⟨n, n′⟩."""
+    assert draw.partner is not None
+    pairs = zip(hard.vectors(draw.negative), hard.vectors(draw.partner), strict=True)
+    between = torch.cat([negative.mul_(partner).sum(dim=-1) for (_, negative), (_, partner) in pairs])
+    a, b = draw.coefficient, 1 - draw.coefficient
+    similarity, norm = _mix(a, hard.chosen(draw.negative), b, hard.chosen(draw.partner), between)
+    return Mixture(similarity, norm, ((draw.negative, a), (draw.partner, b)))
+
+
+def _adversarial_perturbation(hard: HardNegatives, draw: Draw) -> Mixture:
+    """Mixes n + η·sign(q): needs ⟨sign(q), n⟩."""
+    sign, one = hard.query.sign(), torch.ones_like(draw.coefficient)
+    between = torch.cat([similarity_to(sign[queries], vectors) for queries, vectors in hard.vectors(draw.negative)])
+    step = Products(hard.query.abs().sum(dim=1, keepdim=True), sign.abs().sum(dim=1, keepdim=True))
+    similarity, norm = _mix(draw.coefficient, step, one, hard.chosen(draw.negative), between)
+    return Mixture(similarity, norm, ((draw.negative, one),), (sign, draw.coefficient))
+
+
+def _noise_law(hard: HardNegatives, draw: Draw) -> Mixture:
+    """Mixes n + σ·ε without ε: similarity and norm by their exact joint law, v by its expectation given those.
+
+    Only the parts of ε along q and along t, the unit vector across q in the plane of q and n, and the length of the
+    rest matter to the logit; the rest's direction is uniform and averages to zero. The gradient is thus the
+    expectation of the one with noise vectors, given the logit: unbiased, of lower variance (Rao-Blackwell).
+    """
+    assert draw.noise_law is not None
+    along, across, rest = draw.noise_law
+    negative, one, sigma = hard.chosen(draw.negative), torch.ones_like(draw.coefficient), draw.coefficient
+    query_norm = hard.query_products.squared_norm.sqrt().clamp_min(torch.finfo(sigma.dtype).tiny)
+    base = negative.similarity / query_norm  # n = base · q/|q| + height · t
+    height = _norm(negative.squared_norm, torch.zeros_like(base), -(base**2) / 2)
+    noise = Products(along * query_norm, along**2 + across**2 + rest)
+    similarity, norm = _mix(sigma, noise, one, negative, between=along * base + across * height)
+    # ε's expectation is along · q/|q| + across · t, with t = (n − base · q/|q|) / height.
+    tilt = sigma * across / height
+    return Mixture(
+        similarity, norm, ((draw.negative, one + tilt),), (hard.query, (sigma * along - tilt * base) / query_norm)
+    )
+
+
+def _mix(a: Tensor, x: Products, b: Tensor, y: Products, between: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns ⟨q, v⟩ / |v| and |v| of v = a·x + b·y, given ⟨x, y⟩."""
+    norm = _norm(a**2 * x.squared_norm, b**2 * y.squared_norm, a * b * between)
+    return (a * x.similarity + b * y.similarity) / norm, norm
+
+
+CLOSED_FORMS: dict[str, Callable[[HardNegatives, Draw], Mixture]] = {
+    "interpolation": _interpolation,
+    "extrapolation": _extrapolation,
+    "mixup": _mixup,
+    "noise_injection": _noise_law,
+    "gradient_perturbation": _gradient_perturbation,
+    "adversarial_perturbation": _adversarial_perturbation,
+}
+
+
+def similarity_to(left: Tensor, vectors: Tensor) -> Tensor:
+    """Returns ⟨left, vector⟩ for left (queries, dim) and vectors (queries, count, dim). Shape: (queries, count)."""
+    # On CPU a row times a transposed matrix runs seven times faster than the matrix times a column.
+    return torch.bmm(left.unsqueeze(1), vectors.mT).squeeze(1)
+
+
+def _norm(first: Tensor, second: Tensor, between: Tensor) -> Tensor:
+    """Returns |a + b| from |a|², |b|² and ⟨a, b⟩, kept above what rounding leaves where a and b cancel."""
+    apart, resolution = first + second, torch.finfo(first.dtype)
+    return torch.maximum(apart + 2 * between, resolution.eps * apart + resolution.tiny).sqrt()

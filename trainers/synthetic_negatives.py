@@ -1,0 +1,239 @@
+"""The six kinds of synthetic hard negatives of SynCo-v2: their definition, and the contrastive loss that adds them.
+
+For a query q of unit norm, n and n′ are drawn with replacement from the N queue vectors most similar to q. Each
+function below is one kind. What it returns is scaled to unit norm and detached: synthetic negatives repel the query
+and learn nothing themselves. `STRATEGIES` names the six in the paper's order.
+
+`SyntheticNegatives` computes InfoNCE with all of them exactly but without building them: that is
+`trainers.fused_contrastive_loss`. `sample` builds them, and `readable_loss` is the loss as one would write it from
+there: the oracle of the fast one.
+
+Source: paper §7.4 (numbers), §10.2 (what each kind is for); Giakoumoglou and Stathaki 2025 (SynCo) for the formulas.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from trainers.fused_contrastive_loss import summarise_negatives
+from trainers.info_nce import (
+    ContrastiveOutput,
+    check_contrastive_inputs,
+    contrast_with_summary,
+    in_working_precision,
+    info_nce,
+    wants_gradient,
+)
+from trainers.synthetic_draws import Draw, SyntheticNegativesConfig, draw_noise, draw_synthetic
+
+
+def interpolation(query: Tensor, negative: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:
+    """Type 1: α·q + (1 − α)·n with α ~ U(0, 0.5), between query and hard negative, nearer the negative."""
+    return alpha * query + (1 - alpha) * negative
+
+
+def extrapolation(query: Tensor, negative: Tensor, partner: Tensor, beta: Tensor) -> Tensor:
+    """Type 2: q + β·(n − q) with β ~ U(1, 1.5), past the hard negative on the line from the query.
+
+    The paper gives no formula and its §10.2 speaks of moving away from hard negatives; this is the formula of SynCo.
+    """
+    return query + beta * (negative - query)
+
+
+def mixup(query: Tensor, negative: Tensor, partner: Tensor, gamma: Tensor) -> Tensor:
+    """Type 3: γ·n + (1 − γ)·n′ with γ ~ U(0, 1), between two hard negatives; the partner is n′."""
+    return gamma * negative + (1 - gamma) * partner
+
+
+def noise_injection(query: Tensor, negative: Tensor, partner: Tensor, sigma: Tensor) -> Tensor:
+    """Type 4: n + σ·ε with ε ~ N(0, I), σ = 0.01; the partner is ε."""
+    return negative + sigma * partner
+
+
+def gradient_perturbation(query: Tensor, negative: Tensor, partner: Tensor, delta: Tensor) -> Tensor:
+    """Type 5: n + δ·∇ₙ⟨q, n⟩ with δ = 0.01, a step along the similarity's gradient, which is q."""
+    return negative + delta * query
+
+
+def adversarial_perturbation(query: Tensor, negative: Tensor, partner: Tensor, eta: Tensor) -> Tensor:
+    """Type 6: n + η·sign(∇ₙ⟨q, n⟩) with η = 0.01, the same step in every coordinate, towards the query."""
+    return negative + eta * query.sign()
+
+
+# Arguments: query (batch, 1, dim), negative and partner (batch, count, dim), coefficient (batch or 1, count or 1, 1).
+STRATEGIES: dict[str, Callable[[Tensor, Tensor, Tensor, Tensor], Tensor]] = {
+    "interpolation": interpolation,
+    "extrapolation": extrapolation,
+    "mixup": mixup,
+    "noise_injection": noise_injection,
+    "gradient_perturbation": gradient_perturbation,
+    "adversarial_perturbation": adversarial_perturbation,
+}
+
+
+class SyntheticNegatives(nn.Module):
+    """InfoNCE with synthetic hard negatives, for any contrastive loop with a queue; holds no parameters and no state.
+
+    Half-precision inputs are computed in float32, also under autocast. All randomness comes from the given generator,
+    or from the device's global one. Gradients reach query and key; queue and synthetic negatives get none.
+
+    Args:
+        config: Settings; None means the paper's.
+        settings: Single fields of `SyntheticNegativesConfig` that replace those of `config`.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+        TypeError: If a setting is unknown.
+
+    Example:
+        >>> synthetic_negatives = SyntheticNegatives(num_hard_negatives=1024)
+        >>> loss = synthetic_negatives.loss(query, key.detach(), queue)
+    """
+
+    def __init__(self, config: SyntheticNegativesConfig | None = None, **settings: Any) -> None:
+        super().__init__()
+        self.config = replace(config or SyntheticNegativesConfig(), **settings)
+
+    @property
+    def num_synthetic(self) -> int:
+        """How many synthetic negatives each query gets; 768 in the paper."""
+        return sum(self.config.active_counts.values())
+
+    def extra_repr(self) -> str:
+        """Shows the settings in the module's printed form."""
+        return str(self.config)
+
+    def forward(self, query: Tensor, key: Tensor, queue: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """Is `loss`."""
+        return self.loss(query, key, queue, generator)
+
+    def loss(self, query: Tensor, key: Tensor, queue: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """InfoNCE with real and synthetic negatives, mean over the batch; arguments as in `contrast`. Shape: ()."""
+        return self.contrast(query, key, queue, generator).loss
+
+    def contrast(
+        self, query: Tensor, key: Tensor, queue: Tensor, generator: torch.Generator | None = None
+    ) -> ContrastiveOutput:
+        """InfoNCE with real and synthetic negatives, and contrast accuracy.
+
+        Args:
+            query: Predictions of the online branch, unit norm. Shape: (batch, dim).
+            key: Projections of the target branch, unit norm. Shape: (batch, dim).
+            queue: Keys of earlier batches, unit norm. Shape: (num_negatives, dim).
+            generator: Source of randomness on the query's device.
+
+        Returns:
+            Mean loss, and the share of positives ranked above all negatives, real and synthetic.
+
+        Raises:
+            ValueError: If the inputs do not belong together or the queue is smaller than `num_hard_negatives`.
+        """
+        if self.num_synthetic == 0:
+            return info_nce(query, key, queue, self.config.temperature)
+        self._check(query, key, queue, generator)
+        with_mean = wants_gradient(query)
+        with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
+            exact_query, exact_queue = in_working_precision(query, queue)
+            negatives = summarise_negatives(
+                exact_query,
+                exact_queue,
+                draw_synthetic(self.config, exact_query, generator),
+                self.config.num_hard_negatives,
+                self.config.temperature,
+                generator,
+                with_mean=with_mean,
+            )
+        return contrast_with_summary(query, key, negatives, self.config.temperature)
+
+    @torch.no_grad()
+    def sample(self, query: Tensor, queue: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
+        """Builds the synthetic negatives: their definition, for study and for other losses.
+
+        Given the same generator state, these are the ones that `loss` uses (with independent noise).
+
+        Args:
+            query: Unit norm. Shape: (batch, dim).
+            queue: Unit norm. Shape: (num_negatives, dim).
+            generator: Source of randomness on the query's device.
+
+        Returns:
+            Kind -> detached unit vectors, at least float32, for each kind with a count. Shape: (batch, count, dim).
+
+        Raises:
+            ValueError: As in `contrast`.
+        """
+        self._check(query, query, queue, generator)
+        with torch.autocast(query.device.type, enabled=False):
+            query, queue = in_working_precision(query, queue)
+            draws = draw_synthetic(replace(self.config, noise="independent"), query, generator)
+            return self._build(query, queue, draws, generator)
+
+    def readable_loss(
+        self, query: Tensor, key: Tensor, queue: Tensor, generator: torch.Generator | None = None
+    ) -> Tensor:
+        """The loss as one reads it: build, concatenate, cross-entropy, autograd. Slow and large; the oracle of `loss`.
+
+        Arguments, errors and, given the same generator state, the result are those of `loss`.
+        """
+        self._check(query, key, queue, generator)
+        with torch.autocast(query.device.type, enabled=False):
+            query, key, queue = in_working_precision(query, key, queue.detach())
+            draws = draw_synthetic(self.config, query.detach(), generator)
+            synthetic = self._build(query.detach(), queue, draws, generator)
+            similarities = [(query * key).sum(dim=1, keepdim=True), query @ queue.T]
+            similarities += [(query.unsqueeze(1) * vectors).sum(dim=-1) for vectors in synthetic.values()]
+            logits = torch.cat(similarities, dim=1) / self.config.temperature
+            positive_first = torch.zeros(len(query), dtype=torch.long, device=query.device)
+            return F.cross_entropy(logits, positive_first)
+
+    @torch.no_grad()
+    def _build(
+        self, query: Tensor, queue: Tensor, draws: Mapping[str, Draw], generator: torch.Generator | None
+    ) -> dict[str, Tensor]:
+        hardest = (query @ queue.T).topk(self.config.num_hard_negatives, dim=1, sorted=False).indices
+        synthetic = {}
+        for kind, draw in draws.items():
+            negative = partner = queue[hardest.gather(1, draw.negative)]
+            if draw.noise_law is not None:
+                synthetic[kind] = _expected_noisy_negative(query, negative, draw)
+                continue
+            if draw.partner is not None:
+                partner = queue[hardest.gather(1, draw.partner)]
+            elif kind == "noise_injection":
+                partner = torch.cat([noise.clone() for noise in draw_noise(query, draw.negative.shape[1], generator)])
+            vectors = STRATEGIES[kind](query.unsqueeze(1), negative, partner, draw.coefficient.unsqueeze(-1))
+            synthetic[kind] = F.normalize(vectors, dim=-1)
+        return synthetic
+
+    def _check(self, query: Tensor, key: Tensor, queue: Tensor, generator: torch.Generator | None) -> None:
+        check_contrastive_inputs(query, key, queue)
+        if len(queue) < self.config.num_hard_negatives:
+            raise ValueError(
+                f"num_hard_negatives={self.config.num_hard_negatives} exceeds the queue's {len(queue)} vectors; "
+                "lower num_hard_negatives or enlarge the queue."
+            )
+        if self.config.noise == "marginal" and query.shape[1] < 3:
+            raise ValueError(
+                f'dim={query.shape[1]} is below 3, which noise="marginal" needs; use noise="independent".'
+            )
+        if generator is not None and generator.device.type != query.device.type:
+            raise ValueError(
+                f"the generator is on {generator.device} but the query on {query.device}; "
+                f"make it with torch.Generator({query.device.type!r})."
+            )
+
+
+def _expected_noisy_negative(query: Tensor, negative: Tensor, draw: Draw) -> Tensor:
+    """E[(n + σ·ε) / |n + σ·ε|] given what is drawn: the rest of ε, of known length, points nowhere on average."""
+    assert draw.noise_law is not None
+    along_query, across_query, rest = draw.noise_law
+    towards = F.normalize(query, dim=-1).unsqueeze(1)
+    across = F.normalize(negative - (negative * towards).sum(dim=-1, keepdim=True) * towards, dim=-1)
+    noise = along_query.unsqueeze(-1) * towards + across_query.unsqueeze(-1) * across
+    vectors = noise_injection(towards, negative, noise, draw.coefficient.unsqueeze(-1))
+    norm = (vectors.square().sum(dim=-1) + draw.coefficient**2 * rest).sqrt()
+    return vectors / norm.unsqueeze(-1)
