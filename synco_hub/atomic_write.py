@@ -1,0 +1,40 @@
+"""Files that are whole or absent: written beside their place under another name, then renamed onto it."""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def written_whole(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """Yield a temporary path in the folder of ``path`` and rename it onto ``path`` once the block has ended well.
+
+    Whoever reads ``path`` sees the old file or the new one, never a part of one, also when the process is killed.
+    When the block raises, the temporary file is removed and ``path`` is as it was.
+
+    Args:
+        path: The file to write. Missing parent folders are created.
+
+    Yields:
+        The path to write to. It ends like ``path``, for writers that choose their format by the suffix.
+
+    Raises:
+        ValueError: If ``path`` is a folder.
+    """
+    destination = Path(path)
+    if destination.is_dir():
+        raise ValueError(f"{str(destination)!r} is a folder, but a file is to be written: give the path of a file")
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    temporary = destination.with_name(f".{destination.stem}.{secrets.token_hex(4)}{destination.suffix}")
+    try:
+        yield temporary
+        with temporary.open("rb+") as stream:
+            # Without this a power cut after the rename could leave an empty file under the final name.
+            os.fsync(stream.fileno())
+        os.replace(temporary, destination)
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,175 @@
+"""The attention of the last block under fused kernels: softmax of the q and k that the block itself computed.
+
+Fused attention never forms the matrix of weights, and asking for it makes other implementations run every block the
+slow way. Here the forward pass stays as it is; the query and key of the last self-attention are noted as they enter
+the fused kernel, after any query/key norm or rotation, and only that one matrix is formed. The recipe knows no layer
+names, so it serves any transformer that attends over all its tokens: SynCoModel, timm, and transformers' ViT, DeiT,
+DINO, DINOv2.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from synco_hub.feature_adapter import expected_image_size, feature_network, patch_embedding
+from synco_hub.frozen import frozen
+
+_SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
+
+
+@dataclass(frozen=True)
+class LastAttention:
+    """Attention weights of the last block and the geometry of their tokens.
+
+    Attributes:
+        weights: Each row (query) sums to 1, float32. Shape: (batch, heads, tokens, tokens).
+        grid: Rows and columns of patches; they are the last tokens, row by row.
+        num_prefix_tokens: Tokens before the patches: [CLS] first, then distillation or register tokens if any.
+    """
+
+    weights: Tensor
+    grid: tuple[int, int]
+    num_prefix_tokens: int
+
+
+def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
+    """Run the model once and return the attention of its last block.
+
+    Args:
+        model: A vision transformer with global attention and a [CLS] token, with or without a head, whatever its
+            attention implementation (``sdpa`` or ``eager``). Its training flags are left as they are.
+        pixel_values: Preprocessed images, rectangles and sizes other than the model's own included where it can
+            interpolate its positions. Shape: (batch, channels, height, width).
+
+    Returns:
+        The attention, on the model's device.
+
+    Raises:
+        ValueError: If the model attends in windows (Swin), has no [CLS] token, cannot take this image size, or uses
+            an attention kernel that shows neither q and k nor the weights.
+    """
+    network = feature_network(model)
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"pixel_values has shape {tuple(pixel_values.shape)}, (batch, channels, height, width) is needed: "
+            "pass images through the image processor"
+        )
+    if any(
+        "swin" in (name := type(module).__name__.lower()) or "windowattention" in name for module in network.modules()
+    ):
+        raise ValueError(
+            f"{type(network).__name__} is a Swin, which attends within windows and has no [CLS] token, so there is no "
+            "map of the whole image to read off: look at Grad-CAM of its final feature map, which is not this function"
+        )
+    grid = _patch_grid(network, pixel_values)
+    with frozen(network), torch.no_grad(), _RecordedSelfAttention() as recorded:
+        parameter = next(network.parameters())
+        _forward(network, pixel_values.to(parameter.device))
+    weights = recorded.weights()
+    if weights is None or len(weights) != len(pixel_values):
+        raise ValueError(
+            f"no attention over all tokens was seen in {type(network).__name__}: load the model with "
+            "attn_implementation='sdpa' or 'eager', and give a vision transformer"
+        )
+    prefix = weights.shape[-1] - math.prod(grid)
+    if prefix < 1:
+        raise ValueError(
+            f"{type(network).__name__} attends over {weights.shape[-1]} tokens, which leaves no [CLS] token beside "
+            f"the {grid[0]}x{grid[1]} patches: give a vision transformer with a [CLS] token"
+        )
+    return LastAttention(weights, grid, prefix)
+
+
+class _RecordedSelfAttention(TorchFunctionMode):
+    """Notes the last self-attention of the code that runs inside; of this thread only, no module is touched."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._last: Callable[[], Tensor] | None = None
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        result = func(*args, **kwargs)
+        if func is F.scaled_dot_product_attention:
+            call = inspect.signature(_fused).bind(*args, **kwargs)
+            if _is_self_attention(call.arguments["query"].shape[:-1] + call.arguments["key"].shape[-2:-1]):
+                self._last = lambda: _fused(*call.args, **call.kwargs)
+        elif func in _SOFTMAX and _is_self_attention(result.shape):
+            self._last = lambda: result.float()
+        return result
+
+    def weights(self) -> Tensor | None:
+        """Weights of the last self-attention, None if there was none. Shape: (batch, heads, tokens, tokens)."""
+        return None if self._last is None else self._last()
+
+
+def _is_self_attention(shape: tuple[int, ...]) -> bool:
+    """True for (batch, heads, tokens, tokens); attention pooling has fewer queries than keys."""
+    return len(shape) == 4 and shape[-2] == shape[-1]
+
+
+def _fused(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    *,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    """What ``scaled_dot_product_attention`` multiplies the values by; takes its arguments, in float32."""
+    if key.shape[1] != query.shape[1]:
+        key = key.repeat_interleave(query.shape[1] // key.shape[1], dim=1)
+    scores = query.float() @ key.float().transpose(-2, -1) * (query.shape[-1] ** -0.5 if scale is None else scale)
+    if attn_mask is not None and attn_mask.dtype == torch.bool:
+        scores = scores.masked_fill(~attn_mask, -torch.inf)
+    elif attn_mask is not None:
+        scores = scores + attn_mask
+    return scores.softmax(dim=-1)
+
+
+def _forward(network: Any, pixel_values: Tensor) -> None:
+    """Run the backbone, interpolating positions where the image has another size than the model."""
+    forward = network.forward_features if hasattr(network, "forward_features") else network
+    size = tuple(pixel_values.shape[-2:])
+    own_size = expected_image_size(network)
+    if own_size is None or size == own_size:
+        forward(pixel_values)
+    elif "interpolate_pos_encoding" in inspect.signature(network.forward).parameters:
+        forward(pixel_values, interpolate_pos_encoding=True)
+    elif hasattr(network, "forward_features") and not getattr(network, "dynamic_img_size", False):
+        raise ValueError(
+            f"the image is {size[0]}x{size[1]}, the timm model was built for {own_size[0]}x{own_size[1]}: resize it, "
+            "or build the model with dynamic_img_size=True"
+        )
+    else:
+        forward(pixel_values)
+
+
+def _patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
+    size: Any = getattr(patch_embedding(network), "patch_size", None)
+    if size is None:
+        size = getattr(getattr(network, "config", None), "patch_size", None)
+    if size is None:
+        raise ValueError(f"{type(network).__name__} names no patch size: give a vision transformer that cuts patches")
+    height, width = (size, size) if isinstance(size, int) else size
+    grid = pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
+    if 0 in grid:
+        raise ValueError(
+            f"the image is {pixel_values.shape[-2]}x{pixel_values.shape[-1]}, smaller than one patch of "
+            f"{height}x{width}: enlarge it"
+        )
+    return grid

@@ -1,0 +1,115 @@
+"""Colours for maps, and maps laid over images; arrays in, arrays out."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import matplotlib
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+# Uniform in lightness, so that they read the same in grey and for every kind of colour vision.
+COLOUR_MAPS = ("viridis", "cividis", "magma", "inferno", "plasma")
+
+FloatArray = NDArray[np.float32]
+
+
+def as_rgb(image: Image.Image | Tensor | NDArray[Any]) -> FloatArray:
+    """An image as an array that can be drawn.
+
+    Args:
+        image: A PIL image of any mode; an array (height, width) or (height, width, 3); or a tensor (3, height, width)
+            or (1, 3, height, width). Integers go to 255, floats to 1.
+
+    Returns:
+        Values in [0, 1], float32. Shape: (height, width, 3).
+
+    Raises:
+        ValueError: If the shape is none of these, or floats are outside [0, 1] (normalised pixel values: see
+            :func:`denormalised`).
+    """
+    if isinstance(image, Image.Image):
+        array: NDArray[Any] = np.asarray(image.convert("RGB"))
+    elif isinstance(image, Tensor):
+        array = image.detach().cpu().squeeze(0).numpy() if image.ndim == 4 and len(image) == 1 else image.cpu().numpy()
+        array = array.transpose(1, 2, 0) if array.ndim == 3 else array
+    else:
+        array = np.asarray(image)
+    if array.ndim == 2:
+        array = np.repeat(array[:, :, None], 3, axis=2)
+    if array.ndim != 3 or array.shape[2] != 3:
+        raise ValueError(f"an image of shape {array.shape} cannot be drawn: give (height, width, 3) or a PIL image")
+    scaled = (array / 255.0 if np.issubdtype(array.dtype, np.integer) else array).astype(np.float32)
+    if not (scaled.min() >= -1e-4 and scaled.max() <= 1 + 1e-4):
+        raise ValueError(
+            f"the image has values from {scaled.min():.3g} to {scaled.max():.3g}: give the picture itself with values "
+            "in [0, 1] or 0 to 255, or undo the normalisation with denormalised()"
+        )
+    return scaled.clip(0.0, 1.0)
+
+
+def denormalised(pixel_values: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """Undo an image processor's normalisation.
+
+    Args:
+        pixel_values: Normalised images. Shape: (..., channels, height, width).
+        mean: Mean of each channel that was subtracted.
+        std: Standard deviation of each channel that was divided by.
+
+    Returns:
+        Values in [0, 1]. Shape: as ``pixel_values``.
+    """
+    scale = pixel_values.new_tensor(std)[:, None, None]
+    return (pixel_values * scale + pixel_values.new_tensor(mean)[:, None, None]).clamp(0.0, 1.0)
+
+
+def relative_to_maximum(attention: Tensor | NDArray[Any]) -> FloatArray:
+    """A map in units of its maximum, 0 where nothing is.
+
+    Args:
+        attention: Not negative. Shape: (height, width).
+
+    Returns:
+        Values in [0, 1], float32; all 0 for a map of zeros. Shape: (height, width).
+    """
+    array = attention.detach().cpu().numpy() if isinstance(attention, Tensor) else np.asarray(attention)
+    highest = float(array.max())
+    return (array / highest if highest > 0 else np.zeros_like(array)).astype(np.float32)
+
+
+def overlay(
+    image: Image.Image | Tensor | NDArray[Any],
+    attention: Tensor | NDArray[Any],
+    strength: float = 0.6,
+    colour_map: str = "viridis",
+) -> FloatArray:
+    """A map in colour over an image.
+
+    Args:
+        image: See :func:`as_rgb`.
+        attention: Map of the image's size, not negative. Shape: (height, width).
+        strength: Share of the map's colour, from 0 (the image alone) to 1 (the map alone).
+        colour_map: One of :data:`COLOUR_MAPS`, or any other map that matplotlib knows.
+
+    Returns:
+        Values in [0, 1]. Shape: (height, width, 3).
+
+    Raises:
+        ValueError: If sizes differ, the strength is out of range or the colour map is unknown.
+    """
+    if not 0 <= strength <= 1:
+        raise ValueError(f"strength={strength} is not in [0, 1]: 0 shows the image alone, 1 the map alone")
+    if colour_map not in matplotlib.colormaps:
+        raise ValueError(f"colour_map={colour_map!r} is unknown to matplotlib: use one of {', '.join(COLOUR_MAPS)}")
+    picture, relative = as_rgb(image), relative_to_maximum(attention)
+    if picture.shape[:2] != relative.shape:
+        raise ValueError(
+            f"the image is {picture.shape[0]}x{picture.shape[1]}, the map {relative.shape[0]}x{relative.shape[1]}: "
+            "upsample the map to the image first"
+        )
+    colours = matplotlib.colormaps[colour_map](relative)[:, :, :3]
+    blended: FloatArray = ((1 - strength) * picture + strength * colours).astype(np.float32)
+    return blended
