@@ -1,1 +1,43 @@
-"""Placeholder."""
+"""Images in, training views and evaluation batches out.
+
+`load_dataset` opens fractals, folders and Hub data sets as an `ImageDataset`. `TwoViewDataset` makes pretraining
+pairs of one, `EvaluationDataset` the undistorted views for frozen features, and `BadImageLedger` keeps count of what
+could not be read.
+"""
+
+from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLedger, TooManyBadImagesError
+from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.epoch_sampler import EpochSampler
+from synco_hub.data.evaluation_dataset import EvaluationDataset
+from synco_hub.data.evaluation_transform import EvaluationTransform
+from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
+from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, Sample
+from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
+from synco_hub.data.loading import load_dataset
+from synco_hub.data.two_view_dataset import TwoViewCollator, TwoViewDataset
+from synco_hub.data.two_view_parameters import TwoViewParameters
+from synco_hub.data.two_views import TwoViewTransform
+
+__all__ = [
+    "DEFAULT_MAX_BAD_FRACTION",
+    "UNLABELED",
+    "BadImageLedger",
+    "DatasetDescription",
+    "EpochSampler",
+    "EvaluationDataset",
+    "EvaluationTransform",
+    "FractalDataset",
+    "FractalParameters",
+    "ImageDataset",
+    "ImageFolderDataset",
+    "Sample",
+    "TooManyBadImagesError",
+    "TwoViewCollator",
+    "TwoViewDataset",
+    "TwoViewParameters",
+    "TwoViewTransform",
+    "UnreadableImageError",
+    "decode_rgb",
+    "load_dataset",
+    "load_image_folder",
+]

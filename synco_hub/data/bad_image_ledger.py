@@ -1,0 +1,84 @@
+"""Counts unreadable images over a run, names them, and ends the run when there are too many."""
+
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+import torch
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_MAX_BAD_FRACTION = 0.01
+_NAMED_AT_MOST = 10
+
+
+class TooManyBadImagesError(ValueError):
+    """More distinct images are unreadable than the run allows."""
+
+
+class _NamedImages(Protocol):
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+
+class BadImageLedger:
+    """Book of the unreadable images of one data set, kept in the main process.
+
+    Worker processes cannot share a counter. They mark a batch instead: its `bad_index` column is -1 for a good image
+    and the image's position otherwise, and the main process enters the column here.
+
+    Args:
+        images: The data set: its length and the names of its images.
+        max_bad_fraction: Largest share of distinct unreadable images, in [0, 1].
+
+    Raises:
+        ValueError: If the share is not in [0, 1].
+    """
+
+    def __init__(self, images: _NamedImages, max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION) -> None:
+        if not 0 <= max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction {max_bad_fraction}: a share lies in [0, 1]; the default is 0.01.")
+        self._images = images
+        self._bad: dict[int, None] = {}  # a set that keeps the order of discovery
+        self.max_bad_fraction = max_bad_fraction
+
+    def record(self, bad_index: torch.Tensor | Iterable[int]) -> None:
+        """Enters the `bad_index` column of a batch; an image counts once, however often it comes.
+
+        Args:
+            bad_index: -1 for good images. Over several processes, gather the column first. Shape: (batch,).
+
+        Raises:
+            TooManyBadImagesError: If the share of unreadable images is now above `max_bad_fraction`.
+        """
+        column = bad_index.tolist() if isinstance(bad_index, torch.Tensor) else list(bad_index)
+        for index in column:
+            if index >= 0 and index not in self._bad:
+                self._bad[index] = None
+                logger.warning("unreadable image skipped: %s", self._images.name(index))
+        if len(self._bad) > self.max_bad_fraction * len(self._images):
+            raise TooManyBadImagesError(
+                f"{self.summary()}; at most a share of {self.max_bad_fraction:g} may be; repair or remove the files, "
+                "or allow more with --max-bad-fraction."
+            )
+
+    @property
+    def indices(self) -> list[int]:
+        """Positions of the unreadable images so far, in ascending order."""
+        return sorted(self._bad)
+
+    def names(self, limit: int | None = None) -> list[str]:
+        """Names of the unreadable images so far, in the order of the data set, at most `limit` of them."""
+        return [self._images.name(index) for index in self.indices[:limit]]
+
+    def summary(self) -> str:
+        """One line: how many of how many, with the first ten names."""
+        count = len(self._bad)
+        if not count:
+            return f"all images read so far of {len(self._images)} were good"
+        rest = f" and {count - _NAMED_AT_MOST} more" if count > _NAMED_AT_MOST else ""
+        return f"{count} of {len(self._images)} images cannot be read: {', '.join(self.names(_NAMED_AT_MOST))}{rest}"
+
+    def __len__(self) -> int:
+        return len(self._bad)

@@ -1,0 +1,153 @@
+"""What every image data set of the package offers, whatever it is read from."""
+
+import hashlib
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from torch.utils.data import Dataset
+
+UNLABELED = -1
+
+
+class Sample(NamedTuple):
+    """One image with its class.
+
+    Attributes:
+        image: Mode RGB.
+        label: Index into `class_names`; -1 where the data set has no labels.
+    """
+
+    image: Image.Image
+    label: int
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """What a result or a checkpoint says about the data it comes from.
+
+    Attributes:
+        name: As the user gave it: `fractals`, a folder name, a Hub id.
+        source: Folder, Hub id with revision, or how the images are drawn.
+        split: `train`, `test`, or the split's own name.
+        num_images: Number of images.
+        num_classes: Number of classes; 0 without labels.
+        split_rule: How train and test were told apart.
+        fingerprint: Changes when a file, a label, a class name or the order changes, and not when a folder moves.
+    """
+
+    name: str
+    source: str
+    split: str
+    num_images: int
+    num_classes: int
+    split_rule: str
+    fingerprint: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return asdict(self)
+
+
+class ImageDataset(Dataset[Sample]):
+    """A finite set of images with an order: `len`, `dataset[index] -> Sample(image, label)`.
+
+    A subclass gives `load_image` and `name`; this class keeps the labels. Labels are known without decoding an image.
+
+    Args:
+        labels: Class indices, -1 for unlabeled images. Shape: (num_images,).
+        class_names: One name for each class, in label order; empty without labels.
+        description: What to say about the data set.
+
+    Attributes:
+        labels: int64. Shape: (num_images,).
+        class_names: One name for each class.
+        description: What to say about the data set.
+
+    Raises:
+        ValueError: If a label has no class name.
+    """
+
+    def __init__(self, labels: npt.ArrayLike, class_names: Iterable[str], description: DatasetDescription) -> None:
+        self.labels: npt.NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
+        self.class_names = list(class_names)
+        self.description = description
+        if len(self.labels) and not UNLABELED <= self.labels.min() <= self.labels.max() < max(
+            len(self.class_names), 0
+        ):
+            raise ValueError(
+                f"labels {self.labels.min()} to {self.labels.max()} of {description.name}: {len(self.class_names)} "
+                "classes are named, so labels run from 0 to that number less one; check the label column."
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number of classes; 0 without labels."""
+        return len(self.class_names)
+
+    @property
+    def is_labeled(self) -> bool:
+        """Whether every image has a class."""
+        return self.num_classes > 0 and bool((self.labels != UNLABELED).all())
+
+    def require_labels(self, purpose: str) -> None:
+        """Refuses to go on without labels.
+
+        Args:
+            purpose: What needs them, for the message: "k-NN evaluation".
+
+        Raises:
+            ValueError: If an image has no label.
+        """
+        if not self.is_labeled:
+            raise ValueError(
+                f"{self.description.source} ({self.description.split}): {purpose} needs a class for every image, and "
+                "this data set has none; put the images into one sub-folder per class (it can be used for pretraining "
+                "as it is)."
+            )
+
+    def load_image(self, index: int) -> Image.Image:
+        """Decodes one image to RGB.
+
+        Raises:
+            UnreadableImageError: If the file is damaged.
+        """
+        raise NotImplementedError
+
+    def name(self, index: int) -> str:
+        """How reports and errors name one image: its file name where it has one."""
+        raise NotImplementedError
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> Sample:
+        return Sample(self.load_image(index), int(self.labels[index]))
+
+
+def fingerprint(*parts: str | bytes | Iterable[str] | npt.NDArray[np.int64]) -> str:
+    """A short stable hash of names and numbers.
+
+    Args:
+        *parts: Strings, lists of strings or integer arrays. Order and grouping matter.
+
+    Returns:
+        16 hexadecimal digits.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            blocks: Iterable[bytes] = [np.ascontiguousarray(part, dtype="<i8").tobytes()]
+        elif isinstance(part, str | bytes):
+            blocks = [part if isinstance(part, bytes) else part.encode("utf-8", "surrogateescape")]
+        else:
+            blocks = (text.encode("utf-8", "surrogateescape") for text in part)
+        count = 0
+        for block in blocks:
+            digest.update(len(block).to_bytes(8, "little") + block)
+            count += 1
+        digest.update(b"|" + count.to_bytes(8, "little"))
+    return digest.hexdigest()

@@ -1,0 +1,104 @@
+"""From what a user types to an image data set."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
+from synco_hub.data.hub_dataset import HubSource, load_hub_dataset
+from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.image_folder import contains_images, load_image_folder
+
+FRACTALS = "fractals"
+_TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
+
+
+def load_dataset(
+    name_or_path: str | os.PathLike[str],
+    split: str = "train",
+    *,
+    seed: int = 0,
+    image_size: int | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_column: str | None = None,
+    label_column: str | None = None,
+    config: str | None = None,
+    revision: str | None = None,
+) -> ImageDataset:
+    """Opens a data set by name or path.
+
+    Args:
+        name_or_path: One of
+            `fractals`, the embedded default, with settings if wanted: `fractals:num_classes=20,image_size=64`;
+            a folder of images (see `load_image_folder`) or of parquet, arrow or webdataset files;
+            a Hub id `namespace/name`.
+        split: `train` or `test`. Tables also take their own split names.
+        seed: Draws the test images of a folder that has no test folder.
+        image_size: Size in pixels at which fractals are drawn; other images keep their size.
+        cache_dir: Where drawn or downloaded images are kept.
+        data_dir: Folder inside a Hub repository.
+        image_column: Column of a table; found by its type if None.
+        label_column: Column of a table; found by its type if None.
+        config: Configuration of a Hub data set.
+        revision: Commit, branch or tag of a Hub data set.
+
+    Returns:
+        The images of the split in a fixed order.
+
+    Raises:
+        ValueError: If nothing of that name is known, or it has no images, no such split or no such column.
+        ImportError: If a table is asked for and the `datasets` library is not installed.
+    """
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    kind, _, options = name.partition(":")
+    if kind == FRACTALS and not path.is_dir():
+        return FractalDataset(split, _fractal_parameters(options, image_size), cache_dir)
+    source = HubSource(
+        dataset_id=name,
+        config=config,
+        revision=revision,
+        data_dir=None if data_dir is None else os.fspath(data_dir),
+        image_column=image_column,
+        label_column=label_column,
+        cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+    )
+    if path.is_dir():
+        if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in _TABLE_FILES):
+            return load_hub_dataset(source, split)
+        return load_image_folder(path, split, seed)
+    # Without a namespace it is a slip of the pen rather than a Hub id, and must not wait for the network.
+    if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
+        raise ValueError(_unknown(name))
+    return load_hub_dataset(source, split)
+
+
+def _fractal_parameters(options: str, image_size: int | None) -> FractalParameters:
+    """Reads `num_classes=20,image_size=64`; a size in the options comes before the argument."""
+    known = list(FractalParameters.__dataclass_fields__)
+    settings: dict[str, Any] = {} if image_size is None else {"image_size": image_size}
+    for option in filter(None, options.split(",")):
+        key, _, value = option.partition("=")
+        if key not in known:
+            raise ValueError(f"{FRACTALS}: no setting {key!r}{_nearest(key, known)}; known are {', '.join(known)}.")
+        if not value.isdecimal():
+            raise ValueError(f"{FRACTALS}: {key}={value} is no whole number; write for example {key}=20.")
+        settings[key] = int(value)
+    return FractalParameters(**settings)
+
+
+def _unknown(name: str) -> str:
+    folder = Path(name).expanduser().parent
+    neighbours = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
+    candidates = [FRACTALS, *(os.path.join(os.path.dirname(name), neighbour) for neighbour in neighbours)]
+    return (
+        f"data set {name!r}: neither a known name nor a folder{_nearest(name, candidates)}; give {FRACTALS}, the path "
+        "of a folder of images, or a Hub id namespace/name."
+    )
+
+
+def _nearest(name: str, candidates: list[str]) -> str:
+    found = difflib.get_close_matches(name, candidates, n=3)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""

@@ -1,0 +1,68 @@
+"""Pairs of views for pretraining: what a loader reads and how it makes a batch."""
+
+from collections.abc import Sequence
+from typing import TypedDict
+
+import torch
+from torch.utils.data import Dataset
+
+from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.random_keys import random_key
+from synco_hub.data.readable_image import readable_image
+from synco_hub.data.two_views import TwoViewTransform
+
+
+class ViewPair(TypedDict):
+    """Two views of one image.
+
+    Keys: view_1 and view_2 of shape (3, height, width); index, the position in the data set; bad_index, -1 or the
+    position of the unreadable image in whose place another one was taken.
+    """
+
+    view_1: torch.Tensor
+    view_2: torch.Tensor
+    index: int
+    bad_index: int
+
+
+class TwoViewDataset(Dataset[ViewPair]):
+    """Map-style data set of view pairs, indexed by (epoch, index).
+
+    The views of an image differ from epoch to epoch and depend on nothing but (seed, epoch, index): not on the number
+    of worker processes, not on what was drawn before, not on whether the run was resumed.
+
+    Args:
+        images: The images; labels are not used.
+        transform: Makes the two views.
+        seed: Another seed draws other views.
+    """
+
+    def __init__(self, images: ImageDataset, transform: TwoViewTransform, seed: int = 0) -> None:
+        self.images = images
+        self.transform = transform
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, key: tuple[int, int]) -> ViewPair:
+        epoch, index = key
+        image, bad_index = readable_image(self.images, index, self.seed)
+        view_1, view_2 = self.transform(image, random_key(self.seed, epoch, index))
+        return ViewPair(view_1=view_1, view_2=view_2, index=index, bad_index=bad_index)
+
+    def name(self, index: int) -> str:
+        """How reports name one image."""
+        return self.images.name(index)
+
+
+class TwoViewCollator:
+    """Stacks view pairs to a batch: view_1 and view_2 (batch, 3, height, width), bad_index (batch,) int64."""
+
+    def __call__(self, pairs: Sequence[ViewPair]) -> dict[str, torch.Tensor]:
+        """Stacks; the indices of good images stay behind, because a model's forward would not take them."""
+        return {
+            "view_1": torch.stack([pair["view_1"] for pair in pairs]),
+            "view_2": torch.stack([pair["view_2"] for pair in pairs]),
+            "bad_index": torch.tensor([pair["bad_index"] for pair in pairs], dtype=torch.int64),
+        }
