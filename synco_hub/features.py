@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Protocol, Self, cast
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -17,10 +18,29 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from synco_hub.atomic_write import written_whole
+from synco_hub.data import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.feature_adapter import FeatureRule, feature_network, feature_rule, image_features
 from synco_hub.frozen import frozen
 
+logger = logging.getLogger(__name__)
+
 _FORMAT = "synco-hub features 1"
+
+
+class NamedItems(Protocol):
+    """What features are made of; :class:`synco_hub.data.EvaluationDataset` is one.
+
+    Items are mappings with ``pixel_values`` (channels, height, width), ``label``, and ``bad_index``: -1, or not
+    negative where the image could not be read, whose ``pixel_values`` are then ignored.
+    """
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Any: ...
+
+    def name(self, index: int) -> str:
+        """How reports name one image."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -32,6 +52,7 @@ class ExtractionSettings:
         num_workers: Processes that decode images; 0 decodes in this one.
         device: Where the model runs; None for where it is. The model is put back afterwards.
         dtype: Type of the arithmetic under autocast, such as torch.bfloat16; None for the type of the weights.
+        max_bad_fraction: Largest share of images that may be unreadable.
         progress: Show a progress bar with rate and remaining time.
     """
 
@@ -39,6 +60,7 @@ class ExtractionSettings:
     num_workers: int = 0
     device: torch.device | str | None = None
     dtype: torch.dtype | None = None
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION
     progress: bool = True
 
     def __post_init__(self) -> None:
@@ -107,9 +129,10 @@ class Features:
 
 def extract_features(
     model: nn.Module,
-    dataset: Dataset[Mapping[str, Any]],
+    dataset: NamedItems,
     settings: ExtractionSettings | None = None,
     rule: FeatureRule | None = None,
+    title: str = "features",
 ) -> Features:
     """Compute the frozen features of every readable image.
 
@@ -118,43 +141,46 @@ def extract_features(
 
     Args:
         model: Any model that :mod:`synco_hub.feature_adapter` knows, with or without a head.
-        dataset: Has a length; gives mappings with ``pixel_values`` (channels, height, width) and ``label``. If there
-            is a ``bad_index`` that is not negative, the image could not be read and a stand-in was given: it gets no
-            row and is counted in ``skipped``.
+        dataset: Images, labels and names. An image that cannot be read gets no row, is counted in ``skipped`` and
+            named in the log.
         settings: Batch size, workers, device, arithmetic, progress.
         rule: Which feature; None for the model's own rule.
+        title: What the progress bar says.
 
     Returns:
         Features in the order of the data set.
 
     Raises:
-        ValueError: If the data set is empty, no image can be read, the model's feature is unknown, or features are
-            NaN or infinite (count and first index are named).
+        ValueError: If the data set is empty, more images than allowed are unreadable, the model's feature is unknown,
+            or features are NaN or infinite (count and first index are named).
     """
     settings = settings or ExtractionSettings()
     rule = rule or feature_rule(model)
-    count = len(dataset)  # type: ignore[arg-type]
+    count = len(dataset)
     if count == 0:
         raise ValueError("the data set is empty: features need at least one image; check the folder or the split")
-    loader = DataLoader(
-        dataset,
-        batch_size=settings.batch_size,
-        num_workers=settings.num_workers,
-        pin_memory=settings.device is not None and torch.device(settings.device).type == "cuda",
-    )
-    kept = _Kept(count)
+    kept, ledger = _Kept(count), BadImageLedger(dataset, settings.max_bad_fraction)
     with (
         frozen(feature_network(model), settings.device) as network,
-        tqdm(total=count, desc="features", unit="img", disable=not settings.progress) as bar,
+        tqdm(total=count, desc=title, unit="img", disable=not settings.progress) as bar,
     ):
         device = next(network.parameters()).device
+        loader: DataLoader[Any] = DataLoader(
+            cast("Dataset[Any]", dataset),
+            batch_size=settings.batch_size,
+            num_workers=settings.num_workers,
+            pin_memory=device.type == "cuda",
+        )
         for batch in loader:
+            ledger.record(batch["bad_index"])
             pixel_values = batch["pixel_values"].to(device, non_blocking=True)
             autocast = torch.autocast(device.type, dtype=settings.dtype, enabled=settings.dtype is not None)
             with torch.inference_mode(), autocast:
                 values = image_features(network, pixel_values, rule)
             kept.add(values.float().cpu(), batch)
             bar.update(len(pixel_values))
+    if len(ledger) > 0:
+        logger.warning("%s: %s", title, ledger.summary())
     return kept.features({"feature": rule.description})
 
 
@@ -170,8 +196,7 @@ class _Kept:
 
     def add(self, values: Tensor, batch: Mapping[str, Any]) -> None:
         position = torch.arange(self.seen, self.seen + len(values))
-        bad = torch.as_tensor(batch.get("bad_index", torch.full((len(values),), -1)))
-        good = bad < 0
+        good = torch.as_tensor(batch["bad_index"]) < 0
         if self.values is None:
             self.values = torch.empty(self.count, values.shape[1])
             # A broken model is found in the first batch, not after hours.

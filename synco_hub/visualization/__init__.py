@@ -8,15 +8,23 @@ from synco_hub.visualization.attention_maps import (
     mass_mask,
     patch_self_attention,
 )
+from synco_hub.visualization.figure import FigureStyle, attention_figure, save_figure
 from synco_hub.visualization.last_attention import LastAttention, last_attention
+from synco_hub.visualization.overlay import as_rgb, denormalised, overlay
 
 __all__ = [
     "ATTENTION_MASS",
     "AttentionMaps",
+    "FigureStyle",
     "LastAttention",
+    "as_rgb",
+    "attention_figure",
     "attention_maps",
     "class_attention",
+    "denormalised",
     "last_attention",
     "mass_mask",
+    "overlay",
     "patch_self_attention",
+    "save_figure",
 ]

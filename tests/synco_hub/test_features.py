@@ -13,7 +13,7 @@ from torch.utils.data import Dataset
 
 from synco_hub.features import ExtractionSettings, Features, check_finite, extract_features
 
-QUIET = ExtractionSettings(batch_size=4, progress=False)
+QUIET = ExtractionSettings(batch_size=4, max_bad_fraction=1.0, progress=False)
 
 
 class Images(Dataset[dict[str, Any]]):
@@ -29,6 +29,9 @@ class Images(Dataset[dict[str, Any]]):
     def __getitem__(self, index: int) -> dict[str, Any]:
         bad_index = index if index in self.bad else -1
         return {"pixel_values": self.images[index], "label": index % 3, "index": index, "bad_index": bad_index}
+
+    def name(self, index: int) -> str:
+        return f"image_{index}.jpg"
 
 
 def vit(**change: Any) -> nn.Module:
@@ -157,6 +160,17 @@ def test_rows_that_do_not_fit_are_refused() -> None:
     index = torch.arange(3)
     with pytest.raises(ValueError, match="do not fit"):
         Features(torch.ones(2, 3), index, index, index)
+
+
+def test_too_many_unreadable_images_end_the_run_with_their_names(caplog: pytest.LogCaptureFixture) -> None:
+    dataset = Images(100, bad=(3, 70))
+    with pytest.raises(
+        ValueError, match=r"2 of 100 images cannot be read: image_3.jpg, image_70.jpg; at most .* 0.01"
+    ):
+        extract_features(vit(), dataset, ExtractionSettings(progress=False))
+    allowed = extract_features(vit(), dataset, ExtractionSettings(max_bad_fraction=0.02, progress=False), title="bank")
+    assert allowed.skipped.tolist() == [3, 70]
+    assert "bank: 2 of 100 images cannot be read" in caplog.text
 
 
 @pytest.mark.parametrize(

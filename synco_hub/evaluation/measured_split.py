@@ -1,0 +1,94 @@
+"""One side of an evaluation: the frozen features of a split, and what a result says about model and data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from synco_hub.data import EvaluationDataset
+from synco_hub.feature_adapter import feature_network, feature_rule
+from synco_hub.features import ExtractionSettings, Features, extract_features
+from synco_hub.results import DataSource, ModelSource
+
+
+@dataclass(frozen=True)
+class MeasuredSplit:
+    """Features of a split with their origin.
+
+    Attributes:
+        features: One row for each readable image.
+        source: What the split is; its count is that of the readable images.
+        class_names: One name for each class, in label order.
+        skipped_files: Names of the unreadable images.
+        preprocessing: How an image became the network's input, JSON values.
+    """
+
+    features: Features
+    source: DataSource
+    class_names: tuple[str, ...]
+    skipped_files: tuple[str, ...]
+    preprocessing: dict[str, Any]
+
+
+def measure_split(
+    model: nn.Module, dataset: EvaluationDataset, settings: ExtractionSettings | None = None
+) -> MeasuredSplit:
+    """Compute the features of a split.
+
+    Args:
+        model: Any model that :mod:`synco_hub.feature_adapter` knows; it stays as it is.
+        dataset: The split with its evaluation transform.
+        settings: How features are computed.
+
+    Raises:
+        ValueError: As :func:`synco_hub.features.extract_features`.
+    """
+    about = dataset.images.description
+    features = extract_features(model, dataset, settings, title=f"features of {about.name} ({about.split})")
+    return MeasuredSplit(
+        features=features,
+        source=DataSource(
+            name=about.name,
+            split=about.split,
+            count=len(features.values),
+            fingerprint=about.fingerprint,
+            description=f"{about.source}; {about.split_rule}",
+            num_classes=about.num_classes,
+        ),
+        class_names=tuple(dataset.images.class_names),
+        skipped_files=tuple(dataset.name(index) for index in features.skipped.tolist()),
+        preprocessing=preprocessing(dataset),
+    )
+
+
+def preprocessing(dataset: EvaluationDataset) -> dict[str, Any]:
+    """The evaluation transform of a data set as JSON values."""
+    transform = dataset.transform
+    return {
+        "steps": repr(transform),
+        "resize_size": transform.resize_size,
+        "image_size": transform.image_size,
+        "interpolation": transform.interpolation.value,
+        "mean": list(transform.mean),
+        "std": list(transform.std),
+    }
+
+
+def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
+    """What a result says about a model.
+
+    Args:
+        model: Any model that :mod:`synco_hub.feature_adapter` knows.
+        name: What the user called it; None for the name it was loaded by, else its class.
+    """
+    network = feature_network(model)
+    config: Any = getattr(network, "config", None)
+    loaded_by = getattr(config, "name_or_path", None)
+    return ModelSource(
+        name=name or loaded_by or type(network).__name__,
+        feature=feature_rule(model).description,
+        revision=getattr(config, "_commit_hash", None),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )

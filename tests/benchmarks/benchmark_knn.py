@@ -1,0 +1,158 @@
+"""k-NN for four k: one search in blocks against the usual matmul + topk + one-hot vote repeated for each k.
+
+Run: OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_knn.py
+Takes about five minutes; writes tests/benchmarks/results/knn_cpu.json (``--device cuda``: knn_cuda.json).
+Expected on one CPU thread: 4 to 7 times faster, below 1 GB beyond the features, seconds linear in the bank.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from synco_hub.atomic_write import written_whole
+from synco_hub.evaluation import DEFAULT_KS, knn_accuracy
+
+NUM_CLASSES = 1000
+DIM = 384
+ROUNDS = 5
+RESULTS = Path(__file__).parent / "results"
+
+
+def clustered_features(count: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
+    """Features around class centres, near enough for some and far enough for other neighbours to be of the class."""
+    centres = torch.randn(NUM_CLASSES, DIM, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(seed)
+    labels = torch.randint(NUM_CLASSES, (count,), generator=generator)
+    values = centres[labels] + 4.0 * torch.randn(count, DIM, generator=generator)
+    return values.to(device), labels.to(device)
+
+
+def usual_accuracy(bank: Tensor, bank_labels: Tensor, queries: Tensor, labels: Tensor, k: int) -> float:
+    """The common implementation for one k: blocks of queries, whole-bank topk, one-hot votes, full sort."""
+    bank, queries = F.normalize(bank), F.normalize(queries)
+    right = 0
+    for start in range(0, len(queries), 500):
+        nearest = (queries[start : start + 500] @ bank.T).topk(k)
+        one_hot = F.one_hot(bank_labels[nearest.indices], NUM_CLASSES).float()
+        votes = (one_hot * (nearest.values / 0.07).exp()[:, :, None]).sum(dim=1)
+        right += int((votes.sort(dim=1, descending=True).indices[:, 0] == labels[start : start + 500]).sum())
+    return 100.0 * right / len(queries)
+
+
+def seconds(call: Callable[[], object], device: str) -> float:
+    """Wall-clock seconds of one call."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+    start = time.perf_counter()
+    call()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - start
+
+
+def compare(bank_size: int, num_queries: int, device: str) -> dict[str, object]:
+    """Interleaved rounds of both, so that a busy machine slows both alike."""
+    bank, bank_labels = clustered_features(bank_size, 1, device)
+    queries, labels = clustered_features(num_queries, 2, device)
+
+    def ours() -> dict[str, float]:
+        return knn_accuracy(bank, bank_labels, queries, labels, DEFAULT_KS, NUM_CLASSES, device=device)
+
+    def usual() -> dict[str, float]:
+        return {f"top1_k{k}": usual_accuracy(bank, bank_labels, queries, labels, k) for k in DEFAULT_KS}
+
+    def matmul() -> None:
+        for start in range(0, num_queries, 500):
+            queries[start : start + 500] @ bank.T
+
+    calls: dict[str, Callable[[], object]] = {"ours": ours, "usual": usual, "matmul_once": matmul}
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    accuracies = {name: calls[name]() for name in ("ours", "usual")}
+    for _ in range(ROUNDS):
+        for name, call in calls.items():
+            times[name].append(seconds(call, device))
+    medians = {name: statistics.median(values) for name, values in times.items()}
+    ratios = [usual_s / ours_s for usual_s, ours_s in zip(times["usual"], times["ours"], strict=True)]
+    return {
+        "bank": bank_size,
+        "queries": num_queries,
+        "dim": DIM,
+        "ks": DEFAULT_KS,
+        "median_s": medians,
+        "speedup": statistics.median(ratios),
+        "speedup_of_each_round": ratios,
+        "accuracy_percent": accuracies,
+    }
+
+
+def scaling(device: str) -> list[dict[str, float]]:
+    """Seconds for growing banks and growing query sets, one at a time."""
+    rows = []
+    for bank_size, num_queries in [(50_000, 500), (100_000, 500), (200_000, 500), (400_000, 500), (100_000, 1000)]:
+        bank, bank_labels = clustered_features(bank_size, 1, device)
+        queries, labels = clustered_features(num_queries, 2, device)
+
+        def call(b: Tensor = bank, bl: Tensor = bank_labels, q: Tensor = queries, ql: Tensor = labels) -> object:
+            return knn_accuracy(b, bl, q, ql, DEFAULT_KS, NUM_CLASSES, device=device)
+
+        call()
+        median = statistics.median(seconds(call, device) for _ in range(3))
+        rows.append({"bank": bank_size, "queries": num_queries, "median_s": median})
+    return rows
+
+
+def peak_memory_beyond_features(bank_size: int, num_queries: int) -> float:
+    """Gigabytes that a process of its own needs at its peak beyond what it held before the vote."""
+    code = (
+        "import resource, sys; sys.path.insert(0, 'tests/benchmarks')\n"
+        "from benchmark_knn import *\n"
+        f"bank, bank_labels = clustered_features({bank_size}, 1, 'cpu')\n"
+        f"queries, labels = clustered_features({num_queries}, 2, 'cpu')\n"
+        "import psutil; held = psutil.Process().memory_info().rss\n"
+        "def peak():\n"
+        "    lines = open('/proc/self/status').read().splitlines()\n"
+        "    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith('VmHWM'))\n"
+        "open('/proc/self/clear_refs', 'w').write('5')\n"  # forget the peak of making the features
+        "knn_accuracy(bank, bank_labels, queries, labels, DEFAULT_KS, NUM_CLASSES)\n"
+        "print((peak() - held) / 1e9)"
+    )
+    root = Path(__file__).parents[2]
+    output = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
+    return float(output.stdout)
+
+
+def main() -> None:
+    """Measure, print and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    device = parser.parse_args().device
+    rows: dict[str, object] = {
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"cpu, {torch.get_num_threads()} thread(s)",
+        "rounds": ROUNDS,
+        "comparison": compare(100_000, 1_000, device),
+        "scaling": scaling(device),
+    }
+    if device == "cpu":
+        rows["peak_gb_beyond_features"] = {"200k x 384 bank, 2k queries": peak_memory_beyond_features(200_000, 2_000)}
+    path = RESULTS / f"knn_{device}.json"
+    with written_whole(path) as temporary:
+        temporary.write_text(json.dumps(rows, indent=2) + "\n")
+    print(path.read_text())
+
+
+if __name__ == "__main__":
+    main()
