@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
@@ -32,6 +32,8 @@ class PretrainingSettings:
         ValueError: On an unknown method, a count, size or temperature that is not positive, or more hard negatives
             than the queue holds.
     """
+
+    _argument_group_name: ClassVar[str] = "method and objective (section 7.4)"
 
     method: str = field(
         default="synco-v2",
@@ -149,6 +151,8 @@ class SynCoTrainingArguments(TrainingArguments):
     `learning_rate` is given, which is used as it is.
     """
 
+    _argument_group_name: ClassVar[str] = "training (section 7.4; the rest are transformers.TrainingArguments)"
+
     num_train_epochs: float = field(default=300, metadata={"help": "Epochs of pretraining (7.4)."})
     per_device_train_batch_size: int = field(
         default=128, metadata={"help": "Images per process and step; the paper uses 128 on each of 4 GPUs (7.4)."}
@@ -186,7 +190,9 @@ class SynCoTrainingArguments(TrainingArguments):
     ddp_broadcast_buffers: bool | None = field(
         default=False, metadata={"help": "Off: queues are equal anyway, and 8 MB a step are saved."}
     )
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "tensorboard, wandb, … or none."})
+    report_to: str | None = field(  # type: ignore[assignment]
+        default="none", metadata={"help": "tensorboard, wandb, … or none."}
+    )
 
     def __post_init__(self) -> None:
         given = self.learning_rate

@@ -55,6 +55,7 @@ class SynCoTrainer(Trainer):  # type: ignore[misc]
         self.epoch_sampler: EpochSampler | None = None
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
+        self.last_good_checkpoint: str | None = None
         self._refuse_small_data(train_dataset)
         for callback in (
             TargetUpdateCallback(self),
@@ -176,17 +177,17 @@ class SynCoTrainer(Trainer):  # type: ignore[misc]
         """
         step = self.monitor.first_bad_step()
         if step is not None:
-            saved = self.state.last_good_checkpoint if hasattr(self.state, "last_good_checkpoint") else None
             raise FloatingPointError(
                 f"The loss is not finite at step {step}; the last good checkpoint is "
-                f"{saved or 'none'}. Lower the learning rate or check the images, then continue with --resume."
+                f"{self.last_good_checkpoint or 'none'}. Lower the learning rate or check the images, then continue "
+                "with --resume."
             )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Never write a state that a NaN has already reached."""
         self._refuse_bad_loss()
         super()._save_checkpoint(model, trial)
-        self.state.last_good_checkpoint = self._get_output_dir(trial=trial)
+        self.last_good_checkpoint = f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""

@@ -19,7 +19,7 @@ def _register_config(module: ModuleType) -> None:
 
 
 def _register_models(module: ModuleType) -> None:
-    from synco_hub.models.modeling_synco import SynCoConfig, SynCoForImageClassification, SynCoModel
+    from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
     module.AutoModel.register(SynCoConfig, SynCoModel, exist_ok=True)
     module.AutoModelForImageClassification.register(SynCoConfig, SynCoForImageClassification, exist_ok=True)

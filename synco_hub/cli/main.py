@@ -1,0 +1,62 @@
+"""`synco-hub`: one command for each thing a user wants; each has an example in its help."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import typer
+
+from synco_hub.cli.attention import attention
+from synco_hub.cli.demo import demo
+from synco_hub.cli.evaluate import evaluate
+from synco_hub.cli.list_models import list_models
+from synco_hub.cli.pretrain import pretrain
+from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
+from synco_hub.version import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="SynCo-v2, MoBY and BYOL vision transformers: pretrain, load, measure, look.",
+    epilog="Any command takes --debug, which shows the traceback of an error.",
+)
+app.command("demo")(demo)
+app.command("list")(list_models)
+app.command(
+    "pretrain",
+    # The trainer's own parser reads the flags and prints the help; nothing is interpreted here.
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)(pretrain)
+app.add_typer(evaluate, name="evaluate")
+app.command("attention")(attention)
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def root(
+    version: bool = typer.Option(
+        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+    ),
+) -> None:
+    """SynCo-v2, MoBY and BYOL vision transformers: pretrain, load, measure, look."""
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    if "--debug" in sys.argv:
+        sys.argv.remove("--debug")
+        os.environ[DEBUG_VARIABLE] = "1"
+    with one_line_errors():
+        app()
+
+
+if __name__ == "__main__":
+    main()

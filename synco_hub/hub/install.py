@@ -1,0 +1,44 @@
+"""Putting a checkpoint where short names find it."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from synco_hub.zoo import checkpoint_directory
+
+# What makes a checkpoint usable and checkable; the optimizer's state and logs of a run stay where they are.
+PATTERNS = ("*.json", "*.safetensors", "*.py", "README.md")
+
+
+def install_checkpoint(directory: Path, name: str) -> Path:
+    """Copy a checkpoint under a short name, whole or not at all; an installed one of that name is replaced.
+
+    Args:
+        directory: A checkpoint directory with `config.json` and weights.
+        name: The short name.
+
+    Returns:
+        Where it is installed.
+
+    Raises:
+        ValueError: If the directory is no checkpoint or the name is none.
+    """
+    destination = checkpoint_directory(name)
+    if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
+        raise ValueError(
+            f"{directory} is no checkpoint: config.json and a .safetensors file are needed; give the --output-dir of "
+            "a finished run."
+        )
+    destination.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".installing-") as temporary:
+        staged = Path(temporary) / "new"
+        staged.mkdir()
+        for pattern in PATTERNS:
+            for file in directory.glob(pattern):
+                shutil.copy2(file, staged / file.name)
+        if destination.exists():
+            destination.rename(Path(temporary) / "old")
+        staged.rename(destination)
+    return destination

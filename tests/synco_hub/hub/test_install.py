@@ -1,0 +1,42 @@
+import pytest
+import torch
+from transformers import AutoModel
+
+from synco_hub.hub.install import install_checkpoint
+from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.zoo import checkpoint_directory, list_models
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+
+
+def checkpoint(directory, seed: int) -> SynCoModel:
+    torch.manual_seed(seed)
+    model = SynCoModel(SynCoConfig(backbone="vit-nano"))
+    model.save_pretrained(directory)
+    (directory / "optimizer.pt").write_text("large and of no use")
+    return model
+
+
+def test_an_installed_checkpoint_loads_by_name_and_is_replaced_whole(tmp_path):
+    for seed in (0, 1):
+        model = checkpoint(tmp_path / f"run{seed}", seed)
+        install_checkpoint(tmp_path / f"run{seed}", "my-vit")
+        loaded = AutoModel.from_pretrained("my-vit")
+        assert torch.equal(loaded.backbone.norm.weight, model.backbone.norm.weight)
+        assert torch.equal(loaded.backbone.patch_embed.proj.weight, model.backbone.patch_embed.proj.weight)
+    directory = checkpoint_directory("my-vit")
+    assert not (directory / "optimizer.pt").exists()
+    assert [path.name for path in directory.parent.iterdir()] == ["my-vit"]
+    assert "my-vit" in [row.name for row in list_models() if row.installed]
+
+
+def test_what_is_no_checkpoint_or_no_name_is_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"config\.json"):
+        install_checkpoint(tmp_path, "my-vit")
+    checkpoint(tmp_path / "run", 0)
+    with pytest.raises(ValueError, match="not a checkpoint name"):
+        install_checkpoint(tmp_path / "run", "../outside")
+    assert not (tmp_path / "outside").exists()

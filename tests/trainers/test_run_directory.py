@@ -1,0 +1,63 @@
+import json
+
+import pytest
+
+from trainers.run_directory import SETTINGS_FILE, claim, write_json
+
+
+def settings(**changes: object) -> dict[str, object]:
+    base = {
+        "backbone": {"backbone": "deit-s", "num_heads": 6, "depth": [2, 2]},
+        "pretraining": {"method": "synco-v2", "temperature": 0.2},
+        "data": {"name": "photographs", "fingerprint": "abc"},
+        "seed": 1,
+        "training": {"learning_rate": 1e-3},
+    }
+    return {**base, **changes}
+
+
+def test_a_new_directory_gets_the_settings_and_the_same_run_may_resume(tmp_path):
+    directory = tmp_path / "runs" / "first"
+    claim(directory, settings(), resume=False)
+    assert json.loads((directory / SETTINGS_FILE).read_text()) == settings()
+    claim(directory, settings(training={"learning_rate": 2e-3}), resume=True)
+    assert json.loads((directory / SETTINGS_FILE).read_text())["training"] == {"learning_rate": 2e-3}
+
+
+def test_the_same_run_is_not_overwritten_without_resume(tmp_path):
+    claim(tmp_path, settings(), resume=False)
+    with pytest.raises(ValueError, match="add --resume"):
+        claim(tmp_path, settings(), resume=False)
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"pretraining": {"method": "moby", "temperature": 0.2}}, "method was 'synco-v2' and is now 'moby'"),
+        ({"backbone": {"backbone": "swin-t", "num_heads": 6, "depth": [2, 2]}}, "backbone was 'deit-s'"),
+        ({"data": {"name": "photographs", "fingerprint": "xyz"}}, "fingerprint was 'abc'"),
+        ({"seed": 2}, "seed was 1 and is now 2"),
+    ],
+)
+def test_another_run_is_refused_and_nothing_changes(tmp_path, changes, named, resume):
+    claim(tmp_path, settings(), resume=False)
+    before = (tmp_path / SETTINGS_FILE).read_bytes()
+    with pytest.raises(ValueError, match="different run") as error:
+        claim(tmp_path, settings(**changes), resume=resume)
+    assert named in str(error.value)
+    assert (tmp_path / SETTINGS_FILE).read_bytes() == before
+
+
+def test_checkpoints_of_unknown_origin_are_refused(tmp_path):
+    (tmp_path / "checkpoint-10").mkdir()
+    with pytest.raises(ValueError, match="no pretraining_settings"):
+        claim(tmp_path, settings(), resume=True)
+
+
+def test_json_is_written_whole_or_not_at_all(tmp_path):
+    write_json(tmp_path / "a.json", {"b": 1})
+    with pytest.raises(TypeError):
+        write_json(tmp_path / "a.json", {"b": object()})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
+    assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
