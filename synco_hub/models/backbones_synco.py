@@ -1,18 +1,22 @@
 """The backbones by short name (paper Table 10 and section 10.6), built from timm.
 
-This file travels to the Hub with every checkpoint, so it imports nothing of ours.
+This file travels to the Hub with every checkpoint, so it imports nothing of ours but its sibling.
 """
 
 from __future__ import annotations
 
 import difflib
+import functools
+import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import timm
 import torch
-from torch import Tensor, nn
+from torch import nn
+
+from .position_embedding_synco import set_sincos_position_embedding
 
 
 @dataclass(frozen=True)
@@ -20,7 +24,7 @@ class BackboneSpecification:
     """The numbers that define a backbone; `None` keeps the default of the timm model it is built from.
 
     Attributes:
-        family: `vit`, `swin`, or `timm` for any other timm name.
+        family: `vit` or `swin`.
         timm_name: The timm model whose constructor is called.
         embed_dim: Width of the tokens (Swin: of the first stage).
         depth: Blocks (Swin: one number a stage).
@@ -36,11 +40,11 @@ class BackboneSpecification:
 
     family: str
     timm_name: str
-    embed_dim: int | None = None
-    depth: int | tuple[int, ...] | None = None
-    num_heads: int | tuple[int, ...] | None = None
-    patch_size: int | None = None
-    image_size: int | None = None
+    embed_dim: int
+    depth: int | tuple[int, ...]
+    num_heads: int | tuple[int, ...]
+    patch_size: int
+    image_size: int
     window_size: int | None = None
     mlp_ratio: float | None = None
     position_embedding: str | None = None
@@ -82,6 +86,22 @@ BACKBONES: dict[str, BackboneSpecification] = {
 }
 
 
+# A timm name belongs to a family by the module of timm that defines it.
+TIMM_MODULES: dict[str, list[str]] = {
+    "vit": ["vision_transformer", "deit"],
+    "swin": ["swin_transformer", "swin_transformer_v2"],
+}
+
+# Kinds of LayerNorm, by the end of their module's name.
+LAYER_NORM_KINDS: dict[str, str] = {
+    "block_attention": r"\bnorm1$",
+    "block_mlp": r"\bnorm2$",
+    "patch_embedding": r"^patch_embed\.norm$",
+    "patch_merging": r"\bdownsample\.norm$",
+    "final": r"^(norm|fc_norm)$",
+}
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """` Did you mean …?` with the nearest known names, or nothing.
 
@@ -93,11 +113,62 @@ def suggest(name: str, known: Iterable[str]) -> str:
     return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
+@functools.cache
+def specification_of(backbone: str) -> BackboneSpecification:
+    """What a backbone's name stands for.
+
+    Args:
+        backbone: A short name of `BACKBONES`, or the name of a timm ViT or Swin.
+
+    Returns:
+        The row of `BACKBONES`, or timm's own numbers, read off the network.
+
+    Raises:
+        ValueError: If the name is unknown, with the nearest names, or is another kind of network.
+    """
+    if backbone in BACKBONES:
+        return BACKBONES[backbone]
+    for family, modules in TIMM_MODULES.items():
+        if timm.models.is_model_in_modules(backbone, modules):
+            with torch.device("meta"):
+                return _describe(family, backbone, timm.create_model(backbone, num_classes=0))
+    short = ", ".join(BACKBONES)
+    if timm.is_model(backbone):
+        raise ValueError(
+            f"backbone={backbone!r} is neither a ViT nor a Swin of timm: use one of those, or of {short}."
+        )
+    modules = [module for modules in TIMM_MODULES.values() for module in modules]
+    known = [*BACKBONES, *(name for module in modules for name in timm.list_models(module=module))]
+    raise ValueError(
+        f"backbone={backbone!r} is unknown: use a short name ({short}) or the name of a timm ViT or Swin."
+        f"{suggest(backbone, known)}"
+    )
+
+
+def _describe(family: str, timm_name: str, network: Any) -> BackboneSpecification:
+    """Read the numbers that change no weight's shape, or that users and checks need, off a built network."""
+    stages = [network.blocks] if family == "vit" else [stage.blocks for stage in network.layers]
+    depth = tuple(len(blocks) for blocks in stages)
+    num_heads = tuple(next(m.num_heads for m in blocks.modules() if hasattr(m, "num_heads")) for blocks in stages)
+    patch_size = network.patch_embed.patch_size[0]
+    return BackboneSpecification(
+        family,
+        timm_name,
+        embed_dim=network.patch_embed.proj.out_channels,
+        depth=depth[0] if family == "vit" else depth,
+        num_heads=num_heads[0] if family == "vit" else num_heads,
+        patch_size=patch_size,
+        # Not `img_size`: a few timm networks are declared with a rest of pixels that no patch covers.
+        image_size=network.patch_embed.grid_size[0] * patch_size,
+    )
+
+
 def build_backbone(config: Any) -> nn.Module:
     """Build the timm network that a `SynCoConfig` describes, with timm's own initialisation untouched.
 
     Short ViT names equal `timm.create_model(..., weight_init="moco")` bit for bit for the same seed; then the position
-    embedding is replaced by the fixed one.
+    embedding is replaced by the fixed one. Every network takes images of any size that is a whole number of patches;
+    refusing other sizes than the config's is left to the model.
 
     Args:
         config: A `SynCoConfig`.
@@ -106,70 +177,41 @@ def build_backbone(config: Any) -> nn.Module:
         The headless timm network; a pooled feature comes from `forward_head(features, pre_logits=True)`.
 
     Raises:
-        ValueError: If the name is neither a short name nor a timm ViT or Swin.
+        ValueError: If the numbers are impossible.
     """
-    specification = BACKBONES.get(config.backbone) or BackboneSpecification("timm", config.backbone)
-    arguments: dict[str, Any] = {
-        "img_size": config.image_size,
-        "patch_size": config.patch_size,
-        "embed_dim": config.embed_dim,
-        "num_heads": config.num_heads,
-        "mlp_ratio": config.mlp_ratio,
-        "window_size": config.window_size,
-        "weight_init": specification.weight_init,
-        # Swin's constructors say "depths".
-        ("depths" if isinstance(config.depth, list) else "depth"): config.depth,
-    }
-    arguments = {key: value for key, value in arguments.items() if value is not None}
-    network = _create(config.backbone, specification.timm_name, config, arguments)
+    config.check()
+    network: nn.Module = timm.create_model(**_timm_arguments(config))
     _set_layer_norm_eps(network, config.layer_norm_eps)
     if config.position_embedding == "sincos":
         set_sincos_position_embedding(network)
     return network
 
 
-def _create(backbone: str, timm_name: str, config: Any, arguments: dict[str, Any]) -> nn.Module:
-    """Call timm and turn its errors into one line with a remedy."""
-    if not timm.is_model(timm_name):
-        known = [*BACKBONES, *timm.list_models(["vit_*", "deit*", "swin*"])]
-        raise ValueError(
-            f"backbone={backbone!r} is unknown: use a short name ({', '.join(BACKBONES)}) or the name of a timm ViT "
-            f"or Swin.{suggest(backbone, known)}"
-        )
-    common = {
+def _timm_arguments(config: Any) -> dict[str, Any]:
+    specification = specification_of(config.backbone)
+    is_swin = specification.family == "swin"
+    arguments = {
+        "model_name": specification.timm_name,
         "num_classes": 0,
         "in_chans": config.num_channels,
+        "img_size": config.image_size,
+        "patch_size": config.patch_size,
+        "embed_dim": config.embed_dim,
+        "depths" if is_swin else "depth": config.depth,
+        "num_heads": config.num_heads,
+        "mlp_ratio": config.mlp_ratio,
+        "window_size": config.window_size,
         "drop_path_rate": config.drop_path_rate,
-        **arguments,
+        "weight_init": specification.weight_init,
+        # Swin's masks are computed for the size that comes instead of being kept as buffers: same numbers, same time.
+        "strict_img_size" if is_swin else "dynamic_img_size": not is_swin,
     }
-    try:
-        # Dynamic size defers the choice of position interpolation to `forward`, where we check the size ourselves.
-        network: nn.Module = (
-            timm.create_model(timm_name, **common)
-            if timm_name.startswith("swin")
-            else timm.create_model(timm_name, dynamic_img_size=True, **common)
-        )
-    except (TypeError, AssertionError, RuntimeError) as error:
-        raise ValueError(
-            f"timm cannot build backbone={backbone!r} with {arguments}: {error}. Leave out what this network does not "
-            "have."
-        ) from error
-    if not (is_vision_transformer(network) or is_swin(network)):
-        raise ValueError(
-            f"backbone={backbone!r} is a timm {type(network).__name__}, neither a ViT nor a Swin: choose one of "
-            f"{', '.join(BACKBONES)} or a timm name that begins with vit, deit or swin."
-        )
-    return network
+    return {name: value for name, value in arguments.items() if value is not None}
 
 
 def is_vision_transformer(network: nn.Module) -> bool:
-    """Whether the network is a timm ViT: blocks over one sequence of tokens."""
-    return hasattr(network, "blocks") and hasattr(network, "num_prefix_tokens")
-
-
-def is_swin(network: nn.Module) -> bool:
-    """Whether the network is a timm Swin or Swin-V2: stages of windowed attention over a grid of tokens."""
-    return hasattr(network, "layers") and hasattr(network, "patch_embed") and not hasattr(network, "blocks")
+    """Whether the network is a timm ViT (blocks over one sequence) rather than a Swin (stages of windows)."""
+    return hasattr(network, "blocks")
 
 
 def _set_layer_norm_eps(network: nn.Module, eps: float | dict[str, float] | None) -> None:
@@ -177,71 +219,8 @@ def _set_layer_norm_eps(network: nn.Module, eps: float | dict[str, float] | None
         return
     for name, module in network.named_modules():
         if isinstance(module, nn.LayerNorm):
-            value = eps if isinstance(eps, (int, float)) else eps.get(_layer_norm_kind(name))
-            module.eps = module.eps if value is None else value
+            module.eps = eps.get(_layer_norm_kind(name), module.eps) if isinstance(eps, dict) else eps
 
 
 def _layer_norm_kind(name: str) -> str:
-    endings = {
-        "norm1": "block_attention",
-        "norm2": "block_mlp",
-        "patch_embed.norm": "patch_embedding",
-        "downsample.norm": "patch_merging",
-    }
-    return next((kind for ending, kind in endings.items() if name.endswith(ending)), "final")
-
-
-def sincos_position_embedding(height: int, width: int, dim: int, temperature: float = 10000.0) -> Tensor:
-    """Fixed 2-D sine-cosine position embedding of a grid of patches.
-
-    A quarter of the channels each: sine and cosine of the row, sine and cosine of the column, with frequencies
-    falling geometrically from 1 towards 1 / temperature.
-
-    Args:
-        height: Rows of the grid.
-        width: Columns of the grid.
-        dim: Channels, a multiple of 4.
-        temperature: Ratio of the highest to (nearly) the lowest frequency.
-
-    Returns:
-        Shape: (height * width, dim), row by row.
-
-    Source: the definition of Vaswani et al. for each axis; the split by axis and its order are those of MoCo v3.
-    """
-    quarter = dim // 4
-    frequency = temperature ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
-    rows, columns = torch.meshgrid(
-        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
-    )
-    column_angle = columns.flatten()[:, None] * frequency  # (height * width, dim / 4)
-    row_angle = rows.flatten()[:, None] * frequency
-    parts = [row_angle.sin(), row_angle.cos(), column_angle.sin(), column_angle.cos()]
-    return torch.cat(parts, dim=1).float()  # (height * width, dim)
-
-
-def set_sincos_position_embedding(network: nn.Module) -> None:
-    """Overwrite a ViT's position embedding by the fixed one; prefix tokens ([CLS]) get zero.
-
-    It stays a parameter, so that it is saved, counted and interpolated like a learned one, but is never trained.
-
-    Args:
-        network: A timm ViT.
-
-    Raises:
-        ValueError: If the network has no absolute position embedding.
-    """
-    embedding = getattr(network, "pos_embed", None)
-    if embedding is None:
-        raise ValueError(
-            "position_embedding='sincos' was asked for, but this backbone has no absolute position embedding: leave "
-            "position_embedding out."
-        )
-    patch_embed: Any = network.patch_embed
-    height, width = patch_embed.grid_size
-    if not embedding.is_meta:
-        grid = sincos_position_embedding(height, width, embedding.shape[-1])
-        prefix = embedding.shape[1] - grid.shape[0]
-        with torch.no_grad():
-            embedding.zero_()
-            embedding[0, prefix:] = grid.to(embedding)
-    embedding.requires_grad_(False)
+    return next((kind for kind, pattern in LAYER_NORM_KINDS.items() if re.search(pattern, name)), "other")

@@ -1,7 +1,8 @@
 """The image processor of every checkpoint: resize, centre crop, ImageNet normalisation."""
 
 from transformers import ViTImageProcessor
-from transformers.image_utils import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, PILImageResampling
+from transformers.image_utils import PILImageResampling
+from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
 def image_processor(image_size: int = 224) -> ViTImageProcessor:

@@ -8,8 +8,6 @@ trainable again.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any, ClassVar, Self
 
 import torch
@@ -20,8 +18,9 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from .backbones_synco import build_backbone, is_vision_transformer
+from .backbones_synco import build_backbone
 from .configuration_synco import SynCoConfig
+from .recording_synco import recording, use_fused_attention
 
 AUTO_MAP = {
     "AutoConfig": "configuration_synco.SynCoConfig",
@@ -36,18 +35,22 @@ class SynCoPreTrainedModel(PreTrainedModel):
     config_class = SynCoConfig
     base_model_prefix = "synco"
     main_input_name = "pixel_values"
-    input_modalities = ("image",)
+    input_modalities = "image"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False
     _supports_sdpa = True
-    _no_split_modules: ClassVar[list[str]] = ["Block", "SwinTransformerBlock"]
+    _no_split_modules: ClassVar[list[str]] = [  # type: ignore[misc]
+        "Block",
+        "SwinTransformerBlock",
+        "SwinTransformerV2Block",
+    ]
     # The rest of a pretraining checkpoint is no surprise when only the backbone is asked for.
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [  # type: ignore[misc]
         r"^(target|target_projector|projector|predictor|queue_1|queue_2|classifier)\."
     ]
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         """Leave timm's weights alone; refill the buffers that no checkpoint holds."""
         if hasattr(module, "init_non_persistent_buffers"):
             module.init_non_persistent_buffers()
@@ -57,15 +60,11 @@ class SynCoPreTrainedModel(PreTrainedModel):
         """Load like any `transformers` model, but never with a random backbone, and freeze again what is fixed.
 
         Raises:
-            ValueError: If the checkpoint lacks weights of the backbone, naming the first ones.
+            ValueError: If the checkpoint's backbone is not the config's, naming the first weights that differ.
         """
-        model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        missing = sorted(key for key in info["missing_keys"] if "backbone." in key)
-        if missing:
-            raise ValueError(
-                f"The checkpoint lacks {len(missing)} weights of the backbone (first: {missing[:3]}), which would "
-                "stay random: another architecture or key layout; convert it first (`synco-hub convert`)."
-            )
+        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        model, info = loaded
+        _refuse_other_backbone(info)
         model.freeze_fixed_parameters()
         return (model, info) if output_loading_info else model
 
@@ -81,7 +80,7 @@ class SynCoPreTrainedModel(PreTrainedModel):
         super().set_attn_implementation(attn_implementation, *args, **kwargs)
         for module in self.modules():
             if isinstance(module, SynCoModel):
-                _use_fused_attention(module.backbone, self.config._attn_implementation == "sdpa")
+                use_fused_attention(module.backbone, self.config._attn_implementation == "sdpa")
 
     def _set_gradient_checkpointing(self, enable: bool = True, *args: Any, **kwargs: Any) -> None:
         for module in self.modules():
@@ -89,17 +88,12 @@ class SynCoPreTrainedModel(PreTrainedModel):
                 module.gradient_checkpointing = enable
                 module.backbone.set_grad_checkpointing(enable)
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: Any, is_main_process: bool = True, *args: Any, **kwargs: Any) -> None:
         """Save weights, config and the model code, so that `trust_remote_code=True` loads without this package."""
         self.config.auto_map = dict(AUTO_MAP)
-        super().save_pretrained(save_directory, *args, **kwargs)
-        if kwargs.get("is_main_process", True):
-            backbone_model = next(m for m in self.modules() if isinstance(m, SynCoModel))
-            custom_object_save(backbone_model, save_directory)
-
-    def get_input_embeddings(self) -> None:
-        """An image model has no token embedding table."""
-        return None
+        super().save_pretrained(save_directory, is_main_process, *args, **kwargs)
+        if is_main_process:
+            custom_object_save(SynCoModel, save_directory)
 
 
 class SynCoModel(SynCoPreTrainedModel):
@@ -114,10 +108,10 @@ class SynCoModel(SynCoPreTrainedModel):
     def __init__(self, config: SynCoConfig) -> None:
         super().__init__(config)
         self.backbone: Any = build_backbone(config)
+        config.hidden_size = self.backbone.num_features
         self.gradient_checkpointing = False
-        config.hidden_size = int(self.backbone.num_features)
-        _use_fused_attention(self.backbone, config._attn_implementation != "eager")
-        self.post_init()
+        use_fused_attention(self.backbone, config._attn_implementation != "eager")
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @can_return_tuple  # type: ignore[untyped-decorator]
     def forward(
@@ -150,22 +144,25 @@ class SynCoModel(SynCoPreTrainedModel):
         output_attentions = config.output_attentions if output_attentions is None else output_attentions
         output_hidden_states = config.output_hidden_states if output_hidden_states is None else output_hidden_states
         self._check_input(pixel_values, interpolate_pos_encoding)
+        if output_attentions and self.gradient_checkpointing and torch.is_grad_enabled():
+            raise ValueError(
+                "output_attentions=True does not go with gradient checkpointing, which would replay the forward with "
+                "the other attention code: use torch.no_grad() or gradient_checkpointing_disable()."
+            )
         pixel_values = pixel_values.to(self.backbone.patch_embed.proj.weight.dtype)
-
-        if not (output_attentions or output_hidden_states or interpolate_pos_encoding):
-            attentions = hidden_states = None
+        with recording(self.backbone, bool(output_attentions), bool(output_hidden_states)) as recorded:
             features = self.backbone.forward_features(pixel_values)
-        else:
-            with _recording(self, output_attentions, output_hidden_states, interpolate_pos_encoding) as recorded:
-                features = self.backbone.forward_features(pixel_values)
-            attentions = tuple(recorded.attentions) if output_attentions else None
-            hidden_states = tuple(_tokens(h) for h in recorded.hidden_states) if output_hidden_states else None
         return BaseModelOutputWithPooling(
             last_hidden_state=_tokens(features),
             pooler_output=self.backbone.forward_head(features, pre_logits=True),
-            hidden_states=hidden_states,
-            attentions=attentions,
+            hidden_states=tuple(map(_tokens, recorded.hidden_states)) if output_hidden_states else None,
+            attentions=tuple(recorded.attentions) if output_attentions else None,  # type: ignore[arg-type]
         )
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The patch embedding."""
+        embedding: nn.Module = self.backbone.patch_embed
+        return embedding
 
     def _check_input(self, pixel_values: Tensor, interpolate: bool) -> None:
         """Say what is wrong before timm fails deep inside a layer."""
@@ -175,17 +172,16 @@ class SynCoModel(SynCoPreTrainedModel):
                 "width) is needed: pass images through the image processor."
             )
         height, width = pixel_values.shape[-2:]
-        native_height, native_width = self.backbone.patch_embed.img_size
-        if not interpolate and (height, width) != (native_height, native_width):
+        side, patch = self.config.image_size, self.config.patch_size
+        if not interpolate and (height, width) != (side, side):
             raise ValueError(
-                f"The image is {height}x{width}, but the model was built for {native_height}x{native_width}: resize "
-                "it, or pass interpolate_pos_encoding=True."
+                f"The image is {height}x{width}, but the model was built for {side}x{side}: resize it, or pass "
+                "interpolate_pos_encoding=True."
             )
-        patch_height, patch_width = self.backbone.patch_embed.patch_size
-        if height % patch_height or width % patch_width:
+        if height % patch or width % patch:
             raise ValueError(
-                f"The image is {height}x{width}, which is no whole number of {patch_height}x{patch_width} patches: "
-                "crop or resize it to a multiple."
+                f"The image is {height}x{width}, which is no whole number of {patch}x{patch} patches: crop or resize "
+                "it to a multiple."
             )
 
 
@@ -197,7 +193,7 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
     """
 
     # Here the classifier is ours: an unexpected one would be a bug.
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = [  # type: ignore[misc]
         r"^(target|target_projector|projector|predictor|queue_1|queue_2)\."
     ]
 
@@ -205,11 +201,11 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
         super().__init__(config)
         self.synco = SynCoModel(config)
         self.dropout = nn.Dropout(config.classifier_dropout)
-        self.classifier = nn.Linear(self.synco.backbone.num_features, config.num_labels)
-        self.post_init()
+        self.classifier = nn.Linear(config.hidden_size, config.num_labels)  # type: ignore[arg-type]
+        self.post_init()  # type: ignore[no-untyped-call]
 
     @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
+    def _init_weights(self, module: Any) -> None:
         """Draw the classifier: small normal weights, zero bias, as linear probes start."""
         super()._init_weights(module)
         if module is self.classifier:
@@ -254,99 +250,33 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
         )
 
 
-def _tokens(features: Tensor) -> Tensor:
+def _refuse_other_backbone(info: dict[str, Any]) -> None:
+    """Refuse what `transformers` only reports: a backbone that is random, or deeper in the checkpoint than here.
+
+    A pretraining checkpoint's target network is another model's affair.
+
+    Raises:
+        ValueError: Naming the first weights that differ.
+    """
+    faults = {
+        "are missing": info["missing_keys"],
+        "have another shape": [entry[0] for entry in info["mismatched_keys"]],
+        "are in the checkpoint only": info["unexpected_keys"],
+    }
+    for fault, keys in faults.items():
+        if ours := sorted(key for key in keys if key.startswith(("backbone.", "synco.backbone."))):
+            raise ValueError(
+                f"The checkpoint's backbone is not the config's: {len(ours)} weights {fault} (first: {ours[:3]}). "
+                "Correct the config, or convert a foreign checkpoint first (`synco-hub convert`)."
+            )
+
+
+def _tokens(features: Any) -> Any:
     """Swin's maps (batch, height, width, dim) as a sequence (batch, height * width, dim); a ViT's stay as they are."""
     return features.flatten(1, 2) if features.ndim == 4 else features
 
 
-def _attention_modules(backbone: nn.Module) -> list[Any]:
-    """Every block's attention, in order; each has `fused_attn` or is eager always, and applies `attn_drop` last."""
-    return [m for m in backbone.modules() if hasattr(m, "attn_drop") and hasattr(m, "qkv")]
-
-
-def _use_fused_attention(backbone: nn.Module, fused: bool) -> None:
-    """Set timm's per-module switch for good: toggling it for each forward breaks gradient checkpointing."""
-    for module in _attention_modules(backbone):
-        if hasattr(module, "fused_attn"):
-            module.fused_attn = fused
-
-
-class _Recorded:
-    """Attentions and hidden states of one forward, in the order of the blocks."""
-
-    def __init__(self) -> None:
-        self.attentions: list[Tensor] = []
-        self.hidden_states: list[Tensor] = []
-
-
-@contextmanager
-def _recording(model: SynCoModel, attentions: bool, hidden_states: bool, any_size: bool) -> Iterator[_Recorded]:
-    """Within this context one forward is recorded, attention runs unfused if it is asked for, any size is accepted.
-
-    Raises:
-        ValueError: If attentions are asked for while checkpointing replays the forward outside this context.
-    """
-    if attentions and model.training and model.gradient_checkpointing:
-        raise ValueError(
-            "output_attentions=True does not work while training with gradient checkpointing: use eval()."
-        )
-    backbone, recorded = model.backbone, _Recorded()
-    modules = _attention_modules(backbone) if attentions else []
-    fused = [getattr(module, "fused_attn", None) for module in modules]
-    handles = [m.attn_drop.register_forward_pre_hook(_record_input(recorded.attentions)) for m in modules]
-    if hidden_states:
-        blocks = list(backbone.blocks if is_vision_transformer(backbone) else backbone.layers)
-        handles.append(blocks[0].register_forward_pre_hook(_record_input(recorded.hidden_states)))
-        handles += [block.register_forward_hook(_record_output(recorded.hidden_states)) for block in blocks]
-    try:
-        for module, was_fused in zip(modules, fused, strict=True):
-            if was_fused is not None:
-                module.fused_attn = False
-        with _any_image_size(backbone, any_size):
-            yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
-        for module, was_fused in zip(modules, fused, strict=True):
-            if was_fused is not None:
-                module.fused_attn = was_fused
-
-
-@contextmanager
-def _any_image_size(backbone: nn.Module, wanted: bool) -> Iterator[None]:
-    """Let a Swin pad and mask for whatever grid comes; a ViT is built to interpolate by itself."""
-    strict: list[tuple[Any, str, Any]] = []
-    if wanted and not is_vision_transformer(backbone):
-        strict = [
-            (m, name, getattr(m, name))
-            for m in backbone.modules()
-            for name in ("strict_img_size",)
-            if hasattr(m, name)
-        ]
-        strict += [(m, "dynamic_mask", m.dynamic_mask) for m in backbone.modules() if hasattr(m, "dynamic_mask")]
-    try:
-        for module, name, _ in strict:
-            setattr(module, name, name == "dynamic_mask")
-        yield
-    finally:
-        for module, name, value in strict:
-            setattr(module, name, value)
-
-
-def _record_input(store: list[Tensor]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        store.append(inputs[0])
-
-    return hook
-
-
-def _record_output(store: list[Tensor]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        store.append(output)
-
-    return hook
-
-
-SynCoConfig.register_for_auto_class()
-SynCoModel.register_for_auto_class("AutoModel")
-SynCoForImageClassification.register_for_auto_class("AutoModelForImageClassification")
+# `register_for_auto_class` would do this after looking the name up in modules that may be importing us right now.
+SynCoConfig._auto_class = "AutoConfig"
+SynCoModel._auto_class = "AutoModel"
+SynCoForImageClassification._auto_class = "AutoModelForImageClassification"

@@ -1,0 +1,67 @@
+"""The fixed 2-D sine-cosine position embedding of a ViT, as the paper's parameter counts imply (Table 15).
+
+This file travels to the Hub with every checkpoint, so it imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+def sincos_position_embedding(height: int, width: int, dim: int, temperature: float = 10000.0) -> Tensor:
+    """Fixed 2-D sine-cosine position embedding of a grid of patches.
+
+    A quarter of the channels each: sine and cosine of the row, sine and cosine of the column, with frequencies
+    falling geometrically from 1 towards 1 / temperature.
+
+    Args:
+        height: Rows of the grid.
+        width: Columns of the grid.
+        dim: Channels, a multiple of 4.
+        temperature: Ratio of the highest to (nearly) the lowest frequency.
+
+    Returns:
+        Shape: (height * width, dim), row by row.
+
+    Raises:
+        ValueError: If the channels cannot be split into four.
+
+    Source: the definition of Vaswani et al. for each axis; the split by axis is that of MoCo v3.
+    """
+    if dim % 4:
+        raise ValueError(
+            f"embed_dim={dim} is not divisible by 4, which the 2-D sine-cosine position embedding needs: change "
+            "embed_dim or set position_embedding='learned'."
+        )
+    quarter = dim // 4
+    frequency = temperature ** (-torch.arange(quarter, dtype=torch.float64) / quarter)
+    rows, columns = torch.meshgrid(
+        torch.arange(height, dtype=torch.float64), torch.arange(width, dtype=torch.float64), indexing="ij"
+    )
+    row_angle = rows.flatten()[:, None] * frequency  # (height * width, dim / 4)
+    column_angle = columns.flatten()[:, None] * frequency
+    parts = [row_angle.sin(), row_angle.cos(), column_angle.sin(), column_angle.cos()]
+    return torch.cat(parts, dim=1).float()  # (height * width, dim)
+
+
+def set_sincos_position_embedding(network: nn.Module) -> None:
+    """Overwrite a ViT's position embedding by the fixed one; prefix tokens ([CLS]) get zero.
+
+    It stays a parameter, so that it is saved, counted and interpolated like a learned one, but is never trained.
+
+    Args:
+        network: A timm ViT with a position embedding.
+    """
+    patch_embed: Any = network.patch_embed
+    embedding: Any = network.pos_embed
+    if not embedding.is_meta:
+        height, width = patch_embed.grid_size
+        grid = sincos_position_embedding(height, width, embedding.shape[-1])
+        prefix = embedding.shape[1] - grid.shape[0]
+        with torch.no_grad():
+            embedding[:, :prefix] = 0.0
+            embedding[:, prefix:] = grid
+    embedding.requires_grad_(False)

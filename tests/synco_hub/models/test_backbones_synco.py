@@ -1,0 +1,173 @@
+import pytest
+import timm
+import torch
+from torch import nn
+
+from synco_hub.models import BACKBONES, SynCoConfig
+from synco_hub.models.backbones_synco import build_backbone, is_vision_transformer, specification_of, suggest
+
+
+def _on_meta(**numbers) -> nn.Module:
+    with torch.device("meta"):
+        return build_backbone(SynCoConfig(**numbers))
+
+
+def test_table_10():
+    deit, swin = BACKBONES["deit-s"], BACKBONES["swin-t"]
+    assert (deit.depth, deit.embed_dim, deit.num_heads, deit.patch_size) == (12, 384, 6, 16)
+    assert (swin.depth, swin.num_heads, swin.window_size) == ((2, 2, 6, 2), (3, 6, 12, 24), 7)
+    widths = [stage.blocks[0].dim for stage in _on_meta(backbone="swin-t").layers]
+    assert widths == [96, 192, 384, 768]
+
+
+@pytest.mark.parametrize(
+    ("backbone", "count"),
+    [
+        ("deit-s", 21_665_664),
+        ("swin-t", 27_519_354),
+        ("vit-b", 85_798_656),
+        ("vit-l", 303_301_632),
+        ("swin-b", 86_743_224),
+    ],
+)
+def test_parameter_counts_of_the_headless_networks(backbone, count):
+    assert sum(p.numel() for p in _on_meta(backbone=backbone).parameters()) == count
+
+
+def test_parameter_count_of_any_vit_follows_from_its_numbers():
+    dim, depth, patch, size, ratio = 48, 5, 4, 24, 3
+    network = _on_meta(
+        backbone="deit-s", embed_dim=dim, depth=depth, num_heads=3, patch_size=patch, image_size=size, mlp_ratio=ratio
+    )
+    norm = 2 * dim
+    attention = dim * 3 * dim + 3 * dim + dim * dim + dim
+    mlp = 2 * ratio * dim * dim + ratio * dim + dim
+    embeddings = 3 * patch**2 * dim + dim + dim + (1 + (size // patch) ** 2) * dim
+    expected = embeddings + depth * (2 * norm + attention + mlp) + norm
+    assert sum(p.numel() for p in network.parameters()) == expected
+
+
+def test_short_names_are_headless_networks_of_their_family():
+    for name, specification in BACKBONES.items():
+        network = _on_meta(backbone=name)
+        assert isinstance(network.head if specification.family == "vit" else network.head.fc, nn.Identity), name
+        assert is_vision_transformer(network) == (specification.family == "vit"), name
+        assert sum(hasattr(m, "qkv") for m in network.modules()) == sum(
+            [specification.depth] if isinstance(specification.depth, int) else specification.depth
+        ), name
+
+
+@pytest.mark.parametrize(
+    ("timm_name", "family", "dim", "depth", "heads", "patch", "size"),
+    [
+        # From the models' own papers: ViT-L/16, DeiT-Ti, DeiT-III-B, Swin-L, Swin-V2-S.
+        ("vit_large_patch16_384", "vit", 1024, 24, 16, 16, 384),
+        ("deit_tiny_patch16_224", "vit", 192, 12, 3, 16, 224),
+        ("deit3_base_patch16_224.fb_in22k_ft_in1k", "vit", 768, 12, 12, 16, 224),
+        ("swin_large_patch4_window7_224", "swin", 192, (2, 2, 18, 2), (6, 12, 24, 48), 4, 224),
+        ("swinv2_small_window16_256", "swin", 96, (2, 2, 18, 2), (3, 6, 12, 24), 4, 256),
+        # Declared for 384 pixels, of which 27 patches of 14 cover 378.
+        ("vit_so400m_patch14_siglip_384", "vit", 1152, 27, 16, 14, 378),
+    ],
+)
+def test_timm_names_are_described_by_their_own_numbers(timm_name, family, dim, depth, heads, patch, size):
+    found = specification_of(timm_name)
+    assert (found.family, found.embed_dim, found.depth, found.num_heads) == (family, dim, depth, heads)
+    assert (found.patch_size, found.image_size) == (patch, size)
+
+
+def test_asking_for_a_timm_name_draws_no_random_numbers():
+    specification_of.cache_clear()
+    before = torch.random.get_rng_state()
+    specification_of("deit_tiny_patch16_224")
+    specification_of("swin_small_patch4_window7_224")
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_unknown_names_are_answered_with_the_nearest_ones():
+    with pytest.raises(ValueError, match=r"backbone='deits' is unknown.*Did you mean 'deit-s'"):
+        specification_of("deits")
+    with pytest.raises(ValueError, match=r"Did you mean .*'swin_tiny_patch4_window7_224'"):
+        specification_of("swin_tiny_patch4_window7_225")
+    with pytest.raises(ValueError, match=r"use a short name \(deit-t, deit-s, .*\)\S* or the name of a timm") as error:
+        specification_of("zzz")
+    assert "Did you mean" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["resnet50", "convnext_tiny", "pvt_v2_b0", "vit_small_r26_s32_224"])
+def test_other_timm_networks_are_refused_without_building_them(name, monkeypatch):
+    monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: pytest.fail("was built"))
+    with pytest.raises(ValueError, match=f"backbone='{name}' is neither a ViT nor a Swin.*deit-s"):
+        specification_of(name)
+
+
+def _eps(network) -> dict[str, float]:
+    return {name: m.eps for name, m in network.named_modules() if isinstance(m, nn.LayerNorm)}
+
+
+def test_layer_norm_epsilon_one_for_all():
+    assert set(_eps(_on_meta(backbone="vit-nano")).values()) == {1e-6}
+    assert set(_eps(_on_meta(backbone="swin-nano")).values()) == {1e-5}
+    for backbone in ("vit-nano", "swin-nano", "vit_tiny_patch16_224"):
+        assert set(_eps(_on_meta(backbone=backbone, layer_norm_eps=3e-4)).values()) == {3e-4}
+
+
+def test_layer_norm_epsilon_for_each_kind():
+    eps = {
+        "block_attention": 1e-1,
+        "block_mlp": 1e-2,
+        "patch_embedding": 1e-3,
+        "patch_merging": 1e-4,
+        "final": 1e-7,
+    }
+    swin = _eps(_on_meta(backbone="swin-nano", layer_norm_eps=eps))
+    assert swin["patch_embed.norm"] == 1e-3
+    assert swin["layers.1.downsample.norm"] == 1e-4
+    assert swin["norm"] == 1e-7
+    for stage in range(2):
+        for block in range(2):
+            assert swin[f"layers.{stage}.blocks.{block}.norm1"] == 1e-1
+            assert swin[f"layers.{stage}.blocks.{block}.norm2"] == 1e-2
+    assert len(swin) == 1 + 1 + 1 + 8
+    vit = _eps(_on_meta(backbone="vit-nano", layer_norm_eps={"block_mlp": 1e-2}))
+    assert {name for name, value in vit.items() if value == 1e-2} == {f"blocks.{i}.norm2" for i in range(3)}
+    assert {value for name, value in vit.items() if not name.endswith("norm2")} == {1e-6}
+
+
+def test_layer_norms_of_no_kind_keep_timms_epsilon():
+    vit = _eps(_on_meta(backbone="vit_base_patch32_clip_224", depth=1, layer_norm_eps={"final": 0.5}))
+    assert vit["norm"] == 0.5
+    assert vit["norm_pre"] == _eps(timm.create_model("vit_base_patch32_clip_224", depth=1))["norm_pre"] != 0.5
+    pooled = _eps(_on_meta(backbone="vit_little_patch16_reg4_gap_256", depth=1, layer_norm_eps={"final": 0.5}))
+    assert pooled["fc_norm"] == 0.5
+
+
+def test_drop_path_rises_linearly_over_all_blocks():
+    for backbone, blocks in (("vit-nano", 3), ("swin-nano", 4)):
+        network = _on_meta(backbone=backbone, drop_path_rate=0.2)
+        rates = [getattr(m.drop_path1, "drop_prob", 0.0) for m in network.modules() if hasattr(m, "drop_path1")]
+        assert rates == pytest.approx([0.2 * i / (blocks - 1) for i in range(blocks)])
+    assert not any(type(m).__name__ == "DropPath" for m in _on_meta(backbone="vit-nano").modules())
+
+
+def test_drop_path_drops_whole_images_as_often_as_it_says():
+    network = build_backbone(SynCoConfig("vit-nano", drop_path_rate=0.3)).train()
+    torch.manual_seed(511)
+    tokens = torch.randn(1, 17, 128).expand(4000, -1, -1)
+    with torch.no_grad():
+        out = network.blocks[-1].drop_path1(tokens)
+    dropped = (out == 0).flatten(1).all(dim=1)
+    assert dropped.float().mean().item() == pytest.approx(0.3, abs=5 * (0.3 * 0.7 / 4000) ** 0.5)
+    assert torch.allclose(out[~dropped], tokens[~dropped] / 0.7)
+    assert torch.equal(network.eval().blocks[-1].drop_path1(tokens), tokens)
+
+
+def test_colour_channels_and_patches_reach_the_first_layer():
+    assert _on_meta(backbone="vit-nano", num_channels=5, patch_size=4).patch_embed.proj.weight.shape == (128, 5, 4, 4)
+    assert _on_meta(backbone="swin-nano", num_channels=1).patch_embed.proj.weight.shape == (48, 1, 2, 2)
+
+
+def test_suggest_is_empty_or_a_sentence():
+    assert suggest("moby", ["moby-v2", "byol", "supervised"]) == " Did you mean 'moby-v2' or 'byol'?"
+    assert suggest("moby-v1", ["moby-v2", "byol"]) == " Did you mean 'moby-v2'?"
+    assert suggest("qqqq", ["moby-v2", "byol"]) == ""
