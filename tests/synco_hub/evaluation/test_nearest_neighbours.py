@@ -62,6 +62,11 @@ def test_opposite_and_zero_vectors_are_ordered() -> None:
     assert found.similarities[0].tolist() == [1.0, 0.0, 0.0, -1.0]
 
 
+def test_plus_and_minus_zero_are_equal() -> None:
+    bank = torch.tensor([[-0.0], [0.0], [-0.0], [-1.0]])
+    assert nearest_neighbours(bank, torch.tensor([[1.0]]), 4).indices[0].tolist() == [0, 1, 2, 3]
+
+
 def test_no_query_gives_no_neighbour() -> None:
     assert nearest_neighbours(torch.ones(3, 2), torch.ones(0, 2), 2).indices.shape == (0, 2)
 

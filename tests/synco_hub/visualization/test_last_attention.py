@@ -8,6 +8,7 @@ import timm
 import torch
 import transformers
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 from synco_hub.visualization.last_attention import last_attention
@@ -114,6 +115,41 @@ def test_timm_equals_softmax_of_its_unfused_blocks(change: dict[str, Any]) -> No
         model.eval()(images())
     assert (fused.weights - seen[-1]).abs().max() < 1e-5
     assert fused.num_prefix_tokens == 1 + change.get("reg_tokens", 0)
+
+
+@pytest.mark.parametrize("enable_gqa", [False, True])
+@pytest.mark.parametrize("mask", [None, "boolean", "additive"])
+@pytest.mark.parametrize("scale", [None, 0.7])
+def test_every_argument_of_the_fused_kernel_counts(scale: float | None, mask: str | None, enable_gqa: bool) -> None:
+    """Identity matrices as values make the fused kernel itself return its weights."""
+    generator = torch.Generator().manual_seed(7)
+    query = torch.randn(2, 4, 17, 8, generator=generator)
+    key = torch.randn(2, 2 if enable_gqa else 4, 17, 8, generator=generator)
+    value = torch.eye(17).expand(2, key.shape[1], 17, 17)
+    seen_or_not = torch.rand(2, 1, 17, 17, generator=generator) > 0.3
+    seen_or_not[..., 0] = True
+    attn_mask = {None: None, "boolean": seen_or_not, "additive": torch.randn(17, 17, generator=generator)}[mask]
+    results: list[Tensor] = []
+
+    class OneKernel(nn.Module):
+        config = transformers.ViTConfig(**SMALL)
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(1))
+
+        def forward(self, pixel_values: Tensor) -> None:
+            results.append(
+                F.scaled_dot_product_attention(
+                    query, key, value, attn_mask=attn_mask, scale=scale, enable_gqa=enable_gqa
+                )
+            )
+            # Attention pooling and class scores come after the last block and are not it.
+            F.scaled_dot_product_attention(query[:, :, :1], query, query)
+            torch.randn(2, 5).softmax(dim=-1)
+
+    weights = last_attention(OneKernel(), images()).weights
+    torch.testing.assert_close(weights, results[0], rtol=1e-5, atol=1e-6)
 
 
 def test_rows_sum_to_one_and_the_model_is_left_as_it_was() -> None:
