@@ -6,9 +6,8 @@ import logging
 import math
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.schedules import target_momentum
 
 if TYPE_CHECKING:
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class TargetUpdateCallback(TrainerCallback):  # type: ignore[misc]
+class TargetUpdateCallback(TrainerCallback):
     """Moves the target network after every optimizer step with m((k + 1) / K).
 
     The paper updates before the target's forward of step k + 1 with the same momentum, which is the same thing; doing
@@ -28,23 +27,23 @@ class TargetUpdateCallback(TrainerCallback):  # type: ignore[misc]
         self.trainer = trainer
 
     def on_optimizer_step(
-        self, args: SynCoTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """`state.global_step` still counts the steps before this one; fp16 may have skipped it."""
         if self.trainer.accelerator.optimizer_step_was_skipped:
             return
-        momentum = target_momentum(state.global_step + 1, state.max_steps, args.momentum_start)
+        momentum = target_momentum(state.global_step + 1, state.max_steps, self.trainer.args.momentum_start)
         self.trainer.unwrapped_model.update_target_network(momentum)
 
 
-class GradientNormCallback(TrainerCallback):  # type: ignore[misc]
+class GradientNormCallback(TrainerCallback):
     """Takes the gradient norm of the steps that will be logged, and of no other."""
 
     def __init__(self, trainer: SynCoTrainer) -> None:
         self.trainer = trainer
 
     def on_pre_optimizer_step(
-        self, args: SynCoTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Runs before the step, when the gradients of the whole accumulated batch are there."""
         step = state.global_step + 1
@@ -52,21 +51,21 @@ class GradientNormCallback(TrainerCallback):  # type: ignore[misc]
             self.trainer.remember_gradient_norm()
 
 
-class EpochCallback(TrainerCallback):  # type: ignore[misc]
+class EpochCallback(TrainerCallback):
     """Tells the sampler which epoch begins, so that the order is another one in each and the same after a resume."""
 
     def __init__(self, trainer: SynCoTrainer) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(
-        self, args: SynCoTrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """`state.epoch` is fractional within an epoch."""
         if self.trainer.epoch_sampler is not None:
             self.trainer.epoch_sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-9))
 
 
-class CollapseCallback(TrainerCallback):  # type: ignore[misc]
+class CollapseCallback(TrainerCallback):
     """Warns once when the features of different images have become the same."""
 
     threshold = 0.05
@@ -76,14 +75,14 @@ class CollapseCallback(TrainerCallback):  # type: ignore[misc]
 
     def on_log(
         self,
-        args: SynCoTrainingArguments,
+        args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
         logs: Any = None,
         **kwargs: Any,
     ) -> None:
         """`feature_std` is 1 for features spread over the sphere and 0 for a single point."""
-        spread = (logs or {}).get("feature_std")
+        spread = (kwargs.get("logs") or {}).get("feature_std")
         if spread is not None and spread < self.threshold and not self.warned:
             self.warned = True
             logger.warning(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
 
 @torch.no_grad()
-def update_target(target: list[Tensor], online: list[Tensor], momentum: float) -> None:
+def update_target(target: Sequence[Tensor], online: Sequence[Tensor], momentum: float) -> None:
     """Move every target parameter towards its online one: target ← m · target + (1 − m) · online.
 
     One fused call for all parameters. Parameters only: buffers such as BatchNorm statistics are the target's own.
@@ -19,7 +21,7 @@ def update_target(target: list[Tensor], online: list[Tensor], momentum: float) -
 
     Source: paper section 7.4; which tensors take part follows MoBY (Xie et al. 2021).
     """
-    torch._foreach_lerp_(target, online, 1.0 - momentum)
+    torch._foreach_lerp_(list(target), list(online), 1.0 - momentum)
 
 
 def copy_parameters(source: nn.Module, destination: nn.Module) -> None:

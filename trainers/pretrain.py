@@ -16,7 +16,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -58,7 +58,7 @@ def parse(argv: Sequence[str]) -> PretrainingRun:
         ValueError: If a value is impossible or the recipe unknown.
     """
     parser = HfArgumentParser(
-        (PretrainingSettings, BackboneArguments, DataArguments, SynCoTrainingArguments),
+        cast(Any, (PretrainingSettings, BackboneArguments, DataArguments, SynCoTrainingArguments)),
         prog="synco-hub pretrain",
         description=(__doc__ or "").split("\n", 1)[0],
         epilog=EXAMPLE,
@@ -100,7 +100,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     views = TwoViewDataset(images, TwoViewTransform(config.image_size or 224), seed=run.training.seed)
     trainer = SynCoTrainer(model, run.training, views, processing_class=image_processor(config.image_size or 224))
     directory = Path(str(run.training.output_dir))
-    recorded = _recorded(run, model.config, dataclasses.asdict(images.description))
+    recorded = _recorded(run, config, images.description.to_dict())
     if trainer.is_world_process_zero():
         claim(directory, recorded, run.training.resume)
     checkpoint = get_last_checkpoint(str(directory)) if run.training.resume and directory.is_dir() else None
@@ -162,6 +162,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; one clear line and exit code 1 on failure."""
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
+    # The training bar is the Trainer's own; these would be bars for single files that take a blink.
+    transformers_logging.disable_progress_bar()
     with one_line_errors():
         pretrain(parse(sys.argv[1:] if argv is None else argv))
 

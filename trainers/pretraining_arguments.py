@@ -197,7 +197,7 @@ class SynCoTrainingArguments(TrainingArguments):
     def __post_init__(self) -> None:
         given = self.learning_rate
         self.learning_rate = 0.0 if given is None else given
-        super().__post_init__()
+        super().__post_init__()  # type: ignore[no-untyped-call]
         # torch's DataParallel would give each replica its own copy of the queues; several GPUs take several processes.
         self._n_gpu = min(self._n_gpu, 1)
         if given is None:

@@ -5,12 +5,12 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers.utils import ModelOutput
+from transformers.utils.generic import ModelOutput
 
 from synco_hub.models import SynCoConfig, SynCoModel, SynCoPreTrainedModel
 from trainers.ema import copy_parameters, update_target
@@ -46,7 +46,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         config: The backbone; `config.pretraining` holds `PretrainingSettings` as plain data (None: the paper's).
     """
 
-    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = []
+    _keys_to_ignore_on_load_unexpected: list[str] = []  # noqa: RUF012
 
     def __init__(self, config: SynCoConfig) -> None:
         super().__init__(config)
@@ -63,22 +63,22 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             self.queue_2 = NegativeQueue(self.settings.queue_size, self.settings.projection_dim)
         if self.objective.synthesises:
             self.synthetic_negatives = synthetic_negatives_of(self.settings)
-        if not self.predictor[0].weight.is_meta:
+        if not next(self.predictor.parameters()).is_meta:
             copy_parameters(self.synco, self.target)
             copy_parameters(self.projector, self.target_projector)
         self.freeze_fixed_parameters()
-        self.post_init()
+        self.post_init()  # type: ignore[no-untyped-call]
 
     def _branch(self, drop_path_rate: float) -> SynCoModel:
         """One backbone; stochastic depth belongs to the branch, not to the config that features are loaded by."""
-        config = copy.deepcopy(self.config)
+        config: Any = copy.deepcopy(self.config)
         config.drop_path_rate = drop_path_rate
         branch = SynCoModel(config)
         self.config.hidden_size = config.hidden_size
         branch.config = self.config
         return branch
 
-    def _head(self, input_dim: int) -> nn.Module:
+    def _head(self, input_dim: int) -> nn.Sequential:
         settings = self.settings
         return projection_head(input_dim, settings.projection_hidden_dim, settings.projection_dim, settings.head_norm)
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import math
 from functools import cached_property
-from typing import Any
+from typing import Any, cast
 
 import torch
-from timm.optim import param_groups_weight_decay
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NO_WEIGHT_DECAY = ("*cls_token", "*reg_token", "*pos_embed", "*relative_position_bias_table", "*logit_scale")
 
 
-class SynCoTrainer(Trainer):  # type: ignore[misc]
+class SynCoTrainer(Trainer):
     """Pretrains a `SynCoForPreTraining` on pairs of views.
 
     Args:
@@ -51,6 +51,7 @@ class SynCoTrainer(Trainer):  # type: ignore[misc]
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self.monitor = TrainingMonitor()
+        self.num_images = len(train_dataset)
         self.ledger = BadImageLedger(train_dataset, max_bad_fraction=args.max_bad_fraction)
         self.epoch_sampler: EpochSampler | None = None
         self._bad_indices: list[Tensor] = []
@@ -83,7 +84,7 @@ class SynCoTrainer(Trainer):  # type: ignore[misc]
     @property
     def steps_per_epoch(self) -> int:
         """Optimizer steps of one epoch, over all processes."""
-        micro_batches = len(self.train_dataset) // (self.args.per_device_train_batch_size * self.args.world_size)
+        micro_batches = self.num_images // (self.args.per_device_train_batch_size * self.args.world_size)
         return max(math.ceil(micro_batches / self.args.gradient_accumulation_steps), 1)
 
     @cached_property
@@ -110,8 +111,7 @@ class SynCoTrainer(Trainer):  # type: ignore[misc]
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         """The sampler carries the epoch with each index: workers never hear of a new epoch otherwise."""
-        dataset = self.train_dataset if train_dataset is None else train_dataset
-        self.epoch_sampler = EpochSampler(len(dataset), seed=self.args.seed)
+        self.epoch_sampler = EpochSampler(self.num_images, seed=self.args.seed)
         return self.epoch_sampler
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -129,14 +129,18 @@ class SynCoTrainer(Trainer):  # type: ignore[misc]
         if self.lr_scheduler is None:
             warmup = self.args.warmup_steps_of(num_training_steps, self.steps_per_epoch)
             self.lr_scheduler = LambdaLR(
-                optimizer or self.optimizer,
+                cast(torch.optim.Optimizer, optimizer or self.optimizer),
                 lambda step: learning_rate_factor(step, num_training_steps, warmup),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
     def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Tensor], return_outputs: bool = False, **kwargs: Any
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """One micro-batch: both directions of the objective; the keys go into the queues in the model's forward."""
         self._bad_indices.append(inputs["bad_index"])

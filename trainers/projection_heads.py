@@ -7,7 +7,9 @@ from torch import nn
 NORMS = {"batch": nn.BatchNorm1d, "none": nn.Identity}
 
 
-def projection_head(input_dim: int, hidden_dim: int = 4096, output_dim: int = 256, norm: str = "batch") -> nn.Module:
+def projection_head(
+    input_dim: int, hidden_dim: int = 4096, output_dim: int = 256, norm: str = "batch"
+) -> nn.Sequential:
     """Linear, BatchNorm, ReLU, Linear; the output is normalised where representations are compared.
 
     Args:

@@ -16,6 +16,7 @@ Norms of q and n are taken as they are, not as one: half precision leaves them a
 Source: paper §7.4 and §10.2; Giakoumoglou and Stathaki 2025 (SynCo).
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -96,12 +97,40 @@ def hardest_negatives(query: Tensor, queue: Tensor, similarity: Tensor, num_hard
         similarity: Of every query to every queue vector. Shape: (batch, num_negatives).
         num_hard_negatives: N, at most num_negatives.
     """
-    hard_similarity, index = similarity.topk(num_hard_negatives, dim=1, sorted=False)
+    hard_similarity, index = largest_in_rows(similarity, num_hard_negatives)
     squared_norm = torch.linalg.vector_norm(queue, dim=1).square()[index]
     query_squared_norm = query.square().sum(dim=1, keepdim=True)
     return HardNegatives(
         query, queue, index, Products(hard_similarity, squared_norm), Products(query_squared_norm, query_squared_norm)
     )
+
+
+def largest_in_rows(values: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Picks the `num` largest values of each row, in no order: topk in a fraction of its time where rows are long.
+
+    If columns are put into groups, the largest values lie in the `num` groups of largest maximum. So topk only has to
+    see columns / size maxima and then num · size members; size = √(columns / num) makes both equal.
+
+    Args:
+        values: Shape: (batch, columns).
+        num: At most columns.
+
+    Returns:
+        Values and their columns. Shape: (batch, num), twice.
+    """
+    columns = values.shape[1]
+    size = math.isqrt(columns // num)
+    while columns % size:
+        size -= 1
+    if size == 1:
+        largest = values.topk(num, dim=1, sorted=False)
+        return largest.values, largest.indices
+    maxima = values.unflatten(1, (size, columns // size)).amax(dim=1)
+    groups = maxima.topk(num, dim=1, sorted=False).indices
+    offsets = torch.arange(0, columns, columns // size, device=values.device)
+    members = (groups.unsqueeze(1) + offsets.unsqueeze(1)).flatten(1)
+    largest = values.gather(1, members).topk(num, dim=1, sorted=False)
+    return largest.values, members.gather(1, largest.indices)
 
 
 def _interpolation(hard: HardNegatives, draw: Draw) -> Mixture:

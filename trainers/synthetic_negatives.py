@@ -29,6 +29,7 @@ from trainers.info_nce import (
     wants_gradient,
 )
 from trainers.synthetic_draws import Draw, SyntheticNegativesConfig, draw_noise, draw_synthetic
+from trainers.synthetic_mixtures import largest_in_rows
 
 
 def interpolation(query: Tensor, negative: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:
@@ -194,7 +195,7 @@ class SyntheticNegatives(nn.Module):
     def _build(
         self, query: Tensor, queue: Tensor, draws: Mapping[str, Draw], generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        hardest = (query @ queue.T).topk(self.config.num_hard_negatives, dim=1, sorted=False).indices
+        _, hardest = largest_in_rows(query @ queue.T, self.config.num_hard_negatives)
         synthetic = {}
         for kind, draw in draws.items():
             negative = partner = queue[hardest.gather(1, draw.negative)]

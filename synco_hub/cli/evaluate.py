@@ -29,10 +29,16 @@ def knn(
     Example: synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.evaluation.measure import DataChoice, measure_knn
+    from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split
+    from synco_hub.evaluation import evaluate_knn
+    from synco_hub.features import ExtractionSettings
+    from synco_hub.hub.loading import load_model
 
-    choice = DataChoice(dataset, data_dir, image_column, label_column, seed, max_bad_fraction)
-    result = measure_knn(model, choice, ks=k or None, batch_size=batch_size, num_workers=num_workers, device=device)
+    network, processor = load_model(model)
+    choice = DataChoice(dataset, data_dir, image_column, label_column, seed)
+    train, test = (evaluation_split(choice, split, processor) for split in ("train", "test"))
+    settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
+    result = evaluate_knn(network, train, test, ks=k or None, settings=settings, model_name=model)
     result.save(output)
     print(f"{result.dataset.count} test images of {result.dataset.name}: {result.dataset.description}")
     for name, value in result.metrics.items():
