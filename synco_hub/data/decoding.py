@@ -6,10 +6,11 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_HIGHEST_16_BIT = 65535
+_HIGHEST_16_BIT = 65535.0
 
 
 class UnreadableImageError(ValueError):
@@ -96,11 +97,12 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def _from_wide_values(image: Image.Image) -> Image.Image:
     """Scales 16-bit integers, 32-bit integers and floats to 8 bits, where Pillow's own conversion would clip."""
-    values = np.asarray(image).astype(np.float64)
+    values: npt.NDArray[np.float64] = np.asarray(image).astype(np.float64)
+    values = np.where(np.isnan(values), 0.0, np.minimum(values, float(np.finfo(np.float32).max)))
+    highest = float(values.max())
     if image.mode == "F":
-        full_scale = 1.0 if values.max() <= 1 else 255.0 if values.max() <= 255 else float(values.max())
+        full_scale = next((scale for scale in (1.0, 255.0) if highest <= scale), highest)
     else:
-        full_scale = float(max(_HIGHEST_16_BIT, values.max()))
-    values = np.nan_to_num(values, nan=0.0, posinf=full_scale, neginf=0.0)
+        full_scale = max(_HIGHEST_16_BIT, highest)
     gray = np.clip(values / full_scale, 0, 1) * 255
-    return Image.fromarray(np.rint(gray).astype(np.uint8), mode="L").convert("RGB")
+    return Image.fromarray(np.rint(gray).astype(np.uint8)).convert("RGB")

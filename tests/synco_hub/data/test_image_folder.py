@@ -1,0 +1,124 @@
+import logging
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synco_hub.data.image_folder import contains_images, load_image_folder, stratified_test_mask
+
+
+def write(root: Path, *names: str) -> None:
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (3, 2), (number, 1, 2)).save(root / name)
+
+
+def class_folders(root: Path, **counts: int) -> None:
+    write(root, *(f"{name}/{number:03d}.png" for name, count in counts.items() for number in range(count)))
+
+
+def test_train_and_val_folders(tmp_path: Path) -> None:
+    write(tmp_path, "train/dog/b.png", "train/cat/x/a.JPG", "train/dog/a.png", "val/dog/9.png", "val/cat/8.png")
+    train, test = load_image_folder(tmp_path), load_image_folder(tmp_path, "test")
+    assert [train.name(k) for k in range(3)] == ["cat/x/a.JPG", "dog/a.png", "dog/b.png"]
+    assert train.labels.tolist() == [0, 1, 1]
+    assert (train.class_names, test.class_names) == (["cat", "dog"], ["cat", "dog"])
+    assert test.labels.tolist() == [0, 1]
+    assert train[2].image.getpixel((0, 0)) == (0, 1, 2)
+    assert "val/" in test.description.split_rule
+    assert test.description.num_images == 2
+
+
+def test_labels_of_the_test_folder_follow_the_classes_of_train(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/2.png", "test/b/2.png")
+    test = load_image_folder(tmp_path, "test")
+    assert test.labels.tolist() == [1, 2]
+    assert test.class_names == ["a", "b", "c"]
+    write(tmp_path, "test/zebra/1.png")
+    with pytest.raises(ValueError, match=r"not in train/ \(zebra\)"):
+        load_image_folder(tmp_path, "test")
+
+
+def test_a_test_folder_without_labels_gives_way_to_val(tmp_path: Path) -> None:
+    write(tmp_path, "train/a/1.png", "train/b/1.png", "test/1.png", "test/2.png", "validation/a/1.png")
+    test = load_image_folder(tmp_path, "test")
+    assert [test.name(k) for k in range(len(test))] == ["a/1.png"]
+    assert "test/ unused" in test.description.split_rule
+
+
+def test_class_folders_are_split_in_fixed_shares(tmp_path: Path) -> None:
+    class_folders(tmp_path, a=10, b=25, c=1, d=2)
+    train, test = load_image_folder(tmp_path, "train", seed=3), load_image_folder(tmp_path, "test", seed=3)
+    assert np.bincount(test.labels, minlength=4).tolist() == [2, 5, 0, 1]
+    assert np.bincount(train.labels, minlength=4).tolist() == [8, 20, 1, 1]
+    names = [dataset.name(k) for dataset in (train, test) for k in range(len(dataset))]
+    assert len(set(names)) == 38
+    assert "seed 3" in test.description.split_rule
+    assert "8 of 38" in test.description.split_rule
+    again = load_image_folder(tmp_path, "test", seed=3)
+    assert again.description == test.description
+    assert load_image_folder(tmp_path, "test", seed=4).description.fingerprint != test.description.fingerprint
+
+
+def test_one_more_file_moves_at_most_one_other() -> None:
+    names = [f"a/{number}.png" for number in range(1000)]
+    before = stratified_test_mask(names, [0] * 1000, seed=0)
+    after = stratified_test_mask([*names, "a/new.png"], [0] * 1001, seed=0)
+    assert before.sum() == 200
+    assert (before != after[:1000]).sum() <= 1
+
+
+def test_a_lone_train_folder_is_split(tmp_path: Path) -> None:
+    class_folders(tmp_path / "train", a=5, b=5)
+    assert len(load_image_folder(tmp_path, "train")) == 8
+    assert len(load_image_folder(tmp_path, "test")) == 2
+
+
+def test_images_without_classes_are_for_training_only(tmp_path: Path) -> None:
+    write(tmp_path, "1.png", "2.png")
+    train = load_image_folder(tmp_path)
+    assert train.labels.tolist() == [-1, -1]
+    assert train.num_classes == 0
+    with pytest.raises(ValueError, match="no labeled test split"):
+        load_image_folder(tmp_path, "test")
+    with pytest.raises(ValueError, match="needs a class"):
+        train.require_labels("k-NN evaluation")
+
+
+def test_only_test_folders(tmp_path: Path) -> None:
+    write(tmp_path, "val/a/1.png", "val/b/1.png")
+    assert load_image_folder(tmp_path, "test").labels.tolist() == [0, 1]
+    with pytest.raises(ValueError, match="no train/"):
+        load_image_folder(tmp_path, "train")
+
+
+def test_strays_and_empty_classes_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    class_folders(tmp_path, a=5, b=5)
+    write(tmp_path, "stray.png")
+    (tmp_path / "hollow").mkdir()
+    with caplog.at_level(logging.WARNING):
+        assert load_image_folder(tmp_path).class_names == ["a", "b"]
+    assert "1 images lie outside" in caplog.text
+    assert "hollow" in caplog.text
+
+
+def test_a_folder_that_moves_keeps_its_fingerprint(tmp_path: Path) -> None:
+    class_folders(tmp_path / "here", a=5, b=5)
+    before = load_image_folder(tmp_path / "here").description.fingerprint
+    shutil.move(tmp_path / "here", tmp_path / "there")
+    assert load_image_folder(tmp_path / "there").description.fingerprint == before
+    write(tmp_path / "there", "a/new.png")
+    assert load_image_folder(tmp_path / "there").description.fingerprint != before
+
+
+def test_clear_refusals(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match="no image was found"):
+        load_image_folder(tmp_path)
+    with pytest.raises(ValueError, match="split 'dev'"):
+        load_image_folder(tmp_path, "dev")
+    assert not contains_images(tmp_path)
+    write(tmp_path, "deep/er/1.png", ".hidden/2.png")
+    assert contains_images(tmp_path)

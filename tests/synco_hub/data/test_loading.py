@@ -1,0 +1,100 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from synco_hub.data.fractal_dataset import FractalDataset
+from synco_hub.data.hub_dataset import HubImageDataset
+from synco_hub.data.image_folder import ImageFolderDataset
+from synco_hub.data.loading import load_dataset
+
+
+def folder(root: Path) -> Path:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(root / name)
+    return root
+
+
+def test_fractals_with_settings(tmp_path: Path) -> None:
+    dataset = load_dataset("fractals", "test", image_size=16, cache_dir=tmp_path)
+    assert isinstance(dataset, FractalDataset)
+    assert dataset[0].image.size == (16, 16)
+    assert (dataset.num_classes, dataset.description.split) == (10, "test")
+    more = load_dataset("fractals:num_classes=12,train_images_per_class=3,image_size=24", image_size=16)
+    assert len(more) == 36
+    assert "24 pixels" in more.description.source
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("fractals:classes=3", "no setting 'classes' .*did you mean num_classes"),
+        ("fractals:num_classes=many", "num_classes=many is no whole number"),
+        ("fractals:num_classes", "is no whole number"),
+        ("fractals:num_classes=0", "num_classes 0 is too small"),
+        ("fractal", "data set 'fractal': .*did you mean fractals"),
+        ("imagenet", "neither a known name nor a folder"),
+        ("/nowhere/at/all", "neither a known name nor a folder"),
+        ("./some/folder/", "neither a known name nor a folder"),
+        ("a/b/c", "neither a known name nor a folder"),
+    ],
+)
+def test_unknown_names(name: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        load_dataset(name)
+
+
+def test_a_slip_in_a_path_names_its_neighbour(tmp_path: Path) -> None:
+    folder(tmp_path / "photographs")
+    with pytest.raises(ValueError, match=r"did you mean .*photographs"):
+        load_dataset(tmp_path / "photograph")
+
+
+def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = folder(tmp_path / "images")
+    assert isinstance(load_dataset(root), ImageFolderDataset)
+    assert len(load_dataset(str(root), "test", seed=5)) == 2
+    monkeypatch.chdir(tmp_path)
+    assert len(load_dataset("images")) == 2
+    # A folder of that name comes before the embedded data set.
+    root.rename(tmp_path / "fractals")
+    assert isinstance(load_dataset("fractals"), ImageFolderDataset)
+
+
+def test_a_folder_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    (tmp_path / "tables").mkdir()
+    table = datasets.Dataset.from_dict({"image": [Image.new("RGB", (2, 2))] * 3, "label": [0, 1, 0]})
+    table.to_parquet(tmp_path / "tables" / "train.parquet")
+    dataset = load_dataset(tmp_path / "tables")
+    assert isinstance(dataset, HubImageDataset)
+    assert dataset.labels.tolist() == [0, 1, 0]
+
+
+def test_an_empty_folder(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="no image was found"):
+        load_dataset(tmp_path)
+
+
+def test_folders_and_fractals_work_without_the_datasets_library(tmp_path: Path) -> None:
+    root = folder(tmp_path / "images")
+    code = f"""
+import sys
+sys.modules["datasets"] = None
+from synco_hub.data import load_dataset
+assert load_dataset({str(root)!r})[0].image.size == (2, 2)
+assert load_dataset("fractals:num_classes=2,train_images_per_class=2", cache_dir={str(tmp_path)!r})[3].label == 1
+try:
+    load_dataset("someone/something")
+except ImportError as error:
+    assert "pip install datasets" in str(error)
+else:
+    raise SystemExit("loaded without the library")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
+    assert done.returncode == 0, done.stderr

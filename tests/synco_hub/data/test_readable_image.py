@@ -1,0 +1,51 @@
+import numpy as np
+import pytest
+from PIL import Image
+
+from synco_hub.data.decoding import UnreadableImageError
+from synco_hub.data.image_dataset import DatasetDescription, ImageDataset
+from synco_hub.data.readable_image import readable_image
+
+
+class Damaged(ImageDataset):
+    def __init__(self, size: int, bad: set[int]) -> None:
+        super().__init__([-1] * size, [], DatasetDescription("toy", "toy", "train", size, 0, "all", ""))
+        self.bad = bad
+
+    def load_image(self, index: int) -> Image.Image:
+        if index in self.bad:
+            raise UnreadableImageError(self.name(index), "it is damaged")
+        return Image.new("RGB", (1, 1), (index % 256, index // 256, 0))
+
+    def name(self, index: int) -> str:
+        return f"{index}.png"
+
+
+def which(image: Image.Image) -> int:
+    red, green, _ = np.asarray(image)[0, 0]
+    return int(red) + 256 * int(green)
+
+
+def test_a_good_image_is_itself() -> None:
+    image, bad_index = readable_image(Damaged(10, {3}), 4)
+    assert (which(image), bad_index) == (4, -1)
+
+
+def test_a_damaged_image_has_a_fixed_good_stand_in() -> None:
+    bad = {*range(0, 1000, 2)}
+    stand_ins = []
+    for index in sorted(bad):
+        image, bad_index = readable_image(Damaged(1000, bad), index)
+        assert bad_index == index
+        assert which(image) not in bad
+        stand_ins.append(which(image))
+    again = [which(readable_image(Damaged(1000, bad), index)[0]) for index in sorted(bad)]
+    assert stand_ins == again
+    assert len(set(stand_ins)) > 250  # no single image stands in for all
+    other_seed = [which(readable_image(Damaged(1000, bad), index, seed=1)[0]) for index in sorted(bad)]
+    assert other_seed != stand_ins
+
+
+def test_when_nothing_can_be_read() -> None:
+    with pytest.raises(UnreadableImageError, match="nor any of 64 images in its place"):
+        readable_image(Damaged(5, set(range(5))), 2)
