@@ -78,7 +78,6 @@ class CollapseCallback(TrainerCallback):
         args: TrainingArguments,
         state: TrainerState,
         control: TrainerControl,
-        logs: Any = None,
         **kwargs: Any,
     ) -> None:
         """`feature_std` is 1 for features spread over the sphere and 0 for a single point."""

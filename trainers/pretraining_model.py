@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -46,7 +46,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         config: The backbone; `config.pretraining` holds `PretrainingSettings` as plain data (None: the paper's).
     """
 
-    _keys_to_ignore_on_load_unexpected: list[str] = []  # noqa: RUF012
+    _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = []  # type: ignore[misc]
 
     def __init__(self, config: SynCoConfig) -> None:
         super().__init__(config)

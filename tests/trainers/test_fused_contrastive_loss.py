@@ -7,6 +7,7 @@ from torch.nn import functional as F
 
 from trainers.fused_contrastive_loss import summarise_negatives
 from trainers.synthetic_draws import SyntheticNegativesConfig, draw_noise, draw_synthetic
+from trainers.synthetic_mixtures import largest_in_rows
 
 CONFIG = SyntheticNegativesConfig(
     num_hard_negatives=6,
@@ -34,7 +35,7 @@ def all_negatives(query: Tensor, queue: Tensor, seed: int) -> Tensor:
     draws = draw_synthetic(CONFIG, query, generator)
     noise = torch.cat([each.clone() for each in draw_noise(query, 7, generator)])
     similarity = query @ queue.T
-    hardest = similarity.topk(CONFIG.num_hard_negatives, dim=1, sorted=False).indices
+    _, hardest = largest_in_rows(similarity, CONFIG.num_hard_negatives)
     rows = []
     for i, q in enumerate(query):
         vectors = list(queue)

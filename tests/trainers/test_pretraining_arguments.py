@@ -83,8 +83,22 @@ def test_keeping_a_single_checkpoint_is_refused(tmp_path):
 def test_every_field_is_a_flag_with_dashes_or_underscores(tmp_path):
     parser = HfArgumentParser((PretrainingSettings, SynCoTrainingArguments))
     settings, args = parser.parse_args_into_dataclasses(
-        ["--method", "moby", "--queue-size", "64", "--num_mixup", "3", "--output-dir", str(tmp_path), "--use-cpu"]
-        + ["--base-learning-rate", "1e-3", "--resume", "--per-device-train-batch-size", "512"]
+        [
+            "--method",
+            "moby",
+            "--queue-size",
+            "64",
+            "--num_mixup",
+            "3",
+            "--output-dir",
+            str(tmp_path),
+            "--use-cpu",
+            "--base-learning-rate",
+            "1e-3",
+            "--resume",
+            "--per-device-train-batch-size",
+            "512",
+        ]
     )
     assert (settings.method, settings.queue_size, settings.num_mixup) == ("moby", 64, 3)
     assert args.resume

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import pytest
@@ -23,7 +24,7 @@ def test_target_momentum_has_the_right_limits_and_never_falls():
     assert values[0] == pytest.approx(0.9)
     assert values[-1] == 1.0
     assert values[250] == pytest.approx(0.95)
-    assert all(later >= earlier for earlier, later in zip(values, values[1:], strict=False))
+    assert all(later >= earlier for earlier, later in itertools.pairwise(values))
     assert target_momentum(600, 500) == 1.0
 
 

@@ -6,7 +6,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.synthetic_draws import Draw
-from trainers.synthetic_mixtures import CLOSED_FORMS, HardNegatives, Mixture, hardest_negatives, similarity_to
+from trainers.synthetic_mixtures import (
+    CLOSED_FORMS,
+    HardNegatives,
+    Mixture,
+    hardest_negatives,
+    largest_in_rows,
+    similarity_to,
+)
 
 BATCH, COUNT, DIM, NUM_NEGATIVES, NUM_HARD = 5, 12, 24, 40, 10
 
@@ -43,6 +50,16 @@ def test_the_hardest_negatives_are_the_most_similar_ones() -> None:
             negative = hard.queue[hard.index[row, column]]
             assert hard.products.similarity[row, column].item() == pytest.approx(torch.dot(hard.query[row], negative))
             assert hard.products.squared_norm[row, column].item() == pytest.approx(torch.dot(negative, negative))
+
+
+@pytest.mark.parametrize(("columns", "num"), [(4096, 256), (64, 1), (60, 7), (61, 3), (9, 9), (100, 1), (1, 1)])
+def test_the_largest_values_are_those_of_a_full_sort(columns: int, num: int) -> None:
+    values = random(6, columns, seed=columns)
+    largest, index = largest_in_rows(values, num)
+    assert torch.equal(values.gather(1, index), largest)
+    assert torch.equal(largest.sort(1, descending=True).values, values.sort(1, descending=True).values[:, :num])
+    ties = torch.zeros(2, columns)
+    assert all(len(set(row.tolist())) == num for row in largest_in_rows(ties, num)[1])
 
 
 def test_chosen_vectors_come_in_chunks_that_overwrite_each_other() -> None:

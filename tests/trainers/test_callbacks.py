@@ -1,0 +1,52 @@
+import logging
+from types import SimpleNamespace
+
+import pytest
+
+from synco_hub.data import EpochSampler
+from trainers.callbacks import CollapseCallback, EpochCallback, GradientNormCallback, TargetUpdateCallback
+
+
+def state(**values: object) -> SimpleNamespace:
+    return SimpleNamespace(**{"global_step": 0, "max_steps": 10, "logging_steps": 3, "epoch": 0.0, **values})
+
+
+def test_the_target_is_left_alone_when_the_optimizer_step_was_skipped():
+    momenta: list[float] = []
+    trainer = SimpleNamespace(
+        accelerator=SimpleNamespace(optimizer_step_was_skipped=True),
+        unwrapped_model=SimpleNamespace(update_target_network=momenta.append),
+        args=SimpleNamespace(momentum_start=0.5),
+    )
+    callback = TargetUpdateCallback(trainer)
+    callback.on_optimizer_step(trainer.args, state(), None)
+    assert momenta == []
+    trainer.accelerator.optimizer_step_was_skipped = False
+    callback.on_optimizer_step(trainer.args, state(global_step=9), None)
+    assert momenta == [1.0]
+
+
+def test_the_gradient_norm_is_taken_at_logged_steps_only():
+    taken: list[int] = []
+    trainer = SimpleNamespace()
+    callback = GradientNormCallback(trainer)
+    for step in range(10):
+        trainer.remember_gradient_norm = lambda step=step: taken.append(step + 1)
+        callback.on_pre_optimizer_step(SimpleNamespace(logging_first_step=False), state(global_step=step), None)
+    assert taken == [3, 6, 9]
+
+
+@pytest.mark.parametrize(("epoch", "expected"), [(None, 0), (0.0, 0), (1.999999, 1), (2.0, 2), (3 - 1e-12, 3)])
+def test_the_sampler_hears_of_the_epoch(epoch, expected):
+    trainer = SimpleNamespace(epoch_sampler=EpochSampler(4))
+    EpochCallback(trainer).on_epoch_begin(None, state(epoch=epoch), None)
+    assert trainer.epoch_sampler.epoch == expected
+
+
+def test_collapse_is_reported_once(caplog):
+    callback = CollapseCallback()
+    with caplog.at_level(logging.WARNING):
+        for spread in (0.9, 0.04, 0.01):
+            callback.on_log(None, state(), None, logs={"feature_std": spread})
+    assert caplog.text.count("collapsing") == 1
+    assert "0.0400" in caplog.text

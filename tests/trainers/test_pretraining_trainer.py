@@ -1,0 +1,162 @@
+import math
+
+import pytest
+import torch
+from PIL import Image
+
+from synco_hub.data import ImageDataset, TwoViewDataset, TwoViewTransform, load_dataset
+from synco_hub.models import SynCoConfig, image_processor
+from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_trainer import SynCoTrainer
+from trainers.schedules import target_momentum
+
+SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("images")
+    generator = torch.Generator().manual_seed(0)
+    for index in range(40):
+        pixels = torch.randint(0, 256, (36, 40, 3), generator=generator, dtype=torch.uint8).numpy()
+        path = root / "train" / f"class{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    (root / "test" / "class0").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(root / "test" / "class0" / "0.png")
+    return root
+
+
+def trainer_for(folder, output, seed: int = 0, settings: dict | None = None, **values: object) -> SynCoTrainer:
+    torch.manual_seed(seed)
+    model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining={**SMALL, **(settings or {})}))
+    defaults = {"max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2, "dataloader_num_workers": 0}
+    args = SynCoTrainingArguments(
+        output_dir=str(output),
+        use_cpu=True,
+        seed=seed,
+        disable_tqdm=True,
+        **{**defaults, "save_strategy": "no", **values},
+    )
+    images: ImageDataset = load_dataset(str(folder), "train")
+    views = TwoViewDataset(images, TwoViewTransform(32), seed=seed)
+    return SynCoTrainer(model, args, views, processing_class=image_processor(32))
+
+
+def state_of(trainer: SynCoTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in trainer.unwrapped_model.state_dict().items()}
+
+
+def test_logs_show_everything_at_each_logging_step(folder, tmp_path):
+    trainer = trainer_for(folder, tmp_path, max_steps=10, logging_steps=2)
+    trainer.train()
+    logs = [entry for entry in trainer.state.log_history if "loss" in entry]
+    assert [entry["step"] for entry in logs] == [2, 4, 6, 8, 10]
+    expected = {"loss", "learning_rate", "momentum", "images_per_second", "contrast_accuracy", "synthetic_active"}
+    assert expected | {"num_synthetic", "feature_std", "grad_norm"} <= set(logs[0])
+    assert trainer.synthesis_window == range(1, 7)
+    assert [entry["synthetic_active"] for entry in logs] == [1.0, 1.0, 1.0, 0.0, 0.0]
+    assert [entry["num_synthetic"] for entry in logs] == [768.0] * 3 + [0.0] * 2
+    assert [entry["momentum"] for entry in logs] == [target_momentum(step, 10) for step in (2, 4, 6, 8, 10)]
+    assert all(entry["grad_norm"] > 0 for entry in logs)
+
+
+def test_target_follows_the_definition_step_by_step(folder, tmp_path):
+    trainer = trainer_for(folder, tmp_path, max_steps=4, learning_rate=1e-2, logging_steps=100)
+    model, history = trainer.unwrapped_model, []
+    online = [*model.synco.parameters(), *model.projector.parameters()]
+    target = [*model.target.parameters(), *model.target_projector.parameters()]
+    expected = [p.detach().clone() for p in target]
+    original = trainer.unwrapped_model.update_target_network
+
+    def recorded(momentum: float) -> None:
+        history.append(momentum)
+        original(momentum)
+        for kept, parameter in zip(expected, online, strict=True):
+            kept.mul_(momentum).add_(parameter.detach(), alpha=1 - momentum)
+
+    model.update_target_network = recorded  # type: ignore[method-assign]
+    trainer.train()
+    assert history == [1 - (1 - 0.99) * (math.cos(math.pi * k / 4) + 1) / 2 for k in (1, 2, 3, 4)]
+    for want, parameter in zip(expected, target, strict=True):
+        torch.testing.assert_close(parameter, want)
+    assert any(not torch.equal(a, b) for a, b in zip(online, target, strict=True))
+
+
+def test_half_a_run_resumed_is_the_whole_run_bit_for_bit(folder, tmp_path):
+    common = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3}
+    whole = trainer_for(folder, tmp_path / "whole", **common)
+    whole.train()
+    resumed = trainer_for(folder, tmp_path / "resumed", seed=0, **common)
+    with torch.no_grad():
+        for parameter in resumed.model.parameters():
+            parameter.add_(1.0)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "checkpoint-8"))
+    ours, theirs = state_of(resumed), state_of(whole)
+    assert ours.keys() == theirs.keys()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_accumulation_is_real(folder, tmp_path):
+    trainer = trainer_for(
+        folder, tmp_path, settings={"method": "byol"}, max_steps=2, per_device_train_batch_size=4,
+        gradient_accumulation_steps=5,
+    )  # fmt: skip
+    momenta = []
+    trainer.unwrapped_model.update_target_network = momenta.append  # type: ignore[method-assign]
+    trainer.train()
+    assert trainer.steps_per_epoch == 2
+    assert len(momenta) == 2
+    assert trainer.args.global_batch_size == 20
+
+
+def test_weight_decay_leaves_norms_biases_tokens_and_tables_alone(folder, tmp_path):
+    trainer = trainer_for(folder, tmp_path)
+    names = {id(p): name for name, p in trainer.model.named_parameters()}
+    groups = trainer.create_optimizer().param_groups
+    plain = [names[id(p)] for group in groups if group["weight_decay"] == 0 for p in group["params"]]
+    decayed = [names[id(p)] for group in groups if group["weight_decay"] == 0.1 for p in group["params"]]
+    assert "synco.backbone.cls_token" in plain
+    assert all(".bias" in name or "norm" in name or "cls_token" in name or ".1.weight" in name for name in plain)
+    assert "synco.backbone.blocks.0.attn.qkv.weight" in decayed
+    assert not any("target" in name or "pos_embed" in name for name in plain + decayed)
+    assert type(trainer.optimizer).__name__ == "AdamW"
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_nan_stops_with_the_step_and_the_last_good_checkpoint(folder, tmp_path):
+    trainer = trainer_for(
+        folder, tmp_path, max_steps=9, save_strategy="steps", save_steps=2, logging_steps=1, learning_rate=1e-3
+    )
+    original = trainer.compute_loss
+
+    def poisoned(model, inputs, *args, **kwargs):
+        if trainer.state.global_step == 5:
+            inputs["view_1"] = inputs["view_1"] * float("nan")
+        return original(model, inputs, *args, **kwargs)
+
+    trainer.compute_loss = poisoned  # type: ignore[method-assign]
+    with pytest.raises(FloatingPointError, match=r"step 5; the last good checkpoint is .*checkpoint-4"):
+        trainer.train()
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-2", "checkpoint-4"]
+
+
+def test_an_empty_synthesis_window_is_warned_about(folder, tmp_path, caplog):
+    trainer = trainer_for(folder, tmp_path, max_steps=5, synthetic_warmup_epochs=3, synthetic_cooldown_epochs=3)
+    trainer.train()
+    assert "synthesis window is empty" in caplog.text
+    assert all(entry.get("synthetic_active", 0.0) == 0.0 for entry in trainer.state.log_history)
+
+
+def test_a_batch_larger_than_the_data_is_refused(folder, tmp_path):
+    with pytest.raises(ValueError, match="fewer than one batch of 64"):
+        trainer_for(folder, tmp_path, per_device_train_batch_size=64)
+
+
+def test_a_checkpoint_of_another_network_is_refused(folder, tmp_path):
+    first = trainer_for(folder, tmp_path / "a", max_steps=2, save_strategy="steps", save_steps=2)
+    first.train()
+    second = trainer_for(folder, tmp_path / "b", settings={"method": "byol"}, max_steps=4)
+    with pytest.raises(ValueError, match="superfluous"):
+        second.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
