@@ -21,6 +21,9 @@ class DataArguments:
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
     image_column: str | None = field(default=None, metadata={"help": "Column of the images, where it is not obvious."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not obvious."})
+    split_seed: int = field(
+        default=0, metadata={"help": "Seed of the 80/20 split of a folder without test images; the same in evaluate."}
+    )
 
 
 @dataclass

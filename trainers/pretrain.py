@@ -26,6 +26,7 @@ from synco_hub.command_errors import one_line_errors
 from synco_hub.data import TwoViewDataset, TwoViewTransform, load_dataset
 from synco_hub.hub.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
+from synco_hub.models.backbones_synco import suggest
 from trainers.data_arguments import BackboneArguments, DataArguments
 from trainers.pretraining_arguments import PretrainingSettings, SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -72,7 +73,13 @@ def parse(argv: Sequence[str]) -> PretrainingRun:
     if chosen.recipe:
         known = [action.dest for action in parser._actions]
         rest = [*recipe_flags(chosen.recipe, known), *rest]
-    return PretrainingRun(*parser.parse_args_into_dataclasses(rest, look_for_args_file=False)[:4])
+    *parts, _, unknown = parser.parse_args_into_dataclasses(
+        rest, return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        raise ValueError(f"{unknown[0]} is not a flag of this command.{suggest(unknown[0].split('=')[0], flags)}")
+    return PretrainingRun(*parts)
 
 
 def pretrain(run: PretrainingRun) -> dict[str, Any]:
@@ -91,7 +98,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     images = load_dataset(
         run.data.dataset,
         split="train",
-        seed=run.training.seed,
+        seed=run.data.split_seed,
         image_size=config.image_size,
         data_dir=run.data.data_dir,
         image_column=run.data.image_column,

@@ -46,6 +46,7 @@ class SynCoTrainer(Trainer):
     def __init__(
         self, model: SynCoForPreTraining, args: SynCoTrainingArguments, train_dataset: Any, **kwargs: Any
     ) -> None:
+        _refuse_small_data(len(train_dataset), args)
         kwargs.setdefault("data_collator", TwoViewCollator())
         if args.world_size > 1 and args.device.type == "cuda":
             model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
@@ -57,7 +58,6 @@ class SynCoTrainer(Trainer):
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         self.last_good_checkpoint: str | None = None
-        self._refuse_small_data(train_dataset)
         for callback in (
             TargetUpdateCallback(self),
             GradientNormCallback(self),
@@ -65,15 +65,6 @@ class SynCoTrainer(Trainer):
             CollapseCallback(),
         ):
             self.add_callback(callback)
-
-    def _refuse_small_data(self, train_dataset: Any) -> None:
-        micro_batch = self.args.per_device_train_batch_size * self.args.world_size
-        if len(train_dataset) < micro_batch:
-            raise ValueError(
-                f"The data set has {len(train_dataset)} images, fewer than one batch of {micro_batch} over all "
-                "processes: lower --per-device-train-batch-size to at most "
-                f"{len(train_dataset) // self.args.world_size}."
-            )
 
     @property
     def unwrapped_model(self) -> SynCoForPreTraining:
@@ -196,3 +187,13 @@ class SynCoTrainer(Trainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""
         refuse_incomplete_state(load_result.missing_keys, load_result.unexpected_keys)
+
+
+def _refuse_small_data(num_images: int, args: SynCoTrainingArguments) -> None:
+    """Full batches only (BatchNorm), so there must be one."""
+    micro_batch = args.per_device_train_batch_size * args.world_size
+    if num_images < micro_batch:
+        raise ValueError(
+            f"The data set has {num_images} images, fewer than one batch of {micro_batch} over all processes: lower "
+            f"--per-device-train-batch-size to at most {num_images // args.world_size}."
+        )

@@ -42,12 +42,12 @@ def demo(
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.demo_steps import attention_example, finish, measure, random_network
 
-    before = measure(random_network(seed), f"random {SETTINGS['backbone']}", seed)
+    before = measure(random_network(seed), f"random {SETTINGS['backbone']}")
     print(f"random network:   k-NN top-1 (k = 10) {before.metrics['top1_k10']:.1f} % on held-out fractals\n")
     flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
     flags += [f"--method={method}", f"--max-steps={max_steps}", f"--seed={seed}", f"--output-dir={run}"]
     subprocess.run([sys.executable, "-m", "trainers.pretrain", *flags], check=True)
-    name, after = finish(run, seed)
+    name, after = finish(run)
     picture = attention_example(name, output_dir)
     ratio = after.metrics["top1_k10"] / before.metrics["top1_k10"]
     print(

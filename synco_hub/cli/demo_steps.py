@@ -28,26 +28,25 @@ def random_network(seed: int) -> SynCoModel:
     return SynCoModel(SynCoConfig(backbone="vit-nano"))
 
 
-def measure(model: Any, name: str, seed: int) -> EvaluationResult:
+def measure(model: Any, name: str) -> EvaluationResult:
     """k-NN accuracy on the held-out fractals."""
     processor = image_processor(model.config.image_size)
-    train, test = (evaluation_split(DataChoice(seed=seed), split, processor) for split in ("train", "test"))
+    train, test = (evaluation_split(DataChoice(), split, processor) for split in ("train", "test"))
     settings = ExtractionSettings(num_workers=0, device=best_device(None), progress=False)
     return evaluate_knn(model, train, test, settings=settings, model_name=name)
 
 
-def finish(run: Path, seed: int) -> tuple[str, EvaluationResult]:
+def finish(run: Path) -> tuple[str, EvaluationResult]:
     """Measure the finished run, put the number on its card, install it.
 
     Args:
         run: The output directory of the pretraining.
-        seed: Seed of the run.
 
     Returns:
         The short name it is installed by, and its result.
     """
     model, _ = load_model(str(run))
-    result = measure(model, run.name, seed)
+    result = measure(model, run.name)
     result.save(run / RESULT_FILE)
     settings = json.loads((run / "pretraining_settings.json").read_text())
     write_card(run, run.name, model.config.to_dict(), settings, [result])

@@ -21,7 +21,7 @@ def knn(
     batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
-    seed: int = typer.Option(0, help="Seed of the split, where the data set has none of its own."),
+    split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
     max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
 ) -> None:
     """Weighted k-nearest-neighbour accuracy of frozen features (paper 8.1; the protocol of DINO).
@@ -35,7 +35,7 @@ def knn(
     from synco_hub.hub.loading import load_model
 
     network, processor = load_model(model)
-    choice = DataChoice(dataset, data_dir, image_column, label_column, seed)
+    choice = DataChoice(dataset, data_dir, image_column, label_column, split_seed)
     train, test = (evaluation_split(choice, split, processor) for split in ("train", "test"))
     settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
     result = evaluate_knn(network, train, test, ks=k or None, settings=settings, model_name=model)

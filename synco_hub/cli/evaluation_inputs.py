@@ -18,7 +18,7 @@ class DataChoice:
     data_dir: str | None = None
     image_column: str | None = None
     label_column: str | None = None
-    seed: int = 0
+    split_seed: int = 0
 
 
 def evaluation_split(choice: DataChoice, split: str, processor: Any) -> EvaluationDataset:
@@ -33,7 +33,7 @@ def evaluation_split(choice: DataChoice, split: str, processor: Any) -> Evaluati
     images = load_dataset(
         choice.dataset,
         split,
-        seed=choice.seed,
+        seed=choice.split_seed,
         image_size=processor.crop_size["height"] if getattr(processor, "crop_size", None) else None,
         data_dir=choice.data_dir,
         image_column=choice.image_column,

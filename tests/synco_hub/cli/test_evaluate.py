@@ -1,0 +1,71 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+from typer.testing import CliRunner
+
+from synco_hub.cli.main import app
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+
+COLOURS = {"red": (220, 30, 30), "green": (30, 200, 40), "blue": (40, 40, 210)}
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / "model")
+    image_processor(32).save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Three classes that are a colour each: any network tells them apart."""
+    generator = torch.Generator().manual_seed(1)
+    for split, count in (("train", 12), ("val", 4)):
+        for name, colour in COLOURS.items():
+            for index in range(count):
+                noise = torch.randint(-20, 20, (40, 40, 3), generator=generator)
+                pixels = (torch.tensor(colour) + noise).clamp(0, 255).to(torch.uint8).numpy()
+                path = tmp_path / "data" / split / name / f"{index}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(pixels).save(path)
+    return tmp_path / "data"
+
+
+def evaluate(model, folder, output, *flags: str):
+    arguments = ["--model", model, "--dataset", str(folder), "--output", str(output), "--num-workers", "0"]
+    return CliRunner().invoke(app, ["evaluate", "knn", *arguments, *flags])
+
+
+def test_colours_are_told_apart_and_the_result_says_how(model, folder, tmp_path):
+    output = tmp_path / "results.json"
+    result = evaluate(model, folder, output)
+    assert result.exit_code == 0, result.output
+    data = json.loads(output.read_text())
+    assert data["metrics"]["top1_k10"] == 100.0
+    assert "top1_k100" not in data["metrics"]
+    assert any("k=100" in note for note in data["notes"])
+    assert data["dataset"]["count"] == 12
+    assert data["training_dataset"]["count"] == 36
+    assert data["skipped_files"] == []
+
+
+def test_a_broken_image_is_skipped_and_named(model, folder, tmp_path):
+    (folder / "val" / "red" / "0.png").write_bytes(b"\x89PNG broken")
+    assert evaluate(model, folder, tmp_path / "strict.json").exit_code == 1
+    assert not (tmp_path / "strict.json").exists()
+    result = evaluate(model, folder, tmp_path / "lenient.json", "--max-bad-fraction", "0.1")
+    data = json.loads((tmp_path / "lenient.json").read_text())
+    assert result.exit_code == 0
+    assert data["dataset"]["count"] == 11
+    assert len(data["skipped_files"]) == 1
+
+
+@pytest.mark.parametrize(("flags", "named"), [(["--k", "37"], "k=37"), (["--dataset", "nowhere/at/all"], "nowhere")])
+def test_bad_input_writes_nothing(model, folder, tmp_path, flags, named):
+    result = evaluate(model, folder, tmp_path / "results.json", *flags)
+    assert result.exit_code == 1
+    assert named in str(result.exception)
+    assert not (tmp_path / "results.json").exists()

@@ -1,0 +1,130 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+from transformers import AutoImageProcessor, AutoModel
+
+from trainers.pretrain import main, parse
+from trainers.pretraining_model import SynCoForPreTraining
+
+TINY = (
+    "--backbone vit-nano --depth 1 --queue-size 16 --num-hard-negatives 4 --projection-hidden-dim 16 "
+    "--projection-dim 8 --per-device-train-batch-size 4 --dataloader-num-workers 0 --use-cpu --logging-steps 1 "
+    "--max-steps 4 --save-strategy steps --save-steps 2 --disable-tqdm true"
+).split()
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+
+
+@pytest.fixture
+def photographs(tmp_path):
+    """A flat folder of classes with files of every mode, one of them broken."""
+    generator = torch.Generator().manual_seed(0)
+    root = tmp_path / "photographs"
+    modes = [
+        ("RGB", "jpg"),
+        ("CMYK", "jpg"),
+        ("P", "png"),
+        ("LA", "png"),
+        ("RGBA", "png"),
+        ("I;16", "png"),
+        ("L", "JPG"),
+    ]
+    for index in range(28):
+        mode, ending = modes[index % len(modes)]
+        pixels = torch.randint(0, 256, (50, 40, 3), generator=generator, dtype=torch.uint8).numpy()
+        path = root / f"class{index % 2}" / f"{index}.{ending}"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        image = Image.fromarray(pixels)
+        image = Image.fromarray(pixels[..., 0].astype("uint16") * 256) if mode == "I;16" else image.convert(mode)
+        image.save(path)
+    return root
+
+
+def run(photographs, output, *flags: str) -> None:
+    main([*TINY, "--dataset", str(photographs), "--output-dir", str(output), *flags])
+
+
+def test_a_run_leaves_what_automodel_needs(photographs, tmp_path):
+    output = tmp_path / "run"
+    run(photographs, output)
+    model, processor = AutoModel.from_pretrained(output), AutoImageProcessor.from_pretrained(output)
+    features = model(**processor(Image.new("RGB", (60, 45)), return_tensors="pt")).pooler_output
+    assert features.shape == (1, 128)
+    checkpoint = SynCoForPreTraining.from_pretrained(output / "checkpoint-4")
+    assert torch.equal(checkpoint.synco.backbone.norm.weight, model.backbone.norm.weight)
+    assert torch.equal(
+        AutoModel.from_pretrained(output / "checkpoint-4").backbone.norm.weight, model.backbone.norm.weight
+    )
+    settings = json.loads((output / "pretraining_settings.json").read_text())
+    assert settings["pretraining"]["queue_size"] == 16
+    assert "stratified split (seed 0)" in settings["data"]["split_rule"]
+    summary = json.loads((output / "pretraining_summary.json").read_text())
+    assert summary["last_log"]["step"] == 4
+    assert summary["skipped_files"] == []
+    assert "| pretraining.method | synco-v2 |" in (output / "README.md").read_text()
+    assert (output / "modeling_synco.py").is_file()
+
+
+def test_resume_continues_the_newest_checkpoint_to_the_same_bits(photographs, tmp_path):
+    whole, resumed = tmp_path / "whole", tmp_path / "resumed"
+    run(photographs, whole)
+    run(photographs, resumed, "--max-steps", "4")
+    for name in ("checkpoint-4", "model.safetensors"):
+        path = resumed / name
+        path.rename(tmp_path / name)
+    run(photographs, resumed, "--resume")
+    assert (resumed / "model.safetensors").read_bytes() == (whole / "model.safetensors").read_bytes()
+
+
+def test_a_broken_file_is_named_and_too_many_stop_the_run(photographs, tmp_path, capsys):
+    broken = photographs / "class0" / "0.jpg"
+    broken.write_bytes(broken.read_bytes()[:200])
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path / "strict", "--num-train-epochs", "2", "--max-steps", "12")
+    assert "0.jpg" in capsys.readouterr().err
+    run(photographs, tmp_path / "lenient", "--max-steps", "12", "--max-bad-fraction", "0.2")
+    summary = json.loads((tmp_path / "lenient" / "pretraining_summary.json").read_text())
+    assert [name.rsplit("/", 1)[-1] for name in summary["skipped_files"]] == ["0.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--method", "mobi"], "Did you mean 'moby'"),
+        (["--backbone", "deit-x"], "deit-s"),
+        (["--num-heads", "7"], "num_heads=7 does not divide"),
+        (["--image-size", "33"], "image_size=33 is not a multiple"),
+        (["--queue-size", "3"], "num_hard_negatives=4 exceeds queue_size=3"),
+        (["--temperature", "0"], "temperature=0.0"),
+        (["--dataset", "fractal"], "fractals"),
+        (["--per-device-train-batch-size", "500"], "fewer than one batch of 500"),
+        (["--recipe", "synco-v3"], "synco-v2"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(photographs, tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as exit_info:
+        run(photographs, tmp_path / "run", *flags)
+    error = capsys.readouterr().err
+    assert exit_info.value.code == 1
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_an_unknown_flag_names_the_nearest(tmp_path):
+    with pytest.raises(ValueError, match=r"--quee-size is not a flag.*'--queue-size'"):
+        parse(["--output-dir", str(tmp_path), "--use-cpu", "--quee-size", "3"])
+
+
+def test_help_has_an_example_and_the_papers_defaults(capsys):
+    with pytest.raises(SystemExit) as exit_info:
+        parse(["--help"])
+    text = capsys.readouterr().out
+    assert exit_info.value.code == 0
+    assert "example: synco-hub pretrain" in text
+    assert "--num-hard-negatives" in text
