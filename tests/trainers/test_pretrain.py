@@ -5,6 +5,7 @@ import torch
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
+from synco_hub.data import load_dataset
 from trainers.pretrain import main, parse
 from trainers.pretraining_model import SynCoForPreTraining
 
@@ -82,14 +83,15 @@ def test_resume_continues_the_newest_checkpoint_to_the_same_bits(photographs, tm
 
 
 def test_a_broken_file_is_named_and_too_many_stop_the_run(photographs, tmp_path, capsys):
-    broken = photographs / "class0" / "0.jpg"
+    images = load_dataset(str(photographs), "train")
+    broken = next(photographs / images.name(index) for index in range(len(images)) if "jpg" in images.name(index))
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(SystemExit):
         run(photographs, tmp_path / "strict", "--num-train-epochs", "2", "--max-steps", "12")
-    assert "0.jpg" in capsys.readouterr().err
+    assert broken.name in capsys.readouterr().err
     run(photographs, tmp_path / "lenient", "--max-steps", "12", "--max-bad-fraction", "0.2")
     summary = json.loads((tmp_path / "lenient" / "pretraining_summary.json").read_text())
-    assert [name.rsplit("/", 1)[-1] for name in summary["skipped_files"]] == ["0.jpg"]
+    assert [name.rsplit("/", 1)[-1] for name in summary["skipped_files"]] == [broken.name]
 
 
 @pytest.mark.parametrize(
