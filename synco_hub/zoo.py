@@ -100,7 +100,7 @@ def checkpoint_directory(name: str) -> Path:
     Raises:
         ValueError: If the name could leave the directory.
     """
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is not a checkpoint name: use up to 96 letters, digits, dots, dashes and underscores, "
             "beginning with a letter or digit."
@@ -110,7 +110,7 @@ def checkpoint_directory(name: str) -> Path:
 
 def installed_directory(name: str) -> Path | None:
     """The directory of an installed checkpoint, or None; names that are none are simply not installed."""
-    if not _NAME.fullmatch(name) or ".." in name:
+    if not _NAME.fullmatch(name):
         return None
     directory = checkpoint_directory(name)
     return directory if (directory / "config.json").is_file() else None
@@ -118,13 +118,12 @@ def installed_directory(name: str) -> Path | None:
 
 def list_models() -> list[ZooRow]:
     """Every checkpoint of the zoo, then the installed ones that are not in it, each with where it is installed."""
-    rows = list(ZOO.values())
-    folder = home_directory() / "checkpoints"
-    others = sorted(p.name for p in folder.iterdir() if p.name not in ZOO) if folder.is_dir() else []
-    rows += [ZooRow(name, None, None, how_to_obtain="installed on this computer") for name in others]
-    found = [(row, installed_directory(row.name)) for row in rows]
-    return [
-        replace(row, installed=str(directory) if directory else None)
-        for row, directory in found
-        if row.method or directory
+    installed = {
+        directory.name: str(directory)
+        for directory in sorted((home_directory() / "checkpoints").glob("*"))
+        if installed_directory(directory.name)
+    }
+    others = [
+        ZooRow(name, None, None, how_to_obtain="installed on this computer") for name in installed if name not in ZOO
     ]
+    return [replace(row, installed=installed.get(row.name)) for row in (*ZOO.values(), *others)]

@@ -2,7 +2,9 @@
 
 One function of `transformers` lies below AutoConfig, AutoModel, AutoImageProcessor and `pipeline`:
 `transformers.utils.hub.cached_files`. It is wrapped so that a short name becomes, in this order, a local directory of
-that name, an installed checkpoint, or the Hub repository of the zoo's row. Every other id goes through untouched.
+that name, an installed checkpoint, or the Hub repository of the zoo's row. Newer versions (5.23 does, 5.17 does not)
+first ask the Hub which commit an id stands at; that question is answered likewise. Every other id goes through
+untouched.
 """
 
 from __future__ import annotations
@@ -10,7 +12,6 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
-from types import ModuleType
 from typing import Any
 
 from synco_hub.zoo import ZOO, checkpoint_directory, installed_directory
@@ -28,7 +29,7 @@ def resolve(name: str) -> str:
     Raises:
         OSError: If it is a short name of the zoo whose checkpoint is nowhere; names the three ways to get it.
     """
-    if os.path.isdir(name) or "/" in name or os.sep in name:
+    if os.path.isdir(name) or os.sep in name or "/" in name:
         return name
     if installed := installed_directory(name):
         return str(installed)
@@ -53,8 +54,8 @@ def missing_message(name: str) -> str:
     )
 
 
-def install(hub_module: ModuleType) -> None:
-    """Wrap `cached_files` of `transformers.utils.hub` once.
+def install(hub_module: Any) -> None:
+    """Wrap what asks for files and revisions, once.
 
     Args:
         hub_module: The imported module `transformers.utils.hub`.
@@ -65,9 +66,23 @@ def install(hub_module: ModuleType) -> None:
 
     @functools.wraps(original)
     def cached_files(path_or_repo_id: Any, *args: Any, **kwargs: Any) -> Any:
-        if isinstance(path_or_repo_id, str):
-            path_or_repo_id = resolve(path_or_repo_id)
+        if isinstance(path_or_repo_id, (str, os.PathLike)):
+            path_or_repo_id = resolve(os.fspath(path_or_repo_id))
         return original(path_or_repo_id, *args, **kwargs)
 
     cached_files._resolves_short_names = True  # type: ignore[attr-defined]
-    hub_module.cached_files = cached_files  # type: ignore[attr-defined]
+    hub_module.cached_files = cached_files
+    if hasattr(hub_module, "resolve_revision"):
+        _install_on_client(hub_module.hf_api())
+
+
+def _install_on_client(client: Any) -> None:
+    """Wrap the Hub client that `transformers` shares: modules hold their own reference to what lies above it."""
+    original: Callable[..., Any] = client.resolve_revision
+
+    def resolve_revision(repo_id: str, *args: Any, revision: Any = None, **kwargs: Any) -> Any:
+        # An error here is passed over by `transformers`, which meets it again when it asks for the first file.
+        place = resolve(repo_id)
+        return revision if os.path.isdir(place) else original(place, *args, revision=revision, **kwargs)
+
+    client.resolve_revision = resolve_revision
