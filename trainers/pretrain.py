@@ -19,7 +19,6 @@ from pathlib import Path
 from typing import Any, cast
 
 from transformers import HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from synco_hub.command_errors import one_line_errors
@@ -110,10 +109,11 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     recorded = _recorded(run, config, images.description.to_dict())
     if trainer.is_world_process_zero():
         claim(directory, recorded, run.training.resume)
-    checkpoint = get_last_checkpoint(str(directory)) if run.training.resume and directory.is_dir() else None
-    if run.training.resume:
-        logger.warning("resuming from %s", checkpoint or "the beginning: there is no checkpoint yet")
+    checkpoint = trainer.newest_checkpoint() if run.training.resume else None
+    if run.training.resume and trainer.is_world_process_zero():
+        logger.warning("resuming from %s", checkpoint or "the beginning: there is no whole checkpoint")
     result = trainer.train(resume_from_checkpoint=checkpoint)
+    exit_if_interrupted(trainer)
     summary = {
         **{key: value for key, value in result.metrics.items() if isinstance(value, (int, float))},
         "last_log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
@@ -123,6 +123,21 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     if trainer.is_world_process_zero():
         save_finished(directory, trainer.unwrapped_model, recorded, summary)
     return summary
+
+
+def exit_if_interrupted(trainer: SynCoTrainer) -> None:
+    """End with the exit code of the signal, unless the run had reached its end anyway."""
+    received = trainer.interruption.received
+    if received is None or trainer.state.global_step >= trainer.state.max_steps:
+        return
+    logger.warning(
+        "stopped by %s after step %d of %d; saved %s. Continue with --resume.",
+        received.name,
+        trainer.state.global_step,
+        trainer.state.max_steps,
+        trainer.last_good_checkpoint,
+    )
+    sys.exit(128 + received)
 
 
 def _recorded(run: PretrainingRun, config: SynCoConfig, data: dict[str, Any]) -> dict[str, Any]:

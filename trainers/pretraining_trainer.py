@@ -12,10 +12,10 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
-from transformers import Trainer
 
 from synco_hub.data import BadImageLedger, EpochSampler, TwoViewCollator
 from trainers.callbacks import CollapseCallback, EpochCallback, GradientNormCallback, TargetUpdateCallback
+from trainers.checkpointing_trainer import CheckpointingTrainer
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 NO_WEIGHT_DECAY = ("*cls_token", "*reg_token", "*pos_embed", "*relative_position_bias_table", "*logit_scale")
 
 
-class SynCoTrainer(Trainer):
+class SynCoTrainer(CheckpointingTrainer):
     """Pretrains a `SynCoForPreTraining` on pairs of views.
 
     Args:
@@ -57,7 +57,6 @@ class SynCoTrainer(Trainer):
         self.epoch_sampler: EpochSampler | None = None
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
-        self.last_good_checkpoint: str | None = None
         for callback in (
             TargetUpdateCallback(self),
             GradientNormCallback(self),
@@ -182,7 +181,10 @@ class SynCoTrainer(Trainer):
         """Never write a state that a NaN has already reached."""
         self._refuse_bad_loss()
         super()._save_checkpoint(model, trial)
-        self.last_good_checkpoint = f"{self.args.output_dir}/checkpoint-{self.state.global_step}"
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says about how it was made; JSON values."""
+        return {**super().facts(), "steps_per_epoch": self.steps_per_epoch, "num_images": self.num_images}
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""
