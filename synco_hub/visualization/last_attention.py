@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import inspect
 import math
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -63,18 +64,15 @@ def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
             f"pixel_values has shape {tuple(pixel_values.shape)}, (batch, channels, height, width) is needed: "
             "pass images through the image processor"
         )
-    if any(
-        "swin" in (name := type(module).__name__.lower()) or "windowattention" in name for module in network.modules()
-    ):
+    if attends_in_windows(network):
         raise ValueError(
             f"{type(network).__name__} is a Swin, which attends within windows and has no [CLS] token, so there is no "
             "map of the whole image to read off: look at Grad-CAM of its final feature map, which is not this function"
         )
-    grid = _patch_grid(network, pixel_values)
-    with frozen(network), torch.no_grad(), _RecordedSelfAttention() as recorded:
-        parameter = next(network.parameters())
-        _forward(network, pixel_values.to(parameter.device))
-    weights = recorded.weights()
+    grid = patch_grid(network, pixel_values)
+    with frozen(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
+        forward_any_size(network, pixel_values)
+    weights = recorded.blocks[-1]() if recorded.blocks else None
     if weights is None or len(weights) != len(pixel_values):
         raise ValueError(
             f"no attention over all tokens was seen in {type(network).__name__}: load the model with "
@@ -89,12 +87,26 @@ def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
     return LastAttention(weights, grid, prefix)
 
 
-class _RecordedSelfAttention(TorchFunctionMode):
-    """Notes the last self-attention of the code that runs inside; of this thread only, no module is touched."""
+def attends_in_windows(network: nn.Module) -> bool:
+    """True for a Swin of whatever library."""
+    names = (type(module).__name__.lower() for module in network.modules())
+    return any("swin" in name or "windowattention" in name for name in names)
 
-    def __init__(self) -> None:
+
+class RecordedSelfAttention(TorchFunctionMode):
+    """Notes the self-attention of the code that runs inside; of this thread only, no module is touched.
+
+    Attributes:
+        blocks: In the order of the blocks, functions that form the weights. Shape of each: (batch, heads, tokens,
+            tokens); a Swin's batch is batch * windows.
+
+    Args:
+        keep: How many of the last blocks to note; None for all.
+    """
+
+    def __init__(self, keep: int | None = None) -> None:
         super().__init__()
-        self._last: Callable[[], Tensor] | None = None
+        self.blocks: deque[Callable[[], Tensor]] = deque(maxlen=keep)
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -104,14 +116,10 @@ class _RecordedSelfAttention(TorchFunctionMode):
         if func is F.scaled_dot_product_attention:
             call = inspect.signature(_fused).bind(*args, **kwargs)
             if _is_self_attention(call.arguments["query"].shape[:-1] + call.arguments["key"].shape[-2:-1]):
-                self._last = lambda: _fused(*call.args, **call.kwargs)
+                self.blocks.append(lambda: _fused(*call.args, **call.kwargs))
         elif func in _SOFTMAX and _is_self_attention(result.shape):
-            self._last = lambda: result.float()
+            self.blocks.append(result.float)
         return result
-
-    def weights(self) -> Tensor | None:
-        """Weights of the last self-attention, None if there was none. Shape: (batch, heads, tokens, tokens)."""
-        return None if self._last is None else self._last()
 
 
 def _is_self_attention(shape: tuple[int, ...]) -> bool:
@@ -141,25 +149,45 @@ def _fused(
     return scores.softmax(dim=-1)
 
 
-def _forward(network: Any, pixel_values: Tensor) -> None:
-    """Run the backbone, interpolating positions where the image has another size than the model."""
+def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
+    """Run the backbone, interpolating positions where the image has another size than the model.
+
+    Args:
+        network: What :func:`synco_hub.feature_adapter.feature_network` gave.
+        pixel_values: Preprocessed images. Shape: (batch, channels, height, width).
+
+    Returns:
+        The network's output; of a timm model its `forward_features`.
+
+    Raises:
+        ValueError: If the model cannot take this size.
+    """
+    pixel_values = pixel_values.to(next(network.parameters()).device)
     forward = network.forward_features if hasattr(network, "forward_features") else network
     size = tuple(pixel_values.shape[-2:])
     own_size = expected_image_size(network)
     if own_size is None or size == own_size:
-        forward(pixel_values)
-    elif "interpolate_pos_encoding" in inspect.signature(network.forward).parameters:
-        forward(pixel_values, interpolate_pos_encoding=True)
-    elif hasattr(network, "forward_features") and not getattr(network, "dynamic_img_size", False):
+        return forward(pixel_values)
+    if "interpolate_pos_encoding" in inspect.signature(network.forward).parameters:
+        return forward(pixel_values, interpolate_pos_encoding=True)
+    if hasattr(network, "forward_features") and not getattr(network, "dynamic_img_size", False):
         raise ValueError(
             f"the image is {size[0]}x{size[1]}, the timm model was built for {own_size[0]}x{own_size[1]}: resize it, "
             "or build the model with dynamic_img_size=True"
         )
-    else:
-        forward(pixel_values)
+    return forward(pixel_values)
 
 
-def _patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
+def patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
+    """Rows and columns of patches that a vision transformer cuts an image into.
+
+    Args:
+        network: The backbone.
+        pixel_values: Shape: (batch, channels, height, width).
+
+    Raises:
+        ValueError: If the network names no patch size, or the image is smaller than a patch.
+    """
     size: Any = getattr(patch_embedding(network), "patch_size", None)
     if size is None:
         size = getattr(getattr(network, "config", None), "patch_size", None)
