@@ -1,0 +1,129 @@
+"""A run that is killed and resumed ends with the same bits as one that was left alone."""
+
+import json
+import os
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+
+from trainers.checkpoints import UNFINISHED, what_is_broken
+
+STEPS = 30
+# 44 images in batches of 4, two a step: an epoch has 11 micro-batches, so its last step accumulates one only.
+# 30 steps are 5 epochs; synthesis starts at step 3 and ends at step 20.
+FLAGS = (
+    "--backbone vit-nano --depth 1 --embed-dim 32 --num-heads 2 --queue-size 20 --num-hard-negatives 4 "
+    "--projection-hidden-dim 16 --projection-dim 8 --dataloader-num-workers 2 --use-cpu --logging-steps 7 "
+    "--max-steps 30 --save-strategy steps --save-steps 3 --disable-tqdm true --learning-rate 1e-3 --seed 5"
+).split()
+# The whole batch of a step is 8 whatever the number of processes.
+BATCH = {
+    1: ["--per-device-train-batch-size", "4", "--gradient-accumulation-steps", "2"],
+    2: ["--per-device-train-batch-size", "2", "--gradient-accumulation-steps", "2"],
+}
+SAVING = ("torn optimizer.pt", "wrote scheduler.pt", "torn training_args.bin", "hashing", "before rename")
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("photographs")
+    generator = torch.Generator().manual_seed(0)
+    for index in range(55):
+        pixels = torch.randint(0, 256, (34, 33, 3), generator=generator, dtype=torch.uint8).numpy()
+        path = root / f"class{index % 5}" / f"{index}.png"
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(path)
+    return root
+
+
+def run_all(plan: list[dict[str, Any]], folder: Path) -> list[list[list[int]]]:
+    """Carry out a plan of `forked_runs.py`; exit codes by run, attempt and process."""
+    file = folder / "plan.json"
+    file.write_text(json.dumps(plan))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "SYNCO_HUB_HOME": str(folder)}
+    script = Path(__file__).with_name("forked_runs.py")
+    ended = subprocess.run([sys.executable, script, file], capture_output=True, text=True, env=environment)
+    logs = "".join(Path(run["log"]).read_text()[-3000:] for run in plan if Path(run["log"]).exists())
+    assert ended.returncode == 0, ended.stderr + logs
+    codes: list[list[list[int]]] = json.loads(ended.stdout)
+    assert all(attempts[-1] == [0] * len(attempts[-1]) for attempts in codes), f"{codes}\n{logs}"
+    return codes
+
+
+def run(photographs: Path, output: Path, deaths: list[list[Any]], processes: int = 1, *flags: str) -> dict[str, Any]:
+    argv = [*FLAGS, *BATCH[processes], "--dataset", str(photographs), "--output-dir", str(output), *flags]
+    return {"argv": argv, "deaths": deaths, "processes": processes, "log": f"{output}.log"}
+
+
+def assert_same_bits(one: Path, other: Path) -> None:
+    """Weights of both branches, heads, queues, BatchNorm statistics; optimizer, scheduler, random state."""
+    for name in ("model.safetensors", f"checkpoint-{STEPS}/model.safetensors"):
+        assert (one / name).read_bytes() == (other / name).read_bytes(), name
+    names = sorted(path.name for path in (one / f"checkpoint-{STEPS}").glob("*.pt*"))
+    assert "optimizer.pt" in names
+    assert names == sorted(path.name for path in (other / f"checkpoint-{STEPS}").glob("*.pt*"))
+    for name in names:
+        ours, theirs = (torch.load(run / f"checkpoint-{STEPS}" / name, weights_only=False) for run in (one, other))
+        assert equal(ours, theirs), name
+
+
+def equal(one: Any, other: Any) -> bool:
+    """Equality of nested data with tensors, bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
+    return bool((one == other) if not hasattr(one, "shape") else (one == other).all())
+
+
+def assert_only_whole_checkpoints(output: Path) -> None:
+    assert [what_is_broken(path) for path in output.glob("checkpoint-*")] == [None, None]
+    assert not (output / UNFINISHED).exists()
+
+
+def test_three_kills_end_with_the_same_bits(photographs, tmp_path):
+    deaths = [[6, "torn optimizer.pt"], [11, "after micro-batch"], [21, "before rename"]]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    codes = run_all([run(photographs, whole, []), run(photographs, killed, deaths)], tmp_path)
+    assert codes[1] == [[-9], [-9], [-9], [0]]
+    assert_same_bits(whole, killed)
+    assert_only_whole_checkpoints(killed)
+    log = (tmp_path / "killed.log").read_text()
+    assert [f"checkpoint-{step}" in log for step in (3, 9, 18)] == [True] * 3
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("processes", [1, 2])
+def test_ten_kills_at_random_moments_end_with_the_same_bits(photographs, tmp_path, processes):
+    generator = random.Random(processes)
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    run_all([run(photographs, whole, [], processes)], tmp_path)
+    moments = torch.load(whole / "state-0.pt")["moments"]
+    during_a_save = [moment for moment in moments if moment[1] in SAVING]
+    # At the epoch's boundary, at both ends of the synthesis window, during a save, and anywhere.
+    chosen = [
+        [5, "after target update"],
+        [6, "before micro-batch"],
+        [2, "after micro-batch"],
+        [19, "after micro-batch"],
+    ]
+    chosen += [list(moment) for moment in generator.sample(during_a_save, 3)]
+    chosen += [list(moment) for moment in generator.sample(moments[:-20], 3)]
+    deaths = sorted(chosen, key=lambda moment: moment[0])
+    codes = run_all([run(photographs, killed, deaths, processes)], tmp_path)
+    assert [attempt[0] for attempt in codes[0]] == [-9] * 10 + [0], deaths
+    assert_same_bits(whole, killed)
+    assert_only_whole_checkpoints(killed)
+    states = [torch.load(killed / f"state-{rank}.pt")["model"] for rank in range(processes)]
+    queues = [{name: value for name, value in state.items() if "queue" in name} for state in states]
+    assert queues[0]
+    assert all(equal(queues[0], other) for other in queues)
