@@ -10,6 +10,7 @@ import typer
 from synco_hub.cli.attention import attention
 from synco_hub.cli.demo import demo
 from synco_hub.cli.evaluate import evaluate
+from synco_hub.cli.linear_probe import linear_probe
 from synco_hub.cli.list_models import list_models
 from synco_hub.cli.pretrain import pretrain
 from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
@@ -30,6 +31,10 @@ app.command(
     # The trainer's own parser reads the flags and prints the help; nothing is interpreted here.
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )(pretrain)
+app.command(
+    "linear-probe",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)(linear_probe)
 app.add_typer(evaluate, name="evaluate")
 app.command("attention")(attention)
 

@@ -2,21 +2,35 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
-from transformers import AutoImageProcessor, AutoModel
+import timm
+from timm.data.config import resolve_model_data_config
+from transformers import AutoImageProcessor, AutoModel, ViTImageProcessor
+from transformers.image_utils import PILImageResampling
 
+from synco_hub.data import EvaluationTransform
+from synco_hub.feature_adapter import feature_rule
 from synco_hub.hub.registration import register
 from synco_hub.models.backbones_synco import suggest
 from synco_hub.zoo import list_models
+
+TIMM_PREFIX = "timm:"
+_RESAMPLING = {
+    "bilinear": PILImageResampling.BILINEAR,
+    "bicubic": PILImageResampling.BICUBIC,
+    "nearest": PILImageResampling.NEAREST,
+}
 
 
 def load_model(name: str) -> tuple[Any, Any]:
     """Load a frozen model and its image processor.
 
     Args:
-        name: A zoo or installed short name, a checkpoint directory, or any Hub id that `AutoModel` loads.
+        name: A zoo or installed short name, a checkpoint directory, any Hub id that `AutoModel` loads, or
+            `timm:<name>` for timm's pretrained weights.
 
     Returns:
         The model in evaluation mode, and its image processor.
@@ -25,14 +39,50 @@ def load_model(name: str) -> tuple[Any, Any]:
         ValueError: If there is no such checkpoint, with the nearest names.
         OSError: If it is a short name of the zoo that is not on this computer; names the ways to get it.
     """
+    if name.startswith(TIMM_PREFIX):
+        return _timm_model(name.removeprefix(TIMM_PREFIX))
     register()
+    check_model_name(name)
+    model = AutoModel.from_pretrained(name).eval()
+    return model, AutoImageProcessor.from_pretrained(name)
+
+
+def check_model_name(name: str) -> None:
+    """Refuse what can be no model of `transformers` before anything is loaded.
+
+    Raises:
+        ValueError: If it is neither a directory with a model, nor a short name, nor of the form of a Hub id.
+    """
     known = [row.name for row in list_models()]
     if name not in known and "/" not in name and not Path(name).is_dir():
         raise ValueError(
             f"model {name!r} is neither a directory, nor installed, nor in the zoo: `synco-hub list` shows what there "
-            f"is; a Hub id has the form organisation/name.{suggest(name, known)}"
+            f"is; a Hub id has the form organisation/name, timm's models timm:name.{suggest(name, known)}"
         )
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"model {name!r} is a folder without config.json: give a checkpoint directory.")
-    model = AutoModel.from_pretrained(name).eval()
-    return model, AutoImageProcessor.from_pretrained(name)
+
+
+def model_facts(model: Any, processor: Any) -> str:
+    """One line on what is measured: which token, which pooling, which norm, and at which image size."""
+    transform = EvaluationTransform.from_image_processor(processor)
+    return f"feature: {feature_rule(model).description}; images: {transform!r}"
+
+
+def _timm_model(name: str) -> tuple[Any, Any]:
+    """Timm's pretrained network without head, with the preprocessing that timm documents for it."""
+    if not timm.is_model(name):
+        raise ValueError(f"timm has no model {name!r}.{suggest(name, timm.list_models())}")
+    model = timm.create_model(name, pretrained=True, num_classes=0).eval()
+    config = resolve_model_data_config(model)
+    side = config["input_size"][-1]
+    processor = ViTImageProcessor(
+        size={"shortest_edge": math.floor(side / config["crop_pct"])},
+        resample=_RESAMPLING.get(config["interpolation"], PILImageResampling.BICUBIC),
+        do_center_crop=True,
+        crop_size={"height": side, "width": side},
+        image_mean=list(config["mean"]),
+        image_std=list(config["std"]),
+        do_convert_rgb=True,
+    )
+    return model, processor

@@ -1,0 +1,87 @@
+"""The flags of a probing or fine-tuning run, and what tells it from another run in its directory."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, cast
+
+from transformers import HfArgumentParser
+
+from synco_hub.models.backbones_synco import suggest
+from trainers.run_directory import write_json
+
+SETTINGS_FILE = "classification_settings.json"
+
+
+def claim_run(directory: Path, settings: dict[str, Any], resume: bool) -> None:
+    """Write a run's settings into its directory, unless another run lives there.
+
+    Args:
+        directory: `--output-dir`.
+        settings: What tells runs apart, as plain data: protocol, model, data, seed, rates.
+        resume: Whether the same run may be continued.
+
+    Raises:
+        ValueError: If the directory holds another run (naming a difference), this run without `resume`, or
+            checkpoints of unknown origin.
+    """
+    file = directory / SETTINGS_FILE
+    settings = json.loads(json.dumps(settings, default=str))
+    if file.exists():
+        found = json.loads(file.read_text())
+        differences = [
+            f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
+            for key in sorted({*found, *settings})
+            if found.get(key) != settings.get(key)
+        ]
+        if differences:
+            raise ValueError(
+                f"{directory} already holds a different run ({'; '.join(differences[:3])}): choose another "
+                "--output-dir, or give the settings it was started with."
+            )
+        if not resume:
+            raise ValueError(
+                f"{directory} already holds this run: add --resume to continue it, or choose another --output-dir."
+            )
+    elif directory.exists() and any(directory.glob("checkpoint-*")):
+        raise ValueError(
+            f"{directory} holds checkpoints but no {SETTINGS_FILE}, so they are of another program: choose another "
+            "--output-dir."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
+
+
+def parse_flags(
+    kinds: tuple[type, ...], argv: Sequence[str], program: str, description: str, example: str
+) -> tuple[Any, ...]:
+    """Turn flags into one object of each dataclass.
+
+    Args:
+        kinds: Dataclasses whose fields are the flags.
+        argv: The flags.
+        program: What the help calls the command.
+        description: The entry point's docstring; its first line is shown.
+        example: Shown below the flags.
+
+    Raises:
+        ValueError: If a flag is unknown, naming the nearest, or a value is impossible.
+    """
+    parser = HfArgumentParser(
+        cast(Any, kinds),
+        prog=program,
+        description=description.split("\n", 1)[0],
+        epilog=example,
+        allow_abbrev=False,
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    *parts, unknown = parser.parse_args_into_dataclasses(
+        list(argv), return_remaining_strings=True, look_for_args_file=False
+    )
+    if unknown:
+        flags = [option for action in parser._actions for option in action.option_strings]
+        raise ValueError(f"{unknown[0]} is not a flag of this command.{suggest(unknown[0].split('=')[0], flags)}")
+    return tuple(parts)
