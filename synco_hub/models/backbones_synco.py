@@ -77,7 +77,7 @@ BACKBONES: dict[str, BackboneSpecification] = {
     "deit-s": _vit("vit_small_patch16_224", 384, 12, 6),
     "vit-b": _vit("vit_base_patch16_224", 768, 12, 12),
     "vit-l": _vit("vit_large_patch16_224", 1024, 24, 16),
-    "vit-nano": _vit("vit_tiny_patch16_224", 128, 3, 4, patch=8, size=32),
+    "vit-nano": _vit("vit_tiny_patch16_224", 96, 3, 3, patch=8, size=32),
     "swin-t": _swin("swin_tiny_patch4_window7_224", 96, (2, 2, 6, 2), (3, 6, 12, 24)),
     "swin-s": _swin("swin_small_patch4_window7_224", 96, (2, 2, 18, 2), (3, 6, 12, 24)),
     "swin-b": _swin("swin_base_patch4_window7_224", 128, (2, 2, 18, 2), (4, 8, 16, 32)),

@@ -9,7 +9,7 @@ def test_flags_describe_a_config(tmp_path):
     config = parse([*flags, "--output-dir", str(tmp_path)]).backbone.config({"method": "moby"})
     assert (config.backbone, config.image_size, config.num_heads, config.depth) == ("vit-nano", 64, 8, 2)
     assert config.pretraining == {"method": "moby"}
-    assert config.embed_dim == 128
+    assert config.embed_dim == 96
 
 
 def test_swin_takes_one_number_a_stage():

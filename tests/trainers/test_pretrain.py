@@ -55,7 +55,7 @@ def test_a_run_leaves_what_automodel_needs(photographs, tmp_path):
     run(photographs, output)
     model, processor = AutoModel.from_pretrained(output), AutoImageProcessor.from_pretrained(output)
     features = model(**processor(Image.new("RGB", (60, 45)), return_tensors="pt")).pooler_output
-    assert features.shape == (1, 128)
+    assert features.shape == (1, 96)
     checkpoint = SynCoForPreTraining.from_pretrained(output / "checkpoint-4")
     assert torch.equal(checkpoint.synco.backbone.norm.weight, model.backbone.norm.weight)
     assert torch.equal(

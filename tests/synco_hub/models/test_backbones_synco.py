@@ -47,6 +47,15 @@ def test_parameter_count_of_any_vit_follows_from_its_numbers():
     assert sum(p.numel() for p in network.parameters()) == expected
 
 
+def test_heads_are_as_wide_as_in_the_papers_of_the_architectures():
+    # No weight's shape tells the number of heads. A head of ViT and DeiT has 64 channels, one of Swin 32.
+    for name, own in BACKBONES.items():
+        if own.family == "vit" and name != "vit-nano":
+            assert own.embed_dim / own.num_heads == 64, name
+        elif name != "swin-nano" and own.family == "swin":
+            assert [own.embed_dim * 2**stage / heads for stage, heads in enumerate(own.num_heads)] == [32] * 4, name
+
+
 def test_short_names_are_headless_networks_of_their_family():
     for name, specification in BACKBONES.items():
         network = _on_meta(backbone=name)
@@ -163,7 +172,7 @@ def test_drop_path_drops_whole_images_as_often_as_it_says():
 
 
 def test_colour_channels_and_patches_reach_the_first_layer():
-    assert _on_meta(backbone="vit-nano", num_channels=5, patch_size=4).patch_embed.proj.weight.shape == (128, 5, 4, 4)
+    assert _on_meta(backbone="vit-nano", num_channels=5, patch_size=4).patch_embed.proj.weight.shape == (96, 5, 4, 4)
     assert _on_meta(backbone="swin-nano", num_channels=1).patch_embed.proj.weight.shape == (48, 1, 2, 2)
 
 

@@ -86,4 +86,4 @@ def test_travels_with_a_checkpoint_and_fits_its_model(tmp_path):
     image = _photograph(7, 50, 44)
     pixels = loaded(image, return_tensors="pt")["pixel_values"]
     assert torch.equal(pixels, processor(image, return_tensors="pt")["pixel_values"])
-    assert model(pixels).pooler_output.shape == (1, 128)
+    assert model(pixels).pooler_output.shape == (1, 96)

@@ -47,7 +47,7 @@ def _images(seed: int, *shape: int) -> torch.Tensor:
         (
             {"backbone": "vit-nano", "position_embedding": "learned"},
             "vit_tiny_patch16_224",
-            {"weight_init": "moco", "img_size": 32, "patch_size": 8, "embed_dim": 128, "depth": 3, "num_heads": 4},
+            {"weight_init": "moco", "img_size": 32, "patch_size": 8, "embed_dim": 96, "depth": 3, "num_heads": 3},
         ),
         ({"backbone": "vit_tiny_patch16_224", "drop_path_rate": 0.2}, "vit_tiny_patch16_224", {"drop_path_rate": 0.2}),
         ({"backbone": "swin_tiny_patch4_window7_224"}, "swin_tiny_patch4_window7_224", {}),
@@ -465,7 +465,7 @@ def test_the_classifier_is_drawn_small_and_reads_the_pooled_feature():
     torch.manual_seed(91)
     model = SynCoForImageClassification(SynCoConfig("vit-nano", num_labels=1000)).eval()
     weight = model.classifier.weight.detach()
-    assert weight.shape == (1000, 128)
+    assert weight.shape == (1000, 96)
     assert weight.std().item() == pytest.approx(0.01, rel=0.02)
     assert abs(weight.mean().item()) < 5 * 0.01 / weight.numel() ** 0.5
     assert not model.classifier.bias.any()
