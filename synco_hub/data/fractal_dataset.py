@@ -12,7 +12,7 @@ from PIL import Image
 from synco_hub.atomic_write import written_whole
 from synco_hub.data.cache_directory import data_cache_directory
 from synco_hub.data.fractal_codes import fractal_code
-from synco_hub.data.fractals import FRACTAL_VERSION, render_fractals
+from synco_hub.data.fractals import FRACTAL_VERSION, Nuisance, render_fractals
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -73,9 +73,9 @@ class FractalDataset(ImageDataset):
         self._per_class = parameters.train_images_per_class if split == "train" else parameters.test_images_per_class
         self._parameters = parameters
         class_names = [fractal_code(number).name for number in range(parameters.num_classes)]
-        key = fingerprint(
-            class_names, np.array([FRACTAL_VERSION, self._first, self._per_class, parameters.image_size])
-        )
+        # The nuisance defaults decide every pixel: without them here, a change would be served old images from disk.
+        numbers = np.array([FRACTAL_VERSION, self._first, self._per_class, parameters.image_size])
+        key = fingerprint(class_names, repr(Nuisance()), numbers)
         self._cache_file = (
             data_cache_directory(cache_dir) / "fractals" / f"{split}-{parameters.image_size}px-{key}.npy"
         )

@@ -8,7 +8,7 @@ import pytest
 from torch.utils.data import DataLoader
 
 from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
-from synco_hub.data.fractals import render_fractals
+from synco_hub.data.fractals import Nuisance, render_fractals
 
 SMALL = FractalParameters(num_classes=3, train_images_per_class=4, test_images_per_class=5, image_size=16)
 
@@ -88,6 +88,17 @@ def test_every_setting_changes_the_fingerprint(tmp_path: Path) -> None:
     prints = [FractalDataset("train", setting, tmp_path).description.fingerprint for setting in settings]
     assert len(set(prints)) == 4
     assert prints[0] == FractalDataset("train", SMALL, tmp_path / "elsewhere").description.fingerprint
+
+
+def test_other_nuisance_defaults_are_other_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = FractalDataset("train", SMALL, tmp_path)
+    old_pixels = np.array(before.images)
+    smaller = Nuisance(fill=(0.5, 0.6))
+    for module in ("fractals", "fractal_dataset"):
+        monkeypatch.setattr(f"synco_hub.data.{module}.Nuisance", lambda: smaller)
+    after = FractalDataset("train", SMALL, tmp_path)
+    assert after.description.fingerprint != before.description.fingerprint
+    assert not np.array_equal(after.images, old_pixels)
 
 
 def test_impossible_settings() -> None:

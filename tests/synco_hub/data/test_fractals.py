@@ -56,14 +56,24 @@ def test_without_deformation_the_drawn_shape_is_the_attractor() -> None:
             assert agreement > 0.5
 
 
-def test_figure_and_ground_stand_apart_and_both_polarities_occur() -> None:
+@pytest.mark.parametrize("dark_probability", [0.0, 0.5, 1.0])
+def test_figure_and_ground_stand_apart_in_the_polarity_asked_for(dark_probability: float) -> None:
     for class_index in (0, 4):
-        images = luminance(render_fractals(class_index, range(60), 32)) / 255
-        ground = np.median(images.reshape(60, -1), axis=1)
+        nuisance = Nuisance(dark_probability=dark_probability)
+        images = luminance(render_fractals(class_index, range(60), 32, nuisance)) / 255
+        ground = images[:, [0, 0, -1, -1], [0, -1, 0, -1]].mean(1)  # the corners
         far = np.abs(images - ground[:, None, None]).max(axis=(1, 2))
         assert far.min() > 0.2
-        bright_ground = (ground > 0.5).mean()
-        assert 0.1 < bright_ground < 0.9
+        assert (ground < 0.5).mean() == pytest.approx(dark_probability, abs=0.2 if dark_probability == 0.5 else 0.0)
+
+
+def test_saturation_is_the_strength_of_the_colour() -> None:
+    spread = [
+        np.ptp(render_fractals(4, range(10), 16, Nuisance(saturation=strength)).astype(int), axis=-1).mean()
+        for strength in (0.0, 0.25, 1.0)
+    ]
+    assert spread[0] == 0
+    assert 0 < 2 * spread[1] < spread[2]
 
 
 def test_colour_says_nothing_about_the_class() -> None:
