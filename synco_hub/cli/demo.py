@@ -38,7 +38,7 @@ SETTINGS = {
 def demo(
     method: str = typer.Option("synco-v2", help="synco-v2, moby or byol."),
     output_dir: Path = typer.Option(Path("synco-demo"), help="Folder for the run, its results and the figure."),
-    max_steps: int = typer.Option(1200, help="Optimizer steps of pretraining."),
+    max_steps: int = typer.Option(1000, help="Optimizer steps of pretraining."),
     seed: int = typer.Option(0, help="Seed of the weights, the order and the views."),
 ) -> None:
     """Draw fractals, pretrain a small ViT on them, measure it before and after, install it and show its attention.
