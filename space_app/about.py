@@ -1,5 +1,10 @@
 """The words of the page."""
 
+INTRODUCTION = """
+# What does the network look at?
+Self-supervised vision transformers side by side: SynCo-v2, MoBY, BYOL, and any other from the Hub.
+"""
+
 UNTRAINED_NOTICE = (
     "**No checkpoint is installed here.** The model below is *untrained*: its weights are random, so its maps mean "
     "nothing. To get a trained one, run `synco-hub demo` (minutes on two CPU cores) and start `synco-hub space` "

@@ -15,19 +15,42 @@ from typing import Any
 
 import gradio as gr
 
-from space_app.about import ABOUT, UNTRAINED_NOTICE
+from space_app.about import ABOUT as ABOUT_TEXT
+from space_app.about import INTRODUCTION, UNTRAINED_NOTICE
+from space_app.board import (
+    ABOUT,
+    ATTENTION,
+    FEATURES,
+    GRADIENTS,
+    MOST_MODELS,
+    TOKENS,
+    Controls,
+    board_html,
+    board_panels,
+    checked_names,
+)
+from space_app.comparison import similarity_sentence
 from space_app.example_images import draw_examples
 from space_app.looks import Looks
 from space_app.model_cache import ModelCache
-from space_app.panels import Panel, message_html, panels_html
+from space_app.panels import as_image, message_html
 from space_app.uploaded_image import LARGEST_UPLOAD_BYTES, image_input
-from space_app.views import ATTENTION_KINDS, AttentionControls, attention_panel
+from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, Picked
 from space_app.visible_errors import visible_errors
 
-MOST_MODELS = 3
 _STYLE = Path(__file__).with_name("style.css")
 # Uploads and results are deleted when they are this old, looked for this often, in seconds.
 _KEPT_SECONDS, _SWEEP_SECONDS = 600, 60
+_LONGEST_QUEUE = 64
+# A click on a picture of the board chooses the patch there; sliders do the same for the keyboard.
+_CLICK_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const picture = event.target.closest('.clickable img');
+  if (!picture) return;
+  const box = picture.getBoundingClientRect();
+  trigger('click', {across: (event.clientX - box.left) / box.width, down: (event.clientY - box.top) / box.height});
+});
+"""
 
 
 def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
@@ -45,56 +68,131 @@ def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
     examples_folder.mkdir(exist_ok=True)
     examples = draw_examples(examples_folder)
     looks = Looks(models)
-
-    @visible_errors
-    def show_attention(
-        path: str | None, names: list[str], detail: int, kind: str, head: int, mass: float, strength: float
-    ) -> Iterator[str]:
-        controls = AttentionControls(kind, int(head), mass, strength)
-        panels: list[Panel] = []
-        for name in _checked(names):
-            panels.append(attention_panel(looks, path, name, detail, controls))
-            yield panels_html(panels)
-
-    with gr.Blocks(title="synco-hub", analytics_enabled=False, delete_cache=(_SWEEP_SECONDS, _KEPT_SECONDS)) as page:
-        gr.Markdown("# What does the network look at?")
+    with gr.Blocks(
+        title="What does the network look at?",
+        analytics_enabled=False,
+        delete_cache=(_SWEEP_SECONDS, _KEPT_SECONDS),
+    ) as page:
+        gr.Markdown(INTRODUCTION)
         if not models.trained:
             gr.Markdown(UNTRAINED_NOTICE, elem_classes="notice")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
-                image = image_input(label="Picture", sources=["upload", "webcam", "clipboard"], height=300)
+                image = image_input(label="Picture", sources=["upload", "webcam", "clipboard"], height=280)
                 gr.Examples([[str(path)] for path in examples.values()], image, label="Examples")
-            with gr.Column(scale=3, min_width=300):
                 names = gr.Dropdown(
                     models.offered,
                     value=models.offered[:MOST_MODELS],
                     multiselect=True,
                     max_choices=MOST_MODELS,
                     allow_custom_value=True,
-                    label="Models (up to three; or type any public Hub id)",
+                    label="Models",
+                    info="Up to three, side by side. Any public Hub id can be typed.",
                 )
-                detail = gr.Radio([1, 2, 3], value=1, label="Detail (times the model's own input size)")
-                with gr.Tab("Attention"):
-                    with gr.Row():
-                        kind = gr.Dropdown(list(ATTENTION_KINDS), value=ATTENTION_KINDS[0], label="Map")
-                        head = gr.Slider(1, 16, value=1, step=1, label="Head")
-                        mass = gr.Slider(0.05, 1, value=1, step=0.05, label="Share of attention shown")
-                        strength = gr.Slider(0, 1, value=0.6, step=0.05, label="Overlay strength")
-                    board = gr.HTML(message_html("Choose a picture to begin."), elem_id="board")
-                with gr.Tab("About"):
-                    gr.Markdown(ABOUT)
-        controls: list[Any] = [image, names, detail, kind, head, mass, strength]
-        gr.on(
-            [control.change for control in controls],
-            show_attention,
-            controls,
-            board,
-            trigger_mode="always_last",
-            show_progress="minimal",
-            api_name="attention_html",
-        )
-    page.queue(max_size=64, default_concurrency_limit=2)
+            with gr.Column(scale=3, min_width=300):
+                active = gr.State(ATTENTION)
+                tabs, controls = _tabs()
+                board = gr.HTML(
+                    message_html("Upload a picture, take one, or choose an example."),
+                    elem_id="board",
+                    js_on_load=_CLICK_SCRIPT,
+                )
+        _connect_board(looks, examples, (active, image, names), tabs, controls, board)
+        _connect_api(looks, image, names, controls)
+    page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=2)
     return page
+
+
+def _tabs() -> tuple[dict[str, Any], dict[str, Any]]:
+    """The tabs by name, and the controls by their field of `Controls`."""
+    tabs: dict[str, Any] = {}
+    controls: dict[str, Any] = {}
+    with gr.Tab(ATTENTION) as tabs[ATTENTION], gr.Row():
+        controls["attention"] = gr.Dropdown(list(ATTENTION_KINDS), value=ATTENTION_KINDS[0], label="Attention map")
+        controls["head"] = gr.Slider(1, 16, value=1, step=1, label="Head", info="for the map of one head")
+    with gr.Tab(TOKENS) as tabs[TOKENS], gr.Row():
+        controls["tokens"] = gr.Radio(list(TOKEN_KINDS), value=TOKEN_KINDS[0], label="Token map")
+        controls["across"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch: from the left", info="or click below")
+        controls["down"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch: from the top", info="or click below")
+    with gr.Tab(GRADIENTS) as tabs[GRADIENTS]:
+        controls["gradients"] = gr.Radio(list(GRADIENT_KINDS), value=GRADIENT_KINDS[0], label="Map")
+    with gr.Tab(FEATURES) as tabs[FEATURES]:
+        controls["other"] = image_input(label="A second picture to compare with", sources=["upload"], height=200)
+    with gr.Tab(ABOUT) as tabs[ABOUT]:
+        gr.Markdown(ABOUT_TEXT)
+    with gr.Row():
+        controls["strength"] = gr.Slider(0, 1, value=0.6, step=0.05, label="Overlay strength")
+        controls["mass"] = gr.Slider(0.05, 1, value=1, step=0.05, label="Share of the map shown")
+        controls["detail"] = gr.Radio([1, 2, 3], value=1, label="Detail", info="times the model's own input size")
+    return tabs, controls
+
+
+def _connect_board(
+    looks: Looks,
+    examples: dict[str, Path],
+    source: tuple[Any, Any, Any],
+    tabs: dict[str, Any],
+    controls: dict[str, Any],
+    board: Any,
+) -> None:
+    """Draw the board anew whenever the picture, the models, the tab or a control changes."""
+
+    @visible_errors
+    def show(view: str, path: str | None, names: list[str], *values: Any) -> Iterator[str]:
+        settings = Controls(**dict(zip(controls, values, strict=True)))
+        yield from board_html(looks, view, path, names, settings, examples)
+
+    def choose_patch(event: gr.EventData) -> tuple[float, float]:
+        return round(float(event.across), 2), round(float(event.down), 2)
+
+    active, image, names = source
+    for name, tab in tabs.items():
+        tab.select(lambda name=name: name, None, active, queue=False, api_visibility="private")
+    gr.on(
+        [active.change, image.change, names.change, *(control.change for control in controls.values())],
+        show,
+        [active, image, names, *controls.values()],
+        board,
+        trigger_mode="always_last",
+        show_progress="minimal",
+        concurrency_limit=2,
+        api_visibility="private",
+    )
+    board.click(choose_patch, None, [controls["across"], controls["down"]], queue=False, api_visibility="private")
+
+
+def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any]) -> None:
+    """Named endpoints for programs: pictures with captions instead of a page."""
+
+    def endpoint(view: str, fields: tuple[str, ...]) -> Any:
+        @visible_errors
+        def pictures(path: str | None, names: list[str], *values: Any) -> list[tuple[Any, str]]:
+            settings = Controls(**dict(zip(fields, values, strict=True)))
+            *_, panels = board_panels(looks, view, path, names, settings)
+            drawn = [(panel, panel.picture) for panel in panels if panel.picture is not None]
+            if not drawn:
+                raise ValueError("; ".join(f"{panel.title}: {panel.description}" for panel in panels))
+            return [(as_image(picture), f"{panel.title}: {panel.description}") for panel, picture in drawn]
+
+        return pictures
+
+    @visible_errors
+    def compare(path: str | None, other: str | None, names: list[str]) -> str:
+        if other is None:
+            raise ValueError("No second picture: give two to compare.")
+        return "\n".join(similarity_sentence(looks, Picked(path, name), other) for name in checked_names(names))
+
+    fields = {
+        "attention": (ATTENTION, ("detail", "attention", "head", "mass", "strength")),
+        "tokens": (TOKENS, ("detail", "tokens", "across", "down", "strength")),
+        "gradients": (GRADIENTS, ("detail", "gradients", "mass", "strength")),
+    }
+    with gr.Row(visible=False):
+        gallery, sentences = gr.Gallery(format="webp"), gr.Textbox()
+        for api_name, (view, wanted) in fields.items():
+            inputs = [image, names, *(controls[field] for field in wanted)]
+            gr.Button().click(endpoint(view, wanted), inputs, gallery, api_name=api_name, concurrency_limit=2)
+        gr.Button().click(compare, [image, controls["other"], names], sentences, api_name="compare")
 
 
 def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 7860, **settings: Any) -> tuple[Any, str, str]:
@@ -138,12 +236,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     offered = chosen.models or [name for name in os.environ.get("SYNCO_SPACE_MODELS", "").split(",") if name]
     with tempfile.TemporaryDirectory(prefix="synco-space-") as folder:
         launch(build_app(ModelCache(offered), Path(folder)), chosen.host, chosen.port)
-
-
-def _checked(names: list[str]) -> list[str]:
-    if not names:
-        raise ValueError("No model chosen: choose one to three.")
-    return names[:MOST_MODELS]
 
 
 if __name__ == "__main__":

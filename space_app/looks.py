@@ -27,12 +27,15 @@ class Looks:
         keep: Results at most; the least recently used is forgotten.
     """
 
-    def __init__(self, models: ModelCache, keep: int = 48) -> None:
+    def __init__(self, models: ModelCache, keep: int = 64) -> None:
         self.models = models
         self._keep = keep
         self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
         self.computed = 0
+
+    def __len__(self) -> int:
+        return len(self._results)
 
     def result(
         self,

@@ -34,15 +34,20 @@ class ModelCache:
     """
 
     def __init__(self, offered: Sequence[str] | None = None, keep: int = 4) -> None:
-        self.offered = list(offered) if offered else [row.name for row in list_models() if row.installed]
-        self.trained = bool(self.offered)
-        self.offered = self.offered or [UNTRAINED]
+        sources = list(offered) if offered else [row.name for row in list_models() if row.installed]
+        self.trained = bool(sources)
+        # Of a directory only its name is shown: where it lies on the server is no visitor's business.
+        self._sources = {_shown_name(source): source for source in sources or [UNTRAINED]}
+        self.offered = list(self._sources)
         self._keep = keep
         self._models: OrderedDict[str, tuple[Any, Any]] = OrderedDict()
         self._lock = threading.Lock()
 
     def __len__(self) -> int:
         return len(self._models)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._models
 
     def get(self, name: str) -> tuple[Any, Any]:
         """A frozen model and its image processor, loaded on first use.
@@ -68,10 +73,10 @@ class ModelCache:
         logger.info("loading %s", name)
         if name == UNTRAINED:
             return _untrained()
-        if name not in self.offered and name not in {row.name for row in list_models()}:
+        if name not in self._sources and name not in {row.name for row in list_models()}:
             _check_hub_id(name)
         try:
-            model, processor = load_model(name)
+            model, processor = load_model(self._sources.get(name, name))
         except OSError as error:
             if "/" not in name:
                 raise ValueError(str(error)) from error
@@ -82,6 +87,10 @@ class ModelCache:
         except (ValueError, KeyError, ImportError) as error:
             raise ValueError(f"{name} cannot be shown: {str(error).splitlines()[0]}") from error
         return model.requires_grad_(False), processor
+
+
+def _shown_name(source: str) -> str:
+    return Path(source).resolve().name if Path(source).is_dir() else source
 
 
 def _check_hub_id(name: str) -> None:

@@ -13,6 +13,7 @@ from synco_hub.cli.evaluate import evaluate
 from synco_hub.cli.linear_probe import linear_probe
 from synco_hub.cli.list_models import list_models
 from synco_hub.cli.pretrain import pretrain
+from synco_hub.cli.space import space
 from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
 from synco_hub.version import __version__
 
@@ -37,6 +38,7 @@ app.command(
 )(linear_probe)
 app.add_typer(evaluate, name="evaluate")
 app.command("attention")(attention)
+app.command("space")(space)
 
 
 def _print_version(wanted: bool) -> None:

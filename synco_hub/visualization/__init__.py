@@ -15,7 +15,7 @@ from synco_hub.visualization.figure import FigureStyle, attention_figure, save_f
 from synco_hub.visualization.foreground import SIMILARITY_THRESHOLD, foreground_mask
 from synco_hub.visualization.gradient_maps import GradientMaps, grad_cam, gradient_maps
 from synco_hub.visualization.last_attention import LastAttention, attends_in_windows, last_attention
-from synco_hub.visualization.overlay import as_rgb, denormalised, overlay
+from synco_hub.visualization.overlay import as_rgb, blended, denormalised, overlay, relative_to_range
 from synco_hub.visualization.prepared_image import PreparedImage, prepared_image
 from synco_hub.visualization.token_map import patch_similarity, principal_colours, token_map
 from synco_hub.visualization.window_attention import unfold_windows, window_attention
@@ -35,6 +35,7 @@ __all__ = [
     "attention_figure",
     "attention_maps",
     "attention_rollout",
+    "blended",
     "class_attention",
     "class_score",
     "denormalised",
@@ -48,6 +49,7 @@ __all__ = [
     "patch_similarity",
     "prepared_image",
     "principal_colours",
+    "relative_to_range",
     "rollout",
     "save_figure",
     "token_map",

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
@@ -80,6 +81,22 @@ def relative_to_maximum(attention: Tensor | NDArray[Any]) -> FloatArray:
     return (array / highest if highest > 0 else np.zeros_like(array)).astype(np.float32)
 
 
+def relative_to_range(maps: Tensor) -> Tensor:
+    """Maps stretched so that each one's minimum is 0 and its maximum 1; all 0 where a map is even.
+
+    Args:
+        maps: Shape: (..., height, width).
+
+    Returns:
+        Values in [0, 1]. Shape: (..., height, width).
+
+    Source: paper section 12.2, normalisation of the saliency map.
+    """
+    lowest, highest = maps.amin(dim=(-2, -1), keepdim=True), maps.amax(dim=(-2, -1), keepdim=True)
+    spread = highest - lowest
+    return torch.where(spread > 0, (maps - lowest) / spread.where(spread > 0, torch.ones_like(spread)), 0.0)
+
+
 def overlay(
     image: Image.Image | Tensor | NDArray[Any],
     attention: Tensor | NDArray[Any],
@@ -110,6 +127,19 @@ def overlay(
             f"the image is {picture.shape[0]}x{picture.shape[1]}, the map {relative.shape[0]}x{relative.shape[1]}: "
             "upsample the map to the image first"
         )
-    colours = matplotlib.colormaps[colour_map](relative)[:, :, :3]
-    blended: FloatArray = ((1 - strength) * picture + strength * colours).astype(np.float32)
-    return blended
+    return blended(picture, matplotlib.colormaps[colour_map](relative)[:, :, :3], strength)
+
+
+def blended(picture: NDArray[Any], colours: NDArray[Any], strength: float) -> FloatArray:
+    """Colours over a picture.
+
+    Args:
+        picture: Values in [0, 1]. Shape: (height, width, 3).
+        colours: Values in [0, 1]. Shape: (height, width, 3).
+        strength: Share of the colours, from 0 (the picture alone) to 1 (the colours alone).
+
+    Returns:
+        Values in [0, 1]. Shape: (height, width, 3).
+    """
+    mixture: FloatArray = ((1 - strength) * picture + strength * colours).astype(np.float32)
+    return mixture

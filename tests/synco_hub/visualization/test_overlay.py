@@ -6,7 +6,15 @@ import pytest
 import torch
 from PIL import Image
 
-from synco_hub.visualization.overlay import COLOUR_MAPS, as_rgb, denormalised, overlay, relative_to_maximum
+from synco_hub.visualization.overlay import (
+    COLOUR_MAPS,
+    as_rgb,
+    blended,
+    denormalised,
+    overlay,
+    relative_to_maximum,
+    relative_to_range,
+)
 
 
 def test_every_kind_of_image_becomes_the_same_array() -> None:
@@ -69,3 +77,10 @@ def test_colour_maps_rise_in_lightness_so_that_they_read_in_grey(name: str) -> N
 def test_bad_input_is_refused(image: object, change: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         overlay(image, torch.ones(2, 2), **change)
+
+
+def test_blending_and_stretching() -> None:
+    picture, colours = np.random.default_rng(0).random((2, 3, 4, 3))
+    assert blended(picture, colours, 0.25)[1, 2, 0] == pytest.approx(0.75 * picture[1, 2, 0] + 0.25 * colours[1, 2, 0])
+    maps = torch.stack([torch.tensor([[2.0, 4.0], [3.0, 6.0]]), torch.full((2, 2), 5.0)])
+    assert relative_to_range(maps).tolist() == [[[0.0, 0.5], [0.25, 1.0]], [[0.0, 0.0], [0.0, 0.0]]]
