@@ -1,8 +1,7 @@
-"""What happens around an optimizer step: the target follows, the gradient norm is taken, collapse is noticed."""
+"""What happens around an optimizer step: the target follows, the gradient norm is taken, the epoch is told."""
 
 from __future__ import annotations
 
-import logging
 import math
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +11,6 @@ from trainers.schedules import target_momentum
 
 if TYPE_CHECKING:
     from trainers.pretraining_trainer import SynCoTrainer
-
-logger = logging.getLogger(__name__)
 
 
 class TargetUpdateCallback(TrainerCallback):
@@ -63,31 +60,3 @@ class EpochCallback(TrainerCallback):
         """`state.epoch` is fractional within an epoch."""
         if self.trainer.epoch_sampler is not None:
             self.trainer.epoch_sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-9))
-
-
-class CollapseCallback(TrainerCallback):
-    """Warns once when the features of different images have become the same."""
-
-    threshold = 0.05
-
-    def __init__(self) -> None:
-        self.warned = False
-
-    def on_log(
-        self,
-        args: TrainingArguments,
-        state: TrainerState,
-        control: TrainerControl,
-        **kwargs: Any,
-    ) -> None:
-        """`feature_std` is 1 for features spread over the sphere and 0 for a single point."""
-        spread = (kwargs.get("logs") or {}).get("feature_std")
-        if spread is not None and spread < self.threshold and not self.warned:
-            self.warned = True
-            logger.warning(
-                "Features are collapsing at step %d: feature_std=%.4f is below %.2f. Lower the learning rate or use a "
-                "larger batch.",
-                state.global_step,
-                spread,
-                self.threshold,
-            )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,8 @@ from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from torch import nn
 from torch.utils.data import DataLoader
-from transformers import Trainer, set_seed
+from transformers import Trainer, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data.random_keys import random_key
 from synco_hub.results import library_versions
@@ -36,6 +38,8 @@ class CheckpointingTrainer(Trainer):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         self._saving_to: Path | None = None
         self.last_good_checkpoint: str | None = None
+        self._earlier_seconds = 0.0
+        self._started: float | None = None
         super().__init__(*args, **kwargs)
         self.interruption = InterruptionCallback()
         self.add_callback(self.interruption)
@@ -46,6 +50,7 @@ class CheckpointingTrainer(Trainer):
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
         return {
             "step": self.state.global_step,
+            "seconds": round(self.seconds, 3),
             "world_size": args.world_size,
             "global_batch_size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
@@ -69,9 +74,21 @@ class CheckpointingTrainer(Trainer):
             broadcast_object_list(chosen)
         checkpoint = chosen[0]
         if checkpoint is not None:
-            refuse_or_warn(Path(checkpoint), manifest_of(Path(checkpoint)), self.facts())
+            manifest = manifest_of(Path(checkpoint))
+            refuse_or_warn(Path(checkpoint), manifest, self.facts())
+            self._earlier_seconds = float(manifest.get("seconds", 0.0))
             self.last_good_checkpoint = checkpoint
         return checkpoint
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training so far, those before the checkpoint it continues included."""
+        return self._earlier_seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    def load_finished(self, checkpoint: str) -> None:
+        """Take over model and log of a checkpoint of the last step, after which there is nothing to train."""
+        self._load_from_checkpoint(checkpoint)
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
 
     @property
     def _directory(self) -> Path:
@@ -79,6 +96,10 @@ class CheckpointingTrainer(Trainer):
 
     def train(self, *args: Any, **kwargs: Any) -> Any:
         """As `transformers.Trainer.train`; signals are given back to the caller also after an error."""
+        if self.args.world_size > 1:
+            # Weights were drawn alike everywhere; drop path and synthesis shall not be.
+            seed_process(self.args.seed, self.args.process_index, 0)
+        self._started = time.perf_counter()
         try:
             return super().train(*args, **kwargs)
         finally:

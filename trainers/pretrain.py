@@ -13,6 +13,7 @@ import argparse
 import dataclasses
 import logging
 import sys
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,16 +23,27 @@ from transformers import HfArgumentParser, set_seed
 from transformers.utils import logging as transformers_logging
 
 from synco_hub.command_errors import one_line_errors
-from synco_hub.data import TwoViewDataset, TwoViewTransform, load_dataset
+from synco_hub.data import (
+    EvaluationDataset,
+    EvaluationTransform,
+    ImageDataset,
+    TwoViewDataset,
+    TwoViewTransform,
+    load_dataset,
+)
 from synco_hub.hub.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
 from synco_hub.models.backbones_synco import suggest
+from trainers.checkpoints import manifest_of
 from trainers.data_arguments import BackboneArguments, DataArguments
+from trainers.fidelity import AUTHORS_CODE, PAPER, fidelity_settings
+from trainers.knn_callback import KnnCallback
 from trainers.pretraining_arguments import PretrainingSettings, SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
-from trainers.recipe import recipe_flags
+from trainers.recipe import as_flags, recipe_flags
 from trainers.run_directory import SUMMARY_FILE, claim, write_json
+from trainers.training_curve import CURVE_FILE, save_training_curve
 
 logger = logging.getLogger(__name__)
 
@@ -49,6 +61,7 @@ class PretrainingRun:
     backbone: BackboneArguments
     data: DataArguments
     training: SynCoTrainingArguments
+    fidelity: str = PAPER
 
 
 def parse(argv: Sequence[str]) -> PretrainingRun:
@@ -66,19 +79,34 @@ def parse(argv: Sequence[str]) -> PretrainingRun:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     parser.add_argument("--recipe", help="Name of a recipe or a YAML file of flags; flags given here override it.")
-    recipe = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    recipe.add_argument("--recipe")
-    chosen, rest = recipe.parse_known_args(list(argv))
-    if chosen.recipe:
-        known = [action.dest for action in parser._actions]
-        rest = [*recipe_flags(chosen.recipe, known), *rest]
+    parser.add_argument(
+        "--fidelity",
+        default=PAPER,
+        help=f"{PAPER}, or {AUTHORS_CODE}: the settings of the authors' published code where it differs.",
+    )
+    rest, fidelity = _with_groups(parser, list(argv))
     *parts, _, unknown = parser.parse_args_into_dataclasses(
         rest, return_remaining_strings=True, look_for_args_file=False
     )
     if unknown:
         flags = [option for action in parser._actions for option in action.option_strings]
         raise ValueError(f"{unknown[0]} is not a flag of this command.{suggest(unknown[0].split('=')[0], flags)}")
-    return PretrainingRun(*parts)
+    settings, backbone, data, training = parts
+    return PretrainingRun(settings, backbone, data, training, fidelity)
+
+
+def _with_groups(parser: argparse.ArgumentParser, argv: list[str]) -> tuple[list[str], str]:
+    """The flags with those of a recipe and of a fidelity before the user's own, which win; and the fidelity."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in (("recipe", None), ("fidelity", PAPER), ("method", None), ("backbone", None)):
+        first.add_argument(f"--{name}", default=default)
+    known = [action.dest for action in parser._actions]
+    given = first.parse_known_args(argv)[0]
+    flags = recipe_flags(given.recipe, known) if given.recipe else []
+    chosen = first.parse_known_args([*flags, *argv])[0]
+    method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
+    flags += as_flags(fidelity_settings(chosen.fidelity, method, backbone), known, f"fidelity {chosen.fidelity}")
+    return [*flags, *argv], chosen.fidelity
 
 
 def pretrain(run: PretrainingRun) -> dict[str, Any]:
@@ -94,17 +122,13 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     config = run.backbone.config(dataclasses.asdict(run.settings))
     set_seed(run.training.seed)
     model = SynCoForPreTraining(config)
-    images = load_dataset(
-        run.data.dataset,
-        split="train",
-        seed=run.data.split_seed,
-        image_size=config.image_size,
-        data_dir=run.data.data_dir,
-        image_column=run.data.image_column,
-        label_column=run.data.label_column,
-    )
+    images = _images(run, config, "train")
+    every_epochs = run.training.knn_every_epochs
+    knn_splits = None if every_epochs is None else _knn_splits(run, config, images)
     views = TwoViewDataset(images, TwoViewTransform(config.image_size or 224), seed=run.training.seed)
     trainer = SynCoTrainer(model, run.training, views, processing_class=image_processor(config.image_size or 224))
+    if every_epochs is not None and knn_splits is not None:
+        trainer.add_callback(KnnCallback(trainer, *knn_splits, every_epochs))
     directory = Path(str(run.training.output_dir))
     recorded = _recorded(run, config, images.description.to_dict())
     if trainer.is_world_process_zero():
@@ -112,17 +136,47 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     checkpoint = trainer.newest_checkpoint() if run.training.resume else None
     if run.training.resume and trainer.is_world_process_zero():
         logger.warning("resuming from %s", checkpoint or "the beginning: there is no whole checkpoint")
-    result = trainer.train(resume_from_checkpoint=checkpoint)
+    if checkpoint is not None and manifest_of(Path(checkpoint))["step"] >= trainer.total_steps:
+        # The Trainer would take one step more.
+        trainer.load_finished(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
     exit_if_interrupted(trainer)
     summary = {
-        **{key: value for key, value in result.metrics.items() if isinstance(value, (int, float))},
+        "steps": trainer.state.global_step,
+        "seconds": round(trainer.seconds, 3),
         "last_log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
+        "knn": [entry for entry in trainer.state.log_history if "knn_top1_k10" in entry],
         "skipped_files": trainer.ledger.names(),
         "data": recorded["data"],
     }
     if trainer.is_world_process_zero():
         save_finished(directory, trainer.unwrapped_model, recorded, summary)
+        if summary["last_log"]:
+            title = f"{run.settings.method} on {run.backbone.backbone}, {run.data.dataset}"
+            save_training_curve(trainer.state.log_history, title, directory / CURVE_FILE)
     return summary
+
+
+def _images(run: PretrainingRun, config: SynCoConfig, split: str) -> ImageDataset:
+    return load_dataset(
+        run.data.dataset,
+        split=split,
+        seed=run.data.split_seed,
+        image_size=config.image_size,
+        data_dir=run.data.data_dir,
+        image_column=run.data.image_column,
+        label_column=run.data.label_column,
+    )
+
+
+def _knn_splits(
+    run: PretrainingRun, config: SynCoConfig, images: ImageDataset
+) -> tuple[EvaluationDataset, EvaluationDataset]:
+    """Train and test split as evaluation sees them: centre crops."""
+    images.require_labels("--knn-every-epochs")
+    transform = EvaluationTransform.from_image_processor(image_processor(config.image_size or 224))
+    return EvaluationDataset(images, transform), EvaluationDataset(_images(run, config, "test"), transform)
 
 
 def exit_if_interrupted(trainer: SynCoTrainer) -> None:
@@ -161,6 +215,7 @@ def _recorded(run: PretrainingRun, config: SynCoConfig, data: dict[str, Any]) ->
             "world_size",
         )
     }
+    training["fidelity"] = run.fidelity
     return {
         "pretraining": dataclasses.asdict(run.settings),
         "backbone": backbone,
@@ -186,6 +241,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     transformers_logging.set_verbosity_error()
     # The training bar is the Trainer's own; these would be bars for single files that take a blink.
     transformers_logging.disable_progress_bar()
+    # accelerate's own call, until it uses the new name of the setting.
+    warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
     with one_line_errors():
         pretrain(parse(sys.argv[1:] if argv is None else argv))
 

@@ -167,6 +167,11 @@ class SynCoTrainingArguments(TrainingArguments):
     warmup_epochs: float | None = field(
         default=None, metadata={"help": "Epochs of linear warm-up; default: 40 / 300 of the run (7.4)."}
     )
+    learning_rate_start: float = field(default=0.0, metadata={"help": "Learning rate at the first step (7.4: 0)."})
+    learning_rate_end: float = field(default=0.0, metadata={"help": "Learning rate at the end of the run (7.4: 0)."})
+    decay_tokens_and_tables: bool = field(
+        default=False, metadata={"help": "Weight decay also on class tokens and relative position bias tables."}
+    )
     max_grad_norm: float = field(default=0.0, metadata={"help": "Gradient clipping; the paper names none: 0 is off."})
     momentum_start: float = field(default=0.99, metadata={"help": "Momentum of the target at the start (7.4)."})
     synthetic_warmup_epochs: float | None = field(
@@ -177,6 +182,9 @@ class SynCoTrainingArguments(TrainingArguments):
     )
     max_bad_fraction: float = field(
         default=0.01, metadata={"help": "Share of the data set that may be unreadable before the run fails."}
+    )
+    knn_every_epochs: float | None = field(
+        default=None, metadata={"help": "Measure k-NN accuracy every so many epochs; the data needs labels."}
     )
     resume: bool = field(default=False, metadata={"help": "Continue from the newest whole checkpoint, if any."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Off: the views are not model columns."})
@@ -189,6 +197,12 @@ class SynCoTrainingArguments(TrainingArguments):
     dataloader_num_workers: int = field(default=2, metadata={"help": "Processes that decode and augment."})
     ddp_broadcast_buffers: bool | None = field(
         default=False, metadata={"help": "Off: queues are equal anyway, and 8 MB a step are saved."}
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=False, metadata={"help": "Off: every trainable parameter takes part in every step."}
+    )
+    torch_compile: bool = field(
+        default=False, metadata={"aliases": ["--compile"], "help": "Compile the network by torch.compile."}
     )
     report_to: str | None = field(  # type: ignore[assignment]
         default="none", metadata={"help": "tensorboard, wandb, … or none."}

@@ -14,8 +14,9 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import Sampler
 
 from synco_hub.data import BadImageLedger, EpochSampler, TwoViewCollator
-from trainers.callbacks import CollapseCallback, EpochCallback, GradientNormCallback, TargetUpdateCallback
+from trainers.callbacks import EpochCallback, GradientNormCallback, TargetUpdateCallback
 from trainers.checkpointing_trainer import CheckpointingTrainer
+from trainers.collapse import CollapseCallback
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
@@ -48,8 +49,8 @@ class SynCoTrainer(CheckpointingTrainer):
     ) -> None:
         _refuse_small_data(len(train_dataset), args)
         kwargs.setdefault("data_collator", TwoViewCollator())
-        if args.world_size > 1 and args.device.type == "cuda":
-            model = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        if args.world_size > 1:
+            model = with_shared_batch_statistics(model, args.device.type)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self.monitor = TrainingMonitor()
         self.num_images = len(train_dataset)
@@ -61,7 +62,7 @@ class SynCoTrainer(CheckpointingTrainer):
             TargetUpdateCallback(self),
             GradientNormCallback(self),
             EpochCallback(self),
-            CollapseCallback(),
+            CollapseCallback(model.settings.queue_size if model.objective.has_queue else None),
         ):
             self.add_callback(callback)
 
@@ -76,6 +77,13 @@ class SynCoTrainer(CheckpointingTrainer):
         """Optimizer steps of one epoch, over all processes."""
         micro_batches = self.num_images // (self.args.per_device_train_batch_size * self.args.world_size)
         return max(math.ceil(micro_batches / self.args.gradient_accumulation_steps), 1)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
 
     @cached_property
     def synthesis_window(self) -> range:
@@ -107,8 +115,9 @@ class SynCoTrainer(CheckpointingTrainer):
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """AdamW; no weight decay on norms, biases, tokens, embeddings and relative position bias tables."""
         if self.optimizer is None:
+            spared = () if self.args.decay_tokens_and_tables else NO_WEIGHT_DECAY
             groups = param_groups_weight_decay(
-                self.unwrapped_model, self.args.weight_decay, no_weight_decay_list=NO_WEIGHT_DECAY
+                self.unwrapped_model, self.args.weight_decay, no_weight_decay_list=spared
             )
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(groups, **options)
@@ -118,9 +127,11 @@ class SynCoTrainer(CheckpointingTrainer):
         """Linear warm-up from zero, then a cosine to zero, per optimizer step."""
         if self.lr_scheduler is None:
             warmup = self.args.warmup_steps_of(num_training_steps, self.steps_per_epoch)
+            peak = max(self.args.learning_rate or 0.0, 1e-30)
+            start, end = self.args.learning_rate_start / peak, self.args.learning_rate_end / peak
             self.lr_scheduler = LambdaLR(
                 cast(torch.optim.Optimizer, optimizer or self.optimizer),
-                lambda step: learning_rate_factor(step, num_training_steps, warmup),
+                lambda step: learning_rate_factor(step, num_training_steps, warmup, start, end),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -189,6 +200,23 @@ class SynCoTrainer(CheckpointingTrainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""
         refuse_incomplete_state(load_result.missing_keys, load_result.unexpected_keys)
+
+
+def with_shared_batch_statistics(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:
+    """Let BatchNorm see the whole batch of a step's micro-batches over all processes, where the device can.
+
+    Args:
+        model: Changed in place; its keys stay the same.
+        device_type: Only `cuda` has a synchronised BatchNorm; elsewhere each process keeps statistics of its own part.
+    """
+    if device_type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        logger.warning(
+            "BatchNorm of the heads is not synchronised on %s: statistics are of each process's part of the batch.",
+            device_type,
+        )
+    return model
 
 
 def _refuse_small_data(num_images: int, args: SynCoTrainingArguments) -> None:

@@ -91,17 +91,21 @@ def scaled_learning_rate(base_learning_rate: float, global_batch_size: int, refe
     return base_learning_rate * global_batch_size / reference_batch_size
 
 
-def learning_rate_factor(step: int, total_steps: int, warmup_steps: int) -> float:
-    """Factor on the peak learning rate: linear from 0 over the warm-up, then a cosine to 0.
+def learning_rate_factor(
+    step: int, total_steps: int, warmup_steps: int, start: float = 0.0, end: float = 0.0
+) -> float:
+    """Factor on the peak learning rate: linear from `start` over the warm-up, then a cosine to `end`.
 
     Args:
         step: Optimizer step, counted from 0.
         total_steps: Optimizer steps of the whole run.
         warmup_steps: Optimizer steps of the warm-up.
+        start: Factor at the first step; the paper begins at 0.
+        end: Factor at the end of the run; the paper names 0.
 
     Source: paper section 7.4.
     """
     if step < warmup_steps:
-        return step / warmup_steps
+        return start + (1.0 - start) * step / warmup_steps
     progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-    return 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+    return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))

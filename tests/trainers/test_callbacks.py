@@ -1,10 +1,9 @@
-import logging
 from types import SimpleNamespace
 
 import pytest
 
 from synco_hub.data import EpochSampler
-from trainers.callbacks import CollapseCallback, EpochCallback, GradientNormCallback, TargetUpdateCallback
+from trainers.callbacks import EpochCallback, GradientNormCallback, TargetUpdateCallback
 
 
 def state(**values: object) -> SimpleNamespace:
@@ -41,12 +40,3 @@ def test_the_sampler_hears_of_the_epoch(epoch, expected):
     trainer = SimpleNamespace(epoch_sampler=EpochSampler(4))
     EpochCallback(trainer).on_epoch_begin(None, state(epoch=epoch), None)
     assert trainer.epoch_sampler.epoch == expected
-
-
-def test_collapse_is_reported_once(caplog):
-    callback = CollapseCallback()
-    with caplog.at_level(logging.WARNING):
-        for spread in (0.9, 0.04, 0.01):
-            callback.on_log(None, state(), None, logs={"feature_std": spread})
-    assert caplog.text.count("collapsing") == 1
-    assert "0.0400" in caplog.text

@@ -1,0 +1,114 @@
+"""Two processes with half the batch each do what one does with the whole batch."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+
+from synco_hub.models import SynCoConfig
+from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_trainer import with_shared_batch_statistics
+
+# Plain gradient descent: Adam would turn the last bit of a gradient that should be zero into a whole step.
+FLAGS = (
+    "--method moby --backbone vit-nano --depth 1 --embed-dim 32 --num-heads 2 --queue-size 20 --num-hard-negatives 4 "
+    "--projection-hidden-dim 16 --projection-dim 8 --head-norm none --online-drop-path-rate 0.0 --optim sgd "
+    "--learning-rate 0.05 --dataloader-num-workers 0 --use-cpu --max-steps 8 --logging-steps 4 --save-strategy steps "
+    "--save-steps 4 --disable-tqdm true --seed 3"
+).split()
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """One process, two processes, and two that die, are refused another batch, and are continued by one."""
+    root = tmp_path_factory.mktemp("runs")
+    generator = torch.Generator().manual_seed(1)
+    for index in range(50):
+        pixels = torch.randint(0, 256, (34, 33, 3), generator=generator, dtype=torch.uint8).numpy()
+        path = root / "photographs" / f"class{index % 5}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(pixels).save(path)
+
+    def planned(output: str, processes: int, batch: int, *flags: str, **more: Any) -> dict[str, Any]:
+        argv = [*FLAGS, "--dataset", str(root / "photographs"), "--output-dir", str(root / output)]
+        argv += ["--per-device-train-batch-size", str(batch), *flags]
+        return {"argv": argv, "processes": processes, "log": str(root / f"{output}.log"), **more}
+
+    plan = [
+        planned("one", 1, 8),
+        planned("two", 2, 4),
+        planned("changing", 2, 4, deaths=[[6, "before micro-batch"]], left_dead=True),
+        planned("changing", 1, 4, "--resume", left_dead=True, deaths=[None]),
+        planned("changing", 1, 8, "--resume"),
+    ]
+    (root / "plan.json").write_text(json.dumps(plan))
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive", "SYNCO_HUB_HOME": str(root)}
+    script = Path(__file__).with_name("forked_runs.py")
+    ended = subprocess.run(
+        [sys.executable, script, root / "plan.json"], capture_output=True, text=True, env=environment
+    )
+    logs = "".join(path.read_text()[-2000:] for path in root.glob("*.log"))
+    assert ended.returncode == 0, ended.stderr + logs
+    assert json.loads(ended.stdout) == [[[0]], [[0, 0]], [[-9, -9]], [[1]], [[0]]], logs
+    return root
+
+
+def state(runs: Path, name: str, rank: int = 0) -> dict[str, torch.Tensor]:
+    values: dict[str, torch.Tensor] = torch.load(runs / name / f"state-{rank}.pt")["model"]
+    return values
+
+
+def test_two_processes_equal_one_with_the_whole_batch(runs):
+    one, two = state(runs, "one"), state(runs, "two")
+    assert one.keys() == two.keys()
+    for name, value in one.items():
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-5, atol=1e-5, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    start = SynCoForPreTraining.from_pretrained(runs / "one" / "checkpoint-4").state_dict()
+    weight = "synco.backbone.blocks.0.attn.qkv.weight"
+    assert float((start[weight] - one[weight]).abs().max()) > 1e-3
+
+
+def test_every_rank_holds_the_same_bits(runs):
+    first, second = state(runs, "two", 0), state(runs, "two", 1)
+    assert [name for name in first if not torch.equal(first[name], second[name])] == []
+    assert {"queue_1.keys", "queue_2.keys", "queue_1.position"} <= first.keys()
+    assert int(first["queue_1.position"]) == 8 * 8 % 20
+
+
+def test_every_process_has_its_own_random_state_in_the_checkpoint(runs):
+    checkpoint = runs / "two" / "checkpoint-8"
+    one, two = (torch.load(checkpoint / f"rng_state_{rank}.pth", weights_only=False)["cpu"] for rank in (0, 1))
+    assert not torch.equal(one, two)
+    assert not (checkpoint / "rng_state.pth").exists()
+
+
+def test_another_number_of_processes_continues_with_the_same_global_batch_only(runs):
+    log = (runs / "changing.log").read_text()
+    assert "global_batch_size=8 and is now to be continued with global_batch_size=4" in log
+    assert "world_size was 2, is 1" in log
+    one, changing = state(runs, "one"), state(runs, "changing")
+    for name, value in one.items():
+        torch.testing.assert_close(changing[name], value, rtol=1e-5, atol=1e-5)
+
+
+def test_batch_statistics_are_shared_where_the_device_can(caplog):
+    settings = {"queue_size": 8, "num_hard_negatives": 2, "projection_hidden_dim": 16, "projection_dim": 8}
+    config = SynCoConfig(backbone="vit-nano", depth=1, pretraining=settings)
+    model = SynCoForPreTraining(config)
+    keys = list(model.state_dict())
+    assert with_shared_batch_statistics(model, "cpu") is model
+    assert "not synchronised on cpu" in caplog.text
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    shared = with_shared_batch_statistics(model, "cuda")
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) == 3
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in shared.modules())
+    assert list(shared.state_dict()) == keys

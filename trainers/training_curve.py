@@ -1,0 +1,83 @@
+"""The picture of a run: loss, contrast accuracy, spread of the features, schedules, and k-NN where it was measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from synco_hub.atomic_write import written_whole
+
+CURVE_FILE = "training_curve.png"
+
+# One panel a row: title, and the logged numbers it shows with the names that people read.
+PANELS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("loss", {"loss": "loss"}),
+    ("contrast accuracy", {"contrast_accuracy": "positive ranked first"}),
+    ("feature standard deviation (0 is collapse)", {"feature_std": "online features"}),
+    ("k-NN top-1 (%)", {"knn_top1_k10": "k = 10", "knn_top1_k20": "k = 20"}),
+    ("learning rate", {"learning_rate": "learning rate"}),
+    ("target momentum", {"momentum": "momentum"}),
+)
+
+
+def series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
+    """Steps and values at which a number was logged.
+
+    Args:
+        history: The Trainer's `log_history`.
+        name: Name of the number.
+    """
+    found = [(float(entry["step"]), float(entry[name])) for entry in history if name in entry and "step" in entry]
+    return [step for step, _ in found], [value for _, value in found]
+
+
+def training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
+    """Draw what was logged; panels without numbers are left out, steps with synthetic negatives are shaded.
+
+    Args:
+        history: The Trainer's `log_history`.
+        title: What was trained.
+
+    Raises:
+        ValueError: If nothing was logged.
+    """
+    panels = [(name, lines) for name, lines in PANELS if any(series(history, line)[0] for line in lines)]
+    if not panels:
+        raise ValueError("nothing was logged, so there is no curve: lower --logging-steps below the steps of the run.")
+    rows = -(-len(panels) // 2)
+    figure = Figure(figsize=(11, 2.8 * rows), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(title)
+    axes = figure.subplots(rows, 2, squeeze=False).flatten()
+    for axis in axes[len(panels) :]:
+        axis.remove()
+    for axis, (name, lines) in zip(axes, panels, strict=False):
+        for line, label in lines.items():
+            steps, values = series(history, line)
+            if steps:
+                axis.plot(steps, values, marker="." if len(steps) < 30 else None, label=label)
+        _shade_synthesis(axis, history)
+        axis.set_title(name, fontsize=10)
+        axis.set_xlabel("optimizer step")
+        axis.grid(alpha=0.3)
+        if len(axis.lines) > 1:
+            axis.legend(fontsize=8)
+    return figure
+
+
+def _shade_synthesis(axis: Any, history: Sequence[Mapping[str, Any]]) -> None:
+    steps, active = series(history, "synthetic_active")
+    within = [step for step, flag in zip(steps, active, strict=True) if flag]
+    if within:
+        axis.axvspan(within[0], within[-1], alpha=0.08, color="tab:orange")
+
+
+def save_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
+    """Write the picture as PNG, whole or not at all, and return its path."""
+    with written_whole(path) as temporary:
+        training_curve(history, title).savefig(temporary, dpi=110)
+    return path
