@@ -9,9 +9,9 @@ from pathlib import Path
 
 import typer
 
-# What the paper's numbers become for 1,000 images of 32 pixels, a network of 0.4 M parameters and a few minutes. Queue,
-# hard negatives and synthetic ones keep the paper's proportions (4096 : 256 : 768); learning rate and momentum of the
-# target are those of a short run.
+# What the paper's numbers become for 1,000 images of 32 pixels, a network of 0.4 M parameters and a few minutes.
+# Queue, hard negatives and synthetic ones keep the paper's proportions (4096 : 256 : 768); learning rate and momentum
+# of the target are those of a short run.
 SETTINGS = {
     "backbone": "vit-nano",
     "dataset": "fractals",
