@@ -7,6 +7,7 @@ import sys
 
 import typer
 
+from synco_hub.cli.ablate import ablate
 from synco_hub.cli.attention import attention
 from synco_hub.cli.demo import demo
 from synco_hub.cli.evaluate import evaluate
@@ -36,6 +37,7 @@ app.command(
     "linear-probe",
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )(linear_probe)
+app.command("ablate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(ablate)
 app.add_typer(evaluate, name="evaluate")
 app.command("attention")(attention)
 app.command("space")(space)

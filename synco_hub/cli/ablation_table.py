@@ -1,0 +1,180 @@
+"""What an ablation found, as data, as a table and as a picture: mean ± standard deviation over the seeds."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from synco_hub.atomic_write import written_whole
+
+COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run of an ablation.
+
+    Attributes:
+        arm: What was varied: a method or a recipe.
+        seed: Seed of the run.
+        metrics: Metrics by name, in percent.
+        seconds: Wall-clock seconds of training.
+    """
+
+    arm: str
+    seed: int
+    metrics: Mapping[str, float]
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; the standard deviation is the sample's (n − 1), None for a single run.
+
+    Attributes:
+        method: The arm.
+        runs: Number of seeds.
+        mean: Mean of the metric over the seeds.
+        sd: Standard deviation of the metric over the seeds.
+        lowest: Worst seed.
+        highest: Best seed.
+        minutes: Mean training time.
+    """
+
+    method: str
+    runs: int
+    mean: float
+    sd: float | None
+    lowest: float
+    highest: float
+    minutes: float
+
+
+def rows_of(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
+    """Summarise the runs of each arm, in the order in which the arms come.
+
+    Args:
+        runs: Finished runs.
+        metric: Which of their metrics.
+
+    Raises:
+        ValueError: If a run has no such metric, naming those it has.
+    """
+    table = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        own = [run for run in runs if run.arm == arm]
+        for run in own:
+            if metric not in run.metrics:
+                raise ValueError(f"{arm} has no metric {metric!r}: choose one of {', '.join(run.metrics)}.")
+        values = [run.metrics[metric] for run in own]
+        sd = statistics.stdev(values) if len(values) > 1 else None
+        minutes = statistics.fmean(run.seconds for run in own) / 60
+        table.append(Row(arm, len(own), statistics.fmean(values), sd, min(values), max(values), minutes))
+    return table
+
+
+def finding(rows: Sequence[Row]) -> str:
+    """One sentence: which arm is ahead, and whether by more than the seeds scatter."""
+    if len(rows) < 2:
+        return "One arm alone shows no difference."
+    best, second = sorted(rows, key=lambda row: -row.mean)[:2]
+    difference = best.mean - second.mean
+    if best.sd is None or second.sd is None:
+        return f"{best.method} is {difference:.1f} points above {second.method}; one seed shows no scatter."
+    error = math.sqrt(best.sd**2 / best.runs + second.sd**2 / second.runs)
+    verdict = "more" if difference > 2 * error else "no more"
+    return (
+        f"{best.method} is {difference:.1f} points above {second.method}, which is {verdict} than twice the standard "
+        f"error of that difference ({error:.1f})."
+    )
+
+
+def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
+    """The table for people.
+
+    Args:
+        rows: Lines.
+        metric: Name of the metric.
+        setting: The common budget in words.
+    """
+    lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
+    lines += [
+        f"| method | {metric} | lowest | highest | seeds | minutes a run |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        spread = "" if row.sd is None else f" ± {row.sd:.1f}"
+        lines.append(
+            f"| {row.method} | {row.mean:.1f}{spread} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
+            f"| {row.minutes:.1f} |"
+        )
+    return "\n".join([*lines, "", finding(rows), ""])
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """The table for spreadsheets."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**asdict(row), "sd": "" if row.sd is None else row.sd} for row in rows)
+    return text.getvalue()
+
+
+def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Figure:
+    """Means with their standard deviation, and each seed as a dot."""
+    drawn = Figure(figsize=(max(5.0, 1.2 * len(rows) + 2), 4), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axis = drawn.subplots()
+    places = range(len(rows))
+    axis.bar(places, [row.mean for row in rows], yerr=[row.sd or 0.0 for row in rows], capsize=4, alpha=0.6)
+    for place, row in zip(places, rows, strict=True):
+        values = [run.metrics[metric] for run in runs if run.arm == row.method]
+        axis.plot([place] * len(values), values, "k.", markersize=6)
+    axis.set_xticks(list(places), [row.method for row in rows], rotation=20 if len(rows) > 4 else 0)
+    axis.set_ylabel(f"{metric} (%)")
+    axis.grid(axis="y", alpha=0.3)
+    return drawn
+
+
+def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any]) -> list[Path]:
+    """Write `ablation.md`, `.json`, `.csv` and `.png`, each whole or not at all.
+
+    Args:
+        directory: Where they go.
+        runs: Finished runs.
+        metric: The metric of the table.
+        settings: What all arms have in common; JSON values.
+
+    Returns:
+        The paths.
+    """
+    rows = rows_of(runs, metric)
+    common = ", ".join(f"{name}={value}" for name, value in settings.items())
+    data = {
+        "metric": metric,
+        "settings": dict(settings),
+        "rows": [asdict(row) for row in rows],
+        "runs": [asdict(run) for run in runs],
+        "finding": finding(rows),
+    }
+    texts = {
+        "ablation.md": markdown(rows, metric, f"Same for all: {common}."),
+        "ablation.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
+        "ablation.csv": comma_separated(rows),
+    }
+    for name, text in texts.items():
+        with written_whole(directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with written_whole(directory / "ablation.png") as temporary:
+        figure(runs, rows, metric).savefig(temporary, dpi=110)
+    return [directory / name for name in (*texts, "ablation.png")]

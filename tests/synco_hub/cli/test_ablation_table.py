@@ -1,0 +1,75 @@
+import csv
+import json
+import math
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synco_hub.cli.ablation_table import FinishedRun, comma_separated, finding, markdown, rows_of, write_tables
+
+
+def runs_of(values: dict[str, list[float]]) -> list[FinishedRun]:
+    return [
+        FinishedRun(arm, seed, {"top1_k10": value, "top1_k20": value / 2}, 60.0 * (seed + 1))
+        for arm, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+
+
+def test_means_and_sample_standard_deviations():
+    generator = np.random.default_rng(0)
+    values = {"byol": generator.uniform(20, 80, 4).tolist(), "moby": generator.uniform(20, 80, 3).tolist()}
+    rows = rows_of(runs_of(values), "top1_k10")
+    for row in rows:
+        own = np.array(values[row.method])
+        assert row.mean == pytest.approx(own.mean())
+        assert row.sd == pytest.approx(math.sqrt(((own - own.mean()) ** 2).sum() / (len(own) - 1)))
+        assert (row.lowest, row.highest, row.runs) == (own.min(), own.max(), len(own))
+    assert rows[0].minutes == pytest.approx(2.5)
+    assert [row.mean for row in rows_of(runs_of(values), "top1_k20")] == pytest.approx([row.mean / 2 for row in rows])
+
+
+def test_a_single_seed_has_no_standard_deviation():
+    row = rows_of(runs_of({"moby": [50.0]}), "top1_k10")[0]
+    assert row.sd is None
+    assert "| moby | 50.0 | 50.0 | 50.0 | 1 | 1.0 |" in markdown([row], "top1_k10", "x")
+    assert "no scatter" in finding(rows_of(runs_of({"moby": [50.0], "byol": [40.0]}), "top1_k10"))
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        (
+            {"moby": [70.0, 71.0, 72.0], "synco-v2": [60.0, 61.0, 62.0]},
+            "moby is 10.0 points above synco-v2, which is more than",
+        ),
+        (
+            {"moby": [60.0, 70.0, 80.0], "synco-v2": [61.0, 70.0, 81.0]},
+            "synco-v2 is 0.7 points above moby, which is no more",
+        ),
+    ],
+)
+def test_the_finding_names_whoever_is_ahead_and_whether_it_means_something(values, verdict):
+    assert verdict in finding(rows_of(runs_of(values), "top1_k10"))
+
+
+def test_an_unknown_metric_names_the_known():
+    with pytest.raises(ValueError, match=r"'top9'.*top1_k10, top1_k20"):
+        rows_of(runs_of({"moby": [1.0]}), "top9")
+
+
+def test_all_forms_say_the_same(tmp_path):
+    runs = runs_of({"untrained": [30.0, 32.0], "moby": [55.5, 60.5], "synco-v2": [58.0, 57.0]})
+    paths = write_tables(tmp_path, runs, "top1_k10", {"max_steps": 7})
+    assert [path.name for path in paths] == ["ablation.md", "ablation.json", "ablation.csv", "ablation.png"]
+    data = json.loads(paths[1].read_text())
+    table = list(csv.DictReader(paths[2].read_text().splitlines()))
+    assert [row["method"] for row in data["rows"]] == [row["method"] for row in table]
+    assert [row["mean"] for row in data["rows"]] == [float(row["mean"]) for row in table]
+    assert "| moby | 58.0 ± 3.5 | 55.5 | 60.5 | 2 | 1.5 |" in paths[0].read_text()
+    assert "max_steps=7" in paths[0].read_text()
+    assert len(data["runs"]) == 6
+    assert comma_separated(rows_of(runs, "top1_k10")) == paths[2].read_text()
+    with Image.open(paths[3]) as image:
+        assert image.format == "PNG"

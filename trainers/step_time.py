@@ -1,0 +1,181 @@
+"""Time and memory of a training step, with and without synthetic negatives (paper Table 15).
+
+    python -m trainers.step_time --method synco-v2 --backbone deit-s --batch-size 128 --output step.json
+
+Expected of the paper on 4 GPUs with 128 images each: 31.6 minutes per ImageNet epoch for DeiT-S, 39 for Swin-T, and
+with synthetic negatives no more than without. Takes seconds on a GPU, minutes on a CPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from synco_hub.command_errors import one_line_errors
+from synco_hub.evaluation.efficiency import PRECISIONS, count_parameters, peak_memory_mb, seconds_of
+from synco_hub.models import SynCoConfig
+from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
+from trainers.pretraining_arguments import PretrainingSettings
+from trainers.pretraining_model import SynCoForPreTraining
+from trainers.schedules import synthetic_epochs
+
+IMAGENET_IMAGES = 1_281_167
+
+
+@dataclass(frozen=True)
+class StepSettings:
+    """What is timed.
+
+    Attributes:
+        method: `synco-v2`, `moby` or `byol`.
+        backbone: Short name or timm name.
+        batch_size: Images of a step on one device.
+        processes: Devices that the epoch is divided by; time of their communication is not included.
+        steps: Timed steps of each kind; the median counts.
+        warmup: Steps before them.
+        device: Where it runs.
+        precision: `fp32`, `bf16` or `fp16`.
+    """
+
+    method: str = "synco-v2"
+    backbone: str = "deit-s"
+    batch_size: int = 128
+    processes: int = 1
+    steps: int = 10
+    warmup: int = 2
+    device: str = "cpu"
+    precision: str = "fp32"
+
+
+def measure_step(settings: StepSettings, model: SynCoForPreTraining | None = None) -> EvaluationResult:
+    """Time whole steps: both views through both branches, loss, gradients, AdamW, target update, queue.
+
+    Steps with and without synthetic negatives take turns, so that both meet the same state of the machine. Images are
+    ready on the device: reading them is not included.
+
+    Args:
+        settings: What is timed.
+        model: The network; None builds the paper's for the settings.
+
+    Raises:
+        ValueError: If a setting is unknown or not positive.
+    """
+    if min(settings.batch_size, settings.processes, settings.steps) < 1 or settings.precision not in PRECISIONS:
+        raise ValueError(
+            f"batch_size={settings.batch_size}, processes={settings.processes}, steps={settings.steps} must be at "
+            f"least 1 and precision={settings.precision!r} one of {', '.join(PRECISIONS)}."
+        )
+    if model is None:
+        pretraining = asdict(PretrainingSettings(method=settings.method))
+        model = SynCoForPreTraining(SynCoConfig(backbone=settings.backbone, pretraining=pretraining))
+    network: Any = model
+    network.to(settings.device).train()
+    if torch.device(settings.device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(settings.device)
+    step, memory = _step_function(model, settings)
+    kinds = [False, True] if model.objective.synthesises else [False]
+    seconds: dict[bool, list[float]] = {kind: [] for kind in kinds}
+    for number in range(settings.warmup + settings.steps):
+        for kind in kinds:
+            taken = seconds_of(lambda kind=kind: step(kind), 1, 0, settings.device)[0]  # type: ignore[misc]
+            if number >= settings.warmup:
+                seconds[kind].append(taken)
+    return _result(model, settings, {kind: statistics.median(taken) for kind, taken in seconds.items()}, memory)
+
+
+def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[Callable[[bool], None], list[float]]:
+    """A whole optimizer step, and the list to which it adds the memory in use at its height."""
+    device = torch.device(settings.device)
+    size = model.config.image_size or 224
+    views = [torch.randn(settings.batch_size, 3, size, size, device=device) for _ in range(2)]
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
+    dtype = PRECISIONS[settings.precision]
+    memory: list[float] = []
+
+    def step(synthetic: bool) -> None:
+        with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            output = model(*views, synthetic_active=synthetic)
+        assert output.loss is not None
+        memory.append(torch.cuda.memory_allocated(device) / 1e6 if device.type == "cuda" else peak_memory_mb(device))
+        output.loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        model.update_target_network(0.99)
+
+    return step, memory
+
+
+def hours(epochs: int, minutes_without: float, minutes_with: float) -> float:
+    """Hours of a run whose synthesis window is the default's.
+
+    Args:
+        epochs: Epochs of the run.
+        minutes_without: Minutes of an epoch without synthetic negatives.
+        minutes_with: Minutes of an epoch with them.
+    """
+    active = len(synthetic_epochs(epochs))
+    return (active * minutes_with + (epochs - active) * minutes_without) / 60
+
+
+def _result(
+    model: SynCoForPreTraining, settings: StepSettings, seconds: dict[bool, float], memory: list[float]
+) -> EvaluationResult:
+    total, trainable = count_parameters(model)
+    images = settings.batch_size * settings.processes
+    minutes = {kind: IMAGENET_IMAGES / images * taken / 60 for kind, taken in seconds.items()}
+    without, with_synthesis = minutes[False], minutes.get(True, minutes[False])
+    metrics = {
+        "total_parameters_m": total / 1e6,
+        "trainable_parameters_m": trainable / 1e6,
+        "trainable_percent": 100 * trainable / total,
+        "step_milliseconds": 1e3 * seconds[False],
+        "peak_memory_mb": peak_memory_mb(settings.device),
+        "average_memory_mb": statistics.fmean(memory),
+        "images_per_second": images / seconds[False],
+        "minutes_per_imagenet_epoch": without,
+        "hours_100_epochs": hours(100, without, with_synthesis),
+        "hours_300_epochs": hours(300, without, with_synthesis),
+    }
+    if True in seconds:
+        metrics["step_milliseconds_with_synthesis"] = 1e3 * seconds[True]
+        metrics["minutes_per_imagenet_epoch_with_synthesis"] = with_synthesis
+        metrics["synthesis_overhead_percent"] = 100 * (seconds[True] / seconds[False] - 1)
+    return EvaluationResult(
+        metrics=metrics,
+        model=ModelSource(f"{settings.method}-{settings.backbone}", "pretraining network", None, total),
+        dataset=DataSource(
+            "random pixels", "none", settings.batch_size, description="Normal noise; no image is read."
+        ),
+        protocol=ProtocolFacts("step_time", asdict(settings)),
+        device=device_name(settings.device),
+        notes=(
+            "Hours are this device's steps divided by the processes, without communication and reading of images.",
+            "Average memory is that after the forward pass; on a CPU it is the whole process at its height.",
+        ),
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Entry point; one clear line and exit code 1 on failure."""
+    parser = argparse.ArgumentParser(
+        prog="python -m trainers.step_time", description=(__doc__ or "").split("\n", 1)[0]
+    )
+    for name, default in asdict(StepSettings()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--output", type=Path, required=True, help="Where to write the result.")
+    with one_line_errors():
+        values = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
+        output = values.pop("output")
+        measure_step(StepSettings(**values)).save(output)
+
+
+if __name__ == "__main__":
+    main()
