@@ -1,30 +1,83 @@
-"""`synco-hub attention`: what a checkpoint attends to in an image."""
+"""`synco-hub attention`: what checkpoints attend to in images, as a figure."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SHOWN_SIDE = 224
+
 
 def attention(
-    model: str = typer.Option(..., help="Zoo or installed short name, checkpoint directory, or Hub id."),
-    image: Path = typer.Option(..., help="The image: JPEG, PNG, WebP, … of any mode and size."),
+    model: list[str] = typer.Option(
+        ..., help="Zoo or installed short name, checkpoint directory, or Hub id; repeat to compare models."
+    ),
+    image: list[Path] = typer.Option(..., help="JPEG, PNG, WebP, … of any mode and size; repeat for more rows."),
     output: Path = typer.Option(Path("attention.png"), help="The figure to write: .png or .pdf."),
-    mass: float | None = typer.Option(None, help="Show only the patches that hold this share of attention; 0.6."),
+    kind: list[str] = typer.Option(
+        [],
+        help="cls, patch, rollout, cam, saliency, windows, tokens or foreground; repeat for more columns. Without it: "
+        "what the paper shows, cls and patch of a ViT, cam and saliency of a Swin.",
+    ),
+    mass: float | None = typer.Option(
+        None, help="Show only the places that hold this share of a map, for example 0.6."
+    ),
+    detail: int = typer.Option(1, min=1, max=4, help="Times the model's own input size, positions interpolated."),
+    strength: float = typer.Option(1.0, min=0, max=1, help="Share of the map over the image; 1 is the map alone."),
 ) -> None:
-    """Draw the input, its [CLS] attention, patch self-attention and every head of the last block (paper 12.1).
+    """Draw what one or several checkpoints attend to in one or several images (paper section 12).
 
-    Example: synco-hub attention --model synco-v2-vit-nano --image dog.jpg --output dog_attention.png
+    One ViT and one image give the input, both attention maps and every head. Anything else gives a grid as in Figures
+    6 to 15: a row for each image, columns for each model.
+
+    Example: synco-hub attention --model synco-v2-vit-nano --model moby-vit-nano --image dog.jpg --image cat.jpg
     """
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.data import decode_rgb
     from synco_hub.hub.loading import load_model
-    from synco_hub.visualization import FigureStyle, attention_figure, attention_maps, denormalised, save_figure
+    from synco_hub.visualization import attends_in_windows, save_figure
 
-    picture = decode_rgb(image)
-    network, processor = load_model(model)
-    pixels = processor(picture, return_tensors="pt").pixel_values
-    shown = denormalised(pixels[0], processor.image_mean, processor.image_std)
-    figure = attention_figure(shown, attention_maps(network, pixels), FigureStyle(mass=mass, title=model))
+    pictures = [decode_rgb(path) for path in image]
+    models = {Path(name).name if Path(name).is_dir() else name: load_model(name) for name in model}
+    first, processor = next(iter(models.values()))
+    if len(models) == len(pictures) == 1 and not kind and not attends_in_windows(first):
+        figure = _heads_figure(first, processor, pictures[0], (next(iter(models)), mass, detail, strength))
+    else:
+        figure = _grid(models, pictures, kind, (mass, detail, strength))
     print(f"wrote {save_figure(figure, output)}")
+
+
+def _heads_figure(
+    network: Any, processor: Any, picture: Any, settings: tuple[str, float | None, int, float]
+) -> Figure:
+    from synco_hub.visualization import FigureStyle, attention_figure, attention_maps, prepared_image
+
+    title, mass, detail, strength = settings
+    prepared = prepared_image(picture, processor, detail, _SHOWN_SIDE)
+    maps = attention_maps(network, prepared.pixel_values)
+    return attention_figure(prepared.shown, maps, FigureStyle(mass=mass, title=title, strength=strength))
+
+
+def _grid(
+    models: dict[str, tuple[Any, Any]],
+    pictures: list[Any],
+    kinds: list[str],
+    settings: tuple[float | None, int, float],
+) -> Figure:
+    from synco_hub.visualization import MAP_KINDS, GridColumn, drawn_map, grid_figure, paper_kinds, prepared_image
+
+    mass, detail, strength = settings
+    columns: list[GridColumn] = []
+    for name, (network, processor) in models.items():
+        prepared = [prepared_image(picture, processor, detail, _SHOWN_SIDE) for picture in pictures]
+        if not columns:
+            columns.append(GridColumn("", "Input", [each.shown for each in prepared]))
+        for kind in kinds or paper_kinds(network):
+            drawn = [drawn_map(kind, network, each, mass, strength) for each in prepared]
+            columns.append(GridColumn(name, MAP_KINDS[kind].title, drawn))
+    return grid_figure(columns)

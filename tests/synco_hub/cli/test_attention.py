@@ -28,15 +28,39 @@ def test_a_figure_is_drawn_from_any_image(tmp_path, ending):
         assert len(Image.open(output).convert("L").getcolors(1 << 20) or []) > 50
 
 
-def test_a_swin_and_a_broken_image_get_a_clear_error(tmp_path):
+def test_images_and_models_make_a_grid(tmp_path):
+    torch.manual_seed(0)
+    flags = []
+    for backbone in ("vit-nano", "swin-nano"):
+        flags += ["--model", checkpoint(tmp_path / backbone, backbone)]
+    for number in range(3):
+        path = tmp_path / f"{number}.png"
+        Image.effect_noise((90, 60), 40 + 40 * number).save(path)
+        flags += ["--image", str(path)]
+    # What the paper shows of each: two maps of the ViT, two of the Swin, beside the input.
+    sizes = {}
+    for name, kinds in {
+        "paper": [],
+        "one": ["--kind", "tokens"],
+        "more": ["--kind", "cam", "--kind", "foreground"],
+    }.items():
+        output = tmp_path / f"{name}.png"
+        result = CliRunner().invoke(app, ["attention", *flags, *kinds, "--output", str(output), "--detail", "2"])
+        assert result.exit_code == 0, result.output
+        sizes[name] = Image.open(output).size
+    assert sizes["one"][0] < sizes["more"][0] == sizes["paper"][0]
+
+
+def test_a_map_that_does_not_fit_an_unknown_kind_and_a_broken_image_get_a_clear_error(tmp_path):
     image = tmp_path / "image.png"
     Image.new("RGB", (64, 64)).save(image)
     model = checkpoint(tmp_path / "swin", "swin-nano")
-    flags = ["--image", str(image), "--output", str(tmp_path / "figure.png")]
-    result = CliRunner().invoke(app, ["attention", "--model", model, *flags])
-    assert result.exit_code == 1
-    assert isinstance(result.exception, ValueError)
+    flags = ["--model", model, "--image", str(image), "--output", str(tmp_path / "figure.png")]
+    for kind, message in {"cls": "Swin", "rollout": "within windows", "nothing": "choose among cls, patch"}.items():
+        result = CliRunner().invoke(app, ["attention", *flags, "--kind", kind])
+        assert result.exit_code == 1
+        assert isinstance(result.exception, ValueError)
+        assert message in str(result.exception)
     image.write_bytes(b"")
-    result = CliRunner().invoke(app, ["attention", "--model", model, *flags])
-    assert "image.png" in str(result.exception)
+    assert "image.png" in str(CliRunner().invoke(app, ["attention", *flags]).exception)
     assert not (tmp_path / "figure.png").exists()

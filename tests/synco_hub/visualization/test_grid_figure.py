@@ -1,0 +1,33 @@
+"""The grid has a row an image, a column a map, names each method once, and one colour bar."""
+
+import numpy as np
+import pytest
+
+from synco_hub.visualization import GridColumn, grid_figure
+
+
+def pictures(count: int, seed: int) -> list[np.ndarray]:
+    return list(np.random.default_rng(seed).random((count, 6, 8, 3)).astype(np.float32))
+
+
+def test_every_picture_is_in_its_place():
+    columns = [
+        GridColumn(method, title, pictures(3, number))
+        for number, (method, title) in enumerate([("", "Input"), ("moby", "a"), ("moby", "b"), ("byol", "a")])
+    ]
+    figure = grid_figure(columns)
+    *panels, bar = figure.axes
+    assert bar.get_ylabel() == "Relative value"
+    for place, axis in enumerate(panels):
+        row, column = divmod(place, 4)
+        np.testing.assert_array_equal(axis.images[0].get_array(), columns[column].pictures[row])
+    assert [axis.get_title(loc="left") for axis in panels[:4]] == ["\nInput", "moby\na", "\nb", "byol\na"]
+    figure.draw_without_rendering()
+    box = panels[0].get_window_extent()
+    assert box.width / box.height == pytest.approx(8 / 6, rel=0.02)
+
+
+def test_ragged_or_empty_columns_are_refused():
+    for columns in ([], [GridColumn("", "Input", [])], [GridColumn("", "a", pictures(n, 0)) for n in (1, 2)]):
+        with pytest.raises(ValueError, match="each needs one for every row"):
+            grid_figure(columns)
