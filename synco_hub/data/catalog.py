@@ -1,0 +1,27 @@
+"""The catalog: every data set of the paper by the name that a user types."""
+
+from __future__ import annotations
+
+import difflib
+
+from synco_hub.data.catalog_robustness import ROBUSTNESS_ROWS
+from synco_hub.data.catalog_row import DatasetRow
+from synco_hub.data.catalog_transfer import TABLE_9_ROWS
+
+CATALOG: dict[str, DatasetRow] = {row.name: row for row in (*TABLE_9_ROWS, *ROBUSTNESS_ROWS)}
+
+
+def catalog_row(name: str) -> DatasetRow:
+    """Finds a data set of the paper.
+
+    Args:
+        name: Such as `imagenet-100`.
+
+    Raises:
+        ValueError: If the catalog has no such name; the message has the nearest ones.
+    """
+    if name not in CATALOG:
+        nearest = difflib.get_close_matches(name, CATALOG, n=3)
+        meant = f" (did you mean {' or '.join(nearest)}?)" if nearest else ""
+        raise ValueError(f"data set {name!r} is not in the catalog{meant}; `synco-hub data list` shows every name.")
+    return CATALOG[name]
