@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -12,18 +15,20 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
-from transformers import Trainer
 
 from synco_hub.data import BadImageLedger, EpochSampler
 from synco_hub.evaluation.classification_scores import ClassificationScores
 from synco_hub.evaluation.classification_targets import ClassificationTargets
 from trainers.callbacks import EpochCallback
+from trainers.checkpointing_trainer import CheckpointingTrainer
 from trainers.classification_arguments import ClassificationArguments
 from trainers.classification_loss import masked_targets
 from trainers.schedules import learning_rate_factor
 
+logger = logging.getLogger(__name__)
 
-class ClassificationTrainer(Trainer):
+
+class ClassificationTrainer(CheckpointingTrainer):
     """Trains a classifier on labelled images and measures it on the test split; a subclass says what is trained.
 
     Args:
@@ -54,6 +59,24 @@ class ClassificationTrainer(Trainer):
         self.epoch_sampler: EpochSampler | None = None
         self._bad_indices: list[Tensor] = []
         self.add_callback(EpochCallback(cast(Any, self)))
+
+    def train_and_measure(self) -> None:
+        """Train, from the newest whole checkpoint if the run is resumed, and measure the end of it.
+
+        Raises:
+            ValueError: If the checkpoint is of a run that this one cannot continue.
+            SystemExit: If a signal stopped the run, with its exit code; a checkpoint is left.
+        """
+        directory = Path(str(self.args.output_dir))
+        checkpoint = self.newest_checkpoint() if self.args.resume and directory.is_dir() else None
+        self.train(resume_from_checkpoint=checkpoint)
+        received = self.interruption.received
+        if received is not None and self.state.global_step < self.state.max_steps:
+            logger.warning("stopped by %s at step %d; continue with --resume", received.name, self.state.global_step)
+            sys.exit(128 + received)
+        measured_at = [entry["step"] for entry in self.state.log_history if any("eval_" in key for key in entry)]
+        if not measured_at or measured_at[-1] != self.state.global_step:
+            self.evaluate()
 
     def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Scores of a test batch by a suffix for its metrics: "" for a single classifier. Shape: (batch, classes)."""

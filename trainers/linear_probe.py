@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from transformers.trainer_utils import get_last_checkpoint
 from transformers.utils import logging as transformers_logging
 
 from synco_hub.command_errors import one_line_errors
@@ -104,10 +103,7 @@ def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeAr
     directory = Path(str(arguments.output_dir))
     if trainer.is_world_process_zero():
         claim_run(directory, _identity(probe), arguments.resume)
-    checkpoint = get_last_checkpoint(str(directory)) if arguments.resume and directory.is_dir() else None
-    trainer.train(resume_from_checkpoint=checkpoint)
-    if not any("eval_" in key for entry in trainer.state.log_history[-3:] for key in entry):
-        trainer.evaluate()
+    trainer.train_and_measure()
     result, chosen = _result(probe, trainer, skipped, time.perf_counter() - started)
     if trainer.is_world_process_zero():
         weight, bias = trainer.accelerator.unwrap_model(trainer.model).head(chosen)

@@ -86,21 +86,28 @@ def listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) -> Im
 
     Args:
         images: Images with names.
-        list_file: One file name a line, with or without folders, such as SimCLR's `1percent.txt`.
+        list_file: One image name a line; folders may be left out where file names are unique, as in SimCLR's
+            `1percent.txt`.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        ValueError: If the list is empty or names images that are not there.
+        ValueError: If the list is empty, or a line names no image or several.
     """
-    wanted = {Path(line.strip()).name for line in Path(list_file).read_text().splitlines() if line.strip()}
+    wanted = {line.strip() for line in Path(list_file).read_text().splitlines() if line.strip()}
     if not wanted:
         raise ValueError(f"{str(list_file)!r} names no image: give a file with one image name a line")
-    positions = {Path(images.name(index)).name: index for index in range(len(images))}
-    missing = sorted(wanted - positions.keys())
-    if missing:
+    whole: dict[str, int] = {}
+    by_file_name: dict[str, list[int]] = {}
+    for index in range(len(images)):
+        whole[images.name(index)] = index
+        by_file_name.setdefault(Path(images.name(index)).name, []).append(index)
+    found = {name: [whole[name]] if name in whole else by_file_name.get(Path(name).name, []) for name in wanted}
+    wrong = sorted(name for name, positions in found.items() if len(positions) != 1)
+    if wrong:
         raise ValueError(
-            f"{len(missing)} of {len(wanted)} images of {str(list_file)!r} are not in {images.description.name}, "
-            f"first {missing[0]!r}: give the list that belongs to this data set"
+            f"{len(wrong)} of {len(wanted)} images of {str(list_file)!r} name no single image of "
+            f"{images.description.name}, first {wrong[0]!r} ({len(found[wrong[0]])} images): give the list that "
+            "belongs to this data set, with folders where file names repeat"
         )
-    indices = np.sort(np.array([positions[name] for name in wanted], dtype=np.int64))
+    indices = np.array(sorted({positions[0] for positions in found.values()}), dtype=np.int64)
     return ImageSubset(images, indices, f"list {Path(list_file).name}, {len(indices)} of {len(images)} images")

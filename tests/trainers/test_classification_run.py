@@ -1,0 +1,27 @@
+import json
+
+import pytest
+
+from trainers.classification_arguments import LabelledDataArguments
+from trainers.classification_run import SETTINGS_FILE, claim_run, parse_flags
+
+
+def test_a_directory_belongs_to_one_run(tmp_path):
+    settings = {"model": "a", "rates": (1.0, 2.0)}
+    claim_run(tmp_path / "run", settings, resume=False)
+    assert json.loads((tmp_path / "run" / SETTINGS_FILE).read_text())["rates"] == [1.0, 2.0]
+    claim_run(tmp_path / "run", settings, resume=True)
+    with pytest.raises(ValueError, match="add --resume"):
+        claim_run(tmp_path / "run", settings, resume=False)
+    with pytest.raises(ValueError, match="model was 'a' and is now 'b'"):
+        claim_run(tmp_path / "run", {**settings, "model": "b"}, resume=True)
+    (tmp_path / "other" / "checkpoint-3").mkdir(parents=True)
+    with pytest.raises(ValueError, match="of another program"):
+        claim_run(tmp_path / "other", settings, resume=True)
+
+
+def test_flags_become_dataclasses_and_an_unknown_one_names_the_nearest():
+    (arguments,) = parse_flags((LabelledDataArguments,), ["--model", "x", "--split-seed", "3"], "p", "d\n", "e")
+    assert (arguments.model, arguments.split_seed) == ("x", 3)
+    with pytest.raises(ValueError, match=r"--splitseed is not a flag.*--split-seed|--splitseed is not a flag"):
+        parse_flags((LabelledDataArguments,), ["--model", "x", "--splitseed", "3"], "p", "d\n", "e")
