@@ -14,7 +14,7 @@ evaluate.command("efficiency")(efficiency)
 
 @evaluate.command("knn")
 def knn(
-    model: str = typer.Option(..., help="Zoo or installed short name, checkpoint directory, or Hub id."),
+    model: str | None = typer.Option(None, help="Short name, checkpoint directory, Hub id, or timm:<name>."),
     dataset: str = typer.Option("fractals", help="fractals, a folder of images, or a data set id on the Hub."),
     output: Path = typer.Option(Path("results.json"), help="Where to write the result."),
     k: list[int] = typer.Option(None, help="Neighbours; repeat for several. Default: 10, 20, 100, 200."),
@@ -26,22 +26,28 @@ def knn(
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
     split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
     max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
+    train_fraction: float | None = typer.Option(None, help="Low-shot: share of each class in the bank, 0.01 or 0.1."),
+    train_list: Path | None = typer.Option(None, help="Low-shot: file with the names of the bank's images."),
+    save_features: Path | None = typer.Option(None, help="Folder to keep the features of both splits in."),
+    features: Path | None = typer.Option(None, help="Folder of --save-features: vote again without the model."),
 ) -> None:
     """Weighted k-nearest-neighbour accuracy of frozen features (paper 8.1; the protocol of DINO).
 
     Example: synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split
-    from synco_hub.evaluation import evaluate_knn
+    from synco_hub.cli.evaluation_inputs import DataChoice, best_device
+    from synco_hub.cli.knn_evaluation import knn_of_features, knn_of_model
     from synco_hub.features import ExtractionSettings
-    from synco_hub.hub.loading import load_model
 
-    network, processor = load_model(model)
-    choice = DataChoice(dataset, data_dir, image_column, label_column, split_seed)
-    train, test = (evaluation_split(choice, split, processor) for split in ("train", "test"))
-    settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
-    result = evaluate_knn(network, train, test, ks=k or None, settings=settings, model_name=model)
+    if features is not None:
+        result = knn_of_features(features, k or None, best_device(device))
+    else:
+        if model is None:
+            raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
+        choice = DataChoice(dataset, data_dir, image_column, label_column, split_seed, train_fraction, train_list)
+        settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
+        result = knn_of_model(model, choice, k or None, settings, save_features)
     result.save(output)
     print(f"{result.dataset.count} test images of {result.dataset.name}: {result.dataset.description}")
     for name, value in result.metrics.items():
@@ -49,3 +55,53 @@ def knn(
     if result.skipped_files:
         print(f"  skipped {len(result.skipped_files)} unreadable files: {', '.join(result.skipped_files[:10])}")
     print(f"wrote {output}")
+
+
+@evaluate.command("classification")
+def classification(
+    model: str = typer.Option(..., help="Output folder of linear-probe or fine-tune, or a classifier on the Hub."),
+    dataset: str = typer.Option("fractals", help="fractals, a folder of images, or a data set id on the Hub."),
+    output: Path = typer.Option(Path("classification.json"), help="Where to write the result."),
+    data_dir: str | None = typer.Option(None, help="Folder of the data set's original files."),
+    batch_size: int = typer.Option(128, help="Images per forward."),
+    num_workers: int = typer.Option(2, help="Processes that decode images."),
+    device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
+    split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
+    max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
+) -> None:
+    """Top-1, top-5 and mean per-class accuracy (or mAP) of a trained classifier on centre crops.
+
+    Example: synco-hub evaluate classification --model runs/probe --dataset fractals --output classification.json
+    """
+    from synco_hub.cli.evaluation_inputs import DataChoice, best_device, classification_of_model
+    from synco_hub.features import ExtractionSettings
+
+    settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
+    choice = DataChoice(dataset, data_dir, split_seed=split_seed)
+    result = classification_of_model(model, choice, settings)
+    result.save(output)
+    for name, value in result.metrics.items():
+        print(f"  {name:<14} {value:6.2f} %")
+    print(f"wrote {output}")
+
+
+@evaluate.command("all")
+def evaluate_all(
+    model: str = typer.Option(..., help="Short name, checkpoint directory, Hub id, or timm:<name>."),
+    dataset: list[str] = typer.Option(["fractals"], help="Data sets; repeat the flag for several."),
+    output_dir: Path = typer.Option(Path("results"), help="One folder a data set, one file a protocol."),
+    batch_size: int = typer.Option(128, help="Images per forward."),
+    num_workers: int = typer.Option(2, help="Processes that decode images."),
+    device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
+    split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
+) -> None:
+    """Every protocol that needs no training and that model and data allow, on every data set given.
+
+    Example: synco-hub evaluate all --model runs/probe --dataset fractals --dataset ./photographs --output-dir results
+    """
+    from synco_hub.cli.evaluate_all import run_all
+    from synco_hub.cli.evaluation_inputs import best_device
+    from synco_hub.features import ExtractionSettings
+
+    settings = ExtractionSettings(batch_size, num_workers, best_device(device))
+    print(run_all(model, dataset, output_dir, settings, split_seed), end="")

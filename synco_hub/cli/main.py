@@ -11,9 +11,11 @@ from synco_hub.cli.ablate import ablate
 from synco_hub.cli.attention import attention
 from synco_hub.cli.demo import demo
 from synco_hub.cli.evaluate import evaluate
+from synco_hub.cli.fine_tune import fine_tune
 from synco_hub.cli.linear_probe import linear_probe
 from synco_hub.cli.list_models import list_models
 from synco_hub.cli.pretrain import pretrain
+from synco_hub.cli.results import results
 from synco_hub.cli.space import space
 from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
 from synco_hub.version import __version__
@@ -37,8 +39,13 @@ app.command(
     "linear-probe",
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )(linear_probe)
+app.command(
+    "fine-tune",
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
+)(fine_tune)
 app.command("ablate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(ablate)
 app.add_typer(evaluate, name="evaluate")
+app.add_typer(results, name="results")
 app.command("attention")(attention)
 app.command("space")(space)
 

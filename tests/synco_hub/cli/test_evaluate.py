@@ -69,3 +69,55 @@ def test_bad_input_writes_nothing(model, folder, tmp_path, flags, named):
     assert result.exit_code == 1
     assert named in str(result.exception)
     assert not (tmp_path / "results.json").exists()
+
+
+def test_kept_features_give_the_same_numbers_without_the_model(model, folder, tmp_path):
+    first = evaluate(model, folder, tmp_path / "first.json", "--save-features", str(tmp_path / "features"))
+    assert first.exit_code == 0, first.output
+    assert "feature: [CLS] token after the final norm; images: resize 37 bicubic, centre crop 32" in first.output
+    again = CliRunner().invoke(
+        app,
+        ["evaluate", "knn", "--features", str(tmp_path / "features"), "--output", str(tmp_path / "again.json")],
+    )
+    assert again.exit_code == 0, again.output
+    results = [json.loads((tmp_path / name).read_text()) for name in ("first.json", "again.json")]
+    for key in ("metrics", "model", "dataset", "training_dataset", "preprocessing", "protocol"):
+        assert results[0][key] == results[1][key]
+    (tmp_path / "features" / "test.safetensors").unlink()
+    missing = CliRunner().invoke(app, ["evaluate", "knn", "--features", str(tmp_path / "features")])
+    assert "--save-features" in str(missing.exception)
+
+
+def test_low_shot_bank_is_stated(model, folder, tmp_path):
+    done = evaluate(model, folder, tmp_path / "r.json", "--train-fraction", "0.25")
+    assert done.exit_code == 0, done.output
+    data = json.loads((tmp_path / "r.json").read_text())
+    assert data["training_dataset"]["count"] == 9
+    assert "0.25 of each class drawn with seed 0, 9 of 36" in data["training_dataset"]["description"]
+
+
+def test_a_classifier_is_measured_and_other_classes_are_refused(folder, tmp_path):
+    from synco_hub.hub.classifier import LinearHead, save_classifier
+
+    network = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
+    head = LinearHead(torch.randn(3, network.config.hidden_size), torch.zeros(3), ["blue", "green", "red"])
+    save_classifier(tmp_path / "head", "mine", network, image_processor(32), head)
+    flags = ["--model", str(tmp_path / "head"), "--num-workers", "0", "--output", str(tmp_path / "c.json")]
+    done = CliRunner().invoke(app, ["evaluate", "classification", *flags, "--dataset", str(folder)])
+    assert done.exit_code == 0, done.output
+    data = json.loads((tmp_path / "c.json").read_text())
+    assert set(data["metrics"]) == {"top1", "mean_per_class"}
+    other = CliRunner().invoke(
+        app, ["evaluate", "classification", *flags, "--dataset", "fractals:num_classes=4,test_images_per_class=2"]
+    )
+    assert "the head has 3 classes, the data set 4" in str(other.exception)
+
+
+def test_all_measures_what_it_can_and_says_what_it_cannot(model, folder, tmp_path):
+    flags = ["--model", model, "--dataset", str(folder), "--dataset", "nowhere/at/all", "--num-workers", "0"]
+    done = CliRunner().invoke(app, ["evaluate", "all", *flags, "--output-dir", str(tmp_path / "all")])
+    assert done.exit_code == 0, done.output
+    assert "skipped classification" in done.output
+    assert "has no trained classifier" in done.output
+    assert "SynCo-v2 DeiT-S" in done.output
+    assert len(list((tmp_path / "all").rglob("knn.json"))) == 1
