@@ -1,0 +1,134 @@
+"""Precision, compilation, gradient checkpointing and accumulation as flags of a real run."""
+
+import collections
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from trainers.info_nce import info_nce
+from trainers.pretrain import main
+from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_trainer import SynCoTrainer
+
+FLAGS = (
+    "--depth 1 --queue-size 32 --num-hard-negatives 8 --projection-hidden-dim 16 --projection-dim 8 "
+    "--per-device-train-batch-size 4 --dataloader-num-workers 0 --use-cpu --logging-steps 1 --max-steps 4 "
+    "--save-strategy no --disable-tqdm true --learning-rate 1e-3 --synthetic-warmup-epochs 0 "
+    "--synthetic-cooldown-epochs 0 --dataset fractals:num_classes=2,train_images_per_class=16"
+).split()
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory):
+    return tmp_path_factory.mktemp("home")
+
+
+def losses(output: Path, home: Path, monkeypatch, *flags: str) -> list[float]:
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(home))
+    found: list[float] = []
+    log = SynCoTrainer.log
+
+    def recorded(trainer: SynCoTrainer, logs: dict[str, float], *args: object) -> None:
+        log(trainer, logs, *args)
+        if "loss" in logs:
+            found.append(logs["loss"])
+
+    monkeypatch.setattr(SynCoTrainer, "log", recorded)
+    main([*FLAGS, "--backbone", "vit-nano", "--output-dir", str(output), *flags])
+    monkeypatch.undo()
+    return found
+
+
+@pytest.fixture(scope="module")
+def plain(tmp_path_factory, home):
+    with pytest.MonkeyPatch.context() as patch:
+        output = tmp_path_factory.mktemp("plain") / "run"
+        return losses(output, home, patch), load_file(output / "model.safetensors")
+
+
+def test_gradient_checkpointing_changes_no_bit(plain, home, tmp_path, monkeypatch):
+    found = losses(tmp_path / "run", home, monkeypatch, "--gradient-checkpointing", "true")
+    assert found == plain[0]
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert all(torch.equal(weights[name], value) for name, value in plain[1].items())
+
+
+def test_compiled_training_follows_the_plain_one(plain, home, tmp_path, monkeypatch):
+    # The eager backend takes the compiler's way without its minutes.
+    found = losses(tmp_path / "run", home, monkeypatch, "--compile", "--torch-compile-backend", "eager")
+    assert found == pytest.approx(plain[0], rel=1e-4)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["model_type"] == "synco"
+    assert load_file(tmp_path / "run" / "model.safetensors").keys() == plain[1].keys()
+
+
+def test_bf16_runs_the_backbone_in_half_and_the_contrast_in_full(plain, home, tmp_path, monkeypatch):
+    seen = collections.defaultdict(set)
+    backbone, contrast = SynCoForPreTraining._online, SynCoForPreTraining._objective
+
+    def watched_backbone(self, *views):
+        features, *queries = backbone(self, *views)
+        seen["backbone"].add(queries[0].dtype)
+        return features, *queries
+
+    def watched_contrast(self, *vectors):
+        seen["contrast"] |= {vector.dtype for vector in vectors[:4]}
+        seen["autocast"].add(torch.is_autocast_enabled("cpu"))
+        loss, accuracy = contrast(self, *vectors)
+        seen["loss"].add(loss.dtype)
+        return loss, accuracy
+
+    monkeypatch.setattr(SynCoForPreTraining, "_online", watched_backbone)
+    monkeypatch.setattr(SynCoForPreTraining, "_objective", watched_contrast)
+    found = losses(tmp_path / "run", home, monkeypatch, "--bf16")
+    assert seen["backbone"] == {torch.bfloat16}
+    assert seen["contrast"] == {torch.float32}
+    assert seen["loss"] == {torch.float32}
+    assert seen["autocast"] == {False}
+    assert found == pytest.approx(plain[0], rel=0.05)
+    weights = load_file(tmp_path / "run" / "model.safetensors")
+    assert {value.dtype for value in weights.values()} == {torch.float32}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_the_contrast_of_half_precision_vectors_is_that_of_full(dtype):
+    generator = torch.Generator().manual_seed(0)
+    query, key, queue = (
+        torch.nn.functional.normalize(torch.randn(count, 16, generator=generator), dim=1).to(dtype)
+        for count in (6, 6, 50)
+    )
+    half = info_nce(query, key, queue, 0.2).loss
+    full = info_nce(query.float(), key.float(), queue.float(), 0.2).loss
+    torch.testing.assert_close(half.float(), full, rtol=2e-3, atol=2e-3)
+
+
+def test_byols_accumulation_updates_the_target_once_a_step(home, tmp_path, monkeypatch):
+    momenta: list[float] = []
+    update = SynCoForPreTraining.update_target_network
+
+    def counted(self, momentum: float) -> None:
+        momenta.append(momentum)
+        update(self, momentum)
+
+    monkeypatch.setattr(SynCoForPreTraining, "update_target_network", counted)
+    flags = ["--method", "byol", "--gradient-accumulation-steps", "8"]
+    found = losses(tmp_path / "run", home, monkeypatch, *flags)
+    assert len(found) == len(momenta) == 4
+    assert momenta == sorted(momenta)
+    # ½ · (sum of the two 2 − 2cos) lies in [0, 4]; sums over micro-batches are means.
+    assert all(0 <= loss <= 4 for loss in found)
+
+
+def test_accumulated_gradients_are_those_of_the_whole_batch(home, tmp_path, monkeypatch):
+    # Without BatchNorm, drop path and queue a batch of 16 is four of 4.
+    common = ["--method", "byol", "--head-norm", "none", "--optim", "sgd", "--learning-rate", "0.5"]
+    whole = [*common, "--per-device-train-batch-size", "16"]
+    parts = [*common, "--per-device-train-batch-size", "4", "--gradient-accumulation-steps", "4"]
+    one = losses(tmp_path / "whole", home, monkeypatch, *whole)
+    four = losses(tmp_path / "parts", home, monkeypatch, *parts)
+    assert four == pytest.approx(one, rel=1e-4)
+    ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
+    for name, value in ours.items():
+        torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
