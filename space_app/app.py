@@ -7,6 +7,7 @@ Run it by `synco-hub space`, or by `python app.py` as a Space. No mathematics he
 from __future__ import annotations
 
 import argparse
+import functools
 import os
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -146,18 +147,21 @@ def _connect_board(
         return round(float(event.across), 2), round(float(event.down), 2)
 
     active, image, names = source
+    drawing: dict[str, Any] = {
+        "fn": show,
+        "inputs": [active, image, names, *controls.values()],
+        "outputs": board,
+        "trigger_mode": "always_last",
+        "show_progress": "minimal",
+        "concurrency_limit": 2,
+        "concurrency_id": "board",
+        "api_visibility": "private",
+    }
+    gr.on([image.change, names.change, *(control.change for control in controls.values())], **drawing)
     for name, tab in tabs.items():
-        tab.select(lambda name=name: name, None, active, queue=False, api_visibility="private")
-    gr.on(
-        [active.change, image.change, names.change, *(control.change for control in controls.values())],
-        show,
-        [active, image, names, *controls.values()],
-        board,
-        trigger_mode="always_last",
-        show_progress="minimal",
-        concurrency_limit=2,
-        api_visibility="private",
-    )
+        # One after the other: what is shown depends on the tab that the click has just noted.
+        chosen = tab.select(functools.partial(str, name), None, active, queue=False, api_visibility="private")
+        chosen.then(**drawing)
     board.click(choose_patch, None, [controls["across"], controls["down"]], queue=False, api_visibility="private")
 
 
