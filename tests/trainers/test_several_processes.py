@@ -56,7 +56,11 @@ def runs(tmp_path_factory) -> Path:
     )
     logs = "".join(path.read_text()[-2000:] for path in root.glob("*.log"))
     assert ended.returncode == 0, ended.stderr + logs
-    assert json.loads(ended.stdout) == [[[0]], [[0, 0]], [[-9, -9]], [[1]], [[0]]], logs
+    one, two, killed, refused, continued = json.loads(ended.stdout)
+    assert (one, two, refused, continued) == ([[0]], [[0, 0]], [[1]], [[0]]), logs
+    # The rank that lives a moment longer may notice that the other is gone before its own turn comes.
+    assert -9 in killed[0], logs
+    assert 0 not in killed[0], logs
     return root
 
 
