@@ -130,8 +130,8 @@ def test_a_checkpoint_that_is_nowhere_gives_one_error_and_asks_nobody(load, home
     with pytest.raises(OSError, match=f"'{MISSING}' is not on this computer") as error:
         load(MISSING)
     message = str(error.value)
-    assert f"synco-hub pull {MISSING}" in message
-    assert "synco-hub convert FILE" in message
+    assert "(1) pull it from the Hub" in message
+    assert f"(2) convert the authors' release into a directory ./{MISSING}" in message
     assert "synco-hub pretrain --method byol --backbone swin-t" in message
     assert str(home / "checkpoints" / MISSING) in message
     assert "\n" not in message
@@ -184,10 +184,12 @@ def test_short_names_are_replaced_and_the_rest_of_the_call_is_not(home, monkeypa
     aliases.install(hub)
     hub.cached_files("byol-deit-s", ["config.json"], subfolder="")
     hub.cached_files(path_or_repo_id="byol-deit-s", filenames=["x"])
+    hub.cached_files(Path("byol-deit-s"), ["z"])
     hub.cached_files(None, ["y"])
     assert calls == [
         (("some-organisation/byol", ["config.json"]), {"subfolder": ""}),
         (("some-organisation/byol",), {"filenames": ["x"]}),
+        (("some-organisation/byol", ["z"]), {}),
         ((None, ["y"]), {}),
     ]
 

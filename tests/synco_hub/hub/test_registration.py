@@ -1,3 +1,4 @@
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from transformers import (
     ViTImageProcessor,
     pipeline,
 )
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING
 
 import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.hub.registration import register
@@ -38,13 +40,17 @@ def test_registering_again_changes_nothing():
     test_the_auto_classes_know_the_model_type()
 
 
-def test_the_image_processor_is_the_fast_one(tmp_path, caplog):
+def test_the_image_processor_is_known_by_the_model_type_and_is_the_fast_one(tmp_path):
+    assert IMAGE_PROCESSOR_MAPPING[SynCoConfig] == {"torchvision": ViTImageProcessor}
     SynCoConfig("vit-nano").save_pretrained(tmp_path)
     image_processor(32).save_pretrained(tmp_path)
+    written = tmp_path / "preprocessor_config.json"
+    settings = json.loads(written.read_text())
+    assert settings.pop("image_processor_type") == "ViTImageProcessor"
+    written.write_text(json.dumps(settings))  # now only the model type tells the class
     processor = AutoImageProcessor.from_pretrained(tmp_path)
     assert type(processor) is ViTImageProcessor
-    assert "TorchvisionBackend" in {base.__name__ for base in type(processor).__mro__}
-    assert "Falling back" not in caplog.text
+    assert processor.crop_size["height"] == 32
 
 
 AUTO = "from transformers import AutoModel, AutoConfig, AutoImageProcessor"
