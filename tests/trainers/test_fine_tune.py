@@ -19,7 +19,7 @@ def home(tmp_path_factory, monkeypatch):
 @pytest.fixture
 def model(tmp_path):
     torch.manual_seed(0)
-    SynCoModel(SynCoConfig(backbone="swin-nano")).save_pretrained(tmp_path / "model")
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / "model")
     image_processor(32).save_pretrained(tmp_path / "model")
     return tmp_path / "model"
 
@@ -30,7 +30,7 @@ def tune(model, output, *flags: str) -> EvaluationResult:
 
 
 def test_a_pipeline_loads_what_was_tuned_and_resume_ends_at_the_same_bits(model, tmp_path):
-    flags = ["--num-train-epochs", "3", "--learning-rate", "0.01"]
+    flags = ["--num-train-epochs", "2", "--learning-rate", "0.01"]
     whole = tune(model, tmp_path / "whole", *flags)
     images = load_dataset(DATA, "test", image_size=32)
     answer = pipeline("image-classification", model=str(tmp_path / "whole"))(images.load_image(0))

@@ -1,8 +1,9 @@
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from synco_hub.hub.loading import load_model
+from synco_hub.hub.loading import load_model, model_facts
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 
@@ -28,3 +29,16 @@ def test_wrong_names_get_one_clear_error(tmp_path):
         load_model(str(tmp_path))
     with pytest.raises(OSError, match="Three ways"):
         load_model("byol-swin-t")
+
+
+def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
+    model, processor = load_model("timm:vit_tiny_patch16_224")
+    assert not model.training
+    assert model_facts(model, processor) == (
+        "feature: [CLS] token after the final norm; images: resize 248 bicubic, centre crop 224"
+    )
+    assert list(processor.image_mean) == [0.5, 0.5, 0.5]
+    with pytest.raises(ValueError, match=r"no model 'vit_tini_patch16_224'.*vit_tiny_patch16_224"):
+        load_model("timm:vit_tini_patch16_224")
