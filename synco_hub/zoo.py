@@ -11,8 +11,8 @@ from pathlib import Path
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
 _FROM_AUTHORS = (
-    "convert the authors' release (`synco-hub convert FILE --output DIR`), or pretrain (`synco-hub pretrain --method "
-    "{method} --backbone {backbone} --dataset imagenet-1k --output-dir DIR`)"
+    "convert the authors' release (the converter comes with a later version), or pretrain (`synco-hub pretrain "
+    "--recipe {method}-{backbone} --dataset DATA --output-dir DIR`)"
 )
 _TRAIN_SMALL = "run `synco-hub demo --method {method}` (minutes on two CPU cores)"
 

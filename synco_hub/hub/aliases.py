@@ -47,8 +47,8 @@ def missing_message(name: str) -> str:
     return (
         f"The checkpoint {name!r} is not on this computer (looked for a directory ./{name} and for "
         f"{checkpoint_directory(name)}) and the project has not published it yet. Three ways to get it: "
-        f"(1) once it is published, `synco-hub pull {name}`; "
-        f"(2) convert the authors' release: `synco-hub convert FILE --output ./{name}`; "
+        "(1) pull it from the Hub, once a version of this package names a published repository for it; "
+        f"(2) convert the authors' release into a directory ./{name} (the converter comes with a later version); "
         f"(3) pretrain it: `synco-hub pretrain --method {row.method} --backbone {row.backbone} --dataset DATA "
         f"--output-dir ./{name}`."
     )

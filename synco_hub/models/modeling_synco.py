@@ -267,7 +267,7 @@ def _refuse_other_backbone(info: dict[str, Any]) -> None:
         if ours := sorted(key for key in keys if key.startswith(("backbone.", "synco.backbone."))):
             raise ValueError(
                 f"The checkpoint's backbone is not the config's: {len(ours)} weights {fault} (first: {ours[:3]}). "
-                "Correct the config, or convert a foreign checkpoint first (`synco-hub convert`)."
+                "Correct the config, or bring a foreign checkpoint into this key layout first."
             )
 
 

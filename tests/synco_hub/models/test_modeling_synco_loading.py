@@ -236,7 +236,7 @@ def test_one_lacking_weight_is_an_error(loader, key, tmp_path):
 def test_foreign_key_names_are_an_error(loader, prefix, tmp_path):
     _model(CONFIGS["swin"], seed=42).save_pretrained(tmp_path)
     _edit_weights(tmp_path, lambda state: {prefix + name: value for name, value in state.items()})
-    with pytest.raises(ValueError, match=r"weights are missing.*synco-hub convert"):
+    with pytest.raises(ValueError, match=r"weights are missing.*foreign checkpoint"):
         loader.from_pretrained(tmp_path)
 
 
