@@ -46,7 +46,7 @@ ROBUSTNESS_ROWS = (
             class_list="imagenet_1k",
             original_files=f"imagenetv2-{name}.tar.gz as imagenetv2-{name}-format-val/<0 to 999>/*.jpeg",
             notes="The Hub copy holds archives that the datasets library cannot read. A folder's name is its label: "
-            "sorted as text, 100 would come third.",
+            "sorted as text, 100 comes before 2.",
         )
         for name, short in (("matched-frequency", "MF"), ("threshold0.7", "T0.7"), ("top-images", "TI"))
     ),

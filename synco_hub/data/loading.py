@@ -5,13 +5,14 @@ import os
 from pathlib import Path
 from typing import Any
 
+from synco_hub.data.catalog import CATALOG
+from synco_hub.data.catalog_loading import TABLE_FILES, load_catalog_dataset
 from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
 from synco_hub.data.hub_dataset import HubSource, load_hub_dataset
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import contains_images, load_image_folder
 
 FRACTALS = "fractals"
-_TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
 
 
 def load_dataset(
@@ -32,13 +33,15 @@ def load_dataset(
     Args:
         name_or_path: One of
             `fractals`, the embedded default, with settings if wanted: `fractals:num_classes=20,image_size=64`;
+            a name of the catalog, such as `imagenet-100` (`synco-hub data list` shows all);
             a folder of images (see `load_image_folder`) or of parquet, arrow or webdataset files;
             a Hub id `namespace/name`.
         split: `train` or `test`. Tables also take their own split names.
         seed: Draws the test images of a folder that has no test folder.
         image_size: Size in pixels at which fractals are drawn; other images keep their size.
         cache_dir: Where drawn or downloaded images are kept.
-        data_dir: Folder inside a Hub repository.
+        data_dir: For a name of the catalog the folder with its files, so that nothing is downloaded; for a Hub id a
+            folder inside the repository.
         image_column: Column of a table; found by its type if None.
         label_column: Column of a table; found by its type if None.
         config: Configuration of a Hub data set.
@@ -65,8 +68,10 @@ def load_dataset(
         label_column=label_column,
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
     )
+    if name in CATALOG and not path.is_dir():
+        return load_catalog_dataset(CATALOG[name], source, split, seed)
     if path.is_dir():
-        if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in _TABLE_FILES):
+        if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in TABLE_FILES):
             return load_hub_dataset(source, split)
         return load_image_folder(path, split, seed)
     # Without a namespace it is a slip of the pen rather than a Hub id, and must not wait for the network.
@@ -92,10 +97,10 @@ def _fractal_parameters(options: str, image_size: int | None) -> FractalParamete
 def _unknown(name: str) -> str:
     folder = Path(name).expanduser().parent
     neighbours = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
-    candidates = [FRACTALS, *(os.path.join(os.path.dirname(name), neighbour) for neighbour in neighbours)]
+    candidates = [*CATALOG, *(os.path.join(os.path.dirname(name), neighbour) for neighbour in neighbours)]
     return (
-        f"data set {name!r}: neither a known name nor a folder{_nearest(name, candidates)}; give {FRACTALS}, the path "
-        "of a folder of images, or a Hub id namespace/name."
+        f"data set {name!r}: neither a known name nor a folder{_nearest(name, candidates)}; give {FRACTALS}, a name "
+        "of `synco-hub data list`, the path of a folder of images, or a Hub id namespace/name."
     )
 
 

@@ -1,0 +1,66 @@
+"""Labels that mean the same class wherever a set was read from: by wnid, or by position in a list of wnids."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from synco_hub.data.image_dataset import UNLABELED
+
+
+def labels_of_list(
+    labels: npt.NDArray[np.int64], stored_names: Sequence[str], wnids: Sequence[str], source: str
+) -> npt.NDArray[np.int64]:
+    """Translates stored labels into positions in a list of wnids.
+
+    Names that are wnids are looked up, so that their order does not matter. Names that are whole numbers are labels
+    themselves, as in the folders of ImageNet-V2, where 100 sorts before 2. With other names, such as "bonnet", the
+    stored labels are taken to follow the list, which needs one name for each of its classes.
+
+    Args:
+        labels: Stored labels, -1 for unlabeled. Shape: (num_images,).
+        stored_names: One name per stored label.
+        wnids: The list.
+        source: Names the data in an error.
+
+    Returns:
+        Labels in the order of the list, -1 for unlabeled. Shape: (num_images,).
+
+    Raises:
+        ValueError: If a name or a label is not in the list.
+    """
+    if any(_is_wnid(name) for name in stored_names):
+        index = {wnid: position for position, wnid in enumerate(wnids)}
+        strangers = [name for name in stored_names if name not in index]
+        if strangers:
+            raise ValueError(
+                f"{source}: {len(strangers)} of {len(stored_names)} classes are not among the {len(wnids)} of this "
+                f"set ({', '.join(strangers[:3])}); check that it is the folder or the copy of this set."
+            )
+        position = np.array([index[name] for name in stored_names], dtype=np.int64)
+    elif all(name.isdecimal() for name in stored_names):
+        position = np.array([int(name) for name in stored_names], dtype=np.int64)
+        if position.max(initial=UNLABELED) >= len(wnids):
+            raise ValueError(
+                f"{source}: label {position.max()} is beyond the {len(wnids)} classes of this set; check that it is "
+                "the folder or the copy of this set."
+            )
+    elif len(stored_names) == len(wnids):
+        position = np.arange(len(wnids), dtype=np.int64)
+    else:
+        raise ValueError(
+            f"{source}: {len(stored_names)} classes ({', '.join(stored_names[:3])}) where this set has {len(wnids)}; "
+            "name the classes by wnid, or check that it is the folder or the copy of this set."
+        )
+    labels = np.asarray(labels, dtype=np.int64)
+    if not len(position):
+        return labels
+    translated: npt.NDArray[np.int64] = np.where(labels == UNLABELED, UNLABELED, position[labels])
+    return translated
+
+
+def _is_wnid(name: str) -> bool:
+    """An `n` and eight digits, as WordNet numbers its nouns."""
+    return len(name) == 9 and name[0] == "n" and name[1:].isdecimal()
