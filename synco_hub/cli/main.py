@@ -9,6 +9,7 @@ import typer
 
 from synco_hub.cli.ablate import ablate
 from synco_hub.cli.attention import attention
+from synco_hub.cli.data import data
 from synco_hub.cli.demo import demo
 from synco_hub.cli.evaluate import evaluate
 from synco_hub.cli.fine_tune import fine_tune
@@ -44,6 +45,7 @@ app.command(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
 )(fine_tune)
 app.command("ablate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(ablate)
+app.add_typer(data, name="data")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(results, name="results")
 app.command("attention")(attention)

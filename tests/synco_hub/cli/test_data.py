@@ -1,0 +1,26 @@
+import json
+
+from typer.testing import CliRunner
+
+from synco_hub.cli.main import app
+from synco_hub.data.catalog import CATALOG
+
+
+def test_json_has_every_row():
+    result = CliRunner().invoke(app, ["data", "list", "--json"])
+    rows = {row["name"]: row for row in json.loads(result.output)}
+    assert list(rows) == list(CATALOG)
+    keys = {"name", "dataset_id", "splits", "num_classes", "counts", "metric", "licence"}
+    assert all(keys <= set(row) for row in rows.values())
+    flowers = rows["flowers102"]
+    assert flowers["splits"] == {"train": ["train", "validation"], "test": ["test"]}
+    assert (flowers["counts"], flowers["metric"]) == ({"train": 2040, "test": 6149}, "mean per-class accuracy")
+    assert rows["imagenet-100"]["counts"]["train"] == 126689
+    assert rows["imagenet-100"]["table_9"]["train"] == 128116
+
+
+def test_people_read_one_line_a_set_and_the_reason_of_each_difference():
+    lines = CliRunner().invoke(app, ["data", "list"]).output.splitlines()
+    assert len(lines) == len(CATALOG) + sum(bool(row.difference) for row in CATALOG.values())
+    assert next(line for line in lines if line.startswith("imagenet-c ")).endswith("not on the Hub")
+    assert any("10 % list" in line for line in lines)
