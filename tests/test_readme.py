@@ -13,17 +13,19 @@ from typer.testing import CliRunner
 from synco_hub.cli.main import app
 from synco_hub.hub.install import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
-from trainers import pretrain
+from trainers import linear_probe, pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 COMMANDS = re.findall(r"^synco-hub .+$", README, re.MULTILINE)
 SNIPPETS = re.findall(r"```python\n(.+?)```", README, re.DOTALL)
 # Added behind the reader's own flags, so that a run of days is one of seconds.
-TINY = (
-    "--backbone vit-nano --depth 1 --queue-size 16 --num-hard-negatives 4 --projection-hidden-dim 16 --use-cpu "
-    "--per-device-train-batch-size 4 --dataloader-num-workers 0 --max-steps 1 --disable-tqdm true"
-)
+TINY = "--use-cpu --dataloader-num-workers 0 --max-steps 1 --disable-tqdm true --per-device-train-batch-size 4"
+TINY_NETWORK = "--backbone vit-nano --depth 1 --queue-size 16 --num-hard-negatives 4 --projection-hidden-dim 16"
+TRAINERS = {
+    "trainers.pretrain": (pretrain.main, f"{TINY} {TINY_NETWORK}".split()),
+    "trainers.linear_probe": (linear_probe.main, TINY.split()),
+}
 
 
 @pytest.fixture
@@ -53,8 +55,9 @@ def test_the_readme_has_commands_and_snippets():
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_command_runs(command, reader, monkeypatch):
     def run_here(path: str, argv: list[str]) -> None:
-        assert argv[:3] == [path, "-m", "trainers.pretrain"]
-        pretrain.main([*argv[3:], *TINY.split()])
+        assert argv[:2] == [path, "-m"]
+        trainer, flags = TRAINERS[argv[2]]
+        trainer([*argv[3:], *flags])
 
     monkeypatch.setattr(os, "execv", run_here)
     result = CliRunner().invoke(app, shlex.split(command)[1:])
