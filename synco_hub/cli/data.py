@@ -7,8 +7,10 @@ from typing import Any
 
 import typer
 
-from synco_hub.data.catalog import CATALOG
+from synco_hub.data import load_dataset
+from synco_hub.data.catalog import CATALOG, catalog_row
 from synco_hub.data.catalog_row import DatasetRow
+from synco_hub.data.verification import verify_split
 
 data = typer.Typer(no_args_is_help=True, help="The data sets of the paper.")
 
@@ -33,6 +35,29 @@ def list_datasets(as_json: bool = typer.Option(False, "--json", help="Print rows
         print(f"{row.name:<{width}}  {row.num_classes:>4} classes  {counts:<31}  {row.dataset_id or 'not on the Hub'}")
         if row.difference:
             print(f"{'':<{width}}  {row.difference}")
+
+
+@data.command("verify")
+def verify(
+    name: str = typer.Argument(help="A name of `synco-hub data list`."),
+    data_dir: str | None = typer.Option(None, help="Folder with the files; without it the Hub copy is downloaded."),
+) -> None:
+    """Count images and classes of each split against the catalog; exit code 1 where they differ.
+
+    Example: synco-hub data verify imagenet-a --data-dir ~/imagenet-a
+    """
+    row = catalog_row(name)
+    verdicts = [verify_split(row, load_dataset(name, split, data_dir=data_dir), split) for split in row.splits]
+    for verdict in verdicts:
+        printed = f", Table 9 prints {row.table_9[verdict.split]:,}" if row.table_9 else ""
+        print(
+            f"{'agrees ' if verdict.agrees else 'DIFFERS'}  {verdict.split}: {verdict.images:,} images of "
+            f"{verdict.expected_images:,}{printed}; {verdict.classes} classes of {verdict.expected_classes}"
+        )
+    if row.difference:
+        print(row.difference)
+    if not all(verdict.agrees for verdict in verdicts):
+        raise typer.Exit(1)
 
 
 def _published(row: DatasetRow) -> dict[str, Any]:

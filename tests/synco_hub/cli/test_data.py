@@ -1,5 +1,7 @@
 import json
+from dataclasses import replace
 
+from PIL import Image
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
@@ -24,3 +26,17 @@ def test_people_read_one_line_a_set_and_the_reason_of_each_difference():
     assert len(lines) == len(CATALOG) + sum(bool(row.difference) for row in CATALOG.values())
     assert next(line for line in lines if line.startswith("imagenet-c ")).endswith("not on the Hub")
     assert any("10 % list" in line for line in lines)
+
+
+def test_verify_finds_a_removed_image(tmp_path, monkeypatch):
+    monkeypatch.setitem(CATALOG, "dtd", replace(CATALOG["dtd"], counts={"train": 2, "test": 2}, num_classes=2))
+    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(tmp_path / name)
+    command = ["data", "verify", "dtd", "--data-dir", str(tmp_path)]
+    whole = CliRunner().invoke(app, command)
+    assert (whole.exit_code, whole.output.count("agrees")) == (0, 2)
+    (tmp_path / "test/b/1.png").unlink()
+    damaged = CliRunner().invoke(app, command)
+    assert damaged.exit_code == 1
+    assert "DIFFERS  test: 1 images of 2, Table 9 prints 2; 1 classes of 2" in damaged.output
