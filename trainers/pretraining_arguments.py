@@ -214,6 +214,8 @@ class SynCoTrainingArguments(TrainingArguments):
         super().__post_init__()  # type: ignore[no-untyped-call]
         # torch's DataParallel would give each replica its own copy of the queues; several GPUs take several processes.
         self._n_gpu = min(self._n_gpu, 1)
+        # Pinned memory speeds the way to an accelerator; without one torch warns about it.
+        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
         if given is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
         if self.save_total_limit is not None and self.save_total_limit < 2:

@@ -52,6 +52,8 @@ def knn(
     print(f"{result.dataset.count} test images of {result.dataset.name}: {result.dataset.description}")
     for name, value in result.metrics.items():
         print(f"  {name:<12} {value:6.2f} %")
+    for note in result.notes:
+        print(f"  {note}")
     if result.skipped_files:
         print(f"  skipped {len(result.skipped_files)} unreadable files: {', '.join(result.skipped_files[:10])}")
     print(f"wrote {output}")
