@@ -2,9 +2,9 @@
 
     python forked_runs.py PLAN.json
 
-The plan is a list of runs: `argv`, `processes`, `deaths` (a list of [step, event], in rising order; event is the name
-of a moment), `log`, and `left_dead` for a run that nobody resumes after its last death. A run that ends well leaves
-`state-RANK.pt` of every process in the output directory: the model's state, and the moments it went through.
+The plan is a list of runs: `argv`, `processes`, `log`, `deaths` in rising order (each [step, name of a moment]
+for SIGKILL, or with a signal as third), and `left_dead` for a run that nobody resumes after its last death. A run that
+ends well leaves `state-RANK.pt` of every process in the output directory: the model's state, and the moments.
 """
 
 import json
@@ -35,8 +35,10 @@ class Moments:
         step = 0 if self.trainer is None else self.trainer.state.global_step
         self.seen.append((step, name))
         if self.death is not None and step >= self.death[0] and name == self.death[1]:
+            number = signal.Signals[self.death[2]] if len(self.death) > 2 else signal.SIGKILL
+            self.death = None
             dying()
-            os.kill(os.getpid(), signal.SIGKILL)
+            os.kill(os.getpid(), number)
 
     def watch(self) -> None:
         training_step, create = SynCoTrainer.training_step, SynCoTrainer.__init__

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -93,15 +94,21 @@ def assert_only_whole_checkpoints(output: Path) -> None:
     assert not (output / UNFINISHED).exists()
 
 
-def test_kills_end_with_the_same_bits(photographs, tmp_path):
-    deaths = [[6, "torn optimizer.pt"], [11, "after micro-batch"], [21, "before rename"], [30, "after rename"]]
+def test_kills_and_signals_end_with_the_same_bits(photographs, tmp_path):
+    deaths = [
+        [6, "torn optimizer.pt"], [10, "before target update", "SIGTERM"], [13, "after micro-batch"],
+        [16, "after micro-batch", "SIGINT"], [21, "before rename"], [30, "after rename"],
+    ]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     codes = run_all([run(photographs, whole, []), run(photographs, killed, deaths)], tmp_path)
-    assert codes[1] == [[-9], [-9], [-9], [-9], [0]]
+    assert codes[1] == [[-9], [143], [-9], [130], [-9], [-9], [0]]
     assert_same_bits(whole, killed)
     assert_only_whole_checkpoints(killed)
     log = (tmp_path / "killed.log").read_text()
-    assert [f"checkpoint-{step}" in log for step in (3, 9, 18)] == [True] * 3
+    resumed = [int(step) for step in re.findall(r"resuming from .*checkpoint-(\d+)", log)]
+    # Killed: from the last saved third step. Told to stop: from the very step.
+    assert resumed == [3, 11, 12, 17, 18, 30]
+    assert "stopped by SIGTERM after step 11 of 30" in log
 
 
 @pytest.mark.slow
