@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
-from synco_hub.data import load_dataset
-from synco_hub.data.catalog import CATALOG, catalog_row
-from synco_hub.data.catalog_row import DatasetRow
-from synco_hub.data.verification import verify_split
+if TYPE_CHECKING:
+    from synco_hub.data.catalog_row import DatasetRow
 
 data = typer.Typer(no_args_is_help=True, help="The data sets of the paper.")
 
@@ -26,6 +24,8 @@ def list_datasets(as_json: bool = typer.Option(False, "--json", help="Print rows
 
     Example: synco-hub data list --json
     """
+    from synco_hub.data.catalog import CATALOG  # torch comes with it: only when the command runs, never for --help
+
     if as_json:
         print(json.dumps([_published(row) for row in CATALOG.values()], indent=2))
         return
@@ -46,6 +46,11 @@ def verify(
 
     Example: synco-hub data verify imagenet-a --data-dir ~/imagenet-a
     """
+    # torch takes seconds to import: only when the command runs, never for --help.
+    from synco_hub.data import load_dataset
+    from synco_hub.data.catalog import catalog_row
+    from synco_hub.data.verification import verify_split
+
     row = catalog_row(name)
     verdicts = [verify_split(row, load_dataset(name, split, data_dir=data_dir), split) for split in row.splits]
     for verdict in verdicts:
