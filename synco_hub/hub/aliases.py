@@ -44,11 +44,17 @@ def resolve(name: str) -> str:
 def missing_message(name: str) -> str:
     """What to tell a user whose checkpoint is nowhere, with the three ways to get it."""
     row = ZOO[name]
+    # The small ones are the project's own: there is nothing of the authors' to convert, but a quick way to make them.
+    second = (
+        f"convert the authors' release into a directory ./{name} (the converter comes with a later version)"
+        if row.paper
+        else row.how_to_obtain
+    )
     return (
         f"The checkpoint {name!r} is not on this computer (looked for a directory ./{name} and for "
         f"{checkpoint_directory(name)}) and the project has not published it yet. Three ways to get it: "
         "(1) pull it from the Hub, once a version of this package names a published repository for it; "
-        f"(2) convert the authors' release into a directory ./{name} (the converter comes with a later version); "
+        f"(2) {second}; "
         f"(3) pretrain it: `synco-hub pretrain --method {row.method} --backbone {row.backbone} --dataset DATA "
         f"--output-dir ./{name}`."
     )

@@ -257,3 +257,9 @@ def test_the_revision_of_a_published_checkpoint_is_its_repositorys(home, monkeyp
         (("some-organisation/byol",), {"revision": "v2", "token": "t"}),
         (("bert-base-uncased",), {"revision": None}),
     ]
+
+
+def test_a_small_checkpoint_is_made_by_the_demonstration_not_converted(home):
+    message = aliases.missing_message("moby-vit-nano")
+    assert "synco-hub demo --method moby" in message
+    assert "convert" not in message
