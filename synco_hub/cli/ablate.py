@@ -15,8 +15,6 @@ from synco_hub.atomic_write import written_whole
 from synco_hub.cli.demo import SETTINGS
 
 PLAN_FILE = "ablation_plan.json"
-RESULT_FILE = "results_knn.json"
-UNTRAINED = "untrained"
 
 
 def ablate(
@@ -42,7 +40,7 @@ def ablate(
     shared = shared_flags(dataset, max_steps, context.args)
     keep_to_the_plan(output_dir, {"flags": shared})
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.ablation_runs import finished_run, untrained_run
+    from synco_hub.cli.ablation_runs import RESULT_FILE, UNTRAINED, finished_run, untrained_run
     from synco_hub.cli.ablation_table import finding, rows_of, write_tables
 
     runs = []

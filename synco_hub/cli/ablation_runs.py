@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from synco_hub.cli.ablate import RESULT_FILE, UNTRAINED
 from synco_hub.cli.ablation_table import FinishedRun
 from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split
 from synco_hub.evaluation import evaluate_knn
@@ -17,6 +16,8 @@ from synco_hub.hub.loading import load_model
 from synco_hub.models import SynCoModel
 from synco_hub.results import EvaluationResult
 
+RESULT_FILE = "results_knn.json"
+UNTRAINED = "untrained"
 UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
 
 

@@ -5,7 +5,8 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from synco_hub.cli.ablate import RESULT_FILE, keep_to_the_plan, run_name, shared_flags, training_command
+from synco_hub.cli.ablate import keep_to_the_plan, run_name, shared_flags, training_command
+from synco_hub.cli.ablation_runs import RESULT_FILE
 from synco_hub.cli.main import app
 from trainers.pretrain import main
 
