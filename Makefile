@@ -31,7 +31,7 @@ install: $(VENV)/installed
 $(VENV)/installed: pyproject.toml constraints.txt overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --override overrides.txt --editable '.[robustness,space,metrics,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --override overrides.txt --editable '.[robustness,onnx,space,metrics,dev]'
 	touch $@
 
 # The oldest supported stack, in an environment of its own.

@@ -18,6 +18,7 @@ import gradio as gr
 
 from space_app.about import ABOUT as ABOUT_TEXT
 from space_app.about import INTRODUCTION, UNTRAINED_NOTICE
+from space_app.answered_picture import answered_picture
 from space_app.board import (
     ABOUT,
     ATTENTION,
@@ -34,7 +35,7 @@ from space_app.comparison import similarity_sentence
 from space_app.example_images import draw_examples
 from space_app.looks import Looks
 from space_app.model_cache import ModelCache
-from space_app.panels import as_image, message_html
+from space_app.panels import message_html
 from space_app.uploaded_image import LARGEST_UPLOAD_BYTES, image_input
 from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, Picked
 from space_app.visible_errors import visible_errors
@@ -170,13 +171,16 @@ def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any])
 
     def endpoint(view: str, fields: tuple[str, ...]) -> Any:
         @visible_errors
-        def pictures(path: str | None, names: list[str], *values: Any) -> list[tuple[Any, str]]:
+        def pictures(path: str | None, names: list[str], *values: Any) -> list[tuple[str, str]]:
             settings = Controls(**dict(zip(fields, values, strict=True)))
             *_, panels = board_panels(looks, view, path, names, settings)
             drawn = [(panel, panel.picture) for panel in panels if panel.picture is not None]
             if not drawn:
                 raise ValueError("; ".join(f"{panel.title}: {panel.description}" for panel in panels))
-            return [(as_image(picture), f"{panel.title}: {panel.description}") for panel, picture in drawn]
+            cache = Path(gallery.GRADIO_CACHE)
+            return [
+                (answered_picture(picture, cache), f"{panel.title}: {panel.description}") for panel, picture in drawn
+            ]
 
         return pictures
 
@@ -192,7 +196,7 @@ def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any])
         "gradients": (GRADIENTS, ("detail", "gradients", "mass", "strength")),
     }
     with gr.Row(visible=False):
-        gallery, sentences = gr.Gallery(format="webp"), gr.Textbox()
+        gallery, sentences = gr.Gallery(), gr.Textbox()
         for api_name, (view, wanted) in fields.items():
             inputs = [image, names, *(controls[field] for field in wanted)]
             gr.Button().click(endpoint(view, wanted), inputs, gallery, api_name=api_name, concurrency_limit=2)
