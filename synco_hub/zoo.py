@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,17 @@ from pathlib import Path
 # What a directory may be called under the home of the zoo; nothing with a separator, so no name leaves it.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 
-_FROM_AUTHORS = (
-    "convert the authors' release (the converter comes with a later version), or pretrain (`synco-hub pretrain "
-    "--recipe {method}-{backbone} --dataset DATA --output-dir DIR`)"
-)
+# Beside an installed checkpoint: where it was taken from.
+ORIGIN_FILE = "installed_from.json"
+
+_PRETRAIN = "pretrain it (`synco-hub pretrain --recipe {method}-{backbone} --dataset DATA --output-dir DIR`)"
+# Only SynCo-v2 has a release of its authors, MoBY one of other training runs; BYOL with these backbones has none.
+_RELEASES = {
+    "synco-v2": "convert the authors' release (`synco-hub convert FILE --output DIR`), or ",
+    "moby": "convert the official MoBY release, another training run than the paper's "
+    "(`synco-hub convert FILE --output DIR`), or ",
+    "byol": "",
+}
 _TRAIN_SMALL = "run `synco-hub demo --method {method}` (minutes on two CPU cores)"
 
 
@@ -30,6 +38,8 @@ class ZooRow:
         licence: SPDX identifier of what the project publishes, or the situation in words.
         how_to_obtain: What a user can do to have it.
         installed: Directory of the installed checkpoint, if there is one.
+        source: Repository or directory that the installed checkpoint was taken from.
+        revision: Commit of that repository.
     """
 
     name: str
@@ -40,9 +50,15 @@ class ZooRow:
     licence: str = "unknown"
     how_to_obtain: str = ""
     installed: str | None = None
+    source: str | None = None
+    revision: str | None = None
 
 
-_AUTHORS_LICENCE = "authors' release: LICENSE file says MIT, README says CC-BY-NC-4.0"
+_LICENCES = {
+    "synco-v2": "authors' release: LICENSE file says MIT, README says CC-BY-NC-4.0",
+    "moby": "official MoBY release: MIT",
+    "byol": "nothing released; weights that you train are yours to license",
+}
 
 
 def _paper_row(method: str, backbone: str, linear: float, knn10: float, knn20: float) -> ZooRow:
@@ -51,8 +67,8 @@ def _paper_row(method: str, backbone: str, linear: float, knn10: float, knn20: f
         method,
         backbone,
         paper={"imagenet_linear_top1": linear, "imagenet_knn10_top1": knn10, "imagenet_knn20_top1": knn20},
-        licence=_AUTHORS_LICENCE,
-        how_to_obtain=_FROM_AUTHORS.format(method=method, backbone=backbone),
+        licence=_LICENCES[method],
+        how_to_obtain=_RELEASES[method] + _PRETRAIN.format(method=method, backbone=backbone),
     )
 
 
@@ -117,13 +133,22 @@ def installed_directory(name: str) -> Path | None:
 
 
 def list_models() -> list[ZooRow]:
-    """Every checkpoint of the zoo, then the installed ones that are not in it, each with where it is installed."""
+    """Every checkpoint of the zoo, then the installed ones that are not in it, each with where it is and whence."""
     installed = {
-        directory.name: str(directory)
+        directory.name: {"installed": str(directory), **_origin(directory)}
         for directory in sorted((home_directory() / "checkpoints").glob("*"))
         if installed_directory(directory.name)
     }
     others = [
         ZooRow(name, None, None, how_to_obtain="installed on this computer") for name in installed if name not in ZOO
     ]
-    return [replace(row, installed=installed.get(row.name)) for row in (*ZOO.values(), *others)]
+    return [replace(row, **installed.get(row.name, {})) for row in (*ZOO.values(), *others)]
+
+
+def _origin(directory: Path) -> dict[str, str]:
+    """What the installer noted about where a checkpoint came from; nothing if there is no readable note."""
+    try:
+        noted = json.loads((directory / ORIGIN_FILE).read_text(encoding="utf-8"))
+        return {key: str(noted[key]) for key in ("source", "revision") if noted.get(key)}
+    except (OSError, ValueError, AttributeError):
+        return {}

@@ -1,4 +1,4 @@
-"""`synco-hub list`: the zoo, what is installed, and how to get the rest."""
+"""`synco-hub list`: the zoo, what is installed and where from, and how to get the rest."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import typer
 
+from synco_hub.zoo import ZooRow
 from synco_hub.zoo import list_models as zoo_rows
 
 
@@ -21,5 +22,14 @@ def list_models(as_json: bool = typer.Option(False, "--json", help="Print rows a
         return
     width = max(len(row.name) for row in rows)
     for row in rows:
-        where = f"installed: {row.installed}" if row.installed else row.hub_repo or row.how_to_obtain
-        print(f"{row.name:<{width}}  {where}")
+        print(f"{row.name:<{width}}  {_where(row)}")
+
+
+def _where(row: ZooRow) -> str:
+    if row.installed:
+        source = f", from {row.source}" if row.source else ""
+        revision = f" at {row.revision[:12]}" if row.revision else ""
+        return f"installed: {row.installed}{source}{revision}"
+    if row.hub_repo:
+        return f"`synco-hub pull {row.name}` takes it from {row.hub_repo}"
+    return row.how_to_obtain

@@ -16,6 +16,7 @@ from synco_hub.cli.fine_tune import fine_tune
 from synco_hub.cli.linear_probe import linear_probe
 from synco_hub.cli.list_models import list_models
 from synco_hub.cli.pretrain import pretrain
+from synco_hub.cli.pull import pull
 from synco_hub.cli.results import results
 from synco_hub.cli.space import space
 from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
@@ -31,6 +32,7 @@ app = typer.Typer(
 )
 app.command("demo")(demo)
 app.command("list")(list_models)
+app.command("pull")(pull)
 app.command(
     "pretrain",
     # The trainer's own parser reads the flags and prints the help; nothing is interpreted here.

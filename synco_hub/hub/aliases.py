@@ -46,14 +46,14 @@ def missing_message(name: str) -> str:
     row = ZOO[name]
     # The small ones are the project's own: there is nothing of the authors' to convert, but a quick way to make them.
     second = (
-        f"convert the authors' release into a directory ./{name} (the converter comes with a later version)"
+        f"convert the authors' release into a directory ./{name}: `synco-hub convert FILE --output ./{name}`"
         if row.paper
         else row.how_to_obtain
     )
     return (
         f"The checkpoint {name!r} is not on this computer (looked for a directory ./{name} and for "
         f"{checkpoint_directory(name)}) and the project has not published it yet. Three ways to get it: "
-        "(1) pull it from the Hub, once a version of this package names a published repository for it; "
+        f"(1) pull it from the Hub, out of a repository that you trust: `synco-hub pull {name} --from organisation/name`; "
         f"(2) {second}; "
         f"(3) pretrain it: `synco-hub pretrain --method {row.method} --backbone {row.backbone} --dataset DATA "
         f"--output-dir ./{name}`."

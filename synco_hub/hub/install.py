@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
-from synco_hub.zoo import checkpoint_directory
+from synco_hub.zoo import ORIGIN_FILE, checkpoint_directory
 
 # What makes a checkpoint usable and checkable; the optimizer's state and logs of a run stay where they are.
-PATTERNS = ("*.json", "*.safetensors", "*.py", "README.md")
+PATTERNS = ("*.json", "*.safetensors", "*.py", "README.md", "LICENSE*", "card_facts.yaml")
 
 
-def install_checkpoint(directory: Path, name: str) -> Path:
+def install_checkpoint(directory: Path, name: str, origin: Mapping[str, str] | None = None) -> Path:
     """Copy a checkpoint under a short name, whole or not at all; an installed one of that name is replaced.
 
     Args:
         directory: A checkpoint directory with `config.json` and weights.
         name: The short name.
+        origin: Where it comes from (`source`, and `revision` where there is one); None for the directory itself.
 
     Returns:
         Where it is installed.
@@ -38,6 +41,8 @@ def install_checkpoint(directory: Path, name: str) -> Path:
         for pattern in PATTERNS:
             for file in directory.glob(pattern):
                 shutil.copy2(file, staged / file.name)
+        facts = dict(origin or {"source": str(directory.resolve())})
+        (staged / ORIGIN_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
         if destination.exists():
             destination.rename(Path(temporary) / "old")
         staged.rename(destination)

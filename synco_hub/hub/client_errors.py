@@ -1,0 +1,67 @@
+"""What the Hub's client reports, in one line that says what to do."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+_LOGIN = "`hf auth login`, or the variable HF_TOKEN"
+
+
+@contextmanager
+def explained(action: str, repo_id: str, afterwards: str) -> Iterator[None]:
+    """Within this context a failure of the Hub or of the connection becomes one `OSError` that says what to do.
+
+    Args:
+        action: What was being done, such as "pulling".
+        repo_id: Which repository.
+        afterwards: How things stand after a fault in the middle, and what to do then.
+
+    Raises:
+        OSError: For every failure of the Hub or the connection; `ValueError`s go through untouched.
+    """
+    try:
+        yield
+    except ValueError:
+        raise
+    except GatedRepoError as error:
+        raise OSError(
+            f"{action} {repo_id}: access has to be asked for first; accept its conditions on its page, then log in "
+            f"({_LOGIN})."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise OSError(
+            f"{action} {repo_id}: there is no such repository, or it is private and the token does not allow it: "
+            f"check the name, and log in ({_LOGIN})."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise OSError(
+            f"{action} {repo_id}: it has no such revision: give a branch, a tag or a full commit hash."
+        ) from error
+    except OfflineModeIsEnabled as error:
+        raise OSError(f"{action} {repo_id}: HF_HUB_OFFLINE forbids the network: unset it, then repeat.") from error
+    except HfHubHTTPError as error:
+        raise OSError(f"{action} {repo_id}: {_of_status(error)} {afterwards}") from error
+    except Exception as error:  # the client's transport library differs between versions, and so do its errors
+        reason = " ".join(str(error).split()) or "no reason given"
+        raise OSError(
+            f"{action} {repo_id}: the connection failed ({type(error).__name__}: {reason}). {afterwards}"
+        ) from error
+
+
+def _of_status(error: HfHubHTTPError) -> str:
+    status = error.response.status_code if error.response is not None else 0
+    said = " ".join((error.server_message or str(error).splitlines()[0]).split()).rstrip(".")
+    if status in (401, 403):
+        return f"the Hub refuses this token ({status}: {said}): log in with one that may write there ({_LOGIN})."
+    if status == 412:
+        return f"somebody else changed the repository meanwhile ({said}): look at it, then repeat."
+    return f"the Hub answered {status} ({said})."

@@ -1,0 +1,165 @@
+"""Getting a checkpoint from the Hub: one revision, every byte checked, installed whole or not at all."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+import shutil
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import HfApi
+
+from synco_hub.hub.client_errors import explained
+from synco_hub.hub.install import PATTERNS, install_checkpoint
+from synco_hub.zoo import ZOO, ZooRow, checkpoint_directory, home_directory
+
+_READ_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Pulled:
+    """What was installed.
+
+    Attributes:
+        name: Short name that it loads by.
+        directory: Where it is installed.
+        repo_id: Repository on the Hub.
+        commit: Full hash of the revision.
+        num_bytes: Size of its files.
+    """
+
+    name: str
+    directory: Path
+    repo_id: str
+    commit: str
+    num_bytes: int
+
+
+def pull(name: str, repo_id: str | None = None, revision: str | None = None, api: HfApi | None = None) -> Pulled:
+    """Download a checkpoint, check it and install it.
+
+    What has arrived stays below the home of the zoo when the connection breaks, so that repeating continues.
+
+    Args:
+        name: A short name, or `organisation/name`, which is then installed under its last part.
+        repo_id: Repository to take a short name from, instead of the zoo's own.
+        revision: Branch, tag or commit; None for the newest.
+        api: Client; None for the user's own.
+
+    Raises:
+        ValueError: If nothing is published under this name, the repository holds no checkpoint in safetensors, or its
+            backbone is not the one of the name.
+        OSError: If the Hub or the connection fails, or a file is not what the Hub says it is; nothing is installed
+            then.
+    """
+    short, source = _source(name, repo_id)
+    client = api or HfApi()
+    again = "Nothing was installed; repeat the command, it continues where it stopped."
+    with explained("pulling", source, again):
+        info = client.model_info(source, revision=revision, files_metadata=True)
+        files = _wanted(info.siblings or [], source)
+        commit = str(info.sha)
+        staging = home_directory() / "pulling" / f"{source.replace('/', '--')}@{commit}"
+        client.snapshot_download(
+            source, revision=commit, local_dir=staging, allow_patterns=[file.rfilename for file in files]
+        )
+    _verify(staging, files, source)
+    _check_backbone(staging, ZOO.get(short), source)
+    directory = install_checkpoint(staging, short, {"source": source, "revision": commit})
+    shutil.rmtree(staging)
+    return Pulled(short, directory, source, commit, sum(file.size or 0 for file in files))
+
+
+def _source(name: str, repo_id: str | None) -> tuple[str, str]:
+    """The short name and the repository."""
+    short = name.rsplit("/", 1)[-1]
+    checkpoint_directory(short)  # refuses what is no name, before anything is asked of the network
+    source = repo_id or (name if "/" in name else _repository_of(short))
+    if source.count("/") != 1 or not all(source.split("/")):
+        raise ValueError(f"{source!r} is no repository of the Hub: it has the form organisation/name.")
+    return short, source
+
+
+def _repository_of(name: str) -> str:
+    row = ZOO.get(name)
+    if row is None:
+        nearest = difflib.get_close_matches(name, ZOO, n=2)
+        meant = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
+        raise ValueError(
+            f"{name!r} is no short name of the zoo: see `synco-hub list`, or give organisation/name.{meant}"
+        )
+    if row.hub_repo is None:
+        raise ValueError(
+            f"the project has not published {name!r}: to have it, {row.how_to_obtain}; or take it from a repository "
+            f"that you trust: `synco-hub pull {name} --from organisation/name`."
+        )
+    return row.hub_repo
+
+
+def _wanted(siblings: Iterable[Any], source: str) -> list[Any]:
+    """The files that make a checkpoint usable and checkable; never a pickle, never a path that leads elsewhere."""
+    names = list(siblings)
+    files = [
+        file for file in names if "\\" not in file.rfilename and any(fnmatchcase(file.rfilename, p) for p in PATTERNS)
+    ]
+    files = [file for file in files if "/" not in file.rfilename]
+    present = {file.rfilename for file in files}
+    if "config.json" not in present or not any(name.endswith(".safetensors") for name in present):
+        listed = ", ".join(sorted(file.rfilename for file in names)[:8]) or "nothing"
+        raise ValueError(
+            f"{source} holds no checkpoint that can be installed: config.json and weights in .safetensors are needed, "
+            f"and it has {listed}. Pickled weights are never loaded; `synco-hub convert` reads known ones safely."
+        )
+    return files
+
+
+def _verify(staging: Path, files: Sequence[Any], source: str) -> None:
+    """Compare every file with what the Hub says about it; wrong ones are deleted, so that repeating gets them anew."""
+    wrong = [file.rfilename for file in files if not _as_announced(staging / file.rfilename, file)]
+    for name in wrong:
+        (staging / name).unlink(missing_ok=True)
+    if wrong:
+        raise OSError(
+            f"pulling {source}: {', '.join(wrong)} arrived with a wrong checksum or size. Nothing was installed; "
+            "repeat the command. If it happens again, the copy between the Hub and this computer is damaged."
+        )
+
+
+def _as_announced(path: Path, file: Any) -> bool:
+    size = path.stat().st_size if path.is_file() else None
+    if size is None or (file.size is not None and size != file.size):
+        return False
+    if file.lfs is not None:
+        return _digest(path, hashlib.sha256()) == file.lfs["sha256"]
+    return _digest(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == file.blob_id
+
+
+def _digest(path: Path, digest: Any) -> str:
+    with path.open("rb") as stream:
+        while part := stream.read(_READ_BYTES):
+            digest.update(part)
+    return str(digest.hexdigest())
+
+
+def _check_backbone(staging: Path, row: ZooRow | None, source: str) -> None:
+    """A short name promises a method and a backbone; another network must not hide behind it."""
+    try:
+        config = json.loads((staging / "config.json").read_text(encoding="utf-8"))
+    except ValueError:
+        raise ValueError(
+            f"{source}: its config.json is not JSON, so it is no checkpoint; nothing installed."
+        ) from None
+    if row is None:
+        return
+    found = {"backbone": config.get("backbone"), "method": (config.get("pretraining") or {}).get("method")}
+    for key, expected in (("backbone", row.backbone), ("method", row.method)):
+        if found[key] not in (None, expected) or (key == "backbone" and found[key] is None):
+            raise ValueError(
+                f"{source} has {key} {found[key]!r}, but {row.name!r} means {expected!r}: pull it under its own name "
+                f"(`synco-hub pull {source}`); nothing was installed."
+            )

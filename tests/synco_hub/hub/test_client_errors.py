@@ -1,0 +1,36 @@
+import httpx
+import pytest
+from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
+
+from synco_hub.hub.client_errors import explained
+
+
+def answer(status: int) -> HfHubHTTPError:
+    response = httpx.Response(status, request=httpx.Request("GET", "http://localhost/"))
+    return HfHubHTTPError("first line\nmore", response=response, server_message="said so.")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (answer(503), "pulling a/b: the Hub answered 503 (said so). Repeat."),
+        (answer(403), "pulling a/b: the Hub refuses this token (403: said so): log in with one that may write there"),
+        (
+            answer(412),
+            "pulling a/b: somebody else changed the repository meanwhile (said so): look at it, then repeat.",
+        ),
+        (OfflineModeIsEnabled("off"), "pulling a/b: HF_HUB_OFFLINE forbids the network: unset it, then repeat."),
+        (httpx.ReadError("reset\nby peer"), "the connection failed (ReadError: reset by peer). Repeat."),
+        (RuntimeError(), "the connection failed (RuntimeError: no reason given). Repeat."),
+    ],
+)
+def test_every_failure_is_one_line_that_says_what_to_do(error, line):
+    with pytest.raises(OSError, match="pulling a/b") as caught, explained("pulling", "a/b", "Repeat."):
+        raise error
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_wrong_value_is_nothing_of_the_connections():
+    with pytest.raises(ValueError, match="as it was"), explained("pulling", "a/b", "Repeat."):
+        raise ValueError("as it was")
