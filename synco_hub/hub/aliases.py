@@ -53,7 +53,7 @@ def missing_message(name: str) -> str:
     return (
         f"The checkpoint {name!r} is not on this computer (looked for a directory ./{name} and for "
         f"{checkpoint_directory(name)}) and the project has not published it yet. Three ways to get it: "
-        f"(1) pull it from the Hub, out of a repository that you trust: `synco-hub pull {name} --from organisation/name`; "
+        f"(1) pull it from the Hub, if you trust a repository: `synco-hub pull {name} --from organisation/name`; "
         f"(2) {second}; "
         f"(3) pretrain it: `synco-hub pretrain --method {row.method} --backbone {row.backbone} --dataset DATA "
         f"--output-dir ./{name}`."

@@ -1,6 +1,7 @@
 """What the loopback Hub asks of a README and of `.eval_results/*.yaml`.
 
-The checks of the real Hub that can be made here, written from the formats' descriptions, apart from the code that writes cards.
+The checks of the real Hub that can be made here, written from the formats' descriptions and apart from the code that
+writes cards.
 """
 
 from __future__ import annotations

@@ -264,7 +264,7 @@ def _reading_routes(application: FastAPI, store: Store, hub: LoopbackHub) -> Non
         if not file.large:
             return _content(request, file.content, headers | {"ETag": f'"{file.blob_id}"'})
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(len(file.content))}
-        # As with the real Hub, large files lie on another host, so the client reads the headers above, not those there.
+        # As with the real Hub, large files lie on another host, and the client reads the headers above.
         elsewhere = hub.url.replace("127.0.0.1", "localhost")
         return Response(status_code=302, headers=headers | {"Location": f"{elsewhere}/cdn/{file.sha256}"})
 

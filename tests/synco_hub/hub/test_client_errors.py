@@ -14,10 +14,10 @@ def answer(status: int) -> HfHubHTTPError:
     ("error", "line"),
     [
         (answer(503), "pulling a/b: the Hub answered 503 (said so). Repeat."),
-        (answer(403), "pulling a/b: the Hub refuses this token (403: said so): log in with one that may write there"),
+        (answer(403), "the Hub refuses this token (403: said so): log in with one that may write there"),
         (
             answer(412),
-            "pulling a/b: somebody else changed the repository meanwhile (said so): look at it, then repeat.",
+            "somebody else changed the repository meanwhile (said so): look at it, then repeat.",
         ),
         (OfflineModeIsEnabled("off"), "pulling a/b: HF_HUB_OFFLINE forbids the network: unset it, then repeat."),
         (httpx.ReadError("reset\nby peer"), "the connection failed (ReadError: reset by peer). Repeat."),

@@ -87,7 +87,7 @@ def test_a_private_repository_needs_the_token(hub, hub_api, tmp_path):
     from huggingface_hub import HfApi
 
     upload(hub_api, tmp_path / "run", seed=0, private=True)
-    with pytest.raises(OSError, match="private and the token does not allow it.*hf auth login"):
+    with pytest.raises(OSError, match=r"private and the token does not allow it.*hf auth login"):
         pull(REPO, api=HfApi(endpoint=hub.url, token=False))
     assert pull(REPO, api=hub_api).repo_id == REPO
 
