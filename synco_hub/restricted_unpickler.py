@@ -30,6 +30,13 @@ class PlainMapping(dict[Any, Any]):
         self.update({key: value for key, value in state.items() if not str(key).startswith("__")})
 
 
+class PlainOrdered(PlainMapping):
+    """An ordered dictionary; attributes that were hung on one (torch's `_metadata`) are left out."""
+
+    def __setstate__(self, state: Any) -> None:
+        """Leave them out."""
+
+
 class _Function:
     """A function of ours that a pickle may call but not change (`BUILD` would set a plain function's attributes)."""
 
@@ -54,7 +61,7 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 # Harmless in every pickle. Protocols up to 2 say `__builtin__` for `builtins`.
 PLAIN_CLASSES: dict[str, Any] = {
-    "collections.OrderedDict": PlainMapping,
+    "collections.OrderedDict": PlainOrdered,
     "builtins.dict": PlainMapping,
     "builtins.list": list,
     "builtins.set": set,

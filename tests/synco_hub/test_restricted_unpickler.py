@@ -11,7 +11,7 @@ import sys
 import numpy as np
 import pytest
 
-from synco_hub.restricted_unpickler import PLAIN_CLASSES, PlainMapping, RestrictedUnpickler, load_plain
+from synco_hub.restricted_unpickler import PLAIN_CLASSES, PlainMapping, PlainOrdered, RestrictedUnpickler, load_plain
 
 
 class Calls:
@@ -144,6 +144,7 @@ def test_plain_data_comes_through_equal(protocol):
         "nested": ({"a", "b"}, frozenset({3}), b"\x00\xff", ()),
         "ordered": collections.OrderedDict([("x", 1), ("y", 2)]),
     }
+    data["ordered"]._metadata = {"version": 1}
     loaded = load_plain(pickle.dumps(data, protocol))
     assert loaded == data
     assert list(loaded["ordered"]) == ["x", "y"]
@@ -192,6 +193,7 @@ def test_no_name_of_the_table_reaches_code():
     """Every allowed class is a plain container: calling it with anything creates data only."""
     assert {value for value in PLAIN_CLASSES.values() if isinstance(value, type)} == {
         PlainMapping,
+        PlainOrdered,
         list,
         set,
         frozenset,
