@@ -6,10 +6,12 @@ from pathlib import Path
 
 import typer
 
+from synco_hub.cli.adversarial import adversarial
 from synco_hub.cli.efficiency import efficiency
 
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a frozen model by one of the paper's protocols.")
 evaluate.command("efficiency")(efficiency)
+evaluate.command("adversarial")(adversarial)
 
 
 @evaluate.command("knn")
