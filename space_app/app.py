@@ -9,6 +9,8 @@ from __future__ import annotations
 import argparse
 import functools
 import os
+import signal
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -33,15 +35,16 @@ from space_app.board import (
 )
 from space_app.comparison import similarity_sentence
 from space_app.example_images import draw_examples
+from space_app.expired_files import start_deleting
 from space_app.looks import Looks
 from space_app.model_cache import ModelCache
-from space_app.panels import message_html
+from space_app.panels import choice_html, message_html
 from space_app.uploaded_image import LARGEST_UPLOAD_BYTES, image_input
 from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, Picked
-from space_app.visible_errors import visible_errors
+from space_app.visible_errors import visible_errors, words_for
 
 _STYLE = Path(__file__).with_name("style.css")
-# Uploads and results are deleted when they are this old, looked for this often, in seconds.
+# Uploads and answers are deleted when they are this old, looked for this often, in seconds.
 _KEPT_SECONDS, _SWEEP_SECONDS = 600, 60
 _LONGEST_QUEUE = 64
 # A click on a picture of the board chooses the patch there; sliders do the same for the keyboard.
@@ -51,6 +54,12 @@ element.addEventListener('click', (event) => {
   if (!picture) return;
   const box = picture.getBoundingClientRect();
   trigger('click', {across: (event.clientX - box.left) / box.width, down: (event.clientY - box.top) / box.height});
+});
+"""
+_CHOICE_SCRIPT = """
+element.addEventListener('click', (event) => {
+  const button = event.target.closest('.choice button');
+  if (button) trigger('click', {name: button.dataset.name});
 });
 """
 
@@ -65,23 +74,21 @@ def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
     Returns:
         The page, with its queue; see :func:`launch`.
     """
-    os.environ["GRADIO_TEMP_DIR"] = str(folder / "uploads")  # gradio reads it when components are made
-    examples_folder = folder / "examples"
+    uploads = folder / "uploads"
+    uploads.mkdir(exist_ok=True)
+    os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # gradio reads it when components are made
+    examples_folder = uploads / "examples"  # where gradio serves files from
     examples_folder.mkdir(exist_ok=True)
     examples = draw_examples(examples_folder)
     looks = Looks(models)
-    with gr.Blocks(
-        title="What does the network look at?",
-        analytics_enabled=False,
-        delete_cache=(_SWEEP_SECONDS, _KEPT_SECONDS),
-    ) as page:
+    with gr.Blocks(title="What does the network look at?", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         if not models.trained:
             gr.Markdown(UNTRAINED_NOTICE, elem_classes="notice")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 image = image_input(label="Picture", sources=["upload", "webcam", "clipboard"], height=280)
-                gr.Examples([[str(path)] for path in examples.values()], image, label="Examples")
+                choice = gr.HTML(choice_html(examples), elem_id="examples", js_on_load=_CHOICE_SCRIPT)
                 names = gr.Dropdown(
                     models.offered,
                     value=models.offered[:MOST_MODELS],
@@ -99,34 +106,49 @@ def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
                     elem_id="board",
                     js_on_load=_CLICK_SCRIPT,
                 )
+        _connect_examples(choice, examples, image)
         _connect_board(looks, examples, (active, image, names), tabs, controls, board)
         _connect_api(looks, image, names, controls)
     page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=2)
+    start_deleting(uploads, _KEPT_SECONDS, _SWEEP_SECONDS, examples.values())
     return page
 
 
 def _tabs() -> tuple[dict[str, Any], dict[str, Any]]:
-    """The tabs by name, and the controls by their field of `Controls`."""
+    """The tabs by name with the row of the shared controls as `drawing`, and the controls by field of `Controls`."""
     tabs: dict[str, Any] = {}
     controls: dict[str, Any] = {}
     with gr.Tab(ATTENTION) as tabs[ATTENTION], gr.Row():
-        controls["attention"] = gr.Dropdown(list(ATTENTION_KINDS), value=ATTENTION_KINDS[0], label="Attention map")
+        controls["attention"] = gr.Dropdown(
+            list(ATTENTION_KINDS), value=ATTENTION_KINDS[0], label="Attention map", min_width=260
+        )
         controls["head"] = gr.Slider(1, 16, value=1, step=1, label="Head", info="for the map of one head")
     with gr.Tab(TOKENS) as tabs[TOKENS], gr.Row():
         controls["tokens"] = gr.Radio(list(TOKEN_KINDS), value=TOKEN_KINDS[0], label="Token map")
-        controls["across"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch: from the left", info="or click below")
-        controls["down"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch: from the top", info="or click below")
+        controls["across"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch across", info="or click a picture")
+        controls["down"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch down", info="or click a picture")
     with gr.Tab(GRADIENTS) as tabs[GRADIENTS]:
         controls["gradients"] = gr.Radio(list(GRADIENT_KINDS), value=GRADIENT_KINDS[0], label="Map")
     with gr.Tab(FEATURES) as tabs[FEATURES]:
         controls["other"] = image_input(label="A second picture to compare with", sources=["upload"], height=200)
     with gr.Tab(ABOUT) as tabs[ABOUT]:
         gr.Markdown(ABOUT_TEXT)
-    with gr.Row():
-        controls["strength"] = gr.Slider(0, 1, value=0.6, step=0.05, label="Overlay strength")
-        controls["mass"] = gr.Slider(0.05, 1, value=1, step=0.05, label="Share of the map shown")
+    with gr.Row() as tabs["drawing"]:
+        controls["strength"] = gr.Slider(
+            0, 1, value=0.6, step=0.05, label="Overlay strength", info="0: the picture, 1: the map"
+        )
+        controls["mass"] = gr.Slider(0.05, 1, value=1, step=0.05, label="Share shown", info="of the map")
         controls["detail"] = gr.Radio([1, 2, 3], value=1, label="Detail", info="times the model's own input size")
     return tabs, controls
+
+
+def _connect_examples(choice: Any, examples: dict[str, Path], image: Any) -> None:
+    """A click on an example, or Enter, makes it the picture."""
+
+    def chosen(event: gr.EventData) -> str:
+        return str(examples[event.name])
+
+    choice.click(visible_errors(chosen), None, image, queue=False, api_visibility="private")
 
 
 def _connect_board(
@@ -139,10 +161,12 @@ def _connect_board(
 ) -> None:
     """Draw the board anew whenever the picture, the models, the tab or a control changes."""
 
-    @visible_errors
     def show(view: str, path: str | None, names: list[str], *values: Any) -> Iterator[str]:
-        settings = Controls(**dict(zip(controls, values, strict=True)))
-        yield from board_html(looks, view, path, names, settings, examples)
+        try:
+            settings = Controls(**dict(zip(controls, values, strict=True)))
+            yield from board_html(looks, view, path, names, settings, examples)
+        except Exception as error:
+            yield message_html(words_for(error), problem=True)
 
     def choose_patch(event: gr.EventData) -> tuple[float, float]:
         return round(float(event.across), 2), round(float(event.down), 2)
@@ -159,11 +183,19 @@ def _connect_board(
         "api_visibility": "private",
     }
     gr.on([image.change, names.change, *(control.change for control in controls.values())], **drawing)
-    for name, tab in tabs.items():
+    row, mass = tabs["drawing"], controls["mass"]
+    for name in (ATTENTION, TOKENS, GRADIENTS, FEATURES, ABOUT):
         # One after the other: what is shown depends on the tab that the click has just noted.
-        chosen = tab.select(functools.partial(str, name), None, active, queue=False, api_visibility="private")
+        noted = functools.partial(_chosen_tab, name)
+        chosen = tabs[name].select(noted, None, [active, row, mass], queue=False, api_visibility="private")
         chosen.then(**drawing)
     board.click(choose_patch, None, [controls["across"], controls["down"]], queue=False, api_visibility="private")
+
+
+def _chosen_tab(name: str) -> tuple[str, Any, Any]:
+    """Its name, and which of the shared controls mean something on it."""
+    drawn = name in (ATTENTION, TOKENS, GRADIENTS)
+    return name, gr.update(visible=drawn), gr.update(visible=drawn and name != TOKENS)
 
 
 def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any]) -> None:
@@ -175,8 +207,9 @@ def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any])
             settings = Controls(**dict(zip(fields, values, strict=True)))
             *_, panels = board_panels(looks, view, path, names, settings)
             drawn = [(panel, panel.picture) for panel in panels if panel.picture is not None]
-            if not drawn:
-                raise ValueError("; ".join(f"{panel.title}: {panel.description}" for panel in panels))
+            problems = [panel for panel in panels if panel.without == "problem"]
+            if problems or not drawn:
+                raise ValueError("; ".join(f"{panel.title}: {panel.description}" for panel in problems or panels))
             cache = Path(gallery.GRADIO_CACHE)
             return [
                 (answered_picture(picture, cache), f"{panel.title}: {panel.description}") for panel, picture in drawn
@@ -223,7 +256,9 @@ def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 7860, **setting
         ssr_mode=False,
         share=False,
         footer_links=["api"],
-        theme=gr.themes.Soft(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]),
+        theme=gr.themes.Soft(primary_hue="indigo", font=["system-ui", "sans-serif"], font_mono=["monospace"]).set(
+            block_title_background_fill="transparent", block_title_padding="0", block_title_text_color="*neutral_800"
+        ),
         css=_STYLE.read_text(),
         **settings,
     )
@@ -242,7 +277,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="*", default=None)
     chosen = parser.parse_args(arguments)
     offered = chosen.models or [name for name in os.environ.get("SYNCO_SPACE_MODELS", "").split(",") if name]
+    # A stop must not leave visitors' pictures behind.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="synco-space-") as folder:
+        tempfile.tempdir = folder  # also for what a library would write elsewhere
         launch(build_app(ModelCache(offered), Path(folder)), chosen.host, chosen.port)
 
 

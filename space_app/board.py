@@ -67,18 +67,24 @@ def board_panels(
         controls: All settings.
 
     Yields:
-        The panels so far; a model that must be loaded first is blank meanwhile.
+        The panels so far; a model that must be loaded first is blank meanwhile, one that fails says why.
 
     Raises:
-        ValueError: If the picture, a model or the view cannot be used.
+        ValueError: If the picture or the choice of models cannot be used, or no model can show the picture.
     """
     panels: list[Panel] = []
     for name in checked_names(names):
         picked = Picked(path, name, int(controls.detail))
         if name not in looks.models:
-            yield [*panels, Panel(name, None, "loading the model …")]
-        panels.append(_panel(looks, view, picked, controls))
+            yield [*panels, Panel(name, None, "loading the model …", "waiting")]
+        try:
+            panels.append(_panel(looks, view, picked, controls))
+        except ValueError as error:
+            panels.append(Panel(name, None, str(error), "problem"))
         yield list(panels)
+    problems = list(dict.fromkeys(panel.description for panel in panels if panel.without == "problem"))
+    if len(problems) == 1 and all(panel.without == "problem" for panel in panels):
+        raise ValueError(problems[0])  # the same of all models: it is the picture's
 
 
 def board_html(
@@ -113,10 +119,13 @@ def board_html(
         sections = ""
         for name in checked_names(names):
             picked = Picked(path, name)
-            if controls.other is not None:
-                sections += f"<p class='finding'>{escape(similarity_sentence(looks, picked, controls.other))}</p>"
-            sections += f"<h3>Nearest examples to {escape(name)}</h3>"
-            sections += panels_html(nearest_panels(looks, picked, examples))
+            sections += f"<h3>{escape(name)}</h3>"
+            try:
+                if controls.other is not None:
+                    sections += f"<p class='finding'>{escape(similarity_sentence(looks, picked, controls.other))}</p>"
+                sections += panels_html(nearest_panels(looks, picked, examples), small=True)
+            except ValueError as error:
+                sections += message_html(str(error), problem=True)
             yield sections
     else:
         for panels in board_panels(looks, view, path, names, controls):

@@ -54,7 +54,7 @@ def nearest_panels(looks: Looks, picked: Picked, examples: Mapping[str, Path]) -
     values, order = similarity.sort(descending=True, stable=True)
     names = list(examples)
     return [
-        Panel(names[index], shown[index].shown, f"cosine similarity {value:.3f} to {picked.model}")
+        Panel(names[index], shown[index].shown, f"cosine similarity {value:.3f}")
         for value, index in zip(values.tolist()[:NEAREST], order.tolist()[:NEAREST], strict=True)
     ]
 

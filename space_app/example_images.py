@@ -27,7 +27,7 @@ def draw_examples(folder: Path) -> dict[str, Path]:
     """
     examples = {}
     for class_index in range(_CLASSES):
-        name = fractal_code(class_index).name
+        name = fractal_code(class_index).name.replace("_", " ")
         for number, pixels in enumerate(render_fractals(class_index, _INSTANCES, EXAMPLE_SIDE, _NUISANCE), start=1):
             path = folder / f"{name.replace(' ', '_')}_{number}.png"
             Image.fromarray(pixels).save(path)

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi
 
 from synco_hub import SynCoConfig, SynCoModel, list_models
-from synco_hub.hub.loading import load_model
+from synco_hub.hub.classifier import load_with_head
 from synco_hub.models import image_processor
 
 logger = logging.getLogger(__name__)
@@ -76,7 +76,7 @@ class ModelCache:
         if name not in self._sources and name not in {row.name for row in list_models()}:
             _check_hub_id(name)
         try:
-            model, processor = load_model(self._sources.get(name, name))
+            model, processor = load_with_head(self._sources.get(name, name))
         except OSError as error:
             if "/" not in name:
                 raise ValueError(str(error)) from error

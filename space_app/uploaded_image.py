@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,8 @@ from PIL import Image
 from synco_hub.data import UnreadableImageError, decode_rgb
 
 LARGEST_UPLOAD_BYTES = 20 * 1024**2
+# More than most cameras give, and 200 MB in memory. Pillow's own limit is three times as high.
+LARGEST_MEGAPIXELS = 64
 
 
 def image_input(**settings: Any) -> Any:
@@ -64,9 +68,25 @@ def decoded(data: bytes) -> Image.Image:
         data: Its bytes.
 
     Raises:
-        ValueError: If it is no picture that can be read.
+        ValueError: If it is no picture that can be read, or has too many pixels.
     """
+    _check_pixels(data)
     try:
         return decode_rgb(data, name="your picture")
     except UnreadableImageError as error:
         raise ValueError(f"This is no picture that can be read ({error.reason}). Give a JPEG, PNG or WebP.") from None
+
+
+def _check_pixels(data: bytes) -> None:
+    """Read no more than the header; what is no picture is left to the decoder to explain."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as image:
+                width, height = image.size
+    except Exception:
+        return
+    if width * height > LARGEST_MEGAPIXELS * 1e6:
+        raise ValueError(
+            f"The picture has {width}x{height} pixels, the limit is {LARGEST_MEGAPIXELS} megapixels: make it smaller."
+        )

@@ -1,11 +1,10 @@
-"""What went wrong, in words on the page; never a stack trace."""
+"""What went wrong, in words for the visitor; never a stack trace."""
 
 from __future__ import annotations
 
 import functools
-import inspect
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import gradio as gr
@@ -13,45 +12,35 @@ import gradio as gr
 logger = logging.getLogger(__name__)
 
 
+def words_for(error: Exception) -> str:
+    """What a visitor is told about an error; what nobody foresaw is logged with its traceback.
+
+    Args:
+        error: What was raised; a ``ValueError`` explains itself.
+    """
+    if isinstance(error, ValueError):
+        return str(error)
+    logger.error("an event failed", exc_info=error)
+    return f"Something unexpected went wrong here ({type(error).__name__}). Try another picture or model."
+
+
 def visible_errors(function: Callable[..., Any]) -> Callable[..., Any]:
     """Turn every failure of an event into a message for the visitor.
 
     Args:
-        function: What an event calls; a generator function stays one.
+        function: What an event calls.
 
     Returns:
         The same function, whose only exception is ``gr.Error``.
     """
-    if inspect.isgeneratorfunction(function):
-
-        @functools.wraps(function)
-        def generator(*args: Any, **kwargs: Any) -> Iterator[Any]:
-            try:
-                yield from function(*args, **kwargs)
-            except Exception as error:
-                raise _as_message(error) from None
-
-        return generator
 
     @functools.wraps(function)
-    def plain(*args: Any, **kwargs: Any) -> Any:
+    def guarded(*args: Any, **kwargs: Any) -> Any:
         try:
             return function(*args, **kwargs)
+        except gr.Error:
+            raise
         except Exception as error:
-            raise _as_message(error) from None
+            raise gr.Error(words_for(error), title="That did not work", print_exception=False) from None
 
-    return plain
-
-
-def _as_message(error: Exception) -> gr.Error:
-    if isinstance(error, gr.Error):
-        return error
-    if isinstance(error, ValueError):
-        return gr.Error(str(error), title="That did not work", duration=12, print_exception=False)
-    logger.exception("an event failed")
-    return gr.Error(
-        f"Something unexpected went wrong here ({type(error).__name__}). Try another picture or model.",
-        title="That did not work",
-        duration=12,
-        print_exception=False,
-    )
+    return guarded

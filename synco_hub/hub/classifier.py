@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.atomic_write import written_whole
 from synco_hub.feature_adapter import feature_network, feature_rule, image_features
-from synco_hub.hub.loading import check_model_name, load_model
+from synco_hub.hub.loading import TIMM_PREFIX, check_model_name, load_model
 from synco_hub.hub.registration import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
 
@@ -61,6 +61,11 @@ class LinearClassifier(nn.Module):
         self.classifier.load_state_dict({"weight": head.weight, "bias": head.bias})
         self.class_names = tuple(head.class_names)
         self.multi_label = head.multi_label
+
+    @property
+    def base_model(self) -> nn.Module:
+        """The network without the head, under the name that models of `transformers` have for it."""
+        return feature_network(self.backbone)
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
         """Classify images.
@@ -150,3 +155,33 @@ def load_classifier(name: str) -> tuple[Any, Any, tuple[str, ...]]:
         )
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
     return model.eval().to(torch.float32), AutoImageProcessor.from_pretrained(name), names
+
+
+def load_with_head(name: str) -> tuple[Any, Any]:
+    """Load a model with its trained classifier where the checkpoint has one, and without where it has none.
+
+    For looking at a model: what moves the score of a class can only be seen through the head.
+
+    Args:
+        name: What :func:`load_classifier` or :func:`synco_hub.hub.loading.load_model` takes.
+
+    Returns:
+        The model in evaluation mode, and its image processor.
+
+    Raises:
+        ValueError: If there is no such checkpoint, with the nearest names.
+        OSError: If it is a short name of the zoo that is not on this computer; names the ways to get it.
+    """
+    if (Path(name) / HEAD_FACTS).is_file():
+        return load_classifier(name)[:2]
+    if name.startswith(TIMM_PREFIX):
+        return load_model(name)
+    register()
+    check_model_name(name)
+    architectures = AutoConfig.from_pretrained(name).architectures or []
+    if any(architecture.endswith("ForImageClassification") for architecture in architectures):
+        model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
+        # A head that is only named by the configuration would be random.
+        if not info["missing_keys"]:
+            return model.eval(), AutoImageProcessor.from_pretrained(name)
+    return load_model(name)

@@ -69,8 +69,7 @@ def class_score(
     output = forward_any_size(network, pixel_values)
     if has_classifier:
         logits = network.forward_head(output) if isinstance(output, Tensor) else output.logits
-        names = getattr(getattr(network, "config", None), "id2label", None) or {}
-        return _of_class(logits, target, "score of {}class {}", "predicted ", names)
+        return _of_class(logits, target, "score of {}class {}", "predicted ", _class_names(network))
     features = _features(network, output, feature_rule(network).pooling)
     if classes is not None:
         cosines = F.normalize(features, dim=1) @ F.normalize(classes.features.to(features), dim=1).T
@@ -84,6 +83,12 @@ def _has_classifier(network: Any) -> bool:
     if hasattr(network, "forward_head"):
         return bool(network.num_classes)
     return isinstance(getattr(network, "classifier", None), nn.Linear)
+
+
+def _class_names(network: Any) -> Mapping[int, str]:
+    """Of a model of `transformers`, or of a head of this package on a foreign backbone."""
+    named = getattr(getattr(network, "config", None), "id2label", None)
+    return named or dict(enumerate(getattr(network, "class_names", ())))
 
 
 def _features(network: Any, output: Any, pooling: str) -> Tensor:

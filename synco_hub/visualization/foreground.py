@@ -44,7 +44,7 @@ def foreground_mask(tokens: Tensor, threshold: float = SIMILARITY_THRESHOLD, cen
     side = torch.where(side.gather(1, seed), side, ~side)  # the side that holds the seed
     at_seed = torch.zeros_like(side).scatter_(1, seed, torch.ones_like(seed, dtype=torch.bool))
     shape = tokens.shape[1:3]
-    return _connected(side.unflatten(1, shape), at_seed.unflatten(1, shape))
+    return connected_region(side.unflatten(1, shape), at_seed.unflatten(1, shape))
 
 
 def _second_eigenvector(joined: Tensor) -> Tensor:
@@ -57,8 +57,16 @@ def _second_eigenvector(joined: Tensor) -> Tensor:
     return vector
 
 
-def _connected(allowed: Tensor, seed: Tensor) -> Tensor:
-    """The part of a mask that is connected with its seed. Shape: (batch, rows, columns)."""
+def connected_region(allowed: Tensor, seed: Tensor) -> Tensor:
+    """The part of a mask that is connected with its seed, by steps to the four neighbours.
+
+    Args:
+        allowed: The mask. Shape: (batch, rows, columns).
+        seed: True where to start. Shape: (batch, rows, columns).
+
+    Returns:
+        Shape: (batch, rows, columns).
+    """
     region = seed & allowed
     while True:
         padded = F.pad(region, (1, 1, 1, 1))

@@ -7,6 +7,7 @@ read instead.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -63,7 +64,14 @@ def gradient_maps(
     """
     network = feature_network(model)
     seen: list[Tensor] = []
-    handle = _feature_layer(network).register_forward_hook(lambda module, inputs, output: seen.append(output))
+    own_thread = threading.get_ident()
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A server shares the model between threads, and a hook hears the forward passes of all of them.
+        if threading.get_ident() == own_thread:
+            seen.append(output)
+
+    handle = _feature_layer(network).register_forward_hook(note)
     pixel_values = pixel_values.detach().to(next(network.parameters()).device).requires_grad_()
     try:
         with frozen(model), torch.enable_grad():

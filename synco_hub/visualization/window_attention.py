@@ -7,6 +7,7 @@ puts what a token receives from the others of its window back to where the token
 
 from __future__ import annotations
 
+import threading
 from typing import Any
 
 import torch
@@ -65,7 +66,14 @@ def window_attention(model: nn.Module, pixel_values: Tensor, block: int = -1) ->
         raise ValueError(f"block={block}: the model has {len(blocks)} blocks, give 0 to {len(blocks) - 1}")
     chosen: Any = blocks[block]
     grids: list[tuple[int, int]] = []
-    handle = chosen.register_forward_pre_hook(lambda _, inputs: grids.append(_grid(inputs)))
+    own_thread = threading.get_ident()
+
+    def note(_: nn.Module, inputs: tuple[Any, ...]) -> None:
+        # A server shares the model between threads, and a hook hears the forward passes of all of them.
+        if threading.get_ident() == own_thread:
+            grids.append(_grid(inputs))
+
+    handle = chosen.register_forward_pre_hook(note)
     try:
         with frozen(network), torch.no_grad(), RecordedSelfAttention() as recorded:
             forward_any_size(network, pixel_values)

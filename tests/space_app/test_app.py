@@ -135,15 +135,17 @@ def encoded(mode: str, size: tuple[int, int], file_format: str) -> bytes:
     return stream.getvalue()
 
 
-BOMB = encoded("1", (16000, 12000), "PNG")
 REFUSED = {
-    "empty.png": (b"", "empty|no picture"),
+    "empty.png": (b"", "the file is empty"),
     "text.png": (b"this is not an image", "no picture that can be read"),
     "drawing.svg": (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no picture that can be read"),
     "cut.jpg": (encoded("RGB", (99, 99), "JPEG")[:200], "no picture that can be read"),
     "one.png": (encoded("RGB", (1, 1), "PNG"), "at least 8 pixels"),
     "long.png": (encoded("L", (9000, 20), "PNG"), "crop it first"),
-    "bomb.png": (BOMB, "bomb"),
+    "wide.png": (encoded("L", (20, 9000), "PNG"), "crop it first"),
+    "bomb.png": (encoded("1", (16000, 12000), "PNG"), "decompression bomb"),
+    "large.gif": (encoded("P", (10000, 10000), "GIF"), "10000x10000 pixels, the limit is 64 megapixels"),
+    "page.html": (b"<html><script>alert(1)</script></html>", "no picture that can be read"),
 }
 
 

@@ -2,8 +2,9 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from synco_hub.hub.classifier import HEAD_FACTS, LinearHead, load_classifier, save_classifier
+from synco_hub.hub.classifier import HEAD_FACTS, LinearHead, load_classifier, load_with_head, save_classifier
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+from synco_hub.visualization import attention_maps, class_score
 
 
 @pytest.fixture(autouse=True)
@@ -48,3 +49,45 @@ def test_a_foreign_backbone_is_named(tmp_path):
         load_classifier(str(tmp_path / "run"))
     with pytest.raises(ValueError, match="has no trained classifier"):
         load_classifier(str(tmp_path / "vit"))
+
+
+def test_a_head_comes_along_where_there_is_one(tmp_path):
+    torch.manual_seed(2)
+    network, images = SynCoModel(SynCoConfig(backbone="vit-nano")).eval(), torch.randn(2, 3, 32, 32)
+    head = LinearHead(torch.randn(3, network.config.hidden_size), torch.randn(3), ("fern", "tree", "leaf"))
+    save_classifier(tmp_path / "headed", "mine", network, image_processor(32), head)
+    network.save_pretrained(tmp_path / "bare")
+    image_processor(32).save_pretrained(tmp_path / "bare")
+    bare, _ = load_with_head(str(tmp_path / "bare"))
+    assert isinstance(bare, SynCoModel)
+    headed, processor = load_with_head(str(tmp_path / "headed"))
+    assert processor.crop_size["height"] == 32
+    assert not headed.training
+    with torch.no_grad():
+        chosen = (network(images).pooler_output @ head.weight.T + head.bias).argmax(dim=1)
+        said = class_score(headed, images).descriptions
+    assert said == [f"score of predicted class {head.class_names[index]}" for index in chosen]
+    torch.testing.assert_close(attention_maps(headed, images).cls, attention_maps(bare, images).cls)
+    # A configuration that promises a head without its weights must not give a random one.
+    bare_config = (tmp_path / "headed" / "config.json").read_text()
+    (tmp_path / "bare" / "config.json").write_text(bare_config)
+    assert isinstance(load_with_head(str(tmp_path / "bare"))[0], SynCoModel)
+
+
+def test_the_head_on_a_foreign_backbone_is_looked_through(tmp_path):
+    torch.manual_seed(3)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    network, images = ViTModel(config, add_pooling_layer=False).eval(), torch.randn(2, 3, 32, 32)
+    network.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    head = LinearHead(torch.randn(2, 16), torch.randn(2), ("a", "b"))
+    save_classifier(tmp_path / "run", str(tmp_path / "vit"), network, image_processor(32), head)
+    model, _ = load_with_head(str(tmp_path / "run"))
+    with torch.no_grad():
+        score = class_score(model, images)
+        logits = network(images).last_hidden_state[:, 0] @ head.weight.T + head.bias
+    torch.testing.assert_close(score.values, logits.max(dim=1).values)
+    assert score.descriptions == [f"score of predicted class {'ab'[index]}" for index in logits.argmax(dim=1)]
+    torch.testing.assert_close(attention_maps(model, images).cls, attention_maps(network, images).cls)

@@ -1,8 +1,11 @@
-"""Grad-CAM against closed forms and a network taken apart by hand; saliency against finite differences."""
+"""Grad-CAM against captum, closed forms and a network taken apart by hand; saliency against finite differences."""
+
+import threading
 
 import pytest
 import timm
 import torch
+from captum.attr import LayerGradCam, Saliency
 from transformers import SwinConfig, SwinForImageClassification, SwinModel
 from transformers.utils.constants import IMAGENET_DEFAULT_STD
 
@@ -122,3 +125,62 @@ def test_grad_cam_as_a_loop_and_a_stock_swin_without_head():
         SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4)
     )
     assert gradient_maps(swin, torch.randn(1, 3, 32, 32)).cam.shape == (1, 8, 8)
+
+
+@pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano"])
+def test_cam_and_saliency_are_those_of_captum(backbone):
+    torch.manual_seed(1)
+    model = SynCoForImageClassification(SynCoConfig(backbone=backbone, num_labels=4)).eval()
+    torch.nn.init.normal_(model.classifier.weight)
+    pixels = torch.randn(3, 3, 32, 32)
+    network = model.synco.backbone
+
+    def logits(images):
+        return model(images).logits
+
+    with torch.no_grad():
+        chosen = logits(pixels).argmax(dim=1)
+    # captum wants channels in the second axis, and knows of no [CLS] token: only the patches pass its layer.
+    layer, prefix = torch.nn.Identity(), int(backbone == "vit-nano")
+    holder, name = (network.blocks[-1], "norm1") if prefix else (network, "norm")
+    original = getattr(holder, name)
+
+    class Split(torch.nn.Module):
+        def forward(self, features):
+            tokens = original(features)
+            patches = layer(tokens[:, prefix:].movedim(-1, 1)).movedim(1, -1)
+            return torch.cat([tokens[:, :prefix], patches], dim=1)
+
+    setattr(holder, name, Split())
+    expected = LayerGradCam(logits, layer).attribute(pixels, target=chosen, relu_attributions=True).detach()
+    setattr(holder, name, original)
+    maps = gradient_maps(model, pixels)
+    torch.testing.assert_close(maps.cam.flatten(1), expected.flatten(1), rtol=1e-4, atol=1e-6)
+    saliency = Saliency(logits).attribute(pixels, target=chosen, abs=True)
+    expected = (saliency / torch.tensor(IMAGENET_DEFAULT_STD)[:, None, None]).mean(dim=1)
+    torch.testing.assert_close(maps.saliency, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_threads_that_share_a_model_get_their_own_maps():
+    torch.manual_seed(0)
+    model = SynCoModel(SynCoConfig(backbone="swin-nano")).eval().requires_grad_(False)
+    images = [torch.randn(1, 3, 32, 32) for _ in range(4)]
+    expected = [gradient_maps(model, image) for image in images]
+    together, wrong = threading.Barrier(4), []
+
+    def look(number: int) -> None:
+        together.wait()
+        for _ in range(15):
+            try:
+                found = gradient_maps(model, images[number])
+                if not torch.allclose(found.cam, expected[number].cam, atol=1e-6):
+                    wrong.append(number)
+            except RuntimeError as error:
+                wrong.append(error)
+
+    threads = [threading.Thread(target=look, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert wrong == []
