@@ -7,11 +7,17 @@ from pathlib import Path
 import typer
 
 from synco_hub.cli.adversarial import adversarial
+from synco_hub.cli.discovery import discovery
 from synco_hub.cli.efficiency import efficiency
+from synco_hub.cli.retrieval import retrieval
+from synco_hub.cli.video_segmentation import video_segmentation
 
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a frozen model by one of the paper's protocols.")
-evaluate.command("efficiency")(efficiency)
 evaluate.command("adversarial")(adversarial)
+evaluate.command("discovery")(discovery)
+evaluate.command("efficiency")(efficiency)
+evaluate.command("retrieval")(retrieval)
+evaluate.command("video-segmentation")(video_segmentation)
 
 
 @evaluate.command("knn")

@@ -1,0 +1,100 @@
+"""Contour accuracy F of video object segmentation: do the outlines lie within a few pixels of each other?"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from synco_hub.metrics.region_similarity import check_masks
+
+BOUNDARY_TOLERANCE = 0.008
+
+
+def contour_accuracy(
+    masks: Tensor, targets: Tensor, void: Tensor | None = None, tolerance: float = BOUNDARY_TOLERANCE
+) -> Tensor:
+    """Harmonic mean of the precision and the recall of outlines.
+
+    An outline's pixel is found if the other outline has a pixel within a disk around it. Where one outline is empty
+    F is 0, where both are it is 1.
+
+    Args:
+        masks: Predicted, boolean. Shape: (..., height, width).
+        targets: Annotated, boolean. Shape: that of masks.
+        void: True on pixels that belong to no mask. Shape: broadcasts to that of masks.
+        tolerance: Radius of the disk: below 1 a share of the image's diagonal, rounded up to pixels; from 1 on in
+            pixels.
+
+    Returns:
+        float64 in [0, 1]. Shape: (...).
+
+    Raises:
+        ValueError: If shapes differ, masks are not boolean, or the tolerance is negative.
+
+    Source: Perazzi et al. (2016), section 5, with its morphological approximation of the matching of outlines.
+    """
+    check_masks(masks, targets)
+    if tolerance < 0:
+        raise ValueError(f"tolerance={tolerance} is negative: DAVIS's is 0.008 of the diagonal")
+    if void is not None:
+        masks, targets = masks & ~void, targets & ~void
+    radius = math.ceil(tolerance * math.hypot(*masks.shape[-2:]) if tolerance < 1 else tolerance)
+    outline, target_outline = mask_outline(masks), mask_outline(targets)
+    precision = _found_share(outline, dilated(target_outline, radius))
+    recall = _found_share(target_outline, dilated(outline, radius))
+    total = precision + recall
+    return torch.where(total > 0, 2 * precision * recall / total.clamp_min(1e-300), 0.0)
+
+
+def mask_outline(masks: Tensor) -> Tensor:
+    """Pixels whose right, lower or lower right neighbour is on the other side.
+
+    In the last row and column, the one neighbour that is inside the image decides.
+
+    Args:
+        masks: Boolean. Shape: (..., height, width).
+
+    Returns:
+        Boolean. Shape: that of masks.
+
+    Source: the convention of Martin et al.'s boundary benchmark, which DAVIS uses.
+    """
+    outline = torch.zeros_like(masks)
+    outline[..., :, :-1] |= masks[..., :, :-1] ^ masks[..., :, 1:]
+    outline[..., :-1, :] |= masks[..., :-1, :] ^ masks[..., 1:, :]
+    outline[..., :-1, :-1] |= masks[..., :-1, :-1] ^ masks[..., 1:, 1:]
+    return outline
+
+
+def dilated(masks: Tensor, radius: int) -> Tensor:
+    """Every pixel that has a pixel of the mask within a radius.
+
+    Args:
+        masks: Boolean. Shape: (..., height, width).
+        radius: Of the disk dx² + dy² <= radius², in pixels; 0 changes nothing.
+
+    Returns:
+        Boolean. Shape: that of masks.
+    """
+    height, width = masks.shape[-2:]
+    # How many pixels of the mask a row has to the left of each position: differences count those in a window.
+    counts = F.pad(masks.to(torch.int32).cumsum(dim=-1, dtype=torch.int32), (1, 0))
+    columns = torch.arange(width, device=masks.device)
+    grown = torch.zeros_like(masks)
+    for offset in range(min(radius, height - 1) + 1):
+        reach = math.isqrt(radius**2 - offset**2)
+        right, left = (columns + reach + 1).clamp_max(width), (columns - reach).clamp_min(0)
+        row = counts[..., right] > counts[..., left]
+        grown[..., offset:, :] |= row[..., : height - offset, :]
+        grown[..., : height - offset, :] |= row[..., offset:, :]
+    return grown
+
+
+def _found_share(outline: Tensor, near_other: Tensor) -> Tensor:
+    """Share of an outline's pixels that lie near the other outline; 1 for an empty one, which claims nothing wrong."""
+    length = outline.sum(dim=(-2, -1)).double()
+    found = (outline & near_other).sum(dim=(-2, -1)).double()
+    return torch.where(length > 0, found / length.clamp_min(1), 1.0)
