@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset, EvaluationTransform
+from synco_hub.data import BadImageLedger, EvaluationDataset
+from synco_hub.data.corrupted_dataset import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.random_keys import random_key
 from synco_hub.evaluation.adversarial_report import (
@@ -91,7 +92,7 @@ class AdversarialRun:
         self.settings = settings or ExtractionSettings()
         self.subset = None if subset is None else list(subset)
         self.targets = targets.values
-        self.pixels = EvaluationDataset(dataset.images, _without_normalisation(dataset.transform))
+        self.pixels = EvaluationDataset(dataset.images, pixel_transform(dataset.transform))
         self.ledger = BadImageLedger(dataset, self.settings.max_bad_fraction)
         self.revision = weights_fingerprint(model.classifier)
         size = self.settings.batch_size
@@ -121,9 +122,9 @@ class AdversarialRun:
                 self._measure(name, kind, self.pixels, self._attack_with(network, name, attack))
                 if attack.follows_gradient and attack.largest_change != 0 and is_null(self.done[name]):
                     raise ValueError(
-                        f"{attack.title} left all {len(self.dataset)} inputs as they were: the gradient of the loss is "
-                        "zero on every one, which is no robustness; look for saturated logits or detached operations "
-                        "in the classifier"
+                        f"{attack.title} left all {len(self.dataset)} inputs as they were: the gradient of the loss "
+                        "is zero on every one, which is no robustness; look for saturated logits or detached "
+                        "operations in the classifier"
                     )
                 yield self.result()
 
@@ -264,14 +265,3 @@ def _classified(network: Callable[[Tensor], Tensor], images: Tensor, labels: Ten
     with torch.no_grad():
         logits = network(images).cpu()
     return AttackedBatch(tuple(indices.tolist()), tuple((target_ranks(logits, labels) == 0).tolist()))
-
-
-def _without_normalisation(transform: EvaluationTransform) -> EvaluationTransform:
-    size, channels = transform.resize_size, len(transform.mean)
-    return EvaluationTransform(
-        transform.image_size,
-        size[0] if len(size) == 1 else (size[0], size[1]),
-        transform.interpolation,
-        (0.0,) * channels,
-        (1.0,) * channels,
-    )
