@@ -10,11 +10,14 @@ from pathlib import Path
 import numpy as np
 
 from synco_hub.data.catalog_robustness import BENCHMARK_CORRUPTIONS
-from synco_hub.data.catalog_row import DatasetRow, Layout
+from synco_hub.data.catalog_row import DatasetRow, Layout, Metric
 from synco_hub.data.class_labels import labels_of_list
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.file_listing import image_files, subfolders
+from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import TEST_FOLDERS, TRAIN_FOLDER, ImageFolderDataset, load_image_folder
+from synco_hub.data.original_readers import read_original
+from synco_hub.data.original_split import LayoutNotFoundError
 
 logger = logging.getLogger(__name__)
 
@@ -22,7 +25,7 @@ HOLD_OUT_CORRUPTIONS = frozenset({"speckle_noise", "gaussian_blur", "spatter", "
 DRAWN_TRAIN_IMAGES = 30
 
 
-def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0) -> ImageFolderDataset:
+def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0) -> ImageDataset:
     """Reads one split of a catalog set from the user's files.
 
     Args:
@@ -32,22 +35,24 @@ def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0
         seed: Draws the training images where there is no official split.
 
     Returns:
-        The images in sorted order; labels follow the set's class list where it has one.
+        The images in sorted order, or in that of the set's own lists; labels follow the set's class list where it has
+        one.
 
     Raises:
         ValueError: If the folder has another layout, or classes that the set does not have.
     """
     if row.layout is Layout.class_folders:
         images = _all_class_folders(row, folder, split)
-    elif _has_split_folders(folder):
+    elif _has_split_folders(folder) and row.metric is not Metric.average_precision:
         images = load_image_folder(folder, split)
+    elif row.layout is Layout.lists:
+        return _listed(row, folder, split)
     elif row.layout is Layout.draw:
         images = _drawn(row, folder, split, seed)
     else:
         raise ValueError(
             f"{folder}: {row.name} is read from a folder with {TRAIN_FOLDER}/<class>/ beside test/<class>/ or "
-            f"val/<class>/, or from parquet files; its original files ({row.original_files}) have to be sorted into "
-            "one of them first."
+            f"val/<class>/, or from parquet files ({row.original_files})."
         )
     if row.class_list is None:
         return images
@@ -57,6 +62,17 @@ def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0
 def _has_split_folders(folder: Path) -> bool:
     names = subfolders(folder)
     return TRAIN_FOLDER in names and any(name in names for name in TEST_FOLDERS)
+
+
+def _listed(row: DatasetRow, folder: Path, split: str) -> ImageDataset:
+    """As the lists of the set's authors say."""
+    try:
+        return read_original(row.name, folder, split)
+    except LayoutNotFoundError as error:
+        raise ValueError(
+            f"{error} {row.name} is read as its archives unpack ({row.original_files}), from {TRAIN_FOLDER}/<class>/ "
+            "beside test/<class>/, or from parquet files."
+        ) from error
 
 
 def _all_class_folders(row: DatasetRow, folder: Path, split: str) -> ImageFolderDataset:

@@ -44,6 +44,7 @@ ROBUSTNESS_ROWS = (
             metric=Metric.top_1,
             layout=Layout.class_folders,
             class_list="imagenet_1k",
+            per_class={"test": (10, 10)},
             original_files=f"imagenetv2-{name}.tar.gz as imagenetv2-{name}-format-val/<0 to 999>/*.jpeg",
             notes="The Hub copy holds archives that the datasets library cannot read. A folder's name is its label: "
             "sorted as text, 100 comes before 2.",
@@ -138,6 +139,7 @@ ROBUSTNESS_ROWS = (
         gated=True,
         licence=f"{IMAGENET_TERMS}; the watermark CC BY-NC 4.0",
         class_list="imagenet_1k",
+        base="imagenet-1k",
         original_files="none: a watermark drawn on the validation images of imagenet-1k (package imagenet-w)",
         notes="A transform between the crop and the normalisation, not files.",
     ),
@@ -146,17 +148,20 @@ ROBUSTNESS_ROWS = (
             name=f"imagenet-{percent}pct",
             title=f"ImageNet {percent} %",
             is_table=False,
-            splits={"train": ("train",)},
-            counts={"train": lines},
+            splits={"train": ("train",), "test": ("validation",)},
+            counts={"train": lines, "test": 50000},
             num_classes=1000,
             metric=Metric.top_1,
             gated=True,
             licence=IMAGENET_TERMS,
             class_list="imagenet_1k",
+            base="imagenet-1k",
+            per_class={"train": spread},
             original_files=f"SimCLR's {percent}percent.txt: one <wnid>_<number>.JPEG of the training set a line",
-            notes="A list of imagenet-1k: give that data set with --train-list.",
+            notes="A list of imagenet-1k's training images, downloaded once; the test split is that of imagenet-1k. "
+            "`--dataset imagenet-1k --train-fraction` reads the same lists, `--train-list` a file of your own.",
         )
-        for percent, lines in ((1, 12811), (10, 128116))
+        for percent, lines, spread in ((1, 12811, (12, 13)), (10, 128116, (128, 129)))
     ),
     DatasetRow(
         name="fractals",

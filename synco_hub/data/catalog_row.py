@@ -25,12 +25,14 @@ class Layout(StrEnum):
 
     `split_folders`: `train/<class>/` beside `val/<class>/` or `test/<class>/`. `class_folders`: every image is of the
     test split, and its class is the folder it lies in. `draw`: class folders that a seed divides, with a fixed number
-    of training images per class. `other`: the original files are no folders of images by class.
+    of training images per class. `lists`: files of the set's authors say which image is of which split and class.
+    `other`: there are no files of its own.
     """
 
     split_folders = "split folders"
     class_folders = "class folders"
     draw = "seeded draw"
+    lists = "published lists"
     other = "other"
 
 
@@ -54,11 +56,14 @@ class DatasetRow:
         is_table: Whether the `datasets` library reads the Hub copy; some hold archives only.
         layout: How a folder of the set's files is read.
         class_list: Vendored list of wnids that the labels follow.
+        known_names: Names of classes by label, to recognise another order: a vendored list, or some of them.
+        per_class: Smallest and largest number of images of a class in a split, where every copy has the same.
+        base: The set whose images it is drawn from, where it has none of its own.
         in_table_9: Whether Table 9 of the paper lists it.
         printed: Entries of Table 9 (`classes`, `train`, `test`) that are not the counts above.
         difference: Why Table 9 or the Hub copy has other numbers; empty where all agree.
         gated: Whether a licence must be accepted on the Hub first.
-        licence: Licence or terms of the images; None where none is known for certain.
+        licence: Licence or terms of the images; where none is known for certain, to see its source.
         notes: What else trips people.
     """
 
@@ -77,11 +82,14 @@ class DatasetRow:
     is_table: bool = True
     layout: Layout = Layout.other
     class_list: str | None = None
+    known_names: str | Mapping[int, str] = ""
+    per_class: Mapping[str, tuple[int, int]] = field(default_factory=dict)
+    base: str | None = None
     in_table_9: bool = False
     printed: Mapping[str, int] = field(default_factory=dict)
     difference: str = ""
     gated: bool = False
-    licence: str | None = None
+    licence: str = "not confirmed: see the set's own page"
     notes: str = ""
 
     @property

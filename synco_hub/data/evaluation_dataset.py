@@ -50,7 +50,8 @@ class EvaluationDataset(Dataset[EvaluationItem]):
             size = self.transform.image_size
             blank = torch.zeros(3, size, size)
             return EvaluationItem(pixel_values=blank, label=label, index=index, bad_index=index)
-        return EvaluationItem(pixel_values=self.transform(image), label=label, index=index, bad_index=GOOD)
+        view = self.transform(image, getattr(self.images, "after_crop", None))
+        return EvaluationItem(pixel_values=view, label=label, index=index, bad_index=GOOD)
 
     def name(self, index: int) -> str:
         """How reports name one image."""

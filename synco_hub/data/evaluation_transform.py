@@ -1,7 +1,7 @@
 """One undistorted view of an image: how every evaluation of frozen features sees it."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -94,11 +94,14 @@ class EvaluationTransform:
             std=tuple(processor.image_std),
         )
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
+    def __call__(
+        self, image: Image.Image, after_crop: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Makes the view.
 
         Args:
             image: RGB image of any size.
+            after_crop: What is done to the crop, values in [0, 1], before the normalisation.
 
         Returns:
             Shape: (3, image_size, image_size), float32.
@@ -109,9 +112,10 @@ class EvaluationTransform:
         # Rounded down as transformers does; torchvision's own centre crop rounds half a pixel to the even side.
         top, left = ((side - self.image_size) // 2 for side in pixels.shape[-2:])
         pixels = transforms.crop(pixels, top, left, self.image_size, self.image_size)
-        view: torch.Tensor = transforms.normalize(
-            transforms.to_dtype(pixels, torch.float32, scale=True), list(self.mean), list(self.std)
-        )
+        values = transforms.to_dtype(pixels, torch.float32, scale=True)
+        if after_crop is not None:
+            values = after_crop(values)
+        view: torch.Tensor = transforms.normalize(values, list(self.mean), list(self.std))
         return view
 
     def __repr__(self) -> str:

@@ -7,6 +7,7 @@ everywhere else in the package.
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,11 @@ from PIL import Image
 
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
+from synco_hub.data.multi_hot import multi_hot_of_lists, without_difficult
 
 TEST_SPLITS = ("test", "validation", "val")
+# Beside a column of lists: classes with instances too difficult to count, as `synco-hub data prepare` writes them.
+DIFFICULT_COLUMN = "difficult"
 
 
 @dataclass(frozen=True)
@@ -31,6 +35,8 @@ class HubSource:
         image_column: None takes the only column of images.
         label_column: None takes the only column of classes, or the one named `label`.
         cache_dir: Where downloads are kept; None takes the `datasets` library's own folder.
+        optional_columns: The columns above are taken where the table has them, else found by their type.
+        num_classes: Number of classes where an image can have several, if the table has no names for them.
     """
 
     dataset_id: str
@@ -40,6 +46,8 @@ class HubSource:
     image_column: str | None = None
     label_column: str | None = None
     cache_dir: str | None = None
+    optional_columns: bool = False
+    num_classes: int | None = None
 
 
 class HubImageDataset(ImageDataset):
@@ -51,7 +59,13 @@ class HubImageDataset(ImageDataset):
         labels: One class index per row.
         class_names: In label order.
         description: What to say about the data set.
+        multi_hot: For several classes an image. Shape: (num_images, num_classes).
+
+    Attributes:
+        stored_class_names: As the table has them, where `class_names` were replaced; None else.
     """
+
+    stored_class_names: list[str] | None = None
 
     def __init__(
         self,
@@ -60,24 +74,31 @@ class HubImageDataset(ImageDataset):
         labels: npt.NDArray[np.int64],
         class_names: Sequence[str],
         description: DatasetDescription,
+        multi_hot: npt.NDArray[np.float32] | None = None,
     ) -> None:
         super().__init__(labels, class_names, description)
+        self.multi_hot = multi_hot
         self._table = table.select_columns([image_column])
         self._image_column = image_column
 
     def load_image(self, index: int) -> Image.Image:
         """Decodes one row."""
         cell = self._cell(index)
-        name = _cell_name(cell, index)
-        if isinstance(cell, Mapping):
-            if cell.get("bytes"):
-                return decode_rgb(cell["bytes"], name)
-            if cell.get("path"):
-                return decode_rgb(cell["path"], name)
-            raise UnreadableImageError(name, "the cell is empty")
-        if isinstance(cell, bytes):
-            return decode_rgb(cell, name)
-        raise UnreadableImageError(name, f"the cell holds {type(cell).__name__}, not an encoded image")
+        return decode_rgb(_cell_bytes(cell, index), _cell_name(cell, index))
+
+    def encoded(self, index: int) -> bytes:
+        """The stored bytes."""
+        return _cell_bytes(self._cell(index), index)
+
+    def file_names(self) -> list[str]:
+        """The stored file names, read without the images beside them."""
+        table = self._table
+        if table._indices is None:
+            column = table.data.column(self._image_column)
+            paths = [path for chunk in column.chunks for path in _paths_of(chunk)]
+            if len(paths) == len(self):
+                return [path or f"row {index}" for index, path in enumerate(paths)]
+        return [_cell_path(self._cell(index)) or f"row {index}" for index in range(len(self))]
 
     def name(self, index: int) -> str:
         """The stored file name with its row, or the row alone."""
@@ -105,7 +126,7 @@ def load_hub_dataset(source: HubSource, split: str = "train") -> HubImageDataset
     library = _datasets_library(source.dataset_id)
     tried = [split]
     if split == "test":
-        present = _call(source, library.get_dataset_split_names, source.dataset_id, source.config, source.revision)
+        present = split_names(source)
         tried = [name for name in TEST_SPLITS if name in present]
         if not tried:
             raise ValueError(
@@ -114,9 +135,28 @@ def load_hub_dataset(source: HubSource, split: str = "train") -> HubImageDataset
             )
     for stored_split in tried:
         dataset = _loaded(library, source, split, stored_split)
-        if dataset.is_labeled:
+        if dataset.is_labeled or dataset.multi_hot is not None:
             return dataset
     return dataset
+
+
+def split_names(source: HubSource) -> list[str]:
+    """The splits that a table has.
+
+    Raises:
+        ImportError: If the `datasets` library is not installed.
+        ValueError: If the data set cannot be found.
+    """
+    library = _datasets_library(source.dataset_id)
+    names: list[str] = _call(
+        source,
+        library.get_dataset_split_names,
+        source.dataset_id,
+        source.config,
+        revision=source.revision,
+        data_dir=source.data_dir,
+    )
+    return names
 
 
 def _loaded(library: Any, source: HubSource, split: str, stored_split: str) -> HubImageDataset:
@@ -132,8 +172,13 @@ def _loaded(library: Any, source: HubSource, split: str, stored_split: str) -> H
     )
     image_column = _image_column(library, table, source)
     label_column = _label_column(library, table, source)
-    labels, class_names = _labels(library, table, label_column, source)
-    table = table.cast_column(image_column, library.Image(decode=False))
+    multi_hot = None
+    if label_column is not None and _is_list(library, table.features[label_column]):
+        multi_hot, class_names = _multi_hot(library, table, label_column, source)
+        labels = np.full(len(table), UNLABELED, dtype=np.int64)
+    else:
+        labels, class_names = _labels(library, table, label_column, source)
+    table = _with_encoded_images(library, table, image_column, source)
     identity = (source.dataset_id.rstrip("/").rsplit("/", 1)[-1], stored_split, image_column, label_column or "")
     description = DatasetDescription(
         name=source.dataset_id,
@@ -142,9 +187,9 @@ def _loaded(library: Any, source: HubSource, split: str, stored_split: str) -> H
         num_images=len(table),
         num_classes=len(class_names),
         split_rule=f"split {stored_split} as published",
-        fingerprint=fingerprint(identity, class_names, labels),
+        fingerprint=fingerprint(identity, class_names, labels if multi_hot is None else multi_hot.astype(np.int64)),
     )
-    return HubImageDataset(table, image_column, labels, class_names, description)
+    return HubImageDataset(table, image_column, labels, class_names, description, multi_hot)
 
 
 def _datasets_library(dataset_id: str) -> Any:
@@ -172,7 +217,7 @@ def _call(source: HubSource, function: Any, *args: Any, **kwargs: Any) -> Any:
 
 def _image_column(library: Any, table: Any, source: HubSource) -> str:
     columns = list(table.features)
-    if source.image_column is not None:
+    if source.image_column is not None and not (source.optional_columns and source.image_column not in columns):
         if source.image_column not in columns:
             raise ValueError(_no_column(source, "image", source.image_column, columns))
         return source.image_column
@@ -187,7 +232,7 @@ def _image_column(library: Any, table: Any, source: HubSource) -> str:
 
 def _label_column(library: Any, table: Any, source: HubSource) -> str | None:
     columns = list(table.features)
-    if source.label_column is not None:
+    if source.label_column is not None and not (source.optional_columns and source.label_column not in columns):
         if source.label_column not in columns:
             raise ValueError(_no_column(source, "label", source.label_column, columns))
         return source.label_column
@@ -204,6 +249,33 @@ def _label_column(library: Any, table: Any, source: HubSource) -> str | None:
 
 def _no_column(source: HubSource, kind: str, given: str, columns: list[str]) -> str:
     return f"{source.dataset_id}: no column {given!r}; give --{kind}-column one of {', '.join(columns)}."
+
+
+def _with_encoded_images(library: Any, table: Any, column: str, source: HubSource) -> Any:
+    feature = table.features[column]
+    dtype = str(getattr(feature, "dtype", type(feature).__name__))
+    known = isinstance(feature, library.Image) or dtype in ("binary", "large_binary", "string", "large_string")
+    # An image without the library's mark is a plain struct of the same two fields.
+    if not known and not (isinstance(feature, Mapping) and {"bytes"} <= set(feature) <= {"bytes", "path"}):
+        raise ValueError(
+            f"{source.dataset_id}: column {column!r} holds {dtype}, not images; name another with --image-column."
+        )
+    return table.cast_column(column, library.Image(decode=False))
+
+
+def _is_list(library: Any, feature: Any) -> bool:
+    """Whether a column holds a list per row; the library has several spellings of one."""
+    return isinstance(feature, (list, library.List, library.LargeList)) or type(feature).__name__.startswith("Array")
+
+
+def _multi_hot(library: Any, table: Any, column: str, source: HubSource) -> tuple[npt.NDArray[np.float32], list[str]]:
+    feature, values = table.features[column], table.select_columns([column])[:][column]
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    names = list(inner.names) if isinstance(inner, library.ClassLabel) else []
+    rows, names = multi_hot_of_lists(values, names, source.num_classes, source.dataset_id)
+    if DIFFICULT_COLUMN in table.features and column != DIFFICULT_COLUMN:
+        rows = without_difficult(rows, table.select_columns([DIFFICULT_COLUMN])[:][DIFFICULT_COLUMN])
+    return rows, names
 
 
 def _labels(
@@ -231,5 +303,35 @@ def _labels(
 
 
 def _cell_name(cell: Any, index: int) -> str:
-    path = cell.get("path") if isinstance(cell, Mapping) else None
+    path = _cell_path(cell)
     return f"{path} (row {index})" if path else f"row {index}"
+
+
+def _cell_path(cell: Any) -> str | None:
+    return cell.get("path") if isinstance(cell, Mapping) else None
+
+
+def _cell_bytes(cell: Any, index: int) -> bytes:
+    name = _cell_name(cell, index)
+    if isinstance(cell, bytes):
+        return cell
+    if not isinstance(cell, Mapping):
+        raise UnreadableImageError(name, f"the cell holds {type(cell).__name__}, not an encoded image")
+    if cell.get("bytes"):
+        return bytes(cell["bytes"])
+    if not cell.get("path"):
+        raise UnreadableImageError(name, "the cell is empty")
+    try:
+        return Path(cell["path"]).read_bytes()
+    except OSError as error:
+        raise UnreadableImageError(name, error.strerror or str(error)) from error
+
+
+def _paths_of(chunk: Any) -> list[str | None]:
+    """File names of a chunk of cells; the struct's other field, the bytes, is not touched."""
+    struct = getattr(chunk, "storage", chunk)
+    try:
+        paths: list[str | None] = struct.field("path").to_pylist()
+    except (AttributeError, KeyError):
+        return []
+    return paths

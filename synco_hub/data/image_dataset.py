@@ -1,6 +1,7 @@
 """What every image data set of the package offers, whatever it is read from."""
 
 import hashlib
+import io
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
@@ -66,10 +67,14 @@ class ImageDataset(Dataset[Sample]):
         labels: int64. Shape: (num_images,).
         class_names: One name for each class.
         description: What to say about the data set.
+        multi_hot: Where an image can have several classes: 1 present, 0 absent, -1 neither; the labels are then all
+            -1. Shape: (num_images, num_classes). None where an image has one class.
 
     Raises:
         ValueError: If a label has no class name.
     """
+
+    multi_hot: npt.NDArray[np.float32] | None = None
 
     def __init__(self, labels: npt.ArrayLike, class_names: Iterable[str], description: DatasetDescription) -> None:
         self.labels: npt.NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
@@ -120,6 +125,20 @@ class ImageDataset(Dataset[Sample]):
     def name(self, index: int) -> str:
         """How reports and errors name one image: its file name where it has one."""
         raise NotImplementedError
+
+    def file_names(self) -> list[str]:
+        """Names of all images as lists of files have them, read without decoding an image."""
+        return [self.name(index) for index in range(len(self))]
+
+    def encoded(self, index: int) -> bytes:
+        """One image as a file: the stored bytes where there are any, else a lossless PNG.
+
+        Raises:
+            UnreadableImageError: If there are no bytes; damaged ones are returned as they are.
+        """
+        stream = io.BytesIO()
+        self.load_image(index).save(stream, "PNG")
+        return stream.getvalue()
 
     def __len__(self) -> int:
         return len(self.labels)

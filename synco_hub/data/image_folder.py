@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
-from synco_hub.data.decoding import decode_rgb
+from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.file_listing import NameTable, image_files, is_image_name, subfolders
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
 
@@ -30,6 +31,7 @@ class ImageFolderDataset(ImageDataset):
         class_names: In label order.
         split: `train` or `test`.
         split_rule: How the two were told apart.
+        multi_hot: For several classes an image. Shape: (num_images, num_classes).
     """
 
     def __init__(
@@ -40,6 +42,7 @@ class ImageFolderDataset(ImageDataset):
         class_names: Sequence[str],
         split: str,
         split_rule: str,
+        multi_hot: npt.NDArray[np.float32] | None = None,
     ) -> None:
         self.root = root
         self.names = NameTable(names)
@@ -51,14 +54,29 @@ class ImageFolderDataset(ImageDataset):
             num_images=len(names),
             num_classes=len(class_names),
             split_rule=split_rule,
-            fingerprint=fingerprint(names, class_names, labels_array),
+            fingerprint=fingerprint(
+                names, class_names, labels_array if multi_hot is None else multi_hot.astype(np.int64)
+            ),
         )
         super().__init__(labels_array, class_names, description)
+        self.multi_hot = multi_hot
 
     def load_image(self, index: int) -> Image.Image:
         """Decodes one file."""
         name = self.names[index]
         return decode_rgb(self.root / name, name)
+
+    def encoded(self, index: int) -> bytes:
+        """The file's bytes."""
+        name = self.names[index]
+        try:
+            return (self.root / name).read_bytes()
+        except OSError as error:
+            raise UnreadableImageError(name, error.strerror or str(error)) from error
+
+    def missing_files(self) -> list[str]:
+        """Names that a list has and the folder has not."""
+        return [name for name in self.names if not (self.root / name).is_file()]
 
     def name(self, index: int) -> str:
         """Path relative to the root."""

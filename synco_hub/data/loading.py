@@ -11,6 +11,7 @@ from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
 from synco_hub.data.hub_dataset import HubSource, load_hub_dataset
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import contains_images, load_image_folder
+from synco_hub.data.shard_manifest import require_complete
 
 FRACTALS = "fractals"
 
@@ -27,6 +28,7 @@ def load_dataset(
     label_column: str | None = None,
     config: str | None = None,
     revision: str | None = None,
+    dataset_id: str | None = None,
 ) -> ImageDataset:
     """Opens a data set by name or path.
 
@@ -46,6 +48,8 @@ def load_dataset(
         label_column: Column of a table; found by its type if None.
         config: Configuration of a Hub data set.
         revision: Commit, branch or tag of a Hub data set.
+        dataset_id: For a name of the catalog another copy on the Hub, with the splits and columns of the catalog where
+            it has them.
 
     Returns:
         The images of the split in a fixed order.
@@ -59,8 +63,13 @@ def load_dataset(
     kind, _, options = name.partition(":")
     if kind == FRACTALS and not path.is_dir():
         return FractalDataset(split, _fractal_parameters(options, image_size), cache_dir)
+    if dataset_id is not None and (name not in CATALOG or data_dir is not None):
+        raise ValueError(
+            f"dataset_id {dataset_id!r} is another copy of a set of the catalog, which {name!r} "
+            f"{'is' if name in CATALOG else 'is not'}, and --data-dir takes the place of both; give one of them."
+        )
     source = HubSource(
-        dataset_id=name,
+        dataset_id=dataset_id or name,
         config=config,
         revision=revision,
         data_dir=None if data_dir is None else os.fspath(data_dir),
@@ -72,6 +81,7 @@ def load_dataset(
         return load_catalog_dataset(CATALOG[name], source, split, seed)
     if path.is_dir():
         if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in TABLE_FILES):
+            require_complete(path)
             return load_hub_dataset(source, split)
         return load_image_folder(path, split, seed)
     # Without a namespace it is a slip of the pen rather than a Hub id, and must not wait for the network.

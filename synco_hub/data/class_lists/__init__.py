@@ -1,7 +1,8 @@
-"""The classes of ImageNet and of its subsets, as lists of wnids.
+"""The classes of ImageNet and of its subsets as lists of wnids, and of further sets as lists of names.
 
 `imagenet_1k`, `imagenet_a`, `imagenet_r` and `imagenet_o` are sorted: a wnid's line less one is its label.
-`imagenet_100` keeps the order of CMC's list, which is the label order of its copies.
+`imagenet_100` keeps the order of CMC's list, which is the label order of its copies. The others are in the label order
+of their authors' files, spelled as there; Flowers-102 has no names in its files, its order is that of the labels.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ CLASS_LISTS = {
     "imagenet_a": "imagenet_a.txt",
     "imagenet_r": "imagenet_r.txt",
     "imagenet_o": "imagenet_o.txt",
+    "cifar10": "cifar10.txt",
+    "cifar100": "cifar100.txt",
+    "dtd": "dtd.txt",
+    "flowers102": "flowers102.txt",
+    "oxford_pets": "oxford_pets.txt",
+    "voc2007": "voc2007.txt",
 }
 
 
 @cache
 def class_list(name: str) -> tuple[str, ...]:
-    """The wnids of one list, in label order.
+    """The wnids or names of one list, in label order.
 
     Args:
         name: A key of `CLASS_LISTS`.
@@ -30,7 +37,7 @@ def class_list(name: str) -> tuple[str, ...]:
     """
     if name not in CLASS_LISTS:
         raise ValueError(f"class list {name!r} is unknown: use one of {', '.join(CLASS_LISTS)}.")
-    return tuple((Path(__file__).parent / CLASS_LISTS[name]).read_text(encoding="utf-8").split())
+    return tuple((Path(__file__).parent / CLASS_LISTS[name]).read_text(encoding="utf-8").splitlines())
 
 
 def imagenet_indices(name: str) -> list[int]:

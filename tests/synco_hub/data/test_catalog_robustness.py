@@ -10,8 +10,8 @@ def test_corruptions_are_those_of_the_corruption_error():
 
 
 def test_label_subsets_have_as_many_images_as_their_lists_have_lines():
-    assert ROWS["imagenet-1pct"].counts == {"train": 12811}
-    assert ROWS["imagenet-10pct"].counts == {"train": 128116}
+    assert ROWS["imagenet-1pct"].counts == {"train": 12811, "test": 50000}
+    assert ROWS["imagenet-10pct"].counts == {"train": 128116, "test": 50000}
     # 189 classes have 12 images and 811 have 13.
     assert 189 * 12 + 811 * 13 == 12811
 

@@ -24,15 +24,27 @@ def test_imagenet_and_its_two_lists_are_those_of_timm():
 def test_lengths_order_and_known_overlaps():
     lists = {name: class_list(name) for name in CLASS_LISTS}
     assert {name: len(set(wnids)) for name, wnids in lists.items()} == {
+        "cifar10": 10,
+        "cifar100": 100,
+        "dtd": 47,
+        "flowers102": 102,
+        "oxford_pets": 37,
+        "voc2007": 20,
         "imagenet_1k": 1000,
         "imagenet_100": 100,
         "imagenet_a": 200,
         "imagenet_r": 200,
         "imagenet_o": 200,
     }
-    assert all(list(wnids) == sorted(wnids) for name, wnids in lists.items() if name != "imagenet_100")
+    unsorted = {"imagenet_100", "flowers102"}
+    assert all(list(names) == sorted(names, key=str.casefold) for name, names in lists.items() if name not in unsorted)
     a, r, o = (set(lists[f"imagenet_{letter}"]) for letter in "aro")
     assert (len(a & r), len(o & a), len(o & r)) == (86, 59, 36)
+
+
+def test_flowers_are_those_of_torchvision():
+    flowers = pytest.importorskip("torchvision.datasets").Flowers102
+    assert list(class_list("flowers102")) == flowers.classes
 
 
 def test_imagenet_o_is_the_published_selection():

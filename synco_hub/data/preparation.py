@@ -1,0 +1,218 @@
+"""Any data set as parquet files of a chosen size, which stream from many files at once where a folder is one.
+
+Images keep their bytes. A run that is killed anywhere continues with the next file, and the files are the same.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from synco_hub.atomic_write import written_whole
+from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
+from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.hub_dataset import DIFFICULT_COLUMN
+from synco_hub.data.image_dataset import UNLABELED, ImageDataset
+from synco_hub.data.shard_manifest import Shard, ShardManifest
+
+_READ_TOGETHER = 64
+_ROWS_A_GROUP = 100
+_UNITS = {"kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+@dataclass(frozen=True)
+class PreparationSettings:
+    """How files are written.
+
+    Attributes:
+        shard_bytes: Size that a file has at least, but for the last one: it ends with the image that reaches it.
+        num_workers: Threads that read and check images.
+        max_bad_fraction: Share of images that may be unreadable.
+        progress: Show a progress bar.
+    """
+
+    shard_bytes: int = 256 * 1000**2
+    num_workers: int = 4
+    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION
+    progress: bool = True
+
+    def __post_init__(self) -> None:
+        if self.shard_bytes < 1 or self.num_workers < 1:
+            raise ValueError(f"shard size {self.shard_bytes}, {self.num_workers} workers: both are at least 1.")
+
+
+@dataclass(frozen=True)
+class PreparedSplit:
+    """What a split became: number of images and files, and the names of the images that were left out."""
+
+    images: int
+    files: int
+    skipped: tuple[str, ...]
+
+
+def bytes_of(size: str) -> int:
+    """Reads a size such as `256MB` or `1GiB`, or a plain number of bytes.
+
+    Raises:
+        ValueError: If it is no size above 0.
+    """
+    text = size.strip().lower()
+    unit = next((unit for unit in ("kib", "mib", "gib", "kb", "mb", "gb") if text.endswith(unit)), "")
+    number = text.removesuffix(unit).strip()
+    try:
+        count = int(float(number) * _UNITS.get(unit, 1))
+    except (ValueError, OverflowError):
+        count = 0
+    if count < 1:
+        raise ValueError(f"shard size {size!r}: give a number above 0 with KB, MB or GB, such as 256MB.")
+    return count
+
+
+def prepare_dataset(
+    splits: Mapping[str, ImageDataset], output: Path, settings: PreparationSettings | None = None
+) -> dict[str, PreparedSplit]:
+    """Writes splits as `<split>-00000.parquet`, `<split>-00001.parquet`, … beside a manifest.
+
+    One class an image becomes a column `label` with the class names; several classes a column `labels` of lists, and
+    `difficult` for those that do not count.
+
+    Args:
+        splits: By the name that `load_dataset` will know them by: `train`, `test`.
+        output: An empty folder, or one in which the same preparation was stopped.
+        settings: Size of the files and more.
+
+    Returns:
+        What each split became.
+
+    Raises:
+        ImportError: If the `datasets` library is not installed.
+        ValueError: If the folder holds something else, or too many images are unreadable.
+    """
+    settings = settings or PreparationSettings()
+    manifest = _claimed(splits, output, settings)
+    prepared = {}
+    for split, images in splits.items():
+        ledger = BadImageLedger(images, settings.max_bad_fraction)
+        shards = manifest.shards.setdefault(split, [])
+        ledger.record(index for shard in shards for index in shard.skipped)
+        for shard in _written(images, split, output, shards, ledger, settings):
+            shards.append(shard)
+            manifest.save(output)
+        total = sum(shard.images for shard in shards)
+        if not total:
+            raise ValueError(
+                f"{images.description.source} ({split}): no image could be read, so there is nothing to write."
+            )
+        prepared[split] = PreparedSplit(total, sum(shard.images > 0 for shard in shards), tuple(ledger.names()))
+    manifest.complete = True
+    manifest.save(output)
+    return prepared
+
+
+def _claimed(splits: Mapping[str, ImageDataset], output: Path, settings: PreparationSettings) -> ShardManifest:
+    """The manifest of this folder, new or of the run that is continued."""
+    if output.exists() and not output.is_dir():
+        raise ValueError(f"{output} is a file; give a folder.")
+    source = {split: images.description.to_dict() for split, images in splits.items()}
+    wanted = {"shard_bytes": settings.shard_bytes}
+    found = ShardManifest.load(output)
+    if found is None:
+        if output.is_dir() and any(output.iterdir()):
+            raise ValueError(f"{output} is not empty and holds no stopped preparation; give a new or an empty folder.")
+        found = ShardManifest(source, wanted)
+        found.save(output)
+    elif found.source != source or found.settings != wanted:
+        what = "another source" if found.source != source else f"files of {found.settings.get('shard_bytes')} bytes"
+        raise ValueError(f"{output} holds {what}; give another folder, or the settings it was begun with.")
+    for leftover in output.glob(".*.parquet"):
+        leftover.unlink()  # a file that a killed run had not finished
+    lost = [shard for shards in found.shards.values() for shard in shards if shard.images]
+    lost = [shard for shard in lost if not (output / shard.file).is_file()]
+    if lost:
+        raise ValueError(f"{output}: {lost[0].file} was removed since; prepare again into an empty folder.")
+    return found
+
+
+def _written(
+    images: ImageDataset,
+    split: str,
+    output: Path,
+    done: list[Shard],
+    ledger: BadImageLedger,
+    settings: PreparationSettings,
+) -> Iterator[Shard]:
+    """Writes the files that are not there yet."""
+    number, start = len(done), done[-1].after if done else 0
+    file_names = images.file_names()
+    rows: list[tuple[int, bytes]] = []
+    skipped: list[int] = []
+    size = 0
+    with (
+        ThreadPoolExecutor(settings.num_workers) as pool,
+        tqdm(total=len(images), initial=start, desc=f"{split}", unit="img", disable=not settings.progress) as bar,
+    ):
+        for first in range(start, len(images), _READ_TOGETHER):
+            block = range(first, min(first + _READ_TOGETHER, len(images)))
+            for index, data in zip(block, pool.map(lambda index: _whole_image(images, index), block), strict=True):
+                if data is None:
+                    skipped.append(index)
+                    ledger.record([index])
+                else:
+                    rows.append((index, data))
+                    size += len(data)
+                if size >= settings.shard_bytes or (index == len(images) - 1 and (rows or skipped)):
+                    file = f"{split}-{number:05d}.parquet"
+                    if rows:
+                        _write(images, rows, file_names, output / file)
+                    yield Shard(file, index + 1, len(rows), tuple(skipped))
+                    number, size, rows, skipped = number + 1, 0, [], []
+                bar.update()
+
+
+def _whole_image(images: ImageDataset, index: int) -> bytes | None:
+    """The bytes of an image that can be decoded, None for any other."""
+    try:
+        data = images.encoded(index)
+        decode_rgb(data, "")
+    except UnreadableImageError:
+        return None
+    return data
+
+
+def _write(images: ImageDataset, rows: list[tuple[int, bytes]], file_names: list[str], path: Path) -> None:
+    # Not at the top: they take a second to import and are needed here alone.
+    library, arrow = importlib.import_module("datasets"), importlib.import_module("pyarrow")
+    parquet = importlib.import_module("pyarrow.parquet")
+    columns: dict[str, list[Any]] = {
+        "image": [{"bytes": data, "path": file_names[index]} for index, data in rows],
+        **_class_columns(images, [index for index, _ in rows]),
+    }
+    kinds: dict[str, Any] = {"image": library.Image()}
+    if images.multi_hot is not None:
+        kinds |= dict.fromkeys(
+            ("labels", DIFFICULT_COLUMN), library.Sequence(library.ClassLabel(names=images.class_names))
+        )
+    elif images.num_classes:
+        kinds["label"] = library.ClassLabel(names=images.class_names)
+    table = arrow.Table.from_pydict(columns, schema=library.Features(kinds).arrow_schema)
+    with written_whole(path) as temporary:
+        parquet.write_table(table, temporary, row_group_size=_ROWS_A_GROUP)
+
+
+def _class_columns(images: ImageDataset, indices: list[int]) -> dict[str, list[Any]]:
+    if images.multi_hot is not None:
+        hot = images.multi_hot
+        return {
+            "labels": [(hot[index] == 1).nonzero()[0].tolist() for index in indices],
+            DIFFICULT_COLUMN: [(hot[index] == -1).nonzero()[0].tolist() for index in indices],
+        }
+    if not images.num_classes:
+        return {}
+    labels = [int(images.labels[index]) for index in indices]
+    return {"label": [None if label == UNLABELED else label for label in labels]}
