@@ -6,13 +6,14 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow test-oldest lint types bench clean install
+.PHONY: demo test test-slow test-oldest lint types bench bench-report bench-smoke clean install
 
 demo: install
 	$(BIN)/synco-hub demo
 
-test: lint types
+test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
+	$(MAKE) bench-smoke
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
@@ -24,6 +25,14 @@ lint: install
 
 types: install
 	$(BIN)/mypy
+
+# The Space is tested in Debian's browser. Where it cannot be installed those tests are skipped, or fail if CI is set.
+browser:
+	@if command -v chromium chromium-browser >/dev/null; then :; \
+	elif [ "$$(id -u)" != 0 ]; then echo "no chromium, and only root can install it: the browser tests cannot run"; \
+	elif ! command -v apt-get >/dev/null; then echo "no chromium and no apt-get: the browser tests cannot run"; \
+	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null \
+		|| echo "chromium could not be installed: the browser tests cannot run"; fi
 
 install: $(VENV)/installed
 
@@ -42,8 +51,16 @@ test-oldest:
 	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy
 	OMP_NUM_THREADS=2 $(OLDEST)/bin/python -m pytest -q tests/synco_hub/models tests/synco_hub/hub tests/trainers
 
+# Half an hour; writes tests/benchmarks/results/*.json and BENCHMARKS.md.
 bench: install
-	for script in tests/benchmarks/benchmark_*.py; do $(BIN)/python $$script || exit 1; done
+	for script in tests/benchmarks/benchmark_*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
+	$(BIN)/python tests/benchmarks/report.py
+
+bench-report: install
+	$(BIN)/python tests/benchmarks/report.py
+
+bench-smoke: install
+	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/smoke.py
 
 clean:
 	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
