@@ -28,7 +28,7 @@ types: install
 
 # The Space is tested in Debian's browser. Where it cannot be installed those tests are skipped, or fail if CI is set.
 browser:
-	@if command -v chromium chromium-browser >/dev/null; then :; \
+	@if command -v chromium >/dev/null; then :; \
 	elif [ "$$(id -u)" != 0 ]; then echo "no chromium, and only root can install it: the browser tests cannot run"; \
 	elif ! command -v apt-get >/dev/null; then echo "no chromium and no apt-get: the browser tests cannot run"; \
 	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null \
