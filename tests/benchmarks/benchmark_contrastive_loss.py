@@ -1,93 +1,117 @@
-"""Measures the contrastive losses on CPU: time and peak memory of forward and backward, side by side.
+"""Measures the contrastive losses: time and peak memory of forward and backward of one direction, side by side.
 
-    OMP_WAIT_POLICY=passive python tests/benchmarks/benchmark_contrastive_loss.py
+    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_contrastive_loss.py
 
-About three minutes on one core; writes tests/benchmarks/results/contrastive_loss_cpu.json and prints it as a table.
-
-Time is CPU time of the process on one thread, the median over rounds in which the variants take turns, so that a busy
-machine disturbs all alike: read the ratios. Peak memory is the largest sum of tensor bytes alive at once beyond the
-inputs, from the allocation events of `torch.profiler`.
+About eight minutes on one core; writes tests/benchmarks/results/contrastive_loss_cpu.json (`--device cuda`: _cuda).
+Peak memory is the largest sum of tensor bytes alive at once beyond the inputs, from the allocation events of
+`torch.profiler`; on a GPU the allocator's own peak.
 """
 
+from __future__ import annotations
+
 import argparse
+import importlib.util
 import json
-import os
-import platform
 import statistics
 import tempfile
-import time
 from collections.abc import Callable
-from datetime import date
 from pathlib import Path
 from typing import Any
 
 import torch
+from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, write_report
 from torch import Tensor
 from torch.nn import functional as F
 
 from trainers.info_nce import info_nce
 from trainers.synthetic_negatives import STRATEGIES, SyntheticNegatives
 
-NUM_NEGATIVES, DIM, TEMPERATURE = 4096, 256, 0.2
+DIM, TEMPERATURE = 256, 0.2
 NUM_HARD_NEGATIVES, COUNT, STEP = 256, 128, 0.01
-RESULTS = Path(__file__).parent / "results" / "contrastive_loss_cpu.json"
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
+PLAIN, FUSED, MARGINAL = "moby, plain", "synco-v2, fused", "synco-v2, fused, marginal noise"
+LOOPS, READABLE = "synco-v2, autograd loops", "synco-v2, readable"
 
 
 def plain_moby(query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
     """MoBY's loss as one writes it: concatenate, cross-entropy, autograd."""
     logits = torch.cat([(query * key).sum(1, keepdim=True), query @ queue.T], dim=1) / TEMPERATURE
-    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long))
+    return F.cross_entropy(logits, torch.zeros(len(query), dtype=torch.long, device=query.device))
 
 
 def autograd_loops(query: Tensor, key: Tensor, columns: Tensor) -> Tensor:
-    """SynCo-v2's loss in the style of published code: a queue of columns, types 5 and 6 in loops of autograd."""
-    detached = query.detach()
-    hardest = (detached @ columns).topk(NUM_HARD_NEGATIVES, dim=1).indices
+    """SynCo-v2's loss with the cost structure of the published code.
+
+    That is: the queue holds columns; hard negatives are gathered through its transpose; types 5 and 6 take one
+    gradient a synthetic negative, in a loop; the logits grow by a concatenation for each type. Counts are the paper's.
+    """
+    logits = [(query * key).sum(1, keepdim=True), query @ columns]
+    negatives = logits[1]
+    hardest = negatives.detach().clone().topk(NUM_HARD_NEGATIVES, dim=1, sorted=False).indices
 
     def pick() -> Tensor:
-        choice = torch.randint(NUM_HARD_NEGATIVES, (len(query), COUNT))
-        return columns.T[hardest.gather(1, choice)]
+        choice = torch.randint(NUM_HARD_NEGATIVES, (len(query), COUNT), device=query.device)
+        return columns.T[hardest.gather(1, choice)].clone()
 
     def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(len(query), COUNT, 1).uniform_(low, high)
+        return torch.empty(len(query), COUNT, 1, device=query.device).uniform_(low, high)
 
-    q, unused = detached.unsqueeze(1), detached
-    synthetic = [
-        STRATEGIES["interpolation"](q, pick(), unused, uniform(0, 0.5)),
-        STRATEGIES["extrapolation"](q, pick(), unused, uniform(1, 1.5)),
-        STRATEGIES["mixup"](q, pick(), pick(), uniform(0, 1)),
-        pick() + STEP * torch.randn(len(query), COUNT, DIM),
-    ]
-    for of_gradient in (torch.Tensor.clone, torch.Tensor.sign):
-        negatives, perturbed = pick(), []
+    def by_gradient(of_gradient: Callable[[Tensor], Tensor]) -> Tensor:
+        chosen, perturbed = pick(), []
         for turn in range(COUNT):
-            negative = negatives[:, turn].clone().requires_grad_()
-            (gradient,) = torch.autograd.grad((detached * negative).sum(), negative)
+            negative = chosen[:, turn].clone().requires_grad_()
+            (gradient,) = torch.autograd.grad(torch.einsum("bd,bd->b", query, negative).sum(), negative)
             perturbed.append((negative + STEP * of_gradient(gradient)).detach())
-        synthetic.append(torch.stack(perturbed, dim=1))
-    logits = [(query * key).sum(1, keepdim=True), query @ columns]
-    logits += [torch.einsum("bd,bnd->bn", query, F.normalize(vectors, dim=-1)) for vectors in synthetic]
-    return F.cross_entropy(torch.cat(logits, dim=1) / TEMPERATURE, torch.zeros(len(query), dtype=torch.long))
+        return torch.stack(perturbed, dim=1)
+
+    q, unused = query.detach().unsqueeze(1), query.detach()
+    for synthetic in (
+        lambda: STRATEGIES["interpolation"](q, pick(), unused, uniform(0, 0.5)),
+        lambda: STRATEGIES["extrapolation"](q, pick(), unused, uniform(1, 1.5)),
+        lambda: STRATEGIES["mixup"](q, pick(), pick(), uniform(0, 1)),
+        lambda: pick() + STEP * torch.randn(len(query), COUNT, DIM, device=query.device),
+        lambda: by_gradient(torch.Tensor.clone),
+        lambda: by_gradient(torch.Tensor.sign),
+    ):
+        vectors = F.normalize(synthetic(), dim=-1).detach()
+        negatives = torch.cat([negatives, torch.einsum("bd,bnd->bn", query, vectors)], dim=1)
+    together = torch.cat([logits[0], negatives], dim=1) / TEMPERATURE
+    return F.cross_entropy(together, torch.zeros(len(query), dtype=torch.long, device=query.device))
 
 
 VARIANTS: dict[str, Loss] = {
-    "moby, plain": plain_moby,
+    PLAIN: plain_moby,
     "moby, fused": lambda query, key, queue: info_nce(query, key, queue).loss,
-    "synco-v2, autograd loops": autograd_loops,
-    "synco-v2, readable": SyntheticNegatives().readable_loss,
-    "synco-v2, fused": SyntheticNegatives().loss,
-    "synco-v2, fused, marginal noise": SyntheticNegatives(noise="marginal").loss,
+    LOOPS: autograd_loops,
+    READABLE: SyntheticNegatives().readable_loss,
+    FUSED: SyntheticNegatives().loss,
+    MARGINAL: SyntheticNegatives(noise="marginal").loss,
 }
+SLOW = (LOOPS, READABLE)
 
 
-def inputs(name: str, batch: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Returns unit queries, keys near them, and a queue in the layout that the variant keeps it in."""
+def lightly_variants() -> dict[str, Loss]:
+    """The InfoNCE of `lightly`, if that library is installed; its memory bank is the queue."""
+    if importlib.util.find_spec("lightly") is None:
+        return {}
+    from lightly.loss import NTXentLoss
+
+    def loss(query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+        criterion = NTXentLoss(temperature=TEMPERATURE, memory_bank_size=queue.shape)
+        criterion.memory_bank.bank = queue  # it replaces its oldest rows by the keys
+        return criterion(query, key)
+
+    return {"moby, lightly": loss}
+
+
+def inputs(name: str, batch: int, queue_size: int, device: str) -> tuple[Tensor, Tensor, Tensor]:
+    """Unit queries, keys near them, and a queue in the layout that the variant keeps it in."""
     generator = torch.Generator().manual_seed(batch)
     query, noise = torch.randn(2, batch, DIM, generator=generator)
-    queue = torch.randn(NUM_NEGATIVES, DIM, generator=generator)
+    queue = torch.randn(queue_size, DIM, generator=generator)
     query, key, queue = (F.normalize(each, dim=1) for each in (query, F.normalize(query, dim=1) + 0.05 * noise, queue))
-    return query.requires_grad_(), key, queue.T.contiguous() if VARIANTS[name] is autograd_loops else queue
+    queue = queue.T.contiguous() if name == LOOPS else queue
+    return query.to(device).requires_grad_(), key.to(device), queue.to(device)
 
 
 def run(loss: Loss, tensors: tuple[Tensor, Tensor, Tensor]) -> None:
@@ -95,22 +119,14 @@ def run(loss: Loss, tensors: tuple[Tensor, Tensor, Tensor]) -> None:
     torch.autograd.grad(loss(*tensors), tensors[0])
 
 
-def cpu_milliseconds(batch: int, rounds: int) -> dict[str, list[float]]:
-    """Times the variants in turns, after one turn to warm up."""
-    tensors = {name: inputs(name, batch) for name in VARIANTS}
-    times: dict[str, list[float]] = {name: [] for name in VARIANTS}
-    for turn in range(rounds + 1):
-        for name, loss in VARIANTS.items():
-            start = time.process_time()
-            run(loss, tensors[name])
-            if turn:
-                times[name].append(1000 * (time.process_time() - start))
-    return times
-
-
 def peak_mebibytes(loss: Loss, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
-    """Follows every allocation of one pass and returns the highest level above the start."""
+    """Follow every allocation of one pass and return the highest level above the start."""
     run(loss, tensors)
+    if tensors[0].is_cuda:
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        run(loss, tensors)
+        return (torch.cuda.max_memory_allocated() - before) / 2**20
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run(loss, tensors)
     with tempfile.TemporaryDirectory() as folder:
@@ -125,80 +141,83 @@ def peak_mebibytes(loss: Loss, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
     return peak / 2**20
 
 
-def measure(batch: int, rounds: int) -> list[dict[str, Any]]:
-    """Measures every variant at one batch size."""
-    times = {name: sorted(each) for name, each in cpu_milliseconds(batch, rounds).items()}
-    medians = {name: statistics.median(each) for name, each in times.items()}
-    peaks = {name: peak_mebibytes(loss, inputs(name, batch)) for name, loss in VARIANTS.items()}
-    return [
-        {
+def measure(batch: int, queue_size: int, rounds: int, device: str, slow: bool) -> list[dict[str, Any]]:
+    """Measure the variants at one batch and queue size."""
+    variants = {name: loss for name, loss in (VARIANTS | lightly_variants()).items() if slow or name not in SLOW}
+    tensors = {name: inputs(name, batch, queue_size, device) for name in variants}
+
+    def call(name: str) -> Callable[[], None]:
+        return lambda: run(variants[name], tensors[name])
+
+    times = interleaved_seconds({name: call(name) for name in variants}, rounds, device)
+    rows = []
+    for name, loss in variants.items():
+        ordered = sorted(1e3 * value for value in times[name])
+        row: dict[str, Any] = {
             "variant": name,
             "batch": batch,
-            "cpu_ms": round(medians[name], 2),
-            "cpu_ms_quartiles": [round(each[len(each) // 4], 2), round(each[3 * len(each) // 4], 2)],
-            "times_plain_moby": round(medians[name] / medians["moby, plain"], 2),
-            "faster_than_readable": round(medians["synco-v2, readable"] / medians[name], 2),
-            "faster_than_autograd_loops": round(medians["synco-v2, autograd loops"] / medians[name], 2),
-            "peak_mib": round(peaks[name], 2),
-            "peak_of_readable": round(peaks[name] / peaks["synco-v2, readable"], 4),
+            "queue": queue_size,
+            "milliseconds": round(statistics.median(ordered), 3),
+            "quartiles": [round(ordered[len(ordered) // 4], 3), round(ordered[3 * len(ordered) // 4], 3)],
+            "times_plain_moby": round(median_ratio(times[name], times[PLAIN]), 3),
+            "peak_mib": round(peak_mebibytes(loss, tensors[name]), 2),
         }
-        for name, each in times.items()
-    ]
+        if slow:
+            row["faster_than_readable"] = round(median_ratio(times[READABLE], times[name]), 2)
+            row["faster_than_autograd_loops"] = round(median_ratio(times[LOOPS], times[name]), 2)
+        rows.append(row)
+    return rows
 
 
-def processor() -> str:
-    """Returns the processor's name."""
-    information = Path("/proc/cpuinfo")
-    lines = information.read_text().splitlines() if information.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """Renders the rows for people."""
-    lines = [
-        f"{'variant':32s} {'batch':>5s} {'cpu ms':>9s} {'x moby':>7s} {'vs read':>8s} {'vs loops':>8s} {'MiB':>8s}"
-    ]
-    lines += [
-        f"{row['variant']:32s} {row['batch']:5d} {row['cpu_ms']:9.2f} {row['times_plain_moby']:7.2f}"
-        f" {row['faster_than_readable']:8.2f} {row['faster_than_autograd_loops']:8.2f} {row['peak_mib']:8.2f}"
-        for row in rows
-    ]
-    return "\n".join(lines)
+def findings(rows: list[dict[str, Any]]) -> list[Finding]:
+    """The promised ratios. Floor: MoBY's own loss, which the synthetic negatives can only add to."""
+    bounds = {128: ("≤ 5", "≤ 15"), 512: ("≤ 6", "≤ 50")}
+    found = []
+    for row in rows:
+        batch, name = row["batch"], row["variant"]
+        if name not in (FUSED, MARGINAL) or "faster_than_autograd_loops" not in row:
+            continue
+        fused = name == FUSED
+        time_goal, memory_goal = bounds.get(batch, ("", "")) if fused else ("≤ 2", "")
+        label = f"{name}, batch {batch}, queue {row['queue']}"
+        found += [
+            Finding(f"{label}: time of MoBY's loss", row["times_plain_moby"], "×", time_goal, "1 ×: MoBY's loss"),
+            Finding(
+                f"{label}: faster than autograd loops",
+                row["faster_than_autograd_loops"],
+                "×",
+                "≥ 12" if fused else "≥ 25",
+            ),
+            Finding(f"{label}: peak memory", row["peak_mib"], "MiB", memory_goal),
+        ]
+    return found
 
 
 def main() -> None:
-    """Measures, writes the JSON whole, prints the table."""
+    """Measure, write the JSON whole, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--batch", type=int, nargs="+", default=[128, 512], help="batch sizes")
-    parser.add_argument("--rounds", type=int, default=15, help="turns that each variant is timed")
-    parser.add_argument("--output", type=Path, default=RESULTS, help="JSON file to write")
-    arguments = parser.parse_args()
+    parser.add_argument("--batch", type=int, nargs="+", default=[128, 512], help="batch sizes with every variant")
+    parser.add_argument("--rounds", type=int, default=11, help="turns that each variant is timed")
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True, help="larger sizes, too")
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows = [row for batch in arguments.batch for row in measure(batch, arguments.rounds)]
-    report = {
-        "benchmark": "contrastive loss, forward and backward, one direction",
-        "date": date.today().isoformat(),
-        "settings": {
-            "num_negatives": NUM_NEGATIVES,
-            "dim": DIM,
-            "num_hard_negatives": NUM_HARD_NEGATIVES,
-            "synthetic": "6 x 128",
-            "dtype": "float32",
-            "rounds": arguments.rounds,
-            "time": "median process CPU time, one thread, variants interleaved",
-            "memory": "peak of live tensor bytes beyond the inputs, allocation events of torch.profiler",
-        },
-        "machine": {"processor": processor(), "cores": os.cpu_count(), "system": platform.system()},
-        "versions": {"python": platform.python_version(), "torch": str(torch.__version__)},
-        "rows": rows,
+    rows = [row for batch in options.batch for row in measure(batch, 4096, options.rounds, options.device, True)]
+    if options.scaling:
+        for batch, queue_size in ((2048, 4096), (128, 16384), (128, 65536)):
+            rows += measure(batch, queue_size, 5, options.device, slow=False)
+    settings = {
+        "dim": DIM,
+        "num_hard_negatives": NUM_HARD_NEGATIVES,
+        "synthetic": "6 x 128",
+        "dtype": "float32",
+        "rounds": options.rounds,
     }
-    partial = arguments.output.with_suffix(".partial")
-    partial.parent.mkdir(parents=True, exist_ok=True)
-    partial.write_text(json.dumps(report, indent=2) + "\n")
-    partial.replace(arguments.output)
-    print(table(rows))
+    path = options.output or RESULTS / f"contrastive_loss_{options.device}.json"
+    title = "Contrastive loss, forward and backward of one direction"
+    write_report(path, title, settings, rows, findings(rows), options.device)
 
 
 if __name__ == "__main__":

@@ -7,35 +7,27 @@ Goal: (SynCo-v2's loss − MoBY's loss) is at most 1 % of a step. Times are CPU 
 medians over rounds in which the variants take turns. The loss is forward and backward of both directions.
 """
 
+from __future__ import annotations
+
 import argparse
-import json
 import statistics
-import time
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
+from interleaved import RESULTS, Finding, median_ratio, seconds, write_report
 from torch import Tensor
 from torch.nn import functional as F
 
 from synco_hub.models import SynCoConfig
-from synco_hub.results import library_versions
 from trainers.info_nce import info_nce
 from trainers.pretraining_arguments import PretrainingSettings
 from trainers.pretraining_model import SynCoForPreTraining, synthetic_negatives_of
 
-RESULTS = Path(__file__).parent / "results" / "step_overhead_cpu.json"
-
 
 def unit(*shape: int) -> Tensor:
     return F.normalize(torch.randn(*shape), dim=1)
-
-
-def cpu_seconds(call: Callable[[], object]) -> float:
-    started = time.process_time()
-    call()
-    return time.process_time() - started
 
 
 def loss_calls(settings: PretrainingSettings, batch_size: int) -> dict[str, Callable[[], None]]:
@@ -81,34 +73,34 @@ def main() -> None:
     parser.add_argument("--backbone", default="deit-s")
     parser.add_argument("--batch-size", type=int, default=16)
     parser.add_argument("--rounds", type=int, default=5, help="Steps; each round times every loss ten times.")
-    parser.add_argument("--output", type=Path, default=RESULTS)
+    parser.add_argument("--output", type=Path, default=RESULTS / "step_overhead_cpu.json")
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     settings = PretrainingSettings()
     model = SynCoForPreTraining(SynCoConfig(backbone=options.backbone, pretraining=asdict(settings))).train()
     calls = {**step_calls(model, options.batch_size), **loss_calls(settings, options.batch_size)}
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
+    times: dict[str, list[float]] = {name: [] for name in calls}
     for number in range(options.rounds + 1):
         for name, call in calls.items():
             for _ in range(1 if name == "step" else 10):
-                taken = cpu_seconds(call)
+                taken = seconds(call)
                 if number > 0:
-                    seconds[name].append(taken)
-    medians = {name: statistics.median(values) for name, values in seconds.items()}
+                    times[name].append(taken)
+    medians = {name: statistics.median(values) for name, values in times.items()}
     overhead = 100 * (medians["synco-v2 loss"] - medians["moby loss"]) / medians["step"]
-    result = {
-        "backbone": options.backbone,
-        "batch_size": options.batch_size,
-        "rounds": options.rounds,
-        "cpu_milliseconds": {name: round(1e3 * value, 3) for name, value in medians.items()},
-        "overhead_percent_of_a_step": round(overhead, 3),
-        "goal_percent": 1.0,
-        "versions": library_versions(),
-    }
-    options.output.parent.mkdir(parents=True, exist_ok=True)
-    options.output.write_text(json.dumps(result, indent=2) + "\n")
-    print(json.dumps(result, indent=2))
+    label = f"{options.backbone}, batch {options.batch_size}"
+    findings = [
+        Finding(f"{label}: SynCo-v2's loss − MoBY's, of a step", overhead, "%", "≤ 1", "0 %"),
+        Finding(
+            f"{options.backbone}: moving average by foreach over a loop",
+            median_ratio(times["ema foreach"], times["ema loop"]),
+            "×",
+        ),
+    ]
+    rows = [{"part": name, "milliseconds": round(1e3 * value, 3)} for name, value in medians.items()]
+    settings_used = {"backbone": options.backbone, "batch": options.batch_size, "rounds": options.rounds}
+    write_report(options.output, "Synthetic negatives in a step", settings_used, rows, findings, "cpu")
 
 
 if __name__ == "__main__":

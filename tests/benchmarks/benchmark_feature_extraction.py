@@ -1,0 +1,67 @@
+"""Measures feature extraction: images of a core-second by batch size, and fp32 against bf16.
+
+    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_feature_extraction.py
+
+About three minutes on one core; writes tests/benchmarks/results/feature_extraction_cpu.json (`--device cuda`: _cuda).
+Images are ready on the device; the data path is benchmark_two_views.py's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, write_report
+
+from synco_hub.models import SynCoConfig, SynCoModel
+
+
+def features_of(model: SynCoModel, images: torch.Tensor, dtype: torch.dtype | None) -> Callable[[], torch.Tensor]:
+    """One extraction of a batch."""
+
+    @torch.inference_mode()
+    def call() -> torch.Tensor:
+        with torch.autocast(images.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            return model(images).pooler_output
+
+    return call
+
+
+def main() -> None:
+    """Measure, write the JSON whole, print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    rows: list[dict[str, Any]] = []
+    findings: list[Finding] = []
+    for backbone in ("deit-s", "swin-t"):
+        model: Any = SynCoModel(SynCoConfig(backbone=backbone)).eval()
+        model.to(options.device)
+        images = {batch: torch.randn(batch, 3, 224, 224, device=options.device) for batch in options.batches}
+        calls = {f"fp32, batch {batch}": features_of(model, images[batch], None) for batch in options.batches}
+        middle = options.batches[len(options.batches) // 2]
+        calls[f"bf16, batch {middle}"] = features_of(model, images[middle], torch.bfloat16)
+        times = interleaved_seconds(calls, options.rounds, options.device)
+        for name, values in times.items():
+            batch = int(name.rsplit(" ", 1)[1])
+            rate = batch / statistics.median(values)
+            rows.append({"backbone": backbone, "variant": name, "images_per_second": round(rate, 2)})
+            findings.append(Finding(f"{backbone}, {name}", rate, "images/s"))
+        ratio = median_ratio(times[f"bf16, batch {middle}"], times[f"fp32, batch {middle}"])
+        findings.append(Finding(f"{backbone}, bf16 over fp32, batch {middle}", ratio, "×"))
+    settings = {"rounds": options.rounds, "image_size": 224}
+    path = options.output or RESULTS / f"feature_extraction_{options.device}.json"
+    write_report(path, "Feature extraction", settings, rows, findings, options.device)
+
+
+if __name__ == "__main__":
+    main()

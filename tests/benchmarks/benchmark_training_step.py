@@ -1,0 +1,211 @@
+"""Measures whole training steps of every method and backbone, and what each choice inside a step gives.
+
+    OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_training_step.py
+
+About ten minutes on one core at batch 8; writes tests/benchmarks/results/training_step_cpu.json. On a GPU:
+
+    python tests/benchmarks/benchmark_training_step.py --device cuda --batch 512 --precision bf16 --compile
+
+A step is both views through both branches, loss, gradients, AdamW and target update; images are ready on the device.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import statistics
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, write_report
+from torch.utils.flop_counter import FlopCounterMode
+
+from synco_hub.models import SynCoConfig
+from trainers.drop_path import pays_off, skip_dropped_samples
+from trainers.ema import update_target
+from trainers.objectives import OBJECTIVES
+from trainers.pretraining_arguments import PretrainingSettings
+from trainers.pretraining_model import SynCoForPreTraining
+
+PAPER_IMAGES_PER_SECOND = {"deit-s": 676, "swin-t": 548}  # Table 15: 31.6 and 39 minutes an epoch, four L40S
+DTYPES = {"fp32": None, "bf16": torch.bfloat16}
+
+
+def network(backbone: str, method: str, device: str) -> SynCoForPreTraining:
+    """The paper's network, training."""
+    torch.manual_seed(0)
+    settings = PretrainingSettings(method=method)
+    model = SynCoForPreTraining(SynCoConfig(backbone=backbone, pretraining=asdict(settings)))
+    return model.to(device).train()  # type: ignore[arg-type]
+
+
+def step_of(
+    model: SynCoForPreTraining, views: list[torch.Tensor], precision: str, compiled: bool
+) -> Callable[[], None]:
+    """A whole optimizer step."""
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
+    forward: Any = torch.compile(model) if compiled else model
+    dtype = DTYPES[precision]
+
+    def step() -> None:
+        with torch.autocast(views[0].device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
+            loss = forward(*views, synthetic_active=True).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        model.update_target_network(0.99)
+
+    return step
+
+
+def floating_point_operations(model: SynCoForPreTraining, views: list[torch.Tensor]) -> float:
+    """GFLOP of forward and backward for one image (two views)."""
+    with FlopCounterMode(display=False) as counter:
+        model(*views).loss.backward()
+    model.zero_grad(set_to_none=True)
+    return counter.get_total_flops() / len(views[0]) / 1e9
+
+
+def methods(
+    backbone: str, batch: int, rounds: int, device: str, precision: str, compiled: bool
+) -> list[dict[str, Any]]:
+    """Steps of the three methods, in turns."""
+    views = [torch.randn(batch, 3, 224, 224, device=device) for _ in range(2)]
+    models = {method: network(backbone, method, device) for method in OBJECTIVES}
+    operations = floating_point_operations(models["moby"], views)
+    for model in models.values():
+        if pays_off(torch.device(device), compiled):
+            skip_dropped_samples(model)
+    calls = {method: step_of(model, views, precision, compiled) for method, model in models.items()}
+    times = interleaved_seconds(calls, rounds, device, warmup=3 if compiled else 1)
+    return [
+        {
+            "backbone": backbone,
+            "method": method,
+            "milliseconds_per_image": round(1e3 * statistics.median(values) / batch, 2),
+            "images_per_second": round(batch / statistics.median(values), 2),
+            "over_moby": round(median_ratio(values, times["moby"]), 4),
+            "gflop_per_image": round(operations, 2),
+        }
+        for method, values in times.items()
+    ]
+
+
+def choices(batch: int, rounds: int, device: str) -> list[dict[str, Any]]:
+    """What each choice inside DeiT-S's step gives: time with it over time without it."""
+    usual, views = network("deit-s", "moby", device), [torch.randn(batch, 3, 224, 224, device=device) for _ in "12"]
+    skipping, channels_last = copy.deepcopy(usual), copy.deepcopy(usual)
+    skip_dropped_samples(skipping)
+    channels_last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    eager_attention = copy.deepcopy(usual)
+    eager_attention.set_attn_implementation("eager")
+    trainable = [parameter for parameter in usual.parameters() if parameter.requires_grad]
+    for parameter in trainable:
+        parameter.grad = torch.randn_like(parameter)
+    optimizers = {
+        kind: torch.optim.AdamW(trainable, lr=0.0, **{kind: True} if kind != "loop" else {"foreach": False})
+        for kind in ("fused", "foreach", "loop")
+    }
+    target, online = list(usual.target.parameters()), list(usual.synco.parameters())
+
+    def passes(model: Any, *inputs: torch.Tensor) -> Callable[[], None]:
+        def call() -> None:
+            model(*inputs).loss.backward()
+            model.zero_grad(set_to_none=True)
+
+        return call
+
+    def two_forwards() -> None:
+        for view in views:
+            usual.synco(view).pooler_output.sum().backward()
+
+    @torch.no_grad()
+    def moving_average_loop() -> None:
+        for kept, parameter in zip(target, online, strict=True):
+            kept.mul_(0.99).add_(parameter, alpha=0.01)
+
+    # name: (with the choice, without it)
+    pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
+        "drop path skips dropped samples": (passes(skipping, *views), passes(usual, *views)),
+        "fused attention (sdpa)": (passes(usual, *views), passes(eager_attention, *views)),
+        "channels-last patch embedding": (
+            passes(channels_last, *(view.to(memory_format=torch.channels_last) for view in views)),
+            passes(usual, *views),
+        ),
+        "one forward for both views": (
+            lambda: usual.synco(torch.cat(views)).pooler_output.sum().backward(),
+            two_forwards,
+        ),
+        "moving average by foreach": (lambda: update_target(target, online, 0.99), moving_average_loop),
+        "AdamW fused, over a loop": (optimizers["fused"].step, optimizers["loop"].step),
+        "AdamW foreach, over a loop": (optimizers["foreach"].step, optimizers["loop"].step),
+    }
+    rows = []
+    for name, (with_it, without) in pairs.items():
+        times = interleaved_seconds({"with": with_it, "without": without}, rounds, device)
+        rows.append(
+            {
+                "choice": name,
+                "milliseconds": {key: round(1e3 * statistics.median(values), 2) for key, values in times.items()},
+                "with_over_without": round(median_ratio(times["with"], times["without"]), 3),
+            }
+        )
+    return rows
+
+
+def findings(rows: list[dict[str, Any]], device: str) -> list[Finding]:
+    """SynCo-v2 against MoBY, and throughput where it was promised (on a GPU)."""
+    found = []
+    for row in rows:
+        if "choice" in row:
+            found.append(Finding(f"{row['choice']}: time with it over without", row["with_over_without"], "×"))
+            continue
+        label = f"{row['backbone']}, {row['method']}"
+        if row["method"] == "synco-v2":
+            goal = "≤ 0.5" if device == "cuda" and row["backbone"] == "deit-s" else ""
+            found.append(
+                Finding(f"{label}: a step beyond MoBY's", 100 * (row["over_moby"] - 1), "%", goal, "0.1-0.17 %")
+            )
+        floor = f"{row['gflop_per_image']} GFLOP an image"
+        goals = {"deit-s": "≥ 3800", "swin-t": "≥ 1400"}
+        goal = goals[row["backbone"]] if device == "cuda" else ""
+        found.append(Finding(f"{label}: images of a step", row["images_per_second"], "images/s", goal, floor))
+        if device == "cuda":
+            times = row["images_per_second"] / PAPER_IMAGES_PER_SECOND[row["backbone"]]
+            found.append(Finding(f"{label}: throughput over the paper's four L40S", times, "×"))
+    return found
+
+
+def main() -> None:
+    """Measure, write the JSON whole, print what was found."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--precision", default="fp32", choices=list(DTYPES))
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--backbones", nargs="+", default=["deit-s", "swin-t"])
+    parser.add_argument("--output", type=Path, help="JSON file to write")
+    options = parser.parse_args()
+    torch.set_num_threads(1)
+    rows: list[dict[str, Any]] = []
+    for backbone in options.backbones:
+        rows += methods(backbone, options.batch, options.rounds, options.device, options.precision, options.compile)
+    rows += choices(options.batch, options.rounds, options.device)
+    settings = {
+        "batch": options.batch,
+        "rounds": options.rounds,
+        "precision": options.precision,
+        "compiled": options.compile,
+        "image_size": 224,
+    }
+    path = options.output or RESULTS / f"training_step_{options.device}.json"
+    write_report(path, "A whole pretraining step", settings, rows, findings(rows, options.device), options.device)
+
+
+if __name__ == "__main__":
+    main()
