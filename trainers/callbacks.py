@@ -1,11 +1,12 @@
-"""What happens around an optimizer step: the target follows, the gradient norm is taken, the epoch is told."""
+"""What happens around an optimizer step: target, gradient norm, epoch, progress bar."""
 
 from __future__ import annotations
 
 import math
 from typing import TYPE_CHECKING, Any
 
-from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from tqdm.auto import tqdm
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainers.schedules import target_momentum
 
@@ -60,3 +61,33 @@ class EpochCallback(TrainerCallback):
         """`state.epoch` is fractional within an epoch."""
         if self.trainer.epoch_sampler is not None:
             self.trainer.epoch_sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-9))
+
+
+class ImageProgressCallback(ProgressCallback):  # type: ignore[misc]
+    """The Trainer's bar counted in images: it shows images per second and the remaining time."""
+
+    def __init__(self, trainer: SynCoTrainer) -> None:
+        super().__init__()
+        self.trainer = trainer
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A resumed run starts where it was, so that its rate is that of its own images."""
+        if state.is_world_process_zero:
+            images = self.trainer.args.global_batch_size
+            self.training_bar = tqdm(
+                total=state.max_steps * images,
+                initial=state.global_step * images,
+                unit=" images",
+                dynamic_ncols=True,
+            )
+        self.current_step = state.global_step
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The images of an optimizer step over all processes."""
+        if state.is_world_process_zero:
+            self.training_bar.update((state.global_step - self.current_step) * self.trainer.args.global_batch_size)
+            self.current_step = state.global_step

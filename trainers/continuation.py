@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from synco_hub.results import library_versions
+from trainers.stream_loading import refuse_other_place
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +22,8 @@ def refuse_or_warn(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[str,
     """Compare how a checkpoint was made with how it is to be continued.
 
     Another number of processes is allowed when the images per optimizer step stay the same: order of the data,
-    schedules and queues go on as they were; drop path and synthesis then draw other numbers, which is said.
+    schedules and queues go on as they were; drop path and synthesis then draw other numbers, which is said. A stream
+    is shared out among the processes, so there it is allowed at the start of an epoch only.
 
     Args:
         checkpoint: Where it lies, for the message.
@@ -39,6 +41,7 @@ def refuse_or_warn(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[str,
                 f"processes × accumulation at {saved.get('global_batch_size')} and the same images, or start a new "
                 "run."
             )
+    refuse_other_place(checkpoint, saved.get("stream"), now.get("stream"))
     others = [f"{name} was {saved.get(name)}, is {now.get(name)}" for name in LEAVES_BITS if _differ(name, saved, now)]
     if others:
         logger.warning(

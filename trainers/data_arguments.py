@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from synco_hub.data.stream_retries import DEFAULT_RETRIES
+from synco_hub.data.stream_sampler import DEFAULT_SHUFFLE_BUFFER
 from synco_hub.models import SynCoConfig
 
 
@@ -16,14 +18,37 @@ class DataArguments:
 
     dataset: str = field(
         default="fractals",
-        metadata={"help": "fractals (made here), a folder of images, or a data set id on the Hub."},
+        metadata={"help": "fractals (made here), a folder, a name of `synco-hub data list`, or an id on the Hub."},
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
+    dataset_id: str | None = field(
+        default=None, metadata={"help": "Another copy on the Hub than the catalog's, for a --dataset of the catalog."}
+    )
+    streaming: bool = field(
+        default=False,
+        metadata={"help": "Read parquet, webdataset or Hub data while training instead of downloading it first."},
+    )
+    shuffle_buffer: int = field(
+        default=DEFAULT_SHUFFLE_BUFFER,
+        metadata={"help": "Encoded images in memory, of which --streaming draws the next; about 0.1 MB each."},
+    )
+    images_per_epoch: int | None = field(
+        default=None, metadata={"help": "Images of an epoch with --streaming, where the data does not say how many."}
+    )
+    stream_retries: int = field(
+        default=DEFAULT_RETRIES,
+        metadata={"help": "Attempts after a network error, 1, 2, 4, … seconds apart; then the run saves and stops."},
+    )
     image_column: str | None = field(default=None, metadata={"help": "Column of the images, where it is not obvious."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not obvious."})
     split_seed: int = field(
         default=0, metadata={"help": "Seed of the 80/20 split of a folder without test images; the same in evaluate."}
     )
+
+    def __post_init__(self) -> None:
+        """Refuses flags that would be ignored."""
+        if self.images_per_epoch is not None and not self.streaming:
+            raise ValueError("--images-per-epoch is for --streaming: add that, or leave it out.")
 
 
 @dataclass

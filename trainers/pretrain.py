@@ -27,10 +27,13 @@ from synco_hub.data import (
     EvaluationDataset,
     EvaluationTransform,
     ImageDataset,
+    StreamSettings,
     TwoViewDataset,
     TwoViewTransform,
     load_dataset,
+    open_stream,
 )
+from synco_hub.data.hub_dataset import HubSource
 from synco_hub.hub.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
 from synco_hub.models.backbones_synco import suggest
@@ -43,6 +46,7 @@ from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import as_flags, recipe_flags
 from trainers.run_directory import SUMMARY_FILE, claim, write_json
+from trainers.stream_loading import StreamedData
 from trainers.training_curve import CURVE_FILE, save_training_curve
 
 logger = logging.getLogger(__name__)
@@ -122,11 +126,14 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     config = run.backbone.config(dataclasses.asdict(run.settings))
     set_seed(run.training.seed)
     model = SynCoForPreTraining(config)
-    images = _images(run, config, "train")
+    stream = _stream(run) if run.data.streaming else None
+    images = _images(run, config, "train") if stream is None else stream.source.images(run.data.images_per_epoch)
     every_epochs = run.training.knn_every_epochs
     knn_splits = None if every_epochs is None else _knn_splits(run, config, images)
     views = TwoViewDataset(images, TwoViewTransform(config.image_size or 224), seed=run.training.seed)
-    trainer = SynCoTrainer(model, run.training, views, processing_class=image_processor(config.image_size or 224))
+    trainer = SynCoTrainer(
+        model, run.training, views, stream=stream, processing_class=image_processor(config.image_size or 224)
+    )
     if every_epochs is not None and knn_splits is not None:
         trainer.add_callback(KnnCallback(trainer, *knn_splits, every_epochs))
     directory = Path(str(run.training.output_dir))
@@ -141,6 +148,8 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.load_finished(checkpoint)
     else:
         trainer.train(resume_from_checkpoint=checkpoint)
+    if len(trainer.ledger) and trainer.is_world_process_zero():
+        logger.warning("%s", trainer.ledger.summary())
     exit_if_interrupted(trainer)
     summary = {
         "steps": trainer.state.global_step,
@@ -168,6 +177,18 @@ def _images(run: PretrainingRun, config: SynCoConfig, split: str) -> ImageDatase
         image_column=run.data.image_column,
         label_column=run.data.label_column,
     )
+
+
+def _stream(run: PretrainingRun) -> StreamedData:
+    """The data set as a stream; its labels are not read."""
+    if run.training.knn_every_epochs is not None:
+        raise ValueError(
+            "--knn-every-epochs reads the images by position: leave out --streaming, or measure the finished run with "
+            "`synco-hub evaluate knn`."
+        )
+    given = HubSource(run.data.dataset, data_dir=run.data.data_dir, image_column=run.data.image_column)
+    settings = StreamSettings(run.training.seed, run.data.shuffle_buffer, run.data.stream_retries)
+    return StreamedData(open_stream(given, "train", run.data.dataset_id), settings)
 
 
 def _knn_splits(

@@ -4,23 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
-from functools import cached_property
+from functools import cached_property, partial
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
-from torch.utils.data import Sampler
+from torch.utils.data import DataLoader, Sampler
+from transformers import ProgressCallback
 
-from synco_hub.data import BadImageLedger, EpochSampler, TwoViewCollator
-from trainers.callbacks import EpochCallback, GradientNormCallback, TargetUpdateCallback
+from synco_hub.data import BadImageLedger, EpochSampler, StreamSampler, TwoViewCollator
+from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
 from trainers.checkpointing_trainer import CheckpointingTrainer
+from trainers.checkpoints import manifest_of
 from trainers.collapse import CollapseCallback
 from trainers.drop_path import pays_off, skip_dropped_samples
+from trainers.interruption import leave_signals_to_the_main_process
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
+from trainers.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.training_monitor import TrainingMonitor, gradient_norm
 
 logger = logging.getLogger(__name__)
@@ -36,6 +41,7 @@ class SynCoTrainer(CheckpointingTrainer):
         model: The pretraining network.
         args: How to train it.
         train_dataset: Map-style data set of view pairs, see `synco_hub.data.TwoViewDataset`.
+        stream: Where its images come from, if they come as a stream; `train_dataset.images` are then its images.
         **kwargs: What `transformers.Trainer` takes.
 
     Raises:
@@ -46,7 +52,12 @@ class SynCoTrainer(CheckpointingTrainer):
     args: SynCoTrainingArguments
 
     def __init__(
-        self, model: SynCoForPreTraining, args: SynCoTrainingArguments, train_dataset: Any, **kwargs: Any
+        self,
+        model: SynCoForPreTraining,
+        args: SynCoTrainingArguments,
+        train_dataset: Any,
+        stream: StreamedData | None = None,
+        **kwargs: Any,
     ) -> None:
         _refuse_small_data(len(train_dataset), args)
         kwargs.setdefault("data_collator", TwoViewCollator())
@@ -58,7 +69,8 @@ class SynCoTrainer(CheckpointingTrainer):
         self.monitor = TrainingMonitor()
         self.num_images = len(train_dataset)
         self.ledger = BadImageLedger(train_dataset, max_bad_fraction=args.max_bad_fraction)
-        self.epoch_sampler: EpochSampler | None = None
+        self.stream = None if stream is None else StreamLoading(stream, self.num_images, args)
+        self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         for callback in (
@@ -68,6 +80,8 @@ class SynCoTrainer(CheckpointingTrainer):
             CollapseCallback(model.settings.queue_size if model.objective.has_queue else None),
         ):
             self.add_callback(callback)
+        if self.pop_callback(ProgressCallback) is not None:
+            self.add_callback(ImageProgressCallback(self))
 
     @property
     def unwrapped_model(self) -> SynCoForPreTraining:
@@ -114,6 +128,48 @@ class SynCoTrainer(CheckpointingTrainer):
         """The sampler carries the epoch with each index: workers never hear of a new epoch otherwise."""
         self.epoch_sampler = EpochSampler(self.num_images, seed=self.args.seed)
         return self.epoch_sampler
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """Of images by position the Trainer's loader; of a stream each process's own."""
+        if self.stream is None:
+            return super().get_train_dataloader()
+        prepare = partial(leave_signals_to_the_main_process, None)
+        return self.stream.loader(self.train_dataset, cast(Any, self.data_collator), prepare)
+
+    def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
+        """The micro-batches of the next optimizer step, or a checkpoint and the end if a stream broke off.
+
+        Raises:
+            StreamBrokeOffError: On every process, when the stream of one broke off.
+        """
+        batches, num_items = super().get_batch_samples(*args, **kwargs)
+        if self.stream is not None and self.stream.broke_off(batches):
+            self._stop_with_place_saved(self.stream)
+        return batches, num_items
+
+    def _stop_with_place_saved(self, stream: StreamLoading) -> None:
+        step, newest = self.state.global_step, self.last_good_checkpoint
+        if step > 0 and (newest is None or manifest_of(Path(newest))["step"] < step):
+            self._save_checkpoint(self.model_wrapped, None)
+        raise StreamBrokeOffError(
+            f"{stream.reason()}. Stopped after step {step} of {self.state.max_steps}; saved "
+            f"{self.last_good_checkpoint or 'nothing yet'}. When it can be read again, continue with --resume."
+        )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `CheckpointingTrainer.train`; what reads ahead is ended also after an error."""
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            if self.stream is not None:
+                self.stream.sampler.close()
+
+    def newest_checkpoint(self) -> str | None:
+        """As `CheckpointingTrainer.newest_checkpoint`; the way to a stream's place gets a progress bar."""
+        checkpoint = super().newest_checkpoint()
+        if checkpoint is not None and self.stream is not None:
+            self.stream.show_skipping(manifest_of(Path(checkpoint))["step"] % self.steps_per_epoch)
+        return checkpoint
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """AdamW; no weight decay on norms, biases, tokens, embeddings and relative position bias tables."""
@@ -198,7 +254,9 @@ class SynCoTrainer(CheckpointingTrainer):
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
-        return {**super().facts(), "steps_per_epoch": self.steps_per_epoch, "num_images": self.num_images}
+        place = None if self.stream is None else self.stream.place(self.state.global_step % self.steps_per_epoch)
+        facts = {"steps_per_epoch": self.steps_per_epoch, "num_images": self.num_images, "stream": place}
+        return {**super().facts(), **facts}
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""

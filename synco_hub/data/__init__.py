@@ -14,12 +14,20 @@ from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, Sample
 from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
 from synco_hub.data.loading import load_dataset
+from synco_hub.data.stream_order import BY_ROWS, BY_SHARDS
+from synco_hub.data.stream_retries import StreamReadError
+from synco_hub.data.stream_sampler import DEFAULT_SHUFFLE_BUFFER, StreamSampler, StreamSettings
+from synco_hub.data.stream_source import StreamSource, open_stream
+from synco_hub.data.streamed_images import StreamCollator, StreamedBatches, StreamedImages
 from synco_hub.data.two_view_dataset import TwoViewCollator, TwoViewDataset
 from synco_hub.data.two_view_parameters import TwoViewParameters
 from synco_hub.data.two_views import TwoViewTransform
 
 __all__ = [
+    "BY_ROWS",
+    "BY_SHARDS",
     "DEFAULT_MAX_BAD_FRACTION",
+    "DEFAULT_SHUFFLE_BUFFER",
     "UNLABELED",
     "BadImageLedger",
     "DatasetDescription",
@@ -31,6 +39,13 @@ __all__ = [
     "ImageDataset",
     "ImageFolderDataset",
     "Sample",
+    "StreamCollator",
+    "StreamReadError",
+    "StreamSampler",
+    "StreamSettings",
+    "StreamSource",
+    "StreamedBatches",
+    "StreamedImages",
     "TooManyBadImagesError",
     "TwoViewCollator",
     "TwoViewDataset",
@@ -40,4 +55,5 @@ __all__ = [
     "decode_rgb",
     "load_dataset",
     "load_image_folder",
+    "open_stream",
 ]
