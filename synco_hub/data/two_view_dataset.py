@@ -1,26 +1,32 @@
 """Pairs of views for pretraining: what a loader reads and how it makes a batch."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TypedDict
 
 import torch
+from PIL import Image
 from torch.utils.data import Dataset
 
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.random_keys import random_key
 from synco_hub.data.readable_image import readable_image
-from synco_hub.data.two_views import TwoViewTransform
+from synco_hub.data.split_views import CroppedView
+
+View = torch.Tensor | CroppedView
+# Reference, worker or device: each turns an image and the key of its sample into two views.
+ViewPairTransform = Callable[[Image.Image, int], tuple[View, View]]
 
 
 class ViewPair(TypedDict):
     """Two views of one image.
 
-    Keys: view_1 and view_2 of shape (3, height, width); index, the position in the data set; bad_index, -1 or the
-    position of the unreadable image in whose place another one was taken.
+    Keys: view_1 and view_2 of shape (3, height, width), or cropped and still to be distorted on the device; index, the
+    position in the data set; bad_index, -1 or the position of the unreadable image in whose place another one was
+    taken.
     """
 
-    view_1: torch.Tensor
-    view_2: torch.Tensor
+    view_1: View
+    view_2: View
     index: int
     bad_index: int
 
@@ -37,7 +43,7 @@ class TwoViewDataset(Dataset[ViewPair]):
         seed: Another seed draws other views.
     """
 
-    def __init__(self, images: ImageDataset, transform: TwoViewTransform, seed: int = 0) -> None:
+    def __init__(self, images: ImageDataset, transform: ViewPairTransform, seed: int = 0) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
@@ -57,12 +63,27 @@ class TwoViewDataset(Dataset[ViewPair]):
 
 
 class TwoViewCollator:
-    """Stacks view pairs to a batch: view_1 and view_2 (batch, 3, height, width), bad_index (batch,) int64."""
+    """Stacks view pairs to a batch.
+
+    Finished views become view_1 and view_2 of shape (batch, 3, height, width), float32. Cropped ones become view_1 and
+    view_2 of shape (batch, height, width, 3), uint8, with draw_1 and draw_2 of shape (batch, len(DRAW_ROW)) for
+    `DeviceViews`. bad_index is (batch,) int64.
+    """
 
     def __call__(self, pairs: Sequence[ViewPair]) -> dict[str, torch.Tensor]:
         """Stacks; the indices of good images stay behind, because a model's forward would not take them."""
         return {
-            "view_1": torch.stack([pair["view_1"] for pair in pairs]),
-            "view_2": torch.stack([pair["view_2"] for pair in pairs]),
+            **_stacked("1", [pair["view_1"] for pair in pairs]),
+            **_stacked("2", [pair["view_2"] for pair in pairs]),
             "bad_index": torch.tensor([pair["bad_index"] for pair in pairs], dtype=torch.int64),
         }
+
+
+def _stacked(number: str, views: Sequence[View]) -> dict[str, torch.Tensor]:
+    cropped = [view for view in views if isinstance(view, CroppedView)]
+    if not cropped:
+        return {f"view_{number}": torch.stack([view for view in views if isinstance(view, torch.Tensor)])}
+    return {
+        f"view_{number}": torch.stack([view.crop for view in cropped]),
+        f"draw_{number}": torch.stack([view.draw for view in cropped]),
+    }

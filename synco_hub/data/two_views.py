@@ -1,4 +1,4 @@
-"""Two distorted views of one image: the reference way, image by image.
+"""Two distorted views of one image: the reference way, image by image, which the faster ways are tested against.
 
 The steps are BYOL's: crop and resize, mirror, colour jitter, gray, blur, solarize, normalise. Decoded images are
 Pillow's, so the 8-bit steps run in Pillow's C code behind torchvision's transforms v2. Only the blur is written out
@@ -31,8 +31,7 @@ class TwoViewTransform:
     """
 
     def __init__(self, image_size: int, parameters: TwoViewParameters | None = None) -> None:
-        if image_size < 1:
-            raise ValueError(f"image size {image_size}: views need at least one pixel; give --image-size 224.")
+        refuse_no_pixels(image_size)
         self.image_size = image_size
         self.parameters = parameters or TwoViewParameters()
 
@@ -56,6 +55,16 @@ class TwoViewTransform:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(image_size={self.image_size}, parameters={self.parameters})"
+
+
+def refuse_no_pixels(image_size: int) -> None:
+    """Stops before the first image.
+
+    Raises:
+        ValueError: If the image size is not positive.
+    """
+    if image_size < 1:
+        raise ValueError(f"image size {image_size}: views need at least one pixel; give --image-size 224.")
 
 
 def apply_view(image: Image.Image, draw: ViewDraw, image_size: int, parameters: TwoViewParameters) -> torch.Tensor:

@@ -8,7 +8,9 @@ from torch.utils.data import DataLoader
 from synco_hub.data.epoch_sampler import EpochSampler
 from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_folder import load_image_folder
+from synco_hub.data.opencv_views import OpenCVTwoViewTransform
 from synco_hub.data.random_keys import random_key
+from synco_hub.data.split_views import SplitTwoViewTransform
 from synco_hub.data.two_view_dataset import TwoViewCollator, TwoViewDataset
 from synco_hub.data.two_views import TwoViewTransform
 
@@ -54,8 +56,11 @@ def test_views_change_with_epoch_index_and_seed(fractals: FractalDataset) -> Non
     assert all(not torch.equal(a, b) for k, a in enumerate(views) for b in views[:k])
 
 
-def test_batches_do_not_depend_on_persistent_worker_processes(fractals: FractalDataset) -> None:
-    dataset = TwoViewDataset(fractals, TwoViewTransform(16), seed=1)
+@pytest.mark.parametrize("transform", [TwoViewTransform(16), OpenCVTwoViewTransform(16)])
+def test_batches_do_not_depend_on_persistent_worker_processes(
+    fractals: FractalDataset, transform: TwoViewTransform | OpenCVTwoViewTransform
+) -> None:
+    dataset = TwoViewDataset(fractals, transform, seed=1)
     alone, two = epochs(dataset, 0), epochs(dataset, 2)
     assert len(alone) == len(two) == 6
     for a, b in zip(alone, two, strict=True):
@@ -66,6 +71,26 @@ def test_batches_do_not_depend_on_persistent_worker_processes(fractals: FractalD
     # The second epoch draws other views of the same images.
     first, second = (torch.cat([batch["view_1"] for batch in alone[k : k + 3]]) for k in (0, 3))
     assert not torch.equal(first.sort(0).values, second.sort(0).values)
+
+
+def test_cropped_views_travel_with_their_draws(fractals: FractalDataset) -> None:
+    transform = SplitTwoViewTransform(16)
+    dataset = TwoViewDataset(fractals, transform, seed=1)
+    alone, two = epochs(dataset, 0), epochs(dataset, 2)
+    for a, b in zip(alone, two, strict=True):
+        assert set(a) == {"view_1", "view_2", "draw_1", "draw_2", "bad_index"}
+        assert all(torch.equal(a[key], b[key]) for key in a)
+    assert alone[0]["view_1"].shape == (8, 16, 16, 3)
+    assert alone[0]["view_2"].dtype == torch.uint8
+    # Finished, they are the views that the reference path makes of the same keys.
+    half = transform.device_half()
+    epoch_sampler = EpochSampler(len(dataset), seed=1)
+    epoch_sampler.set_epoch(0)
+    keys = list(epoch_sampler)[:8]
+    reference = TwoViewCollator()([TwoViewDataset(fractals, TwoViewTransform(16), seed=1)[key] for key in keys])
+    for number in "12":
+        views = half(alone[0][f"view_{number}"], alone[0][f"draw_{number}"])
+        assert (views - reference[f"view_{number}"]).abs().mean() < 0.05
 
 
 def test_a_truncated_file_is_marked_and_replaced(tmp_path: Path) -> None:

@@ -52,15 +52,28 @@ def test_ranges_of_table_11(drawn: tuple[int, list[ViewDraw]]) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (32, 32), (40, 400)])
 def test_crops_are_distributed_as_those_of_torchvision(width: int, height: int) -> None:
-    ours = [draw_view(PAPER, 0, width, height, random_key(5, index)) for index in range(4000)]
+    ours = [draw_view(PAPER, 0, width, height, random_key(5, index)) for index in range(COUNT)]
     reference = v2.RandomResizedCrop(224, scale=PAPER.crop_scale, ratio=PAPER.crop_ratio)
     image = torch.empty(3, height, width)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        theirs = [reference.make_params([image]) for _ in range(4000)]
+        theirs = [reference.make_params([image]) for _ in range(COUNT)]
     for name in ("top", "left", "height", "width"):
         pvalue = stats.ks_2samp([getattr(draw, name) for draw in ours], [draw[name] for draw in theirs]).pvalue
         assert pvalue > 1e-4, name
+    areas = [[draw.height * draw.width for draw in ours], [draw["height"] * draw["width"] for draw in theirs]]
+    assert stats.ks_2samp(*areas).pvalue > 1e-4
+    ratios = [[draw.width / draw.height for draw in ours], [draw["width"] / draw["height"] for draw in theirs]]
+    assert stats.ks_2samp(*ratios).pvalue > 1e-4
+
+
+def test_area_uniform_and_ratio_log_uniform_where_every_crop_fits() -> None:
+    small = TwoViewParameters(crop_scale=(0.08, 0.5))
+    draws = [draw_view(small, 0, 10_000, 10_000, random_key(6, index)) for index in range(COUNT)]
+    areas = [draw.height * draw.width / 1e8 for draw in draws]
+    assert stats.kstest(areas, stats.uniform(0.08, 0.42).cdf).pvalue > 1e-4
+    ratios = [math.log(draw.width / draw.height) for draw in draws]
+    assert stats.kstest(ratios, stats.uniform(math.log(3 / 4), 2 * math.log(4 / 3)).cdf).pvalue > 1e-4
 
 
 def test_crops_lie_inside_and_keep_scale_and_ratio() -> None:
