@@ -10,6 +10,7 @@ from synco_hub.cli.adversarial import adversarial
 from synco_hub.cli.discovery import discovery
 from synco_hub.cli.efficiency import efficiency
 from synco_hub.cli.retrieval import retrieval
+from synco_hub.cli.robustness import robustness
 from synco_hub.cli.video_segmentation import video_segmentation
 
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a frozen model by one of the paper's protocols.")
@@ -17,16 +18,20 @@ evaluate.command("adversarial")(adversarial)
 evaluate.command("discovery")(discovery)
 evaluate.command("efficiency")(efficiency)
 evaluate.command("retrieval")(retrieval)
+evaluate.command("robustness")(robustness)
 evaluate.command("video-segmentation")(video_segmentation)
 
 
 @evaluate.command("knn")
 def knn(
     model: str | None = typer.Option(None, help="Short name, checkpoint directory, Hub id, or timm:<name>."),
-    dataset: str = typer.Option("fractals", help="fractals, a folder of images, or a data set id on the Hub."),
+    dataset: str = typer.Option("fractals", help="fractals, a folder, a name of `synco-hub data list`, or a Hub id."),
     output: Path = typer.Option(Path("results.json"), help="Where to write the result."),
     k: list[int] = typer.Option(None, help="Neighbours; repeat for several. Default: 10, 20, 100, 200."),
     data_dir: str | None = typer.Option(None, help="Folder of the data set's original files."),
+    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub, for a name of `synco-hub data list`."),
+    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
+    revision: str | None = typer.Option(None, help="Commit, branch or tag of the data set on the Hub."),
     image_column: str | None = typer.Option(None, help="Column of the images, where it is not obvious."),
     label_column: str | None = typer.Option(None, help="Column of the labels, where it is not obvious."),
     batch_size: int = typer.Option(128, help="Images per forward."),
@@ -36,6 +41,8 @@ def knn(
     max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
     train_fraction: float | None = typer.Option(None, help="Low-shot: share of each class in the bank, 0.01 or 0.1."),
     train_list: Path | None = typer.Option(None, help="Low-shot: file with the names of the bank's images."),
+    train_dataset: str | None = typer.Option(None, help="Bank for a set of test images only, such as imagenet-1k."),
+    train_data_dir: str | None = typer.Option(None, help="Folder of the original files of --train-dataset."),
     save_features: Path | None = typer.Option(None, help="Folder to keep the features of both splits in."),
     features: Path | None = typer.Option(None, help="Folder of --save-features: vote again without the model."),
 ) -> None:
@@ -53,7 +60,10 @@ def knn(
     else:
         if model is None:
             raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
-        choice = DataChoice(dataset, data_dir, image_column, label_column, split_seed, train_fraction, train_list)
+        choice = DataChoice(
+            *(dataset, data_dir, image_column, label_column, split_seed, train_fraction, train_list),
+            *(dataset_id, config, revision, train_dataset, train_data_dir),
+        )
         settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
         result = knn_of_model(model, choice, k or None, settings, save_features)
     result.save(output)
@@ -70,9 +80,14 @@ def knn(
 @evaluate.command("classification")
 def classification(
     model: str = typer.Option(..., help="Output folder of linear-probe or fine-tune, or a classifier on the Hub."),
-    dataset: str = typer.Option("fractals", help="fractals, a folder of images, or a data set id on the Hub."),
+    dataset: str = typer.Option("fractals", help="fractals, a folder, a name of `synco-hub data list`, or a Hub id."),
     output: Path = typer.Option(Path("classification.json"), help="Where to write the result."),
     data_dir: str | None = typer.Option(None, help="Folder of the data set's original files."),
+    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub, for a name of `synco-hub data list`."),
+    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
+    revision: str | None = typer.Option(None, help="Commit, branch or tag of the data set on the Hub."),
+    image_column: str | None = typer.Option(None, help="Column of the images, where it is not obvious."),
+    label_column: str | None = typer.Option(None, help="Column of the labels, where it is not obvious."),
     batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
@@ -87,7 +102,12 @@ def classification(
     from synco_hub.features import ExtractionSettings
 
     settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
-    choice = DataChoice(dataset, data_dir, split_seed=split_seed)
+    choice = DataChoice(
+        *(dataset, data_dir, image_column, label_column, split_seed),
+        dataset_id=dataset_id,
+        config=config,
+        revision=revision,
+    )
     result = classification_of_model(model, choice, settings)
     result.save(output)
     for name, value in result.metrics.items():

@@ -1,0 +1,187 @@
+"""Accuracy of a classifier on shifted and corrupted images (Table 13), cell by cell; finished cells survive a stop.
+
+Source: paper, section 8.2: linear classifiers trained on clean ImageNet, centre crop, top-1, the plain mean over 15
+corruptions and 5 severities.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from synco_hub.data.image_dataset import fingerprint
+from synco_hub.evaluation.accuracy_cell import AccuracyCell, measure_cell
+from synco_hub.evaluation.batch_store import weights_fingerprint
+from synco_hub.evaluation.class_columns import class_columns
+from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
+from synco_hub.evaluation.robustness_metrics import robustness_metrics
+from synco_hub.evaluation.robustness_sets import PlannedCell
+from synco_hub.features import ExtractionSettings
+from synco_hub.frozen import frozen
+from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
+
+
+@dataclass(frozen=True)
+class RobustnessFacts:
+    """What a robustness result says beside its cells.
+
+    Attributes:
+        protocol: ``robustness``, or ``robustness_on_the_fly``.
+        data_name: What the images are called.
+        description: Where they come from.
+        preprocessing: How an image became the network's input.
+        seed: Of what is drawn, None if nothing is.
+        notes: What a reader has to know.
+        subset: Whether less is planned than the protocol asks for.
+    """
+
+    protocol: str
+    data_name: str
+    description: str
+    preprocessing: dict[str, Any]
+    seed: int | None = None
+    notes: tuple[str, ...] = ()
+    subset: bool = False
+
+
+class RobustnessRun:
+    """A classifier on planned cells.
+
+    Args:
+        classifier: Gives ``logits``.
+        class_names: In the order of its outputs.
+        model_name: What the result calls it.
+        plan: The cells.
+        facts: What the result says.
+        settings: Batch size, workers, device, progress.
+
+    Raises:
+        ValueError: If the classifier lacks classes of a planned set.
+    """
+
+    def __init__(
+        self,
+        classifier: nn.Module,
+        class_names: tuple[str, ...],
+        model_name: str,
+        plan: Sequence[PlannedCell],
+        facts: RobustnessFacts,
+        settings: ExtractionSettings | None = None,
+    ) -> None:
+        self.classifier, self.class_names, self.model_name = classifier, class_names, model_name
+        self.plan, self.facts, self.settings = list(plan), facts, settings or ExtractionSettings()
+        # Before the first image: a classifier of other classes must not cost hours.
+        lists = {cell.class_list for cell in self.plan if cell.class_list}
+        self.columns = {name: class_columns(class_names, name) for name in sorted(lists)}
+        self.revision = weights_fingerprint(classifier)
+        self.cells: dict[str, AccuracyCell] = {}
+        self.device = "cpu"
+        self.duration = 0.0
+
+    def take_finished(self, output: Path) -> int:
+        """Take the cells of an earlier, perhaps interrupted, run of the same measurement.
+
+        Args:
+            output: The result that it wrote; a missing file is no error.
+
+        Returns:
+            Number of cells taken.
+
+        Raises:
+            ValueError: If the file is no result, or of another measurement.
+        """
+        if not output.is_file():
+            return 0
+        earlier = EvaluationResult.load(output, self.facts.protocol)
+        stored = earlier.protocol.parameters
+        if stored.get("identity") != self._identity():
+            raise ValueError(
+                f"{output} holds another measurement (other weights, data, preprocessing or seed): give another "
+                "--output, or remove it to measure anew"
+            )
+        self.cells = {key: AccuracyCell.from_dict(dict(values)) for key, values in stored["cells"].items()}
+        self.duration = earlier.duration_s
+        return len(self.cells)
+
+    def results(self) -> Iterator[EvaluationResult]:
+        """Measure what is not finished, and yield the result after each cell (once if nothing is left).
+
+        Raises:
+            ValueError: If a set is empty, broken or not readable, its classes are not the classifier's, or a logit is
+                NaN.
+        """
+        waiting = [cell for cell in self.plan if cell.key not in self.cells]
+        with frozen(self.classifier, self.settings.device) as network:
+            self.device = device_name(next(network.parameters()).device)
+            for number, cell in enumerate(waiting, 1):
+                started = time.perf_counter()
+                self.cells[cell.key] = self._measured(network, cell, f"{cell.key} ({number} of {len(waiting)})")
+                self.duration += time.perf_counter() - started
+                yield self.result()
+        if not waiting:
+            yield self.result()
+
+    def result(self) -> EvaluationResult:
+        """What is finished so far, with the cells of earlier runs of other sets."""
+        cells = self.cells
+        unfinished = [cell.key for cell in self.plan if cell.key not in cells]
+        notes = list(self.facts.notes)
+        if unfinished:
+            notes.append(f"not finished: {len(unfinished)} of {len(self.plan)} cells, first {unfinished[0]}")
+        size = sum(parameter.numel() for parameter in self.classifier.parameters())
+        return EvaluationResult(
+            metrics=robustness_metrics(cells),
+            model=ModelSource(self.model_name, "classifier", self.revision, size),
+            dataset=DataSource(
+                self.facts.data_name,
+                "test",
+                sum(cell.images for cell in cells.values()),
+                fingerprint([str(cell.fingerprint) for cell in cells.values()]),
+                self.facts.description,
+                len(self.class_names),
+            ),
+            protocol=ProtocolFacts(
+                self.facts.protocol,
+                {
+                    "identity": self._identity(),
+                    "view": "centre crop",
+                    "ties": "lower class index first",
+                    "corruption mean": "plain mean over 15 corruptions and 5 severities",
+                    "cells": {key: cell.to_dict() for key, cell in cells.items()},
+                },
+            ),
+            preprocessing=self.facts.preprocessing,
+            seed=self.facts.seed,
+            device=self.device,
+            duration_s=self.duration,
+            skipped_files=tuple(f"{key}: {name}" for key, cell in cells.items() for name in cell.skipped),
+            partial=bool(unfinished) or self.facts.subset,
+            notes=tuple(notes),
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        return {
+            "weights": self.revision,
+            "data": self.facts.description,
+            "preprocessing": self.facts.preprocessing,
+            "seed": self.facts.seed,
+        }
+
+    def _measured(self, network: nn.Module, cell: PlannedCell, title: str) -> AccuracyCell:
+        dataset = cell.open()
+        targets = classification_targets(dataset.images, "a robustness measurement")
+        if targets.multi_label:
+            raise ValueError(f"{dataset.images.description.name} has several classes an image: one is needed here")
+        if cell.class_list is None:
+            check_same_classes(self.class_names, targets.class_names)
+            columns = torch.arange(len(self.class_names))
+        else:
+            columns = self.columns[cell.class_list]
+        is_subset = cell.class_list not in (None, "imagenet_1k")
+        return measure_cell(network, dataset, columns, self.settings, title, is_subset)
