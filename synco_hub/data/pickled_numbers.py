@@ -84,18 +84,25 @@ def _scalar(number_type: Any, data: Any) -> int | float | bool:
     return number
 
 
+def _no_bytes() -> bytes:
+    """What old protocols write for the bytes of an empty array."""
+    return b""
+
+
 def _numbers(number_type: PickledType, data: Any) -> np.ndarray[Any, Any]:
+    kind = number_type.numpy_type()
     # Pickles of Python 2 keep bytes as text.
     raw = data.encode("latin1") if isinstance(data, str) else data
     if not isinstance(raw, bytes) or len(raw) > _MOST_BYTES:
         raise pickle.UnpicklingError("an array's bytes are damaged or larger than 256 MiB")
-    return np.frombuffer(raw, dtype=number_type.numpy_type())
+    return np.frombuffer(raw, dtype=kind)
 
 
 # What numpy 1 and numpy 2 call the same things.
 NUMBER_CLASSES: dict[str, Any] = {
     "numpy.ndarray": PickledArray,
     "numpy.dtype": PickledType,
+    "__builtin__.bytes": _no_bytes,
     **{f"numpy.{core}.multiarray._reconstruct": _new_array for core in ("core", "_core")},
     **{f"numpy.{core}.multiarray.scalar": _scalar for core in ("core", "_core")},
 }

@@ -1,5 +1,7 @@
 """Against pixel loops, numpy's linspace, and masks whose J is known."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def test_absent_objects():
 def test_statistics_are_those_of_the_definition(count):
     values = torch.rand(count, generator=torch.Generator().manual_seed(count), dtype=torch.float64)
     cuts = (np.round(np.linspace(1, count, 5) + 1e-10) - 1).astype(int)
-    quarters = [values.numpy()[first : last + 1] for first, last in zip(cuts[:-1], cuts[1:], strict=True)]
+    quarters = [values.numpy()[first : last + 1] for first, last in itertools.pairwise(cuts)]
     found = sequence_statistics(values)
     assert found.mean == pytest.approx(values.numpy().mean())
     assert found.recall == pytest.approx((values.numpy() > 0.5).mean())
