@@ -9,6 +9,8 @@ import typer
 
 from synco_hub.cli.ablate import ablate
 from synco_hub.cli.attention import attention
+from synco_hub.cli.card import card
+from synco_hub.cli.convert import convert
 from synco_hub.cli.data import data
 from synco_hub.cli.demo import demo
 from synco_hub.cli.evaluate import evaluate
@@ -16,6 +18,7 @@ from synco_hub.cli.fine_tune import fine_tune
 from synco_hub.cli.linear_probe import linear_probe
 from synco_hub.cli.list_models import list_models
 from synco_hub.cli.pretrain import pretrain
+from synco_hub.cli.publish import publish
 from synco_hub.cli.pull import pull
 from synco_hub.cli.results import results
 from synco_hub.cli.space import space
@@ -33,6 +36,8 @@ app = typer.Typer(
 app.command("demo")(demo)
 app.command("list")(list_models)
 app.command("pull")(pull)
+app.command("publish")(publish)
+app.add_typer(card, name="card")
 app.command(
     "pretrain",
     # The trainer's own parser reads the flags and prints the help; nothing is interpreted here.
@@ -51,6 +56,7 @@ app.add_typer(data, name="data")
 app.add_typer(evaluate, name="evaluate")
 app.add_typer(results, name="results")
 app.command("attention")(attention)
+app.command("convert")(convert)
 app.command("space")(space)
 
 
