@@ -1,0 +1,117 @@
+"""What a card says beyond configuration and measurements: one YAML file a checkpoint, written by people.
+
+The zoo's files lie in `model_cards/`; a checkpoint of one's own carries `card_facts.yaml` beside its weights.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from synco_hub.atomic_write import written_whole
+from synco_hub.hub.package_files import package_file
+
+FACTS_FILE = "card_facts.yaml"
+
+
+@dataclass(frozen=True)
+class CardFacts:
+    """The fields of a facts file; every one may be left out.
+
+    Attributes:
+        title: Heading of the card.
+        summary: What it is, in a sentence or two.
+        licence: Identifier of the Hub's list, or `other`.
+        licence_name: Name of the licence where it is `other`.
+        licence_link: Where it can be read.
+        licence_note: The situation in words.
+        paper: `method` and `backbone` as the paper's tables print them; its numbers then stand on the card, marked.
+        training_data: What it was trained on.
+        datasets: Identifiers of these data sets on the Hub.
+        recipe: How it was trained, with where that is written.
+        limits: What it was not made for and not studied on, one entry each.
+        broader_impact: Consequences of use.
+        how_to_obtain: The ways to have it, one entry each.
+    """
+
+    title: str | None = None
+    summary: str | None = None
+    licence: str | None = None
+    licence_name: str | None = None
+    licence_link: str | None = None
+    licence_note: str | None = None
+    paper: dict[str, str] | None = None
+    training_data: str | None = None
+    datasets: tuple[str, ...] = ()
+    recipe: str | None = None
+    limits: tuple[str, ...] = ()
+    broader_impact: str | None = None
+    how_to_obtain: tuple[str, ...] = ()
+
+
+_FIELDS = {field.name: field for field in dataclasses.fields(CardFacts)}
+_LISTS = ("datasets", "limits", "how_to_obtain")
+
+
+def facts_names() -> list[str]:
+    """Zoo names that have a facts file, sorted."""
+    return sorted(path.stem for path in package_file("model_cards").glob("*.yaml"))
+
+
+def zoo_facts(name: str) -> CardFacts:
+    """The facts of a checkpoint of the zoo.
+
+    Raises:
+        ValueError: If there is no facts file of this name.
+    """
+    if name not in facts_names():
+        raise ValueError(
+            f"no facts are known about {name!r}: choose one of {', '.join(facts_names())}, or a YAML file"
+        )
+    return read_facts(package_file("model_cards", f"{name}.yaml"))
+
+
+def read_facts(path: Path) -> CardFacts:
+    """Read a facts file.
+
+    Raises:
+        ValueError: If it is not YAML, has a field that no card shows, or a field of the wrong kind.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not YAML: {' '.join(str(error).split())}") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must be a mapping of {', '.join(_FIELDS)}, not a {type(values).__name__}")
+    if unknown := sorted(map(str, set(values) - set(_FIELDS))):
+        raise ValueError(f"{path} has unknown fields {', '.join(unknown)}: a card shows {', '.join(_FIELDS)}")
+    return CardFacts(**{key: _checked(path, key, value) for key, value in values.items()})
+
+
+def _checked(path: Path, key: str, value: Any) -> Any:
+    if key in _LISTS:
+        if not isinstance(value, list) or not all(isinstance(entry, str) and entry.strip() for entry in value):
+            raise ValueError(f"{path}: {key} must be a list of texts, not {value!r}")
+        return tuple(" ".join(entry.split()) for entry in value)
+    if key == "paper":
+        if not isinstance(value, dict) or set(value) != {"method", "backbone"}:
+            raise ValueError(f"{path}: paper must have method and backbone as the tables print them, not {value!r}")
+        return {name: str(text) for name, text in value.items()}
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"{path}: {key} must be a text, not {value!r}")
+    return value.strip()
+
+
+def write_facts(path: Path, facts: CardFacts) -> None:
+    """Write the fields that are set; reading gives the same facts."""
+    values = {
+        key: list(value) if isinstance(value, tuple) else value
+        for key, value in dataclasses.asdict(facts).items()
+        if value not in (None, (), [])
+    }
+    with written_whole(path) as temporary:
+        temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")

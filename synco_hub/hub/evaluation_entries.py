@@ -1,0 +1,93 @@
+"""Measurements in the two forms that the Hub reads: `model-index` in a card, and files in `.eval_results/`."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+import yaml
+from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
+
+from synco_hub.data.catalog import CATALOG
+from synco_hub.results import EvaluationResult
+
+FOLDER = ".eval_results"
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+# Cost and speed are no scores of a task; they stand in the card's table only.
+_NO_SCORES = ("efficiency",)
+
+
+def hub_dataset(result: EvaluationResult) -> str | None:
+    """The data set's id on the Hub; None for drawn images and folders of one's own."""
+    name = result.dataset.name
+    if row := CATALOG.get(name):
+        return row.dataset_id
+    return name if _HUB_ID.fullmatch(name) else None
+
+
+def model_index_entries(results: Sequence[EvaluationResult]) -> list[EvalResult]:
+    """One entry a metric.
+
+    Args:
+        results: What was measured.
+    """
+    return [
+        EvalResult(
+            task_type="image-classification",
+            dataset_type=hub_dataset(result) or result.dataset.name,
+            dataset_name=result.dataset.name,
+            dataset_split=result.dataset.split,
+            metric_type=metric,
+            metric_value=value,
+            metric_name=f"{result.protocol.name} {metric}",
+        )
+        for result in results
+        if result.protocol.name not in _NO_SCORES
+        for metric, value in result.metrics.items()
+    ]
+
+
+def evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, str]:
+    """Files for `.eval_results/`: name to YAML text, one score each, as the Hub wants variants of one benchmark.
+
+    Args:
+        results: What was measured; only what has a data set on the Hub can stand there.
+    """
+    files: dict[str, str] = {}
+    for result in results:
+        dataset = hub_dataset(result)
+        if dataset is None or result.protocol.name in _NO_SCORES:
+            continue
+        for metric, value in result.metrics.items():
+            entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=value, notes=_notes(result, metric))
+            name = re.sub(r"[^\w.-]+", "-", f"{result.dataset.name}_{result.protocol.name}_{metric}").strip(".-")
+            text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
+            if files.setdefault(f"{name}.yaml", text) != text:
+                raise ValueError(
+                    f"two results give different values of {metric} by {result.protocol.name} on "
+                    f"{result.dataset.name}: keep one of the result files"
+                )
+    return files
+
+
+def _notes(result: EvaluationResult, metric: str) -> str:
+    kind = "partial measurement" if result.partial else "frozen features"
+    return (
+        f"{result.protocol.name}, {metric} in percent, {kind}, split {result.dataset.split} "
+        f"({result.dataset.count} images), synco-hub {result.versions.get('synco_hub', 'unknown')}"
+    )
+
+
+def write_evaluation_files(directory: Path, results: Sequence[EvaluationResult]) -> None:
+    """Make the folder `.eval_results` hold exactly these results."""
+    files = evaluation_files(results)
+    folder = directory / FOLDER
+    for stale in folder.glob("*.yaml"):
+        if stale.name not in files:
+            stale.unlink()
+    for name, text in files.items():
+        folder.mkdir(exist_ok=True)
+        temporary = folder / f".{name}.tmp"
+        temporary.write_text(text, encoding="utf-8")
+        temporary.replace(folder / name)
