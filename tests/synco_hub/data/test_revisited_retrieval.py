@@ -33,7 +33,7 @@ def test_the_official_layout_is_read(tmp_path, inside):
 
 
 def test_what_is_missing_is_named(tmp_path):
-    with pytest.raises(FileNotFoundError, match="gnd_roxford5k.pkl"):
+    with pytest.raises(FileNotFoundError, match=r"gnd_roxford5k\.pkl"):
         load_retrieval_data(tmp_path, "roxford5k")
     folder = benchmark(tmp_path)
     (folder / "jpg" / "image_3.jpg").unlink()

@@ -1,0 +1,109 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from synco_hub.data.voc_boxes import BoxedImage
+from synco_hub.evaluation import discovery
+from synco_hub.evaluation.discovery import DiscoverySettings, discovered_box, evaluate_discovery, mask_box
+from synco_hub.models import SynCoConfig, SynCoModel
+
+# Patches of 8 pixels; the right and lower rest of the image fills no patch.
+BOX = (16, 8, 40, 32)
+
+
+def opposed_keys():
+    """A key is the brightness of its patch, so that a bright object's keys oppose those of a dark ground."""
+    torch.manual_seed(0)
+    model = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
+    backbone = model.backbone
+    backbone.pos_embed.data.zero_()
+    backbone.patch_embed.proj.weight.data.fill_(1e-3)
+    backbone.patch_embed.proj.weight.data[::2].mul_(-1)
+    backbone.patch_embed.proj.bias.data.zero_()
+    return model
+
+
+def picture(size=(61, 45), box=BOX):
+    image = Image.new("RGB", size, (30, 30, 30))
+    image.paste((240, 240, 240), box)
+    return image
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three of four annotations lie well on what is there."""
+    kept = []
+    for number, annotated in enumerate([BOX, (18, 9, 40, 32), (50, 35, 60, 44), (0, 0, 61, 20)]):
+        file = tmp_path / f"{number}.png"
+        picture().save(file)
+        boxes = [annotated, (0, 0, 2, 2)] if number != 3 else [annotated, BOX]
+        kept.append(BoxedImage(f"{number:06d}", file, torch.tensor(boxes, dtype=torch.float64)))
+    return kept
+
+
+@pytest.mark.parametrize("method", ["lost", "tokencut"])
+def test_planted_boxes_and_corloc(images, tmp_path, method):
+    settings = DiscoverySettings(method, progress=False)
+    result, boxes = evaluate_discovery(opposed_keys(), images, settings, folder=tmp_path / "kept")
+    assert boxes.tolist() == [list(map(float, BOX))] * 4
+    assert result.metrics == {"corloc": 75.0}
+    assert result.protocol.parameters["method"] == {"lost": "LOST", "tokencut": "TokenCut"}[method]
+    assert not result.partial
+    assert set(json.loads((tmp_path / "kept" / "boxes.json").read_text())) == {image.name for image in images}
+
+
+def test_boxes_end_with_the_picture_and_have_its_scale():
+    model = opposed_keys().eval()
+    settings = DiscoverySettings("lost", progress=False)
+    # The object reaches the lower right corner, which lies inside a patch.
+    assert discovered_box(model, picture(box=(40, 24, 61, 45)), settings) == [40, 24, 61, 45]
+    # Twice as large an image, seen at half of its size.
+    large = picture().resize((122, 90), Image.Resampling.NEAREST)
+    found = discovered_box(model, large, DiscoverySettings("lost", max_side=61, progress=False))
+    assert found == [2.0 * side for side in BOX]
+
+
+def test_a_killed_run_goes_on_and_other_models_are_refused(images, tmp_path, monkeypatch):
+    monkeypatch.setattr(discovery, "_KEPT_EVERY", 1)
+    model, settings, seen = opposed_keys(), DiscoverySettings(progress=False), []
+    original = discovery.discovered_box
+
+    def killed(network, image, how):
+        seen.append(image)
+        if len(seen) == 3:
+            raise KeyboardInterrupt
+        return original(network, image, how)
+
+    monkeypatch.setattr(discovery, "discovered_box", killed)
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_discovery(model, images, settings, folder=tmp_path / "kept")
+    result, _ = evaluate_discovery(model, images, settings, folder=tmp_path / "kept")
+    assert len(seen) == 5
+    assert result.metrics == {"corloc": 75.0}
+    with pytest.raises(ValueError, match="another measurement"):
+        evaluate_discovery(model, images, DiscoverySettings("tokencut"), folder=tmp_path / "kept")
+
+
+def test_a_subset_is_partial(images):
+    result, _ = evaluate_discovery(opposed_keys(), images[:2], DiscoverySettings(progress=False), listed=4)
+    assert result.partial
+    assert result.notes == ("the first 2 of 4 images",)
+    assert result.dataset.count == 2
+
+
+def test_box_of_a_mask():
+    mask = np.zeros((5, 7), dtype=bool)
+    mask[1:3, 2] = mask[2, 5] = True
+    assert mask_box(torch.from_numpy(mask)) == (2, 1, 6, 3)
+    with pytest.raises(ValueError, match="empty mask"):
+        mask_box(torch.zeros(2, 2, dtype=torch.bool))
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="use one of lost, tokencut"):
+        DiscoverySettings("dino")
+    with pytest.raises(ValueError, match="max_side=0"):
+        DiscoverySettings(max_side=0)
