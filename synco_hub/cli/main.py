@@ -19,6 +19,7 @@ from synco_hub.cli.linear_probe import linear_probe
 from synco_hub.cli.list_models import list_models
 from synco_hub.cli.pretrain import pretrain
 from synco_hub.cli.publish import publish
+from synco_hub.cli.publish_space import publish_space
 from synco_hub.cli.pull import pull
 from synco_hub.cli.results import results
 from synco_hub.cli.space import space
@@ -37,6 +38,7 @@ app.command("demo")(demo)
 app.command("list")(list_models)
 app.command("pull")(pull)
 app.command("publish")(publish)
+app.command("publish-space")(publish_space)
 app.add_typer(card, name="card")
 app.command(
     "pretrain",

@@ -43,13 +43,13 @@ _LEFT = (
 )  # fmt: skip
 _LEFT_FOLDERS = ("checkpoint-*", "runs", "logs", "tensorboard", ".cache", "__pycache__")
 # On the Hub, files of these kinds are this package's: what is not sent any more is removed in the same commit.
-_OWNED = (
-    "*.safetensors",
-    "*.safetensors.index.json",
-    "*_synco.py",
-    f"{EVALUATION_FOLDER}/*.yaml",
-    f"{RESULTS_FOLDER}/*.json",
-)
+_OWNED = {
+    "model": (
+        "*.safetensors", "*.safetensors.index.json", "*_synco.py", f"{EVALUATION_FOLDER}/*.yaml",
+        f"{RESULTS_FOLDER}/*.json",
+    ),
+    "space": ("synco_hub/*", "space_app/*", "model_cards/*"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -176,17 +176,17 @@ def publish(
         raise ValueError(f"--repo-id {repo_id!r} has not the form organisation/name.")
     client = api or HfApi()
     with explained("publishing", repo_id, "Nothing was published; repeat the command."):
-        sdk = {"space_sdk": "gradio"} if kind == "space" else {}
-        client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **sdk)
-        info = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
+        sdk = "gradio" if kind == "space" else None
+        client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
     before = str(info.sha)
     removed = tuple(
         file.rfilename
         for file in info.siblings or []
-        if file.rfilename not in plan.files and any(fnmatchcase(file.rfilename, pattern) for pattern in _OWNED)
+        if file.rfilename not in plan.files and any(fnmatchcase(file.rfilename, pattern) for pattern in _OWNED[kind])
     )
     operations: list[Any] = [CommitOperationAdd(path, str(file)) for path, file in plan.files.items()]
-    operations += [CommitOperationDelete(path) for path in removed if kind == "model"]
+    operations += [CommitOperationDelete(path) for path in removed]
     still = (
         f"Nothing was published: {repo_id} still is at revision {before[:12]}, whole. Repeat the command; large files "
         "that have arrived are not sent again."
@@ -204,14 +204,15 @@ def publish(
         # The commit may have been made although its answer was lost: what is there now decides.
         if (now := _head_with(client, repo_id, kind, before, plan)) is None:
             raise
-        return Published(repo_id, now, f"{client.endpoint}/{repo_id}/commit/{now}", removed)
+        page = f"{client.endpoint}/{'spaces/' if kind == 'space' else ''}{repo_id}"
+        return Published(repo_id, now, f"{page}/commit/{now}", removed)
     return Published(repo_id, made.oid, made.commit_url, removed)
 
 
 def _head_with(client: HfApi, repo_id: str, kind: str, before: str, plan: UploadPlan) -> str | None:
     """The new head, if it holds exactly what was planned; None if nothing happened or nobody can be asked."""
     try:
-        info = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
+        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
     except Exception:
         return None  # the first failure is the one to report
     if info.sha == before:

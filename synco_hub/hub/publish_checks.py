@@ -166,7 +166,7 @@ def number_problems(directory: Path, card: ModelCard, results: list[EvaluationRe
     def keys(entries: Iterable[Any]) -> set[tuple[Any, ...]]:
         return {(e.dataset_name, e.dataset_split, e.metric_name, e.metric_type, e.metric_value) for e in entries}
 
-    stated, measured = keys(card.data.eval_results or []), keys(model_index_entries(results))
+    stated, measured = keys(getattr(card.data, "eval_results", None) or []), keys(model_index_entries(results))
     problems = [
         f"the card says {name} = {value}, which no result file has" for *_, name, _, value in stated - measured
     ]
