@@ -75,9 +75,15 @@ class ModelCache:
             return _untrained()
         if name not in self._sources and name not in {row.name for row in list_models()}:
             _check_hub_id(name)
+        source = self._sources.get(name, name)
         try:
-            model, processor = load_with_head(self._sources.get(name, name))
+            model, processor = load_with_head(source)
         except OSError as error:
+            if Path(source).is_dir():
+                # transformers' own words would show where it lies.
+                raise ValueError(
+                    f"{name} could not be loaded: it has no weights or image processor for transformers."
+                ) from error
             if "/" not in name:
                 raise ValueError(str(error)) from error
             raise ValueError(
@@ -85,7 +91,8 @@ class ModelCache:
                 "processor for transformers, or the Hub cannot be reached from here."
             ) from error
         except (ValueError, KeyError, ImportError) as error:
-            raise ValueError(f"{name} cannot be shown: {str(error).splitlines()[0]}") from error
+            reason = str(error).splitlines()[0].replace(source, name)
+            raise ValueError(f"{name} cannot be shown: {reason}") from error
         return model.requires_grad_(False), processor
 
 

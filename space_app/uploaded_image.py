@@ -56,7 +56,8 @@ def read_upload(path: str | None) -> bytes:
         raise ValueError("The picture was deleted meanwhile, as all uploads are: give it again.") from None
     if size > LARGEST_UPLOAD_BYTES:
         raise ValueError(
-            f"The file has {size / 1024**2:.1f} MB, the limit is {LARGEST_UPLOAD_BYTES / 1024**2:.0f} MB: make it smaller."
+            f"The file has {size / 1024**2:.1f} MB, the limit is {LARGEST_UPLOAD_BYTES / 1024**2:.0f} MB: "
+            "make it smaller."
         )
     return Path(path).read_bytes()
 

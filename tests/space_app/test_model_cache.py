@@ -1,0 +1,136 @@
+"""What is offered, what is loaded, what is refused before anything is downloaded, and how much is kept."""
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from huggingface_hub import HfApi
+from transformers import BertConfig, BertModel
+
+from space_app import model_cache
+from space_app.model_cache import UNTRAINED, ModelCache
+from synco_hub.hub.install import install_checkpoint
+from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: pytest.fail("the Hub was asked"))
+
+
+def checkpoint(directory, kind=SynCoModel, **settings) -> str:
+    torch.manual_seed(0)
+    kind(SynCoConfig(backbone="vit-nano", **settings)).save_pretrained(directory)
+    image_processor(32).save_pretrained(directory)
+    return str(directory)
+
+
+def test_what_is_installed_is_offered_and_nothing_is_called_untrained(tmp_path):
+    empty = ModelCache()
+    assert (empty.offered, empty.trained) == ([UNTRAINED], False)
+    assert not any(parameter.requires_grad for parameter in empty.get(UNTRAINED)[0].parameters())
+    install_checkpoint(Path(checkpoint(tmp_path / "run")), "moby-vit-nano")
+    cache = ModelCache()
+    assert (cache.offered, cache.trained) == (["moby-vit-nano"], True)
+    assert isinstance(cache.get("moby-vit-nano")[0], SynCoModel)
+
+
+def test_of_a_directory_only_the_name_is_shown_and_heads_are_loaded(tmp_path):
+    source = checkpoint(tmp_path / "deep" / "probe", SynCoForImageClassification, num_labels=3)
+    cache = ModelCache([source])
+    assert cache.offered == ["probe"]
+    assert "probe" not in cache
+    model, processor = cache.get("probe")
+    assert "probe" in cache
+    assert isinstance(model, SynCoForImageClassification)
+    assert processor.crop_size["height"] == 32
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    with pytest.raises(ValueError, match="is not a model"):
+        cache.get(source)  # a visitor cannot name a place on the server
+
+
+def test_the_least_recently_used_makes_room(tmp_path):
+    cache = ModelCache([checkpoint(tmp_path / name) for name in "abc"], keep=2)
+    first = cache.get("a")[0]
+    cache.get("b")
+    assert cache.get("a")[0] is first
+    cache.get("c")
+    assert [name for name in "abc" if name in cache] == ["a", "c"]
+    assert len(cache) == 2
+
+
+@pytest.mark.parametrize(
+    "name", ["/etc", "..", "a/../b", "a/b/c", "", "a b/c", "tests/space_app", "-a/b", "a" * 97 + "/b"]
+)
+def test_what_is_no_hub_id_never_reaches_the_hub(name):
+    with pytest.raises(ValueError, match=r"is not a model: choose one from the list"):
+        ModelCache().get(name)
+
+
+def test_a_zoo_name_that_is_not_here_says_how_to_get_it():
+    with pytest.raises(ValueError, match="synco-v2-deit-s"):
+        ModelCache().get("synco-v2-deit-s")
+
+
+def answering(monkeypatch, *files):
+    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files]
+    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=siblings))
+    loaded = []
+    monkeypatch.setattr(model_cache, "load_with_head", loaded.append)
+    return loaded
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ([("pytorch_model.bin", 1000)], "no model.safetensors"),
+        ([("model-00001-of-00002.safetensors", 1000)], "no model.safetensors"),
+        ([("model.safetensors", 3 * 1024**3)], r"3\.2 GB of weights, the limit here is 2\.1 GB"),
+    ],
+)
+def test_hub_repositories_are_measured_before_they_are_downloaded(monkeypatch, files, message):
+    loaded = answering(monkeypatch, *files)
+    with pytest.raises(ValueError, match=message):
+        ModelCache().get("someone/something")
+    assert loaded == []
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError("no preprocessor_config.json at /root/.cache"), "someone/something could not be loaded from the Hub"),
+        (ValueError("model type `x` is unknown\nand more lines"), "cannot be shown: model type `x` is unknown$"),
+        (ImportError("needs detectron"), "cannot be shown: needs detectron"),
+    ],
+)
+def test_what_the_library_says_becomes_one_line(monkeypatch, error, message):
+    answering(monkeypatch, ("model.safetensors", 1000))
+
+    def fail(_):
+        raise error
+
+    monkeypatch.setattr(model_cache, "load_with_head", fail)
+    with pytest.raises(ValueError, match=message) as said:
+        ModelCache().get("someone/something")
+    assert "/root" not in str(said.value)
+    assert "someone/something" not in ModelCache()
+
+
+def test_a_private_or_unknown_repository_is_one_sentence(monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError("401 with a token")
+
+    monkeypatch.setattr(HfApi, "model_info", refuse)
+    with pytest.raises(ValueError, match="does not exist, is private, or the Hub cannot be reached") as said:
+        ModelCache().get("someone/secret")
+    assert "token" not in str(said.value)
+
+
+def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
+    config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=10)
+    BertModel(config).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="bert could not be loaded: it has no weights or image processor") as said:
+        ModelCache([str(tmp_path / "bert")]).get("bert")
+    assert str(tmp_path) not in str(said.value)
