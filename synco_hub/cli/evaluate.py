@@ -9,6 +9,7 @@ import typer
 from synco_hub.cli.adversarial import adversarial
 from synco_hub.cli.discovery import discovery
 from synco_hub.cli.efficiency import efficiency
+from synco_hub.cli.out_of_distribution import out_of_distribution
 from synco_hub.cli.retrieval import retrieval
 from synco_hub.cli.robustness import robustness
 from synco_hub.cli.video_segmentation import video_segmentation
@@ -17,6 +18,7 @@ evaluate = typer.Typer(no_args_is_help=True, help="Measure a frozen model by one
 evaluate.command("adversarial")(adversarial)
 evaluate.command("discovery")(discovery)
 evaluate.command("efficiency")(efficiency)
+evaluate.command("ood")(out_of_distribution)
 evaluate.command("retrieval")(retrieval)
 evaluate.command("robustness")(robustness)
 evaluate.command("video-segmentation")(video_segmentation)
