@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 # What the position in the data and every schedule are counted in: with another value they would mean something else.
 COUNTED_IN = ("global_batch_size", "steps_per_epoch", "num_images")
 # What leaves position and schedules alone, but not every bit.
-LEAVES_BITS = ("world_size", "gradient_accumulation_steps", "precision")
+LEAVES_BITS = ("world_size", "gradient_accumulation_steps", "precision", "augment_on")
 
 
 def refuse_or_warn(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:

@@ -29,10 +29,10 @@ from synco_hub.data import (
     ImageDataset,
     StreamSettings,
     TwoViewDataset,
-    TwoViewTransform,
     load_dataset,
     open_stream,
 )
+from synco_hub.data.augmentation_place import two_view_transform
 from synco_hub.data.hub_dataset import HubSource
 from synco_hub.hub.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
@@ -130,7 +130,8 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     images = _images(run, config, "train") if stream is None else stream.source.images(run.data.images_per_epoch)
     every_epochs = run.training.knn_every_epochs
     knn_splits = None if every_epochs is None else _knn_splits(run, config, images)
-    views = TwoViewDataset(images, TwoViewTransform(config.image_size or 224), seed=run.training.seed)
+    transform = two_view_transform(run.training.augment_on, config.image_size or 224)
+    views = TwoViewDataset(images, transform, seed=run.training.seed)
     trainer = SynCoTrainer(
         model, run.training, views, stream=stream, processing_class=image_processor(config.image_size or 224)
     )
@@ -230,6 +231,7 @@ def _recorded(run: PretrainingRun, config: SynCoConfig, data: dict[str, Any]) ->
             "momentum_start",
             "synthetic_warmup_epochs",
             "synthetic_cooldown_epochs",
+            "augment_on",
             "per_device_train_batch_size",
             "gradient_accumulation_steps",
             "global_batch_size",

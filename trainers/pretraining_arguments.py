@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 from transformers import TrainingArguments
 
+from synco_hub.data.augmentation_place import AUTO, resolved_place
 from synco_hub.models.backbones_synco import suggest
 from trainers.objectives import OBJECTIVES
 from trainers.schedules import scaled_learning_rate
@@ -180,6 +181,13 @@ class SynCoTrainingArguments(TrainingArguments):
     synthetic_cooldown_epochs: float | None = field(
         default=None, metadata={"help": "Last epochs without them; default: a third of the run (7.4: 100 of 300)."}
     )
+    augment_on: str = field(
+        default=AUTO,
+        metadata={
+            "help": "Where views are distorted: worker (by OpenCV in the loading processes), device (crops from them, "
+            "all else for a whole batch on the GPU), reference (by Pillow, slow) or auto: device on a GPU, else worker."
+        },
+    )
     max_bad_fraction: float = field(
         default=0.01, metadata={"help": "Share of the data set that may be unreadable before the run fails."}
     )
@@ -209,6 +217,9 @@ class SynCoTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        if self.disable_tqdm is None:
+            # The Trainer would hide the bar because its library was told to write no warnings.
+            self.disable_tqdm = False
         given = self.learning_rate
         self.learning_rate = 0.0 if given is None else given
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -216,6 +227,9 @@ class SynCoTrainingArguments(TrainingArguments):
         self._n_gpu = min(self._n_gpu, 1)
         # Pinned memory speeds the way to an accelerator; without one torch warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
+        # From pinned memory a copy need not hold up the step before it.
+        self.accelerator_config.non_blocking = self.accelerator_config.non_blocking or self.dataloader_pin_memory
+        self.augment_on = resolved_place(self.augment_on, self.device.type)
         if given is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
         if self.save_total_limit is not None and self.save_total_limit < 2:

@@ -16,6 +16,9 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback
 
 from synco_hub.data import BadImageLedger, EpochSampler, StreamSampler, TwoViewCollator
+from synco_hub.data.augmentation_place import place_of
+from synco_hub.data.device_views import DeviceViews, finished_views
+from synco_hub.data.split_views import SplitTwoViewTransform
 from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
 from trainers.checkpointing_trainer import CheckpointingTrainer
 from trainers.checkpoints import manifest_of
@@ -40,7 +43,8 @@ class SynCoTrainer(CheckpointingTrainer):
     Args:
         model: The pretraining network.
         args: How to train it.
-        train_dataset: Map-style data set of view pairs, see `synco_hub.data.TwoViewDataset`.
+        train_dataset: Map-style data set of view pairs, see `synco_hub.data.TwoViewDataset`. What its transform
+            leaves to the device is done here.
         stream: Where its images come from, if they come as a stream; `train_dataset.images` are then its images.
         **kwargs: What `transformers.Trainer` takes.
 
@@ -71,6 +75,8 @@ class SynCoTrainer(CheckpointingTrainer):
         self.ledger = BadImageLedger(train_dataset, max_bad_fraction=args.max_bad_fraction)
         self.stream = None if stream is None else StreamLoading(stream, self.num_images, args)
         self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
+        self._transform = getattr(train_dataset, "transform", None)
+        self.device_views = device_views_of(self._transform, args)
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         for callback in (
@@ -143,9 +149,11 @@ class SynCoTrainer(CheckpointingTrainer):
             StreamBrokeOffError: On every process, when the stream of one broke off.
         """
         batches, num_items = super().get_batch_samples(*args, **kwargs)
-        if self.stream is not None and self.stream.broke_off(batches):
+        if self.stream is None:
+            return batches, num_items
+        if self.stream.broke_off(batches):
             self._stop_with_place_saved(self.stream)
-        return batches, num_items
+        return self.stream.on_device(batches), num_items
 
     def _stop_with_place_saved(self, stream: StreamLoading) -> None:
         step, newest = self.state.global_step, self.last_good_checkpoint
@@ -167,8 +175,11 @@ class SynCoTrainer(CheckpointingTrainer):
     def newest_checkpoint(self) -> str | None:
         """As `CheckpointingTrainer.newest_checkpoint`; the way to a stream's place gets a progress bar."""
         checkpoint = super().newest_checkpoint()
-        if checkpoint is not None and self.stream is not None:
-            self.stream.show_skipping(manifest_of(Path(checkpoint))["step"] % self.steps_per_epoch)
+        if checkpoint is not None:
+            manifest = manifest_of(Path(checkpoint))
+            self.ledger.record(manifest.get("bad_images", []))
+            if self.stream is not None:
+                self.stream.show_skipping(manifest["step"] % self.steps_per_epoch)
         return checkpoint
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -204,7 +215,8 @@ class SynCoTrainer(CheckpointingTrainer):
     ) -> Any:
         """One micro-batch: both directions of the objective; the keys go into the queues in the model's forward."""
         self._bad_indices.append(inputs["bad_index"])
-        output = model(view_1=inputs["view_1"], view_2=inputs["view_2"], synthetic_active=self.synthetic_active)
+        view_1, view_2 = finished_views(self.device_views, inputs)
+        output = model(view_1=view_1, view_2=view_2, synthetic_active=self.synthetic_active)
         self.monitor.update(output, inputs["view_1"].shape[0], self.state.global_step)
         return (output.loss, output) if return_outputs else output.loss
 
@@ -248,19 +260,31 @@ class SynCoTrainer(CheckpointingTrainer):
             )
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Never write a state that a NaN has already reached."""
+        """Never write a state that a NaN has already reached, nor one that forgets an unreadable image."""
         self._refuse_bad_loss()
+        self._count_bad_images()
         super()._save_checkpoint(model, trial)
 
     def facts(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
         place = None if self.stream is None else self.stream.place(self.state.global_step % self.steps_per_epoch)
         facts = {"steps_per_epoch": self.steps_per_epoch, "num_images": self.num_images, "stream": place}
-        return {**super().facts(), **facts}
+        facts["bad_images"] = self.ledger.indices
+        return {**super().facts(), **facts, "augment_on": place_of(self._transform)}
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""
         refuse_incomplete_state(load_result.missing_keys, load_result.unexpected_keys)
+
+
+def device_views_of(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:
+    """What finishes views on the training device, if the workers only cut them out."""
+    if not isinstance(transform, SplitTwoViewTransform):
+        return None
+    half = transform.device_half().to(args.device)
+    if args.torch_compile:
+        half.compile()
+    return half
 
 
 def with_shared_batch_statistics(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:

@@ -37,6 +37,11 @@ def resolved_place(augment_on: str, device_type: str) -> str:
     return augment_on
 
 
+def place_of(transform: object) -> str | None:
+    """The key of `TRANSFORMS` whose transform this is; None if it is of somebody else."""
+    return next((name for name, kind in TRANSFORMS.items() if type(transform) is kind), None)
+
+
 def two_view_transform(
     augment_on: str, image_size: int, parameters: TwoViewParameters | None = None
 ) -> AnyTwoViewTransform:

@@ -57,6 +57,8 @@ def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) 
         raise UnreadableImageError(name, "the file is empty")
     try:
         with Image.open(io.BytesIO(data)) as image:
+            # In one piece: Pillow would hand the decoder 64 kB at a time.
+            image.decodermaxblock = len(data)  # type: ignore[attr-defined]
             image.load()
             if 0 in image.size:
                 raise UnreadableImageError(name, f"it has no pixels: {image.width} x {image.height}")

@@ -7,6 +7,8 @@ a grey level, by more only where the reference keeps the hue in 8 bits.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -17,6 +19,29 @@ from synco_hub.data.two_view_parameters import TwoViewParameters
 
 _WIDTHS = (1, BLENDS, BLENDS, BLENDS, 1, 1, 1, 1, 1)
 assert sum(_WIDTHS) == len(DRAW_ROW)
+
+
+def finished_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    """Both views of a batch, whoever makes them.
+
+    Args:
+        half: What finishes cropped views; None where the workers finish them.
+        batch: As `TwoViewCollator` gives it, on the device.
+
+    Returns:
+        View 1 and view 2. Shape of each: (batch, 3, height, width), float32.
+
+    Raises:
+        ValueError: If the views are cropped only and nothing finishes them.
+    """
+    if "draw_1" not in batch:
+        return batch["view_1"], batch["view_2"]
+    if half is None:
+        raise ValueError(
+            "the batch holds crops and draws, not views: finish them by SplitTwoViewTransform.device_half(), or make "
+            "the views in the workers (--augment-on worker)."
+        )
+    return half(batch["view_1"], batch["draw_1"]), half(batch["view_2"], batch["draw_2"])
 
 
 class DeviceViews(nn.Module):

@@ -11,6 +11,7 @@ FACTS = {
     "world_size": 4,
     "gradient_accumulation_steps": 1,
     "precision": "bf16",
+    "augment_on": "device",
     "versions": {"torch": "2.15"},
 }
 CHECKPOINT = Path("runs/a/checkpoint-7")
@@ -31,6 +32,11 @@ def test_another_number_of_processes_with_the_same_global_batch_is_said_but_allo
     refuse_or_warn(CHECKPOINT, FACTS, {**FACTS, "world_size": 2, "gradient_accumulation_steps": 2})
     assert "world_size was 4, is 2" in caplog.text
     assert "gradient_accumulation_steps was 1, is 2" in caplog.text
+
+
+def test_another_place_of_augmentation_is_said_but_allowed(caplog):
+    refuse_or_warn(CHECKPOINT, FACTS, {**FACTS, "augment_on": "worker"})
+    assert "augment_on was device, is worker" in caplog.text
 
 
 def test_other_versions_are_said(caplog):

@@ -6,7 +6,8 @@ import pytest
 import torch
 from PIL import Image
 
-from synco_hub.data import TwoViewDataset, TwoViewTransform, load_dataset
+from synco_hub.data import TwoViewDataset, load_dataset
+from synco_hub.data.augmentation_place import two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -17,8 +18,10 @@ WAITING = ("item", "cpu", "numpy", "tolist", "__bool__", "__float__", "__int__",
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
 
 
-@pytest.mark.parametrize("method", ["synco-v2", "moby", "byol"])
-def test_only_logging_steps_wait_for_the_device(tmp_path, monkeypatch, method):
+@pytest.mark.parametrize(
+    ("method", "place"), [("synco-v2", "device"), ("synco-v2", "worker"), ("moby", "worker"), ("byol", "worker")]
+)
+def test_only_logging_steps_wait_for_the_device(tmp_path, monkeypatch, method, place):
     for index in range(24):
         path = tmp_path / "images" / "train" / f"class{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -30,7 +33,7 @@ def test_only_logging_steps_wait_for_the_device(tmp_path, monkeypatch, method):
         gradient_accumulation_steps=2, dataloader_num_workers=0, save_strategy="no", disable_tqdm=True,
         synthetic_warmup_epochs=0, synthetic_cooldown_epochs=0,
     )  # fmt: skip
-    views = TwoViewDataset(load_dataset(str(tmp_path / "images"), "train"), TwoViewTransform(32), seed=0)
+    views = TwoViewDataset(load_dataset(str(tmp_path / "images"), "train"), two_view_transform(place, 32), seed=0)
     trainer = SynCoTrainer(model, args, views, processing_class=image_processor(32))
     waits: Counter[tuple[int, str]] = Counter()
     reading: list[bool] = []

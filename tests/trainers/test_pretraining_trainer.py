@@ -4,7 +4,8 @@ import pytest
 import torch
 from PIL import Image
 
-from synco_hub.data import ImageDataset, TwoViewDataset, TwoViewTransform, load_dataset
+from synco_hub.data import ImageDataset, TwoViewDataset, load_dataset
+from synco_hub.data.augmentation_place import two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -28,7 +29,9 @@ def folder(tmp_path_factory):
     return root
 
 
-def trainer_for(folder, output, seed: int = 0, settings: dict | None = None, **values: object) -> SynCoTrainer:
+def trainer_for(
+    folder, output, seed: int = 0, settings: dict | None = None, place: str = "worker", **values: object
+) -> SynCoTrainer:
     torch.manual_seed(seed)
     model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining={**SMALL, **(settings or {})}))
     defaults = {"max_steps": 6, "per_device_train_batch_size": 8, "logging_steps": 2, "dataloader_num_workers": 0}
@@ -40,7 +43,7 @@ def trainer_for(folder, output, seed: int = 0, settings: dict | None = None, **v
         **{**defaults, "save_strategy": "no", **values},
     )
     images: ImageDataset = load_dataset(str(folder), "train")
-    views = TwoViewDataset(images, TwoViewTransform(32), seed=seed)
+    views = TwoViewDataset(images, two_view_transform(place, 32), seed=seed)
     return SynCoTrainer(model, args, views, processing_class=image_processor(32))
 
 
@@ -84,8 +87,9 @@ def test_target_follows_the_definition_step_by_step(folder, tmp_path):
     assert any(not torch.equal(a, b) for a, b in zip(online, target, strict=True))
 
 
-def test_half_a_run_resumed_is_the_whole_run_bit_for_bit(folder, tmp_path):
-    common = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3}
+@pytest.mark.parametrize("place", ["worker", "device", "reference"])
+def test_half_a_run_resumed_is_the_whole_run_bit_for_bit(folder, tmp_path, place):
+    common = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3, "place": place}
     whole = trainer_for(folder, tmp_path / "whole", **common)
     whole.train()
     resumed = trainer_for(folder, tmp_path / "resumed", seed=0, **common)
@@ -96,6 +100,26 @@ def test_half_a_run_resumed_is_the_whole_run_bit_for_bit(folder, tmp_path):
     ours, theirs = state_of(resumed), state_of(whole)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+def test_the_device_finishes_the_views_that_the_worker_would_have_made(folder, tmp_path):
+    seen = {}
+    for place in ("worker", "device", "reference"):
+        trainer = trainer_for(folder, tmp_path / place, place=place, max_steps=1)
+        original, views = trainer.unwrapped_model.forward, []
+
+        def recorded(view_1, view_2, synthetic_active=False, original=original, views=views):
+            views += [view_1, view_2]
+            return original(view_1=view_1, view_2=view_2, synthetic_active=synthetic_active)
+
+        trainer.unwrapped_model.forward = recorded
+        trainer.train()
+        seen[place] = torch.cat(views)
+        assert trainer.facts()["augment_on"] == place
+    assert seen["device"].shape == (16, 3, 32, 32)
+    grey_level = 1 / 255 / 0.225
+    for place in ("worker", "device"):
+        assert 0 < (seen[place] - seen["reference"]).abs().mean() < 2 * grey_level
 
 
 def test_accumulation_is_real(folder, tmp_path):

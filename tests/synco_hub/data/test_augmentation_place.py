@@ -1,6 +1,6 @@
 import pytest
 
-from synco_hub.data.augmentation_place import TRANSFORMS, resolved_place, two_view_transform
+from synco_hub.data.augmentation_place import TRANSFORMS, place_of, resolved_place, two_view_transform
 from synco_hub.data.opencv_views import OpenCVTwoViewTransform
 from synco_hub.data.split_views import SplitTwoViewTransform
 from synco_hub.data.two_view_parameters import TwoViewParameters
@@ -32,6 +32,12 @@ def test_the_transform_of_each_place(place: str, kind: type) -> None:
     parameters = TwoViewParameters(flip_probability=0.3)
     transform = two_view_transform(place, 48, parameters)
     assert type(transform) is kind
+    assert place_of(transform) == place
     assert transform.image_size == 48
     assert transform.parameters is parameters
     assert two_view_transform(place, 48).parameters == TwoViewParameters()
+
+
+def test_a_transform_of_somebody_else_has_no_place() -> None:
+    assert place_of(None) is None
+    assert place_of(lambda image, key: (image, image)) is None

@@ -7,10 +7,11 @@ import torch
 from PIL import Image
 from scipy import stats
 
-from synco_hub.data.device_views import DeviceViews
+from synco_hub.data.device_views import DeviceViews, finished_views
 from synco_hub.data.draw_row import draw_row
 from synco_hub.data.random_keys import random_key
 from synco_hub.data.split_views import SplitTwoViewTransform
+from synco_hub.data.two_view_dataset import TwoViewCollator
 from synco_hub.data.two_view_parameters import TwoViewParameters
 from synco_hub.data.two_views import TwoViewTransform, apply_view
 from synco_hub.data.view_draw import ColorJitterDraw, ViewDraw, draw_view
@@ -114,6 +115,18 @@ def test_one_graph_for_torch_compile() -> None:
     half = split.device_half()
     compiled = torch.compile(half, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(crops, draws), half(crops, draws))
+
+
+def test_finished_views_of_either_kind_of_batch() -> None:
+    split = SplitTwoViewTransform(16)
+    pairs = [split(photograph(index), index) for index in range(4)]
+    batch = TwoViewCollator()([{"view_1": a, "view_2": b, "index": 0, "bad_index": -1} for a, b in pairs])
+    views = finished_views(split.device_half(), batch)
+    assert all(torch.equal(a, b) for a, b in zip(views, finished(split, pairs), strict=True))
+    whole = {"view_1": views[0], "view_2": views[1]}
+    assert finished_views(None, whole) == views
+    with pytest.raises(ValueError, match=r"device_half.*--augment-on worker"):
+        finished_views(None, batch)
 
 
 def test_it_has_no_state() -> None:
