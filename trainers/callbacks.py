@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from typing import TYPE_CHECKING, Any
 
 from tqdm.auto import tqdm
@@ -12,6 +13,10 @@ from trainers.schedules import target_momentum
 
 if TYPE_CHECKING:
     from trainers.pretraining_trainer import SynCoTrainer
+
+
+# In a file every state of the bar is a line more.
+SECONDS_BETWEEN_LINES = 30.0
 
 
 class TargetUpdateCallback(TrainerCallback):
@@ -81,6 +86,7 @@ class ImageProgressCallback(ProgressCallback):  # type: ignore[misc]
                 initial=state.global_step * images,
                 unit=" images",
                 dynamic_ncols=True,
+                mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
             )
         self.current_step = state.global_step
 

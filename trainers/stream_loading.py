@@ -138,6 +138,11 @@ class StreamLoading:
         dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._group)
         return bool(number)
 
+    def on_device(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """The batches where the model is; from pinned memory no step waits for the copy."""
+        device, pinned = self._args.device, self._args.dataloader_pin_memory
+        return [{name: value.to(device, non_blocking=pinned) for name, value in batch.items()} for batch in batches]
+
     def reason(self) -> str:
         """Why the stream broke off, as far as this process knows."""
         return "the stream of another process broke off" if self.sampler.failure is None else str(self.sampler.failure)

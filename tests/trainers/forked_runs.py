@@ -15,10 +15,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import datasets  # noqa: F401 - streams need it, and a fork of what is imported costs nothing
 import torch
 
 import trainers.checkpoints
 import trainers.pretraining_model
+from synco_hub.data import StreamSampler
 from trainers.pretrain import main
 from trainers.pretraining_trainer import SynCoTrainer
 
@@ -81,6 +83,12 @@ class Moments:
             self.pass_through("after rename")
             return result
 
+        def read(sampler: StreamSampler, epoch: int) -> Any:
+            for row in rows(sampler, epoch):
+                self.pass_through("row of a stream")
+                yield row
+
+        rows, StreamSampler._rows = StreamSampler._rows, read  # type: ignore[method-assign]
         SynCoTrainer.__init__, SynCoTrainer.training_step = created, stepped  # type: ignore[method-assign]
         trainers.pretraining_model.update_target = updated  # type: ignore[assignment]
         trainers.checkpoints._sha256 = hashed

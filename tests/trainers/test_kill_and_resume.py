@@ -9,6 +9,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -28,6 +30,9 @@ BATCH = {
     1: ["--per-device-train-batch-size", "4", "--gradient-accumulation-steps", "2"],
     2: ["--per-device-train-batch-size", "2", "--gradient-accumulation-steps", "2"],
 }
+# Shards of unequal length whose 44 images are those of the folder in number; two processes share them row by row.
+SHARDS = (13, 9, 12, 10)
+STREAMING = ("--streaming", "--shuffle-buffer", "9")
 SAVING = ("torn optimizer.pt", "wrote scheduler.pt", "torn training_args.bin", "hashing", "before rename")
 
 
@@ -41,6 +46,29 @@ def photographs(tmp_path_factory) -> Path:
         path.parent.mkdir(exist_ok=True)
         Image.fromarray(pixels).save(path)
     return root
+
+
+@pytest.fixture(scope="module")
+def table(photographs, tmp_path_factory) -> Path:
+    root = tmp_path_factory.mktemp("table")
+    files = iter(sorted(photographs.rglob("*.png")))
+    for shard, count in enumerate(SHARDS):
+        cells = [{"bytes": next(files).read_bytes(), "path": None} for _ in range(count)]
+        # One image in each shard is none.
+        cells[3]["bytes"] = b"damaged"
+        column = pa.array(cells, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        features = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+        rows = pa.table({"image": column}).replace_schema_metadata({"huggingface": features})
+        pq.write_table(rows, root / f"train-{shard:05d}-of-00004.parquet", row_group_size=4)
+    return root
+
+
+@pytest.fixture(params=["by position", "as a stream"])
+def data(request, photographs, table) -> list[str]:
+    """Flags of 44 images, in files of their own or in shards."""
+    if request.param == "by position":
+        return ["--dataset", str(photographs)]
+    return ["--dataset", str(table), *STREAMING, "--max-bad-fraction", "0.1"]
 
 
 def run_all(plan: list[dict[str, Any]], folder: Path) -> list[list[list[int]]]:
@@ -57,8 +85,8 @@ def run_all(plan: list[dict[str, Any]], folder: Path) -> list[list[list[int]]]:
     return codes
 
 
-def run(photographs: Path, output: Path, deaths: list[list[Any]], processes: int = 1, *flags: str) -> dict[str, Any]:
-    argv = [*FLAGS, *BATCH[processes], "--dataset", str(photographs), "--output-dir", str(output), *flags]
+def run(data: list[str], output: Path, deaths: list[list[Any]], processes: int = 1) -> dict[str, Any]:
+    argv = [*FLAGS, *BATCH[processes], *data, "--output-dir", str(output)]
     return {"argv": argv, "deaths": deaths, "processes": processes, "log": f"{output}.log"}
 
 
@@ -95,12 +123,13 @@ def assert_only_whole_checkpoints(output: Path) -> None:
 
 
 def test_kills_and_signals_end_with_the_same_bits(photographs, tmp_path):
+    data = ["--dataset", str(photographs)]
     deaths = [
         [6, "torn optimizer.pt"], [10, "before target update", "SIGTERM"], [13, "after micro-batch"],
         [16, "after micro-batch", "SIGINT"], [21, "before rename"], [30, "after rename"],
     ]  # fmt: skip
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    codes = run_all([run(photographs, whole, []), run(photographs, killed, deaths)], tmp_path)
+    codes = run_all([run(data, whole, []), run(data, killed, deaths)], tmp_path)
     assert codes[1] == [[-9], [143], [-9], [130], [-9], [-9], [0]]
     assert_same_bits(whole, killed)
     assert_only_whole_checkpoints(killed)
@@ -111,13 +140,29 @@ def test_kills_and_signals_end_with_the_same_bits(photographs, tmp_path):
     assert "stopped by SIGTERM after step 11 of 30" in log
 
 
+def test_a_stream_killed_in_a_step_a_save_and_on_the_way_to_its_place_ends_with_the_same_bits(table, tmp_path):
+    data = ["--dataset", str(table), *STREAMING, "--max-bad-fraction", "0.1"]
+    # At checkpoint-15 half of the third epoch is to be skipped: killed at its first row, then resumed twice.
+    deaths = [[6, "torn optimizer.pt"], [16, "after micro-batch"], [15, "row of a stream"], [15, "before micro-batch"]]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    codes = run_all([run(data, whole, []), run(data, killed, deaths)], tmp_path)
+    assert codes[1] == [[-9], [-9], [-9], [-9], [0]]
+    assert_same_bits(whole, killed)
+    log = (tmp_path / "killed.log").read_text()
+    assert [int(step) for step in re.findall(r"resuming from .*checkpoint-(\d+)", log)] == [3, 15, 15, 15]
+    for output in (whole, killed):
+        summary = json.loads((output / "pretraining_summary.json").read_text())
+        assert summary["skipped_files"] == [f"train-0000{shard}-of-00004.parquet, row 3" for shard in range(4)]
+    assert "4 of 44 images cannot be read: train-00000-of-00004.parquet, row 3, " in log
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processes", [1, 2])
-def test_ten_kills_at_random_moments_end_with_the_same_bits(photographs, tmp_path, processes):
+def test_ten_kills_at_random_moments_end_with_the_same_bits(data, tmp_path, processes):
     generator = random.Random(processes)
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    run_all([run(photographs, whole, [], processes)], tmp_path)
+    run_all([run(data, whole, [], processes)], tmp_path)
     moments = torch.load(whole / "state-0.pt")["moments"]
     during_a_save = [moment for moment in moments if moment[1] in SAVING]
     # At the epoch's boundary, at both ends of the synthesis window, during a save, and anywhere.
@@ -130,7 +175,7 @@ def test_ten_kills_at_random_moments_end_with_the_same_bits(photographs, tmp_pat
     chosen += [list(moment) for moment in generator.sample(during_a_save, 3)]
     chosen += [list(moment) for moment in generator.sample(moments, 3)]
     deaths = sorted(chosen, key=lambda moment: moment[0])
-    codes = run_all([run(photographs, killed, deaths, processes)], tmp_path)
+    codes = run_all([run(data, killed, deaths, processes)], tmp_path)
     assert [attempt[0] for attempt in codes[0]] == [-9] * 10 + [0], deaths
     assert_same_bits(whole, killed)
     assert_only_whole_checkpoints(killed)
