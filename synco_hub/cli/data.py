@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 
 if TYPE_CHECKING:
     from synco_hub.data.catalog_row import DatasetRow
+    from synco_hub.data.image_dataset import ImageDataset
+    from synco_hub.data.verification import SplitVerdict
 
 data = typer.Typer(no_args_is_help=True, help="The data sets of the paper.")
 
@@ -19,15 +22,22 @@ def root() -> None:
 
 
 @data.command("list")
-def list_datasets(as_json: bool = typer.Option(False, "--json", help="Print rows as JSON.")) -> None:
+def list_datasets(
+    as_json: bool = typer.Option(False, "--json", help="Print rows as JSON."),
+    markdown: bool = typer.Option(False, "--markdown", help="Print the table of the README."),
+) -> None:
     """List every data set of the paper by the name that --dataset takes.
 
     Example: synco-hub data list --json
     """
     from synco_hub.data.catalog import CATALOG  # torch comes with it: only when the command runs, never for --help
+    from synco_hub.data.catalog_table import catalog_markdown
 
     if as_json:
         print(json.dumps([_published(row) for row in CATALOG.values()], indent=2))
+        return
+    if markdown:
+        print(catalog_markdown(CATALOG.values()), end="")
         return
     width = max(map(len, CATALOG))
     for row in CATALOG.values():
@@ -41,28 +51,110 @@ def list_datasets(as_json: bool = typer.Option(False, "--json", help="Print rows
 def verify(
     name: str = typer.Argument(help="A name of `synco-hub data list`."),
     data_dir: str | None = typer.Option(None, help="Folder with the files; without it the Hub copy is downloaded."),
+    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub."),
+    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
+    revision: str | None = typer.Option(None, help="Commit, branch or tag on the Hub."),
+    image_column: str | None = typer.Option(None, help="Column of the images, where it is another one."),
+    label_column: str | None = typer.Option(None, help="Column of the labels, where it is another one."),
+    split_seed: int = typer.Option(0, help="Seed of the draw where there is no official split."),
+    as_json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
 ) -> None:
-    """Count images and classes of each split against the catalog; exit code 1 where they differ.
+    """Compare images, classes, their order and the splits with the catalog; exit code 1 where they differ.
 
     Example: synco-hub data verify imagenet-a --data-dir ~/imagenet-a
     """
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.data import load_dataset
     from synco_hub.data.catalog import catalog_row
-    from synco_hub.data.verification import verify_split
+    from synco_hub.data.verification import verify_dataset
 
     row = catalog_row(name)
-    verdicts = [verify_split(row, load_dataset(name, split, data_dir=data_dir), split) for split in row.splits]
-    for verdict in verdicts:
-        printed = f", Table 9 prints {row.table_9[verdict.split]:,}" if row.table_9 else ""
-        print(
-            f"{'agrees ' if verdict.agrees else 'DIFFERS'}  {verdict.split}: {verdict.images:,} images of "
-            f"{verdict.expected_images:,}{printed}; {verdict.classes} classes of {verdict.expected_classes}"
-        )
-    if row.difference:
-        print(row.difference)
-    if not all(verdict.agrees for verdict in verdicts):
+    choice = {"data_dir": data_dir, "dataset_id": dataset_id, "config": config, "revision": revision}
+    columns = {"image_column": image_column, "label_column": label_column}
+    splits = {split: load_dataset(name, split, seed=split_seed, **choice, **columns) for split in row.splits}
+    verdicts = verify_dataset(row, splits)
+    if as_json:
+        print(json.dumps({split: _verdict(row, verdict) for split, verdict in verdicts.items()}, indent=2))
+    else:
+        for verdict in verdicts.values():
+            _say(row, verdict)
+        if row.difference:
+            print(row.difference)
+    if not all(verdict.agrees for verdict in verdicts.values()):
         raise typer.Exit(1)
+
+
+@data.command("prepare")
+def prepare(
+    source: str = typer.Argument(help="A name of `synco-hub data list`, a folder, a Hub id, or fractals."),
+    output: Path = typer.Option(..., help="New folder for the files, or one in which this command was stopped."),
+    shard_size: str = typer.Option("256MB", help="Size of a file; a stream reads as many at once as there are."),
+    data_dir: str | None = typer.Option(None, help="Folder of the data set's original files."),
+    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub, for a name of `synco-hub data list`."),
+    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
+    revision: str | None = typer.Option(None, help="Commit, branch or tag of the data set on the Hub."),
+    image_column: str | None = typer.Option(None, help="Column of the images, where it is not obvious."),
+    label_column: str | None = typer.Option(None, help="Column of the labels, where it is not obvious."),
+    split: list[str] = typer.Option(None, help="Splits to write; repeat for several. Default: train and test."),
+    split_seed: int = typer.Option(0, help="Seed of the split where there is no official one."),
+    num_workers: int = typer.Option(4, help="Threads that read and check images."),
+    max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
+) -> None:
+    """Write any data set as parquet files that stream well; images keep their bytes, a stopped run continues.
+
+    Example: synco-hub data prepare ./photographs --output ./photographs-parquet --shard-size 256MB
+    """
+    from synco_hub.data import load_dataset
+    from synco_hub.data.preparation import PreparationSettings, bytes_of, prepare_dataset
+
+    settings = PreparationSettings(bytes_of(shard_size), num_workers, max_bad_fraction)
+    choice = {"data_dir": data_dir, "dataset_id": dataset_id, "config": config, "revision": revision}
+    columns = {"image_column": image_column, "label_column": label_column}
+    splits: dict[str, ImageDataset] = {}
+    for name in split or _splits_of(source):
+        try:
+            splits[name] = load_dataset(source, name, seed=split_seed, **choice, **columns)
+        except ValueError as error:
+            # Without a wish a set of training images only is no error.
+            if split or name == "train" or not splits:
+                raise
+            print(f"no test split: {error}")
+    for name, done in prepare_dataset(splits, output, settings).items():
+        print(f"{name}: {done.images:,} images in {done.files} files")
+        if done.skipped:
+            rest = f" and {len(done.skipped) - 10} more" if len(done.skipped) > 10 else ""
+            print(f"  left out {len(done.skipped)} unreadable: {', '.join(done.skipped[:10])}{rest}")
+    print(f"wrote {output}; read it with --dataset {output}")
+
+
+def _splits_of(source: str) -> list[str]:
+    from synco_hub.data.catalog import CATALOG
+
+    row = None if Path(source).expanduser().is_dir() else CATALOG.get(source)
+    return ["train", "test"] if row is None else list(row.splits)
+
+
+def _say(row: DatasetRow, verdict: SplitVerdict) -> None:
+    printed = f", Table 9 prints {row.table_9[verdict.split]:,}" if row.table_9 else ""
+    print(
+        f"{'agrees ' if verdict.agrees else 'DIFFERS'}  {verdict.split}: {verdict.images:,} images of "
+        f"{verdict.expected_images:,}{printed}; {verdict.classes} classes of {verdict.expected_classes}"
+    )
+    for problem in verdict.problems:
+        print(f"         {problem}")
+
+
+def _verdict(row: DatasetRow, verdict: SplitVerdict) -> dict[str, Any]:
+    return {
+        "agrees": verdict.agrees,
+        "images": verdict.images,
+        "expected_images": verdict.expected_images,
+        "classes": verdict.classes,
+        "expected_classes": verdict.expected_classes,
+        "table_9": row.table_9[verdict.split] if row.table_9 else None,
+        "problems": list(verdict.problems),
+        "difference": row.difference,
+    }
 
 
 def _published(row: DatasetRow) -> dict[str, Any]:

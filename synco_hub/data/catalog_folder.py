@@ -139,15 +139,17 @@ def _folder_dataset(
 
 
 def _in_list(row: DatasetRow, images: ImageFolderDataset, wnids: Sequence[str]) -> ImageFolderDataset:
-    """Labels in the order of the list; for ImageNet-100 its classes are first taken out of all of ImageNet's."""
+    """Labels in the order of the list; for ImageNet-100 its classes are first taken out of those of ImageNet."""
     names, labels, class_names = list(images.names), images.labels, images.class_names
     rule = images.description.split_rule
-    if row.name == "imagenet-100" and set(class_names) > set(wnids):
+    thousand = class_list("imagenet_1k")
+    others = set(class_names) - set(wnids)
+    if row.name == "imagenet-100" and others and others <= set(thousand) and others != set(class_names):
         wanted = np.isin(class_names, wnids)
         kept = wanted[labels]
         names = [name for name, is_kept in zip(names, kept, strict=True) if is_kept]
         labels = (np.cumsum(wanted) - 1)[labels[kept]]
-        rule += f", {len(wnids)} of {len(class_names)} classes"
+        rule += f", {int(wanted.sum())} of {len(class_names)} classes"
         class_names = [name for name in class_names if name in set(wnids)]
     translated = labels_of_list(labels, class_names, wnids, str(images.root))
     return ImageFolderDataset(images.root, names, translated.tolist(), wnids, images.description.split, rule)

@@ -103,9 +103,9 @@ def _from_own_files(row: DatasetRow, given: HubSource, split: str, seed: int) ->
     folder = Path(str(given.data_dir)).expanduser()
     if not folder.is_dir():
         raise ValueError(f"data_dir {folder}: no such folder; give the one with the files of {row.name}.")
+    require_complete(folder)
     if contains_images(folder) or not any(next(folder.rglob(pattern), None) for pattern in TABLE_FILES):
         return load_catalog_folder(row, folder, split, seed)
-    require_complete(folder)
     prepared = (folder / MANIFEST).is_file()
     source = replace(
         given,

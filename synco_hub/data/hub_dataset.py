@@ -19,7 +19,9 @@ from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDat
 from synco_hub.data.multi_hot import multi_hot_of_lists, without_difficult
 
 TEST_SPLITS = ("test", "validation", "val")
-# Beside a column of lists: classes with instances too difficult to count, as `synco-hub data prepare` writes them.
+# As `synco-hub data prepare` writes several classes an image: those that are there, and those with instances that are
+# too difficult to count.
+LABELS_COLUMN = "labels"
 DIFFICULT_COLUMN = "difficult"
 
 
@@ -33,7 +35,7 @@ class HubSource:
         revision: Commit, branch or tag on the Hub.
         data_dir: Folder inside the repository.
         image_column: None takes the only column of images.
-        label_column: None takes the only column of classes, or the one named `label`.
+        label_column: None takes the only column of classes, or the one named `label` or `labels`.
         cache_dir: Where downloads are kept; None takes the `datasets` library's own folder.
         optional_columns: The columns above are taken where the table has them, else found by their type.
         num_classes: Number of classes where an image can have several, if the table has no names for them.
@@ -237,8 +239,9 @@ def _label_column(library: Any, table: Any, source: HubSource) -> str | None:
             raise ValueError(_no_column(source, "label", source.label_column, columns))
         return source.label_column
     classes = [name for name, feature in table.features.items() if isinstance(feature, library.ClassLabel)]
-    if "label" in columns:
-        return "label"
+    for usual in ("label", LABELS_COLUMN):
+        if usual in columns:
+            return usual
     if len(classes) > 1:
         raise ValueError(
             f"{source.dataset_id}: {len(classes)} columns of classes ({', '.join(classes)}); name the right one with "

@@ -80,8 +80,8 @@ def load_dataset(
     if name in CATALOG and not path.is_dir():
         return load_catalog_dataset(CATALOG[name], source, split, seed)
     if path.is_dir():
+        require_complete(path)
         if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in TABLE_FILES):
-            require_complete(path)
             return load_hub_dataset(source, split)
         return load_image_folder(path, split, seed)
     # Without a namespace it is a slip of the pen rather than a Hub id, and must not wait for the network.

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from synco_hub.atomic_write import written_whole
 from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
-from synco_hub.data.hub_dataset import DIFFICULT_COLUMN
+from synco_hub.data.hub_dataset import DIFFICULT_COLUMN, LABELS_COLUMN
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.shard_manifest import Shard, ShardManifest
 
@@ -196,7 +196,7 @@ def _write(images: ImageDataset, rows: list[tuple[int, bytes]], file_names: list
     kinds: dict[str, Any] = {"image": library.Image()}
     if images.multi_hot is not None:
         kinds |= dict.fromkeys(
-            ("labels", DIFFICULT_COLUMN), library.Sequence(library.ClassLabel(names=images.class_names))
+            (LABELS_COLUMN, DIFFICULT_COLUMN), library.Sequence(library.ClassLabel(names=images.class_names))
         )
     elif images.num_classes:
         kinds["label"] = library.ClassLabel(names=images.class_names)
@@ -209,7 +209,7 @@ def _class_columns(images: ImageDataset, indices: list[int]) -> dict[str, list[A
     if images.multi_hot is not None:
         hot = images.multi_hot
         return {
-            "labels": [(hot[index] == 1).nonzero()[0].tolist() for index in indices],
+            LABELS_COLUMN: [(hot[index] == 1).nonzero()[0].tolist() for index in indices],
             DIFFICULT_COLUMN: [(hot[index] == -1).nonzero()[0].tolist() for index in indices],
         }
     if not images.num_classes:

@@ -1,14 +1,22 @@
-"""Counts of a data set against its row of the catalog."""
+"""A data set against its row of the catalog: images, classes, their order, and which split is which."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from difflib import SequenceMatcher
 
 import numpy as np
+import numpy.typing as npt
 
 from synco_hub.data.catalog_row import DatasetRow, Layout
+from synco_hub.data.class_lists import class_list
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.image_folder import ImageFolderDataset
+
+# Below this two spellings are two names; "cra", as one copy spells the crab, is above it.
+_SAME_NAME = 0.6
+_NAMED_AT_MOST = 3
 
 
 @dataclass(frozen=True)
@@ -21,6 +29,7 @@ class SplitVerdict:
         expected_images: Images of the catalog.
         classes: Classes with at least one image.
         expected_classes: Classes of the catalog.
+        problems: What else does not agree, one sentence each.
     """
 
     split: str
@@ -28,11 +37,32 @@ class SplitVerdict:
     expected_images: int
     classes: int
     expected_classes: int
+    problems: tuple[str, ...] = ()
 
     @property
     def agrees(self) -> bool:
-        """Whether both counts are those of the catalog."""
-        return (self.images, self.classes) == (self.expected_images, self.expected_classes)
+        """Whether both counts are those of the catalog and nothing else was found."""
+        counted = (self.images, self.classes) == (self.expected_images, self.expected_classes)
+        return counted and not self.problems
+
+
+def verify_dataset(row: DatasetRow, splits: Mapping[str, ImageDataset]) -> dict[str, SplitVerdict]:
+    """Counts all splits; no image is decoded.
+
+    Args:
+        row: What the catalog says.
+        splits: The splits as they were loaded.
+    """
+    verdicts = {split: verify_split(row, images, split) for split, images in splits.items()}
+    if not {"train", "test"} <= set(verdicts):
+        return verdicts
+    notes = []
+    if _exchanged(verdicts):
+        notes.append("it has about as many images as the catalog's other split: train and test look exchanged")
+    shared = _in_both(splits["train"], splits["test"])
+    if shared:
+        notes.append(f"{len(shared)} images are in train and in test (first {shared[0]})")
+    return {split: replace(verdict, problems=(*verdict.problems, *notes)) for split, verdict in verdicts.items()}
 
 
 def verify_split(row: DatasetRow, images: ImageDataset, split: str) -> SplitVerdict:
@@ -47,5 +77,95 @@ def verify_split(row: DatasetRow, images: ImageDataset, split: str) -> SplitVerd
     # A draw from the original archive has every image, also those that a copy on the Hub lacks.
     if row.layout is Layout.draw and isinstance(images, ImageFolderDataset) and row.table_9 is not None:
         expected = row.table_9[split]
-    present = np.unique(images.labels[images.labels != UNLABELED])
-    return SplitVerdict(split, len(images), expected, len(present), row.num_classes)
+    counts = images_of_classes(images)
+    missing = images.missing_files() if isinstance(images, ImageFolderDataset) else []
+    problems = [
+        *_absent(missing),
+        *_spread(row, counts, split),
+        *_names(row, images),
+    ]
+    return SplitVerdict(
+        split, len(images) - len(missing), expected, int((counts > 0).sum()), row.num_classes, tuple(problems)
+    )
+
+
+def images_of_classes(images: ImageDataset) -> npt.NDArray[np.int64]:
+    """Images of each class; where an image can have several, it counts for each of them. Shape: (num_classes,)."""
+    if images.multi_hot is not None:
+        return np.asarray((images.multi_hot == 1).sum(axis=0), dtype=np.int64)
+    labels = images.labels[images.labels != UNLABELED]
+    return np.bincount(labels, minlength=images.num_classes).astype(np.int64)
+
+
+def _absent(missing: Sequence[str]) -> list[str]:
+    if not missing:
+        return []
+    return [f"{len(missing)} images of the list are not there (first {', '.join(missing[:_NAMED_AT_MOST])})"]
+
+
+def _spread(row: DatasetRow, counts: npt.NDArray[np.int64], split: str) -> list[str]:
+    """Whether every class has a number of images that a class of this set can have."""
+    if split not in row.per_class:
+        return []
+    lowest, highest = row.per_class[split]
+    wrong = np.flatnonzero((counts > 0) & ((counts < lowest) | (counts > highest)))
+    if not len(wrong):
+        return []
+    allowed = str(lowest) if lowest == highest else f"{lowest} to {highest}"
+    return [f"{len(wrong)} classes have not {allowed} images (class {wrong[0]} has {counts[wrong[0]]})"]
+
+
+def _names(row: DatasetRow, images: ImageDataset) -> list[str]:
+    """Whether classes stand where the catalog has them, as far as both sides name them."""
+    stored = getattr(images, "stored_class_names", None) or images.class_names
+    known = _known_names(row)
+    spelled = {_plain(name): label for label, name in known.items()}
+    moved, strangers = [], []
+    for label, expected in known.items():
+        if label >= len(stored) or stored[label].isdecimal():
+            continue
+        found = _plain(stored[label])
+        if found == _plain(expected):
+            continue
+        if found in spelled:
+            moved.append((label, stored[label], expected))
+        elif SequenceMatcher(None, found, _plain(expected)).ratio() < _SAME_NAME:
+            strangers.append((label, stored[label], expected))
+    problems = []
+    for wrong, what in ((moved, "in another order"), (strangers, "others")):
+        if wrong:
+            label, name, expected = wrong[0]
+            problems.append(
+                f"{len(wrong)} class names are {what} than the catalog's (class {label} is {name!r}, there "
+                f"{expected!r})"
+            )
+    return problems
+
+
+def _known_names(row: DatasetRow) -> dict[int, str]:
+    if isinstance(row.known_names, str):
+        return dict(enumerate(class_list(row.known_names))) if row.known_names else {}
+    return dict(row.known_names)
+
+
+def _plain(name: str) -> str:
+    """Without case, blanks and marks: copies spell one name in many ways."""
+    return "".join(letter for letter in name.casefold() if letter.isalnum())
+
+
+def _in_both(train: ImageDataset, test: ImageDataset) -> list[str]:
+    """Files that both splits name."""
+    if not (
+        isinstance(train, ImageFolderDataset) and isinstance(test, ImageFolderDataset) and train.root == test.root
+    ):
+        return []
+    return sorted(set(train.names) & set(test.names))
+
+
+def _exchanged(verdicts: Mapping[str, SplitVerdict]) -> bool:
+    train, test = verdicts["train"], verdicts["test"]
+    if train.expected_images == test.expected_images:
+        return False
+    as_expected = abs(train.images - train.expected_images) + abs(test.images - test.expected_images)
+    crosswise = abs(train.images - test.expected_images) + abs(test.images - train.expected_images)
+    return crosswise < as_expected
