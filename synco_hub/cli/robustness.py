@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -97,7 +97,7 @@ def _published(
             f"none of the sets is in {data_dir}: it should hold imagenet-a/, imagenet-c/ or others"
         )
     notes = (f"not measured: {', '.join(absent)}",) if absent else ()
-    steps = {"steps": repr(transform), "imagenet_c": f"centre crop {transform.image_size} only"}
+    steps: dict[str, Any] = {"steps": repr(transform), "imagenet_c": f"centre crop {transform.image_size} only"}
     steps |= {"mean": list(transform.mean), "std": list(transform.std)}
     where = "copies on the Hub" if data_dir is None else str(data_dir.resolve())
     facts = RobustnessFacts("robustness", "ImageNet variants", where, steps, None, notes, bool(absent or corruptions))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torchvision.transforms.v2.functional as transforms
 from PIL import Image
@@ -21,11 +23,14 @@ class CentreCropTransform(EvaluationTransform):
     def __init__(self, like: EvaluationTransform) -> None:
         super().__init__(like.image_size, like.image_size, like.interpolation, like.mean, like.std)
 
-    def __call__(self, image: Image.Image) -> torch.Tensor:
+    def __call__(
+        self, image: Image.Image, after_crop: Callable[[torch.Tensor], torch.Tensor] | None = None
+    ) -> torch.Tensor:
         """Make the view.
 
         Args:
             image: RGB.
+            after_crop: What is done to the crop, values in [0, 1], before the normalisation.
 
         Returns:
             Shape: (3, image_size, image_size), float32.
@@ -42,9 +47,10 @@ class CentreCropTransform(EvaluationTransform):
         pixels = transforms.pil_to_tensor(image)
         top, left = ((side - size) // 2 for side in pixels.shape[-2:])
         pixels = transforms.crop(pixels, top, left, size, size)
-        view: torch.Tensor = transforms.normalize(
-            transforms.to_dtype(pixels, torch.float32, scale=True), list(self.mean), list(self.std)
-        )
+        values = transforms.to_dtype(pixels, torch.float32, scale=True)
+        if after_crop is not None:
+            values = after_crop(values)
+        view: torch.Tensor = transforms.normalize(values, list(self.mean), list(self.std))
         return view
 
     def __repr__(self) -> str:

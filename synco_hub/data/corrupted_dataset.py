@@ -1,10 +1,8 @@
-"""Evaluation images that are changed between the crop and the normalisation: corrupted, or with a watermark."""
+"""Evaluation images that are changed between the crop and the normalisation, each by its place in the data set."""
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,40 +61,6 @@ class Corruption:
         key = corruption_key(self.seed, index, self.name, self.severity)
         changed = corrupted(np.ascontiguousarray(image), self.name, self.severity, key)
         return torch.from_numpy(np.array(changed)).permute(2, 0, 1).float() / 255
-
-
-class Watermark:
-    """ImageNet-W: the official watermark of the package imagenet-w.
-
-    Args:
-        image_size: Height and width in pixels.
-
-    Raises:
-        ImportError: If the package is not installed.
-    """
-
-    def __init__(self, image_size: int) -> None:
-        self.add: Any = require_watermark().AddWatermark(image_size)
-
-    def __call__(self, pixels: Tensor, index: int) -> Tensor:
-        """Draw the watermark on the pixels (3, height, width)."""
-        marked: Tensor = self.add(pixels)
-        return marked
-
-
-def require_watermark() -> Any:
-    """The module imagenet_w.
-
-    Raises:
-        ImportError: If it is not installed; the text has the command that installs it.
-    """
-    try:
-        return importlib.import_module("imagenet_w")
-    except ImportError as error:
-        raise ImportError(
-            f"ImageNet-W needs the official watermark ({error}): install it with `pip install imagenet-w` (licence "
-            "CC BY-NC 4.0), or leave imagenet-w out of --sets"
-        ) from None
 
 
 def pixel_transform(transform: EvaluationTransform) -> EvaluationTransform:

@@ -70,8 +70,7 @@ def corrupted(image: Pixels, corruption: str, severity: int, key: int) -> Pixels
     if own is None:
         return _by_package(image, corruption, severity, key)
     values = own(image / 255.0, severity, np.random.Generator(np.random.PCG64(key)))
-    result: Pixels = np.uint8(np.clip(values, 0, 1) * 255)
-    return result
+    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
 def corruption_key(seed: int, index: int, corruption: str, severity: int) -> int:

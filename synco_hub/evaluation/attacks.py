@@ -48,7 +48,10 @@ class AttackedBatch:
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
         """What :meth:`to_dict` gave."""
-        return cls(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+        restored: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in values.items()
+        }
+        return cls(**restored)
 
 
 def attack_batch(

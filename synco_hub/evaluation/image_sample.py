@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 
 from synco_hub.data import ImageDataset
+from synco_hub.data.image_subset import ImageSubset
 from synco_hub.data.random_keys import random_key
-from synco_hub.evaluation.low_shot import ImageSubset
 
 
 def sampled_images(images: ImageDataset, count: int | None, seed: int) -> tuple[ImageDataset, list[int] | None]:

@@ -92,7 +92,8 @@ def evaluate_out_of_distribution(
         unknown = classifier_outputs(network, sets.unknown, settings, "out-of-distribution", wants_features)
         bank = classifier_outputs(network, sets.bank, settings, "bank", True) if sets.bank is not None else None
     scores = confidence_scores(known, unknown, bank, sets.columns, sets.neighbour)
-    metrics, notes = {}, []
+    metrics: dict[str, float] = {}
+    notes: list[str] = []
     for name, (inside, outside) in scores.items():
         metrics |= detection_metrics(name, inside, outside)
         if note := explanation(name, inside, outside):
@@ -135,7 +136,7 @@ def confidence_scores(
         columns: Outputs that the first scores keep; None keeps all.
         neighbour: Which neighbour counts.
     """
-    scores = {}
+    scores: dict[str, tuple[Tensor, Tensor]] = {}
     views: list[tuple[str, Tensor | None]] = (
         [("", columns)] if columns is None else [("", columns), ("_all_classes", None)]
     )

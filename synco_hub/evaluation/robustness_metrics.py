@@ -58,7 +58,8 @@ def severity_table(family: str, cells: Cells) -> dict[str, list[float | None]]:
 
 def _corruption_metrics(family: str, cells: Cells) -> dict[str, float]:
     table = severity_table(family, cells)
-    means, single = {}, {}
+    means: dict[str, float] = {}
+    single: dict[str, float] = {}
     for name, row in table.items():
         single |= {f"{family}_{name}_{at}_top1": value for at, value in enumerate(row, 1) if value is not None}
         if None not in row:

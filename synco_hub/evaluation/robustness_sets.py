@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, UnreadableImageError, load_dataset
@@ -12,8 +13,9 @@ from synco_hub.data.catalog_folder import HOLD_OUT_CORRUPTIONS
 from synco_hub.data.catalog_robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.data.centre_crop import CentreCropTransform
 from synco_hub.data.class_folders import read_class_folders
-from synco_hub.data.corrupted_dataset import ChangedDataset, Corruption, Watermark
+from synco_hub.data.corrupted_dataset import ChangedDataset, Corruption
 from synco_hub.data.corruptions import SEVERITIES
+from synco_hub.data.watermarked_images import WatermarkedImages
 
 _VALIDATION = ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "val")
 
@@ -112,19 +114,17 @@ def planned_cells(
         crop = CentreCropTransform(transform)
         return [_corruption_cell(chosen, place, folder, crop) for place, folder in folders.items()]
     folder = None if data_dir is None and chosen.hub_name else found_folder(name, data_dir)
-    watermark = Watermark(transform.image_size) if name == "imagenet-w" else None
 
     def images() -> ImageDataset:
         if folder is not None:
             return read_class_folders(folder, chosen.class_list, whole=chosen.is_subset)
         return load_dataset(str(chosen.hub_name), "test")
 
-    def dataset() -> EvaluationDataset:
-        if watermark is not None:
-            return ChangedDataset(images(), transform, watermark)
-        return EvaluationDataset(images(), transform)
-
-    return [PlannedCell(chosen.key, dataset, chosen.class_list)]
+    if name == "imagenet-w":
+        # Now and not when its turn comes: whether the watermark can be drawn is known before hours of other sets.
+        watermarked = WatermarkedImages(images())
+        return [PlannedCell(chosen.key, lambda: EvaluationDataset(watermarked, transform), chosen.class_list)]
+    return [PlannedCell(chosen.key, lambda: EvaluationDataset(images(), transform), chosen.class_list)]
 
 
 def planned_corruptions(
@@ -141,13 +141,13 @@ def planned_corruptions(
     cells = [PlannedCell("clean", lambda: EvaluationDataset(images, transform))]
     for name in checked_corruptions(corruptions):
         for severity in SEVERITIES:
-            change = Corruption(name, severity, seed)
-            cells.append(
-                PlannedCell(
-                    f"corrupted/{name}/{severity}", lambda change=change: ChangedDataset(images, transform, change)
-                )
-            )
+            dataset = ChangedDataset(images, transform, Corruption(name, severity, seed))
+            cells.append(PlannedCell(f"corrupted/{name}/{severity}", partial(_itself, dataset)))
     return cells
+
+
+def _itself(dataset: EvaluationDataset) -> EvaluationDataset:
+    return dataset
 
 
 def checked_corruptions(corruptions: Sequence[str] | None) -> list[str]:
