@@ -16,7 +16,7 @@ def randomised(network, seed=0):
     """Every weight away from the zeros and ones that hide a confusion of two of them."""
     generator = torch.Generator().manual_seed(seed)
     for name, parameter in network.named_parameters():
-        if name != "pos_embed" or parameter.requires_grad:
+        if not name.endswith("pos_embed") or parameter.requires_grad:
             noise = torch.randn(parameter.shape, generator=generator)
             parameter.data = parameter.data + 0.05 * noise
     return network.eval()

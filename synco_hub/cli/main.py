@@ -14,6 +14,7 @@ from synco_hub.cli.convert import convert
 from synco_hub.cli.data import data
 from synco_hub.cli.demo import demo
 from synco_hub.cli.evaluate import evaluate
+from synco_hub.cli.export import export
 from synco_hub.cli.fine_tune import fine_tune
 from synco_hub.cli.linear_probe import linear_probe
 from synco_hub.cli.list_models import list_models
@@ -59,6 +60,7 @@ app.add_typer(evaluate, name="evaluate")
 app.add_typer(results, name="results")
 app.command("attention")(attention)
 app.command("convert")(convert)
+app.command("export")(export)
 app.command("space")(space)
 
 

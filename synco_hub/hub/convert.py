@@ -121,13 +121,17 @@ def _converted(
     if settings.whole_pretraining_state:
         backbones["target"] = _target(parts, model, recognised, method)
         state, model.config.pretraining = pretraining_state(backbones, parts.tensors, method or "")
-    head = head_of_file(settings.head) if settings.head else linear_head(backbone.head) if backbone.head else None
+    head = head_of_file(settings.head) if settings.head else _own_head(source, backbone)
     if head is not None and head.weight.shape[1] != model.config.hidden_size:
         raise ValueError(
             f"The head reads {head.weight.shape[1]} features, but the backbone gives {model.config.hidden_size}: it "
             "was trained on another feature (DINO's reads several blocks) or network."
         )
     return _Converted(model, backbones, heads, branch, head, state)
+
+
+def _own_head(source: CheckpointSource, backbone: BackboneTensors) -> LinearHead | None:
+    return linear_head(backbone.head, source.config.get("id2label")) if backbone.head else None
 
 
 def _branch(recognised: Recognised, parts: Parts, settings: ConversionSettings) -> tuple[str, str]:

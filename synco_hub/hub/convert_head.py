@@ -40,11 +40,12 @@ def head_of_file(name: str) -> LinearHead:
     )
 
 
-def linear_head(found: Mapping[str, Any]) -> LinearHead:
+def linear_head(found: Mapping[str, Any], names: Mapping[str, str] | None = None) -> LinearHead:
     """A linear classifier of its two tensors.
 
     Args:
         found: `weight` (num_classes, dim) and `bias` (num_classes,).
+        names: Index, as text, to name of a class, where the file knows them (`id2label`).
 
     Raises:
         ValueError: If the shapes are not those, or a number is not finite.
@@ -54,7 +55,9 @@ def linear_head(found: Mapping[str, Any]) -> LinearHead:
     if len(weight) != 2 or bias != weight[:1]:
         raise ValueError(f"The head has shapes {shapes}, but weight (classes, dim) and bias (classes,) are due.")
     tensors: dict[str, Tensor] = {kind: finite(f"head.{kind}", load_tensor(t)).float() for kind, t in found.items()}
-    return LinearHead(tensors["weight"], tensors["bias"], class_names(weight[0]))
+    known = [(names or {}).get(str(index)) for index in range(weight[0])]
+    labels = [str(name) for name in known] if all(known) else class_names(weight[0])
+    return LinearHead(tensors["weight"], tensors["bias"], labels)
 
 
 def class_names(count: int) -> list[str]:

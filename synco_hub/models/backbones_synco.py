@@ -180,14 +180,15 @@ def build_backbone(config: Any) -> nn.Module:
         ValueError: If the numbers are impossible.
     """
     config.check()
-    network: nn.Module = timm.create_model(**_timm_arguments(config))
+    network: nn.Module = timm.create_model(**timm_arguments(config))
     _set_layer_norm_eps(network, config.layer_norm_eps)
     if config.position_embedding == "sincos":
         set_sincos_position_embedding(network)
     return network
 
 
-def _timm_arguments(config: Any) -> dict[str, Any]:
+def timm_arguments(config: Any) -> dict[str, Any]:
+    """What `timm.create_model` is called with for a `SynCoConfig`."""
     specification = specification_of(config.backbone)
     is_swin = specification.family == "swin"
     arguments = {
