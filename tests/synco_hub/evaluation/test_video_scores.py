@@ -73,7 +73,7 @@ def test_bad_input():
     masks, annotations = draw(1)
     with pytest.raises(ValueError, match="do not fit"):
         score_video("v", masks[:5], annotations)
-    with pytest.raises(ValueError, match="names? object 3, its first frame has 2"):
+    with pytest.raises(ValueError, match=r"names? object 3, its first frame has 2"):
         score_video("v", torch.full_like(masks, 3), annotations)
     with pytest.raises(ValueError, match="no scores of a video"):
         VideoScores.from_dict({"name": "v"})
