@@ -174,7 +174,7 @@ def _made_by(directory: Path) -> dict[str, Any]:
     return {}
 
 
-_CONVERSION_KEYS = ("source", "source_sha256", "layout", "branch", "num_heads", "heads", "clean")
+_CONVERSION_KEYS = ("source", "layout", "branch", "heads", "tensors_in_file", "clean")
 
 _BACKBONE_KEYS = (
     "backbone",

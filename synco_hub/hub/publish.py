@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -26,6 +25,7 @@ from synco_hub.hub.publish_checks import (
     weight_problems,
 )
 from synco_hub.models.modeling_synco import AUTO_MAP
+from synco_hub.results import EvaluationResult
 from synco_hub.version import __version__
 from synco_hub.zoo import ORIGIN_FILE
 
@@ -151,9 +151,10 @@ def _is_result(file: Path) -> bool:
     if file.suffix != ".json":
         return False
     try:
-        return "schema_version" in json.loads(file.read_text(encoding="utf-8"))
-    except (ValueError, TypeError):
+        EvaluationResult.load(file)
+    except ValueError:
         return False
+    return True
 
 
 def publish(

@@ -124,11 +124,13 @@ def conversion_problems(directory: Path) -> list[str]:
     try:
         report = json.loads(file.read_text(encoding="utf-8"))
         leftover, missing, clean = list(report["leftover"]), list(report["missing"]), report["clean"]
+        missing += report.get("wrong_shaped", ())
     except (ValueError, KeyError, TypeError):
         return [f"{CONVERSION_REPORT} cannot be read: convert again"]
     if clean is not True or leftover or missing:
         return [
-            f"{CONVERSION_REPORT} is not clean: {len(leftover)} tensors left over, {len(missing)} missing "
+            f"{CONVERSION_REPORT} is not clean: {len(leftover)} tensors left over, {len(missing)} missing or of "
+            "another shape "
             f"(first: {', '.join(map(str, (leftover + missing)[:3])) or 'none named'}): convert again until it is"
         ]
     return []
