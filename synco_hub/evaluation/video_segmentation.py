@@ -25,6 +25,7 @@ from synco_hub.data import decode_rgb
 from synco_hub.data.davis import RESOLUTION, VOID, DavisVideo, read_mask, write_mask
 from synco_hub.evaluation.any_size import pixel_values
 from synco_hub.evaluation.dense_features import chosen_stage, dense_features, feature_stride
+from synco_hub.evaluation.efficiency import wait_for
 from synco_hub.evaluation.label_propagation import (
     LabelPropagation,
     PropagationSettings,
@@ -193,6 +194,7 @@ def propagated_masks(
             labels = one_hot_patches(first_mask.to(device), (features.shape[0], features.shape[1]), num_objects)
             propagation = LabelPropagation(features, labels, settings.propagation)
             continue
+        wait_for(device)  # the forward pass belongs to the network
         started = time.perf_counter()
         labels = propagation.step(features)
         grown = (features.shape[0] * stride[0], features.shape[1] * stride[1])

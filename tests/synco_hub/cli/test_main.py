@@ -7,7 +7,15 @@ from typer.testing import CliRunner
 from synco_hub.cli.main import app, main
 from synco_hub.version import __version__
 
-COMMANDS = [["demo"], ["list"], ["evaluate", "knn"], ["attention"]]
+COMMANDS = [
+    ["demo"],
+    ["list"],
+    ["evaluate", "knn"],
+    ["evaluate", "retrieval"],
+    ["evaluate", "video-segmentation"],
+    ["evaluate", "discovery"],
+    ["attention"],
+]
 
 
 @pytest.mark.parametrize("command", COMMANDS)
