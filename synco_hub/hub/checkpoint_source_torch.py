@@ -13,7 +13,7 @@ import math
 import struct
 import zipfile
 from collections.abc import Callable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 import torch
@@ -149,6 +149,8 @@ def _read_zip(path: Path) -> Any:
 def _checked_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     """Size in bytes of every entry; torch neither compresses nor repeats, so whoever does wants to fill our memory."""
     entries: dict[str, int] = {}
+    if any("/code/" in name for name in archive.namelist()):
+        raise ValueError(f"{path} is a TorchScript program, not a checkpoint: give the file with its weights.")
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
             raise ValueError(
@@ -160,8 +162,6 @@ def _checked_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
         entries[entry.filename] = entry.file_size
     if sum(entries.values()) > path.stat().st_size:
         raise ValueError(f"{path} claims {sum(entries.values())} bytes of content, more than it is long: refused.")
-    if any("/code/" in name for name in entries):
-        raise ValueError(f"{path} is a TorchScript program, not a checkpoint: give the file with its weights.")
     return entries
 
 
@@ -261,7 +261,7 @@ def _shape(numbers: Any = ()) -> tuple[int, ...]:
 
 
 def _path(*parts: Any) -> str:
-    return "/".join(map(str, parts))
+    return str(PurePosixPath(*map(str, parts)))
 
 
 # Everything that a checkpoint may name. Configurations keep their items and lose their class.
