@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from synco_hub.atomic_write import written_whole
@@ -73,7 +74,8 @@ def weights_fingerprint(network: nn.Module) -> str:
     for name, tensor in sorted(network.state_dict().items()):
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name}/{plain.dtype}/{tuple(plain.shape)}".encode())
-        digest.update(plain.flatten().view(-1).numpy().tobytes() if plain.numel() else b"")
+        # As bytes: numpy has no bfloat16.
+        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
