@@ -39,17 +39,23 @@ def attention(
     """
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.data import decode_rgb
-    from synco_hub.hub.loading import load_model
+    from synco_hub.hub.classifier import load_with_head
     from synco_hub.visualization import attends_in_windows, save_figure
 
     pictures = [decode_rgb(path) for path in image]
-    models = {Path(name).name if Path(name).is_dir() else name: load_model(name) for name in model}
+    models = {title: load_with_head(name) for title, name in _titles(model).items()}
     first, processor = next(iter(models.values()))
     if len(models) == len(pictures) == 1 and not kind and not attends_in_windows(first):
         figure = _heads_figure(first, processor, pictures[0], (next(iter(models)), mass, detail, strength))
     else:
         figure = _grid(models, pictures, kind, (mass, detail, strength))
     print(f"wrote {save_figure(figure, output)}")
+
+
+def _titles(names: list[str]) -> dict[str, str]:
+    """What each model is called in the figure: a checkpoint directory by its last part, if that names one alone."""
+    short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
+    return {title if short.count(title) == 1 else name: name for title, name in zip(short, names, strict=True)}
 
 
 def _heads_figure(
@@ -73,6 +79,7 @@ def _grid(
 
     mass, detail, strength = settings
     columns: list[GridColumn] = []
+    notes: list[str] = []
     for name, (network, processor) in models.items():
         prepared = [prepared_image(picture, processor, detail, _SHOWN_SIDE) for picture in pictures]
         if not columns:
@@ -80,4 +87,23 @@ def _grid(
         for kind in kinds or paper_kinds(network):
             drawn = [drawn_map(kind, network, each, mass, strength) for each in prepared]
             columns.append(GridColumn(name, MAP_KINDS[kind].title, drawn))
-    return grid_figure(columns)
+        if {"cam", "saliency"} & set(kinds or paper_kinds(network)):
+            notes.append(_note(name, network, prepared))
+    return grid_figure(columns, note="\n".join(notes) or None)
+
+
+def _note(name: str, network: Any, prepared: list[Any]) -> str:
+    """What the gradients are of: it cannot be seen in the maps."""
+    import torch
+
+    from synco_hub.visualization import class_score
+
+    with torch.no_grad():
+        of = [class_score(network, each.pixel_values).descriptions[0] for each in prepared]
+    words = (
+        of[0]
+        if len(set(of)) == 1
+        else ", ".join(f"{description} (row {row})" for row, description in enumerate(of, 1))
+    )
+    print(f"{name}: Grad-CAM and saliency of the {words}")
+    return f"{name}: gradients of the {words}"

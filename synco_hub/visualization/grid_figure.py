@@ -31,12 +31,13 @@ class GridColumn:
     pictures: Sequence[FloatArray]
 
 
-def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis") -> Figure:
+def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis", note: str | None = None) -> Figure:
     """Draw columns side by side with one colour bar.
 
     Args:
         columns: From left to right, the same number of pictures in each; columns of one method stand together.
         colour_map: Of the colour bar: the one that the maps were drawn with.
+        note: What stands below the panels, for example what a gradient is of.
 
     Returns:
         A figure; see :func:`synco_hub.visualization.figure.save_figure`.
@@ -48,7 +49,9 @@ def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis") -> F
     if len(lengths) != 1 or 0 in lengths:
         raise ValueError(f"columns hold {sorted(lengths)} pictures: each needs one for every row, at least one")
     rows = lengths.pop()
-    size = (_PANEL_INCHES * len(columns) + 0.7, _PANEL_INCHES * rows + 0.5)
+    height, width = columns[0].pictures[0].shape[:2]
+    note_inches = 0.13 * len(note.splitlines()) if note else 0.0
+    size = (_PANEL_INCHES * len(columns) + 0.7, (_PANEL_INCHES * height / width + 0.03) * rows + 0.34 + note_inches)
     figure = Figure(figsize=size, layout="constrained")
     figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)  # type: ignore[union-attr,call-arg,unused-ignore]
     axes = figure.subplots(rows, len(columns), squeeze=False)
@@ -66,4 +69,6 @@ def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis") -> F
     bar.set_label("Relative value", fontsize=_FONT_POINTS)
     bar.ax.tick_params(labelsize=_FONT_POINTS)
     bar.outline.set_linewidth(0.4)
+    if note:
+        figure.supxlabel(note, fontsize=_FONT_POINTS - 2, x=0.01, ha="left")
     return figure

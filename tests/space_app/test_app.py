@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import itertools
 import os
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from PIL import Image
 from space_app.app import build_app, launch
 from space_app.looks import Looks
 from space_app.model_cache import ModelCache
-from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from synco_hub.visualization import attention_maps, overlay, prepared_image, token_map
 
 
@@ -273,3 +274,94 @@ def test_without_checkpoints_the_app_opens_with_a_network_that_is_called_untrain
     first, _ = cache.get(cache.offered[0])
     again, _ = ModelCache().get(cache.offered[0])
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/etc/passwd",
+        "../../../../etc/passwd",
+        "..%2f..%2f..%2fetc%2fpasswd",
+        "/proc/self/environ",
+        "README.md",
+        "pyproject.toml",
+        "space_app/app.py",
+        "{uploads}/../../secret.png",
+        "{uploads}/%2e%2e/%2e%2e/secret.png",
+    ],
+)
+def test_the_server_hands_out_nothing_but_uploads_and_answers(running, path):
+    (running.folder.parent / "secret.png").write_bytes(b"secret")
+    path = path.format(uploads=running.folder / "uploads")
+    for route in ("gradio_api/file=", "file=", "gradio_api/file/", "static/", "assets/"):
+        answer = httpx.get(f"{running.client.src.rstrip('/')}/{route}{path}")
+        assert answer.status_code in (400, 403, 404, 405), (route, path, answer.status_code)
+        assert b"root:" not in answer.content
+        assert answer.content != b"secret"
+
+
+def upload(running: Running, name: str, data: bytes) -> httpx.Response:
+    url = f"{running.client.src.rstrip('/')}/gradio_api/upload"
+    return httpx.post(url, files={"files": (name, data)}, timeout=60)
+
+
+@pytest.mark.parametrize(
+    "name", ["../../../escaped.png", "/tmp/escaped.png", "a/b/../../escaped.png", "..", "\x00.png"]
+)
+def test_names_with_path_parts_stay_in_the_upload_folder(running, name):
+    before = set(running.folder.parent.rglob("*"))
+    answer = upload(running, name, encoded("RGB", (20, 20), "PNG"))
+    if answer.status_code == 200:
+        (place,) = answer.json()
+        assert Path(place).resolve().is_relative_to((running.folder / "uploads").resolve())
+    new = set(running.folder.parent.rglob("*")) - before
+    assert all(path.is_relative_to(running.folder / "uploads") for path in new)
+    assert not Path("/tmp/escaped.png").exists()
+
+
+def test_the_server_refuses_an_upload_beyond_the_limit_and_keeps_nothing_of_it(running):
+    before = {path for path in running.folder.rglob("*") if path.is_file()}
+    assert upload(running, "large.png", bytes(20 * 1024**2 + 1)).status_code == 413
+    left = {path for path in running.folder.rglob("*") if path.is_file()} - before
+    assert sum(path.stat().st_size for path in left) <= 20 * 1024**2
+    assert upload(running, "fits.png", bytes(20 * 1024**2)).status_code == 200
+
+
+def test_uploads_and_answers_are_deleted_after_their_time_and_examples_stay(tmp_path, monkeypatch, running):
+    monkeypatch.setenv("GRADIO_TEMP_DIR", "restored after this test")
+    monkeypatch.setattr("space_app.app._KEPT_SECONDS", 3)
+    monkeypatch.setattr("space_app.app._SWEEP_SECONDS", 0.2)
+    page = build_app(ModelCache(running.directories), tmp_path)
+    launch(page, port=0, prevent_thread_lock=True, quiet=True)
+    try:
+        client = Client(page.local_url, verbose=False, download_files=str(tmp_path.parent / "downloads"))
+        here = Running(client, tmp_path, *running.models.offered, running.picture, running.models, [])
+        assert len(attention(here, running.picture)) == 1
+
+        def kept() -> list[str]:
+            files = [path for path in (tmp_path / "uploads").rglob("*") if path.is_file()]
+            return [path.name for path in files if path.parent.name != "examples"]
+
+        deadline = time.monotonic() + 60
+        while kept() and time.monotonic() < deadline:
+            time.sleep(0.2)
+        assert kept() == []
+        assert len(list((tmp_path / "uploads" / "examples").iterdir())) == 10
+        assert len(attention(here, running.picture)) == 1
+    finally:
+        page.close()
+
+
+def test_a_pictures_classes_come_from_the_checkpoints_own_head(tmp_path, running):
+    config = SynCoConfig(backbone="vit-nano", num_labels=2, id2label={0: "fern", 1: "tree"})
+    torch.manual_seed(0)
+    SynCoForImageClassification(config).save_pretrained(tmp_path / "headed")
+    image_processor(32).save_pretrained(tmp_path / "headed")
+    headed = ModelCache([str(tmp_path / "headed")])
+    running.models._sources.update(headed._sources)
+    picture = handle_file(str(running.picture))
+    (entry,) = running.client.predict(picture, ["headed"], 1, "Grad-CAM", 1.0, 0.6, api_name="/gradients")
+    model, processor = headed.get("headed")
+    with torch.no_grad():
+        chosen = model(**processor(Image.open(running.picture), return_tensors="pt")).logits.argmax()
+    assert f"score of predicted class {('fern', 'tree')[chosen]}" in entry["caption"]

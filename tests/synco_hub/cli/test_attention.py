@@ -4,6 +4,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
+from synco_hub.hub.classifier import LinearHead, save_classifier
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 
@@ -64,3 +65,48 @@ def test_a_map_that_does_not_fit_an_unknown_kind_and_a_broken_image_get_a_clear_
     image.write_bytes(b"")
     assert "image.png" in str(CliRunner().invoke(app, ["attention", *flags]).exception)
     assert not (tmp_path / "figure.png").exists()
+
+
+def test_gradients_say_of_what_and_equal_names_do_not_collide(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    image = tmp_path / "image.png"
+    Image.effect_noise((480, 300), 90).save(image)
+    (tmp_path / "a").mkdir()
+    bare = checkpoint(tmp_path / "a" / "last", "swin-nano")
+    # Whatever is seen, the second class wins.
+    head = LinearHead(torch.zeros(2, 96), torch.tensor([0.0, 1.0]), ("fern", "tree"))
+    network = SynCoModel.from_pretrained(bare)
+    save_classifier(tmp_path / "b" / "last", "mine", network, image_processor(32), head)
+    drawn = []
+    monkeypatch.setattr(
+        "synco_hub.visualization.save_figure", lambda figure, path: drawn.append(figure) or path, raising=True
+    )
+    flags = ["--model", bare, "--model", str(tmp_path / "b" / "last"), "--image", str(image), "--kind", "saliency"]
+    result = CliRunner().invoke(app, ["attention", *flags])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert "norm of the feature (this checkpoint has no classifier)" in result.output
+    assert "score of predicted class tree" in result.output
+    (figure,) = drawn
+    assert figure.get_supxlabel().splitlines() == [
+        f"{bare}: gradients of the norm of the feature (this checkpoint has no classifier)",
+        f"{tmp_path / 'b' / 'last'}: gradients of the score of predicted class tree",
+    ]
+    assert len(figure.axes) == 1 + 2 + 1  # the input, a map of each model, the colour bar
+
+
+@pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano"])
+def test_every_kind_that_fits_draws_any_image_at_any_detail(tmp_path, backbone):
+    torch.manual_seed(0)
+    model, flags = checkpoint(tmp_path / "model", backbone), []
+    for number, size in enumerate([(480, 480), (300, 90), (40, 300)]):
+        path = tmp_path / f"{number}.webp"
+        Image.effect_noise(size, 60).save(path)
+        flags += ["--image", str(path)]
+    kinds = ["cls", "patch", "rollout"] if backbone == "vit-nano" else ["windows"]
+    for kind in [*kinds, "cam", "saliency", "tokens", "foreground"]:
+        flags += ["--kind", kind]
+    output = tmp_path / "figure.pdf"
+    more = ["--detail", "3", "--mass", "0.5", "--strength", "0.5", "--output", str(output)]
+    result = CliRunner().invoke(app, ["attention", "--model", model, *flags, *more])
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert output.read_bytes().startswith(b"%PDF")

@@ -31,3 +31,17 @@ def test_ragged_or_empty_columns_are_refused():
     for columns in ([], [GridColumn("", "Input", [])], [GridColumn("", "a", pictures(n, 0)) for n in (1, 2)]):
         with pytest.raises(ValueError, match="each needs one for every row"):
             grid_figure(columns)
+
+
+def test_a_note_stands_below_and_takes_nothing_from_the_pictures():
+    def grid(note):
+        figure = grid_figure([GridColumn("", str(number), pictures(2, number)) for number in range(6)], note=note)
+        figure.draw_without_rendering()
+        return figure
+
+    plain, noted = grid(None), grid("of the norm\nof the class")
+    assert noted.get_supxlabel() == "of the norm\nof the class"
+    assert noted.get_figheight() > plain.get_figheight()
+    before, after = (figure.axes[-2].get_window_extent() for figure in (plain, noted))
+    assert after.width == pytest.approx(before.width, rel=0.05)
+    assert noted._supxlabel.get_window_extent().y1 < after.y0
