@@ -9,10 +9,11 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from synco_hub.data import BY_ROWS, StreamCollator, StreamedBatches, StreamSampler, StreamSettings, StreamSource
+from synco_hub.data.stream_sampler import StreamBatchSampler
 from trainers.pretraining_arguments import SynCoTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -80,7 +81,7 @@ class StreamLoading:
         workers = self._args.dataloader_num_workers
         return DataLoader(
             StreamedBatches(views),
-            batch_sampler=BatchSampler(self.sampler, self._args.per_device_train_batch_size, drop_last=True),
+            batch_sampler=StreamBatchSampler(self.sampler, self._args.per_device_train_batch_size),
             num_workers=workers,
             collate_fn=StreamCollator(collate),
             pin_memory=self._args.dataloader_pin_memory,

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any, Protocol
 
-from torch.utils.data import Sampler
+from torch.utils.data import BatchSampler, Sampler
 
 from synco_hub.data.stream_order import StreamPart, interleaved, shard_order, shuffled, stream_part
 from synco_hub.data.stream_reader import ReadAhead
 from synco_hub.data.stream_retries import DEFAULT_RETRIES, StreamReadError, rows_with_retries
-from synco_hub.data.streamed_images import StreamRow
+from synco_hub.data.streamed_images import SPARE, StreamRow
 
 DEFAULT_SHUFFLE_BUFFER = 4096
+# Rows that come along with a batch in case none of its own can be read.
+SPARE_ROWS = 4
 
 
 class _Source(Protocol):
@@ -149,3 +151,40 @@ class StreamSampler(Sampler[Any]):
                 yield StreamRow(shard, number, cell)
         if expected is not None and number + 1 != expected:
             raise StreamReadError(name, number + 1, f"it had {expected} rows at the start")
+
+
+Key = tuple[int, StreamRow | None]
+
+
+class StreamBatchSampler(Sampler[list[Key]]):
+    """Batches of a `StreamSampler`, each with a few spare rows of its neighbour; the last incomplete one is left out.
+
+    Args:
+        sampler: The rows.
+        batch_size: Rows of a batch, the spare ones not counted.
+    """
+
+    def __init__(self, sampler: StreamSampler, batch_size: int) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self._batches = BatchSampler(sampler, batch_size, drop_last=True)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        batches: Iterator[list[Key]] = iter(self._batches)
+        first, second = next(batches, None), next(batches, None)
+        if first is None:
+            return
+        yield first + _spare(second or [])
+        if second is None:
+            return
+        before = first
+        for batch in chain([second], batches):
+            yield batch + _spare(before)
+            before = batch
+
+
+def _spare(neighbour: list[Key]) -> list[Key]:
+    return [(SPARE, row) for _, row in neighbour[:SPARE_ROWS]]

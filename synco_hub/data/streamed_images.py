@@ -18,6 +18,8 @@ from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset
 
 _SHARD_BITS = 32
+# In place of the epoch: the row is no sample of this batch, but may stand in for an unreadable one.
+SPARE = -1
 
 
 class StreamRow(int):
@@ -42,7 +44,8 @@ class StreamRow(int):
 class StreamedImages(ImageDataset):
     """The images of a stream's rows, as a data set whose positions are `StreamRow`s.
 
-    In place of an unreadable row another one of the same batch is taken: a plain number asks for that.
+    In place of an unreadable row another one of the same batch, or of its spare rows, is taken: a plain number asks
+    for that.
 
     Args:
         shard_names: How reports name the shards.
@@ -103,12 +106,12 @@ class StreamedBatches(torch.utils.data.Dataset[Any]):
         return self.__getitems__([key])[0]
 
     def __getitems__(self, keys: list[tuple[int, StreamRow | None]]) -> list[Any]:
-        """Samples of a batch; none where the stream broke off within it."""
-        rows = [row for _, row in keys if row is not None]
-        if len(rows) < len(keys):
+        """Samples of a batch; none where the stream broke off within it. Spare rows are no samples."""
+        if any(row is None for epoch, row in keys if epoch != SPARE):
             return []
-        self.views.images.batch = rows
-        return [self.views[epoch, row] for (epoch, _), row in zip(keys, rows, strict=True)]
+        rows = [(epoch, row) for epoch, row in keys if row is not None]
+        self.views.images.batch = [row for _, row in rows]
+        return [self.views[epoch, row] for epoch, row in rows if epoch != SPARE]
 
 
 class StreamCollator:

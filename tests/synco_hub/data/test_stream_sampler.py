@@ -7,13 +7,13 @@ from itertools import chain
 from pathlib import Path
 
 import pytest
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import DataLoader
 
 from synco_hub.data.hub_dataset import HubSource
 from synco_hub.data.stream_retries import StreamReadError
-from synco_hub.data.stream_sampler import StreamSampler, StreamSettings
+from synco_hub.data.stream_sampler import StreamBatchSampler, StreamSampler, StreamSettings
 from synco_hub.data.stream_source import open_stream
-from synco_hub.data.streamed_images import StreamCollator, StreamedBatches
+from synco_hub.data.streamed_images import SPARE, StreamCollator, StreamedBatches
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stream_tables import parquet_folder, webdataset_folder
@@ -52,7 +52,7 @@ def loaded(source, epoch, rank, world, workers, batch=2, seed=0):
     sampler.set_epoch(epoch)
     loader = DataLoader(
         StreamedBatches(FirstPixels(source.images())),
-        batch_sampler=BatchSampler(sampler, batch, drop_last=True),
+        batch_sampler=StreamBatchSampler(sampler, batch),
         num_workers=workers,
         collate_fn=StreamCollator(list),
     )
@@ -144,6 +144,17 @@ def test_a_bar_is_told_of_every_row():
     sampler.on_row = told.append
     list(sampler)
     assert told == [1, 2, 3, 4]
+
+
+def test_batches_bring_spare_rows_of_their_neighbour():
+    sampler = StreamSampler(Rows([11]), StreamSettings(0, 0), 11)
+    batches = list(StreamBatchSampler(sampler, 5))
+    assert len(batches) == len(StreamBatchSampler(sampler, 5)) == 2
+    numbers = [[(epoch, row.cell[1]) for epoch, row in batch] for batch in batches]
+    assert numbers[0] == [(0, row) for row in range(5)] + [(SPARE, row) for row in (5, 6, 7, 8)]
+    assert numbers[1] == [(0, row) for row in range(5, 10)] + [(SPARE, row) for row in (0, 1, 2, 3)]
+    assert len(next(iter(StreamBatchSampler(sampler, 11)))) == 11
+    assert list(StreamBatchSampler(sampler, 12)) == []
 
 
 def test_impossible_settings_are_refused():

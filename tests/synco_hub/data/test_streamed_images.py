@@ -13,7 +13,14 @@ from synco_hub.data import TwoViewCollator, TwoViewDataset, TwoViewTransform
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.image_dataset import DatasetDescription
 from synco_hub.data.random_keys import random_key
-from synco_hub.data.streamed_images import StreamCollator, StreamedBatches, StreamedImages, StreamRow, decode_cell
+from synco_hub.data.streamed_images import (
+    SPARE,
+    StreamCollator,
+    StreamedBatches,
+    StreamedImages,
+    StreamRow,
+    decode_cell,
+)
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stream_tables import png
@@ -82,6 +89,15 @@ def test_a_bad_row_is_replaced_by_another_of_its_batch_always_the_same():
     assert any(first[1]["view_1"].equal(view) for view in candidates)
     with pytest.raises(UnreadableImageError, match="neither could it be read"):
         batches.__getitems__([(0, bad), (0, row(1, 3, b""))])
+
+
+def test_a_batch_of_bad_rows_alone_takes_its_spare_rows():
+    batches = StreamedBatches(TwoViewDataset(images(), TwoViewTransform(16), seed=3))
+    bad = row(1, 9, b"rubbish")
+    samples = batches.__getitems__([(0, bad), (SPARE, None), (SPARE, row(0, 1))])
+    assert [sample["bad_index"] for sample in samples] == [int(bad)]
+    expected = TwoViewTransform(16)(decode_cell(png(0, 1), "x"), random_key(3, 0, int(bad)))[0]
+    assert samples[0]["view_1"].equal(expected)
 
 
 def test_a_batch_in_which_the_stream_broke_off_is_empty():
