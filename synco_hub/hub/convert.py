@@ -115,7 +115,8 @@ def _converted(
     backbone = _timm_tensors(source, parts.tensors[branch[0]])
     config, heads = _configuration(source, recognised, backbone, settings.choices)
     config.pretraining = {"method": method} if method else config.pretraining
-    model = SynCoModel(config).eval()
+    model: Any = SynCoModel(config)
+    model.eval()
     load_strictly(model.backbone, backbone.tensors, f"the {branch[0]} backbone")
     backbones, state = {branch[0]: backbone}, None
     if settings.whole_pretraining_state:
@@ -189,7 +190,7 @@ def _recorded_heads(config: dict[str, Any]) -> Any:
     return None
 
 
-def _target(parts: Parts, model: SynCoModel, recognised: Recognised, method: str | None) -> BackboneTensors:
+def _target(parts: Parts, model: Any, recognised: Recognised, method: str | None) -> BackboneTensors:
     """The target network of a whole pretraining state, known to fit."""
     if method is None or not {"online", "target"} <= set(parts.tensors):
         raise ValueError(
@@ -231,7 +232,7 @@ def _write(
     converted: _Converted,
     report: ConversionReport,
 ) -> None:
-    model = converted.model
+    model: Any = converted.model
     processor = source.processor or image_processor(model.config.image_size)
     if converted.head is not None:
         save_classifier(directory, name, model, processor, converted.head)

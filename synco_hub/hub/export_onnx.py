@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import warnings
 from pathlib import Path
@@ -46,8 +47,7 @@ def export_onnx(exported: Exported, directory: Path) -> dict[str, Any]:
     """
     if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ImportError(f"{', '.join(lacking)} not installed, which ONNX needs: pip install 'synco-hub[onnx]'")
-    import onnxruntime  # an optional extra
-
+    runtime: Any = importlib.import_module("onnxruntime")  # an optional extra
     config, network = exported.config, _Plain(exported).eval()
     side = config.image_size
     with warnings.catch_warnings():
@@ -63,7 +63,7 @@ def export_onnx(exported: Exported, directory: Path) -> dict[str, Any]:
         )
     program.save(directory / "model.onnx")
     exported.processor.save_pretrained(directory)
-    session = onnxruntime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
+    session = runtime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
 
     def outputs(images: Tensor) -> Tensor:
         return torch.from_numpy(session.run([network.names[-1]], {"pixel_values": images.numpy()})[0])

@@ -62,7 +62,7 @@ def export_timm(exported: Exported, directory: Path) -> dict[str, Any]:
 
 def _preprocessing(exported: Exported) -> dict[str, Any]:
     processor, config = exported.processor, exported.config
-    size = getattr(processor, "size", None)
+    size: Any = getattr(processor, "size", None)
     edge = size.get("shortest_edge") if hasattr(size, "get") else getattr(size, "shortest_edge", None)
     return {
         "input_size": [config.num_channels, config.image_size, config.image_size],
