@@ -18,7 +18,7 @@ class _WriteUnlessVerify(TyperGroup):
         return super().parse_args(ctx, args)
 
 
-card = typer.Typer(cls=_WriteUnlessVerify, no_args_is_help=True, help="Write and verify the card of a checkpoint.")
+card = typer.Typer(cls=_WriteUnlessVerify, no_args_is_help=True)
 
 
 @card.callback()
@@ -36,7 +36,9 @@ def write(
     facts: str | None = typer.Option(
         None, help="Zoo name whose facts hold for these weights, or a YAML file of them; kept for later calls."
     ),
-    name: str | None = typer.Option(None, help="What the model is loaded by; default: the directory's name."),
+    name: str | None = typer.Option(
+        None, help="What the model is loaded by, organisation/name before publishing; default: the directory's name."
+    ),
 ) -> None:
     """Write README.md and .eval_results anew from what lies in the directory.
 

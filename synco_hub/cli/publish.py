@@ -23,7 +23,7 @@ def publish(
     from synco_hub.hub.publish import publish as send
     from synco_hub.hub.publish import upload_plan
 
-    plan = upload_plan(directory)
+    plan = upload_plan(directory, repo_id)
     show_files(plan.sizes, f"{'private ' if private else ''}{repo_id}")
     if plan.left:
         print(f"stays here: {', '.join(plan.left)}")

@@ -23,6 +23,7 @@ class CardFacts:
     """The fields of a facts file; every one may be left out.
 
     Attributes:
+        loaded_by: What `from_pretrained` takes on the card; the directory's name where nothing is said.
         title: Heading of the card.
         summary: What it is, in a sentence or two.
         licence: Identifier of the Hub's list, or `other`.
@@ -38,6 +39,7 @@ class CardFacts:
         how_to_obtain: The ways to have it, one entry each.
     """
 
+    loaded_by: str | None = None
     title: str | None = None
     summary: str | None = None
     licence: str | None = None

@@ -55,7 +55,7 @@ def write_card(
 
     Args:
         directory: Where the checkpoint is.
-        name: What it is loaded by.
+        name: What it is loaded by; on the Hub `organisation/name`.
         config: Its `config.json` as plain data.
         pretraining: How it was made, as plain data; nested mappings become sections of the table.
         results: Measurements of this very checkpoint; a card never shows a number without one.
@@ -69,7 +69,7 @@ def write_card(
     card = ModelCard.from_template(
         _metadata(name, config, facts, results, bool(_trained_on(pretraining))),
         template_path=str(package_file("model_cards", "card_template.md")),
-        title=facts.title or name,
+        title=facts.title or name.rsplit("/", 1)[-1],
         summary=facts.summary or _summary(config),
         model_id=name,
         hidden_size=config["hidden_size"],
@@ -99,7 +99,8 @@ def refresh_card(
 
     Args:
         directory: A checkpoint directory.
-        name: What the model is loaded by; None for the directory's own name.
+        name: What the model is loaded by, `organisation/name` for one that is to be published; None for what was said
+            before, at first the directory's own name.
         facts: A zoo name whose facts hold for these weights, or a YAML file; None for what lies there.
         licence: The licence that the owner of the weights has chosen.
 
@@ -117,10 +118,12 @@ def refresh_card(
     kept = _chosen_facts(directory, facts, config)
     if licence is not None:
         kept = _licensed(kept, licence)
+    if name is not None:
+        kept = dataclasses.replace(kept, loaded_by=name)
     results = results_in(directory)
-    if facts is not None or licence is not None:
+    if (facts, licence, name) != (None, None, None):
         write_facts(directory / FACTS_FILE, kept)
-    write_card(directory, name or directory.resolve().name, config, _made_by(directory), results, facts=kept)
+    write_card(directory, kept.loaded_by or directory.resolve().name, config, _made_by(directory), results, facts=kept)
     return results
 
 
@@ -205,7 +208,7 @@ def _metadata(
         pipeline_tag=_pipeline(config),
         tags=["self-supervised-learning", "vision", "synco"],
         datasets=None if data_recorded else list(facts.datasets) or None,
-        model_name=name if entries else None,
+        model_name=name.rsplit("/", 1)[-1] if entries else None,
         eval_results=entries or None,
     )
 

@@ -21,6 +21,7 @@ from synco_hub.hub.publish_checks import (
     conversion_problems,
     looks_pickled,
     looks_secret,
+    name_problems,
     secret_problems,
     weight_problems,
 )
@@ -87,19 +88,21 @@ class Published:
     removed: tuple[str, ...]
 
 
-def upload_plan(directory: Path) -> UploadPlan:
+def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
     """Check a checkpoint and say what of it would be published.
 
     The model code comes from this package, not from the directory: it is the code the checks know.
 
     Args:
         directory: A checkpoint directory.
+        repo_id: Where it would go, `organisation/name`.
 
     Raises:
         ValueError: Naming everything that is wrong, each with its remedy.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory} is no folder: give the directory of a checkpoint.")
+    _check_name(repo_id)
     code = {file.name: file for file in sorted(package_file("models").glob("*_synco.py"))}
     files: dict[str, Path] = {}
     left: list[str] = []
@@ -113,7 +116,7 @@ def upload_plan(directory: Path) -> UploadPlan:
     if "preprocessor_config.json" not in files:
         problems.append("preprocessor_config.json is missing: save the image processor beside the weights")
     problems += config_problems(directory, AUTO_MAP) + weight_problems(directory) + conversion_problems(directory)
-    problems += card_problems(directory) + secret_problems(files.values())
+    problems += card_problems(directory) + name_problems(directory, repo_id) + secret_problems(files.values())
     if problems:
         raise ValueError(f"{directory} is not fit to be published: {'; '.join(problems)}.")
     return UploadPlan(files, tuple(left))
@@ -173,8 +176,7 @@ def publish(
         ValueError: If the repository has no valid name, or the Hub refuses the card.
         OSError: If the Hub or the connection fails: then the repository is as it was, and the message says so.
     """
-    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
-        raise ValueError(f"--repo-id {repo_id!r} has not the form organisation/name.")
+    _check_name(repo_id)
     client = api or HfApi()
     with explained("publishing", repo_id, "Nothing was published; repeat the command."):
         sdk = "gradio" if kind == "space" else None
@@ -208,6 +210,11 @@ def publish(
         page = f"{client.endpoint}/{'spaces/' if kind == 'space' else ''}{repo_id}"
         return Published(repo_id, now, f"{page}/commit/{now}", removed)
     return Published(repo_id, made.oid, made.commit_url, removed)
+
+
+def _check_name(repo_id: str) -> None:
+    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
+        raise ValueError(f"--repo-id {repo_id!r} has not the form organisation/name.")
 
 
 def _head_with(client: HfApi, repo_id: str, kind: str, before: str, plan: UploadPlan) -> str | None:

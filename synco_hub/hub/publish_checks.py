@@ -153,7 +153,23 @@ def card_problems(directory: Path) -> list[str]:
         for section in REQUIRED_SECTIONS
         if not re.search(rf"^## {section}\n+[^#\s]", card.text.replace("\r\n", "\n"), re.MULTILINE)
     ]
-    return problems + number_problems(directory, card, results_in(directory))
+    if different := number_problems(directory, card, results_in(directory)):
+        more = f" and {len(different) - 1} more" if len(different) > 1 else ""
+        problems.append(f"{different[0]}{more}: write it anew with `synco-hub card {directory}`")
+    return problems
+
+
+def name_problems(directory: Path, repo_id: str) -> list[str]:
+    """A card that tells people on the Hub to load something else than the repository it stands in."""
+    card = directory / CARD_FILE
+    named = (
+        set(re.findall(r'from_pretrained\("([^"]*)"', card.read_text(encoding="utf-8"))) if card.is_file() else set()
+    )
+    return [
+        f"the card says to load {name!r}, but people will find it as {repo_id!r}: `synco-hub card {directory} --name "
+        f"{repo_id}`"
+        for name in sorted(named - {repo_id})
+    ]
 
 
 def _gap(key: str, directory: Path) -> str:
@@ -173,10 +189,10 @@ def number_problems(directory: Path, card: ModelCard, results: list[EvaluationRe
         f"the card says {name} = {value}, which no result file has" for *_, name, _, value in stated - measured
     ]
     problems += [
-        f"the card does not say {name} = {value}, which a result file has" for *_, name, _, value in measured - stated
+        f"the card does not say {name} = {value}, which a result file has"
+        for *_, name, _, value in sorted(measured - stated)
     ]
     found = {file.name: file.read_text(encoding="utf-8") for file in (directory / EVALUATION_FOLDER).glob("*.yaml")}
     if found != evaluation_files(results):
         problems.append(f"the files in {EVALUATION_FOLDER} are not those of the result files")
-    again = f": write it anew with `synco-hub card {directory}`"
-    return [problem + again for problem in sorted(problems)]
+    return problems

@@ -15,6 +15,11 @@ COMMANDS = [
     ["evaluate", "video-segmentation"],
     ["evaluate", "discovery"],
     ["attention"],
+    ["pull"],
+    ["publish"],
+    ["publish-space"],
+    ["card"],
+    ["card", "verify"],
 ]
 
 

@@ -23,7 +23,7 @@ def test_it_shows_what_goes_asks_and_sends(run, hub, hub_api, monkeypatch):
     without_licence = invoke(str(run), "--yes")
     assert isinstance(without_licence.exception, ValueError)
     assert "there is no card" in str(without_licence.exception)
-    refresh_card(run)
+    refresh_card(run, "tester/my-vit")
     assert "no licence has been chosen: `synco-hub card" in str(invoke(str(run), "--yes").exception)
     refresh_card(run, licence="apache-2.0")
 

@@ -37,7 +37,7 @@ def test_from_the_authors_file_to_a_figure_by_short_name(hub, hub_api, tmp_path,
 
     assert "heads: 12" in command("convert", "authors.pth", "--output", "converted")
     command("export", "converted", "--format", "transformers", "--output", "stock")
-    command("card", "converted", "--facts", NAME, "--name", NAME)
+    command("card", "converted", "--facts", NAME, "--name", REPO)
     assert "published" in command("publish", "converted", "--repo-id", REPO, "--yes")
     assert NAME in command("pull", NAME, "--from", REPO)
     command("attention", "--model", NAME, "--image", "image.png", "--output", "attention.png")

@@ -50,7 +50,7 @@ def test_writing_and_reading_gives_the_same_facts(tmp_path):
     ("text", "message"),
     [
         ("a: [", "is not YAML"),
-        ("- a", "must be a mapping of title"),
+        ("- a", "must be a mapping of loaded_by, title"),
         ("licens: mit", "unknown fields licens"),
         ("limits: one", "limits must be a list of texts"),
         ("paper: {method: a}", "paper must have method and backbone"),

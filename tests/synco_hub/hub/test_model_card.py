@@ -82,10 +82,12 @@ def test_a_card_is_written_anew_from_what_lies_there_and_keeps_what_was_chosen(t
     (run / "pretraining_settings.json").write_text(
         '{"data": {"name": "photographs", "num_images": 40}, "training": {"a": 1}}'
     )
-    refresh_card(run, licence="cc-by-4.0")
+    refresh_card(run, "tester/my-vit", licence="cc-by-4.0")
     assert len(refresh_card(run)) == 2
     card = ModelCard.load(run / "README.md")
     assert card.data.license == "cc-by-4.0"
+    assert 'AutoModel.from_pretrained("tester/my-vit")' in card.text
+    assert card.data.model_name == "my-vit"
     assert {entry.metric_value for entry in card.data.eval_results} == {61.25, 12.5}
     assert "photographs, 40 images" in card.text
     assert "Reported by the paper" not in card.text

@@ -29,7 +29,7 @@ def saved(tmp_path_factory):
     (directory / "checkpoint-3").mkdir()
     (directory / "checkpoint-3" / "optimizer.pt").write_bytes(b"a pickle")
     (directory / "training_args.bin").write_bytes(b"a pickle")
-    refresh_card(directory, licence="mit")
+    refresh_card(directory, REPO, licence="mit")
     return directory
 
 
@@ -43,11 +43,11 @@ def changed(run: Path) -> dict[str, bytes]:
     tensors = load_file(run / "model.safetensors")
     save_file({name: value + 1 for name, value in tensors.items()}, run / "model.safetensors", {"format": "pt"})
     refresh_card(run, licence="cc-by-4.0")
-    return {path: file.read_bytes() for path, file in upload_plan(run).files.items()}
+    return {path: file.read_bytes() for path, file in upload_plan(run, REPO).files.items()}
 
 
 def test_everything_that_makes_a_checkpoint_goes_and_nothing_else(run, hub, hub_api):
-    plan = upload_plan(run)
+    plan = upload_plan(run, REPO)
     expected = {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "results_knn.json"}
     expected |= MODEL_CODE | {"card_facts.yaml", ".eval_results/cifar10_knn_top1_k10.yaml"}
     assert set(plan.files) == expected
@@ -69,7 +69,7 @@ def test_a_second_revision_drops_stale_files_of_ours_and_keeps_those_of_others(r
             hub_api.create_repo(REPO)
         content = b"- {dataset: {id: a/b, task_id: c}, value: 1}" if path.endswith("yaml") else b"old"
         hub_api.upload_file(repo_id=REPO, path_in_repo=path, path_or_fileobj=content)
-    published = publish(upload_plan(run), REPO, api=hub_api)
+    published = publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert set(published.removed) == {"model-00001-of-00002.safetensors", ".eval_results/old.yaml"}
     remote = hub.files(REPO)
     assert "pictures/cat.jpg" in remote
@@ -89,38 +89,38 @@ FAULTS = [
 
 @pytest.mark.parametrize(("kind", "pattern"), FAULTS)
 def test_after_a_lasting_fault_the_old_revision_is_whole_and_repeating_publishes(run, hub, hub_api, kind, pattern):
-    publish(upload_plan(run), REPO, api=hub_api)
+    publish(upload_plan(run, REPO), REPO, api=hub_api)
     old = hub.files(REPO)
     new = changed(run)
     fault = hub.plan(kind, pattern, times=99)
     with pytest.raises(OSError, match=r"publishing tester/my-vit: .*(Nothing was published).*[Rr]epeat the command"):
-        publish(upload_plan(run), REPO, api=hub_api)
+        publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert fault.seen >= 1
     assert hub.files(REPO) == old
     hub.application.planned.clear()
-    publish(upload_plan(run), REPO, api=hub_api)
+    publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert {path: content for path, content in hub.files(REPO).items() if path in new} == new
 
 
 @pytest.mark.parametrize(("kind", "pattern"), [fault for fault in FAULTS if "commit" not in fault[1]][1:])
 def test_a_passing_fault_is_overcome(run, hub, hub_api, kind, pattern):
     hub.plan(kind, pattern)
-    publish(upload_plan(run), REPO, api=hub_api)
+    publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert hub.files(REPO)["model.safetensors"] == (run / "model.safetensors").read_bytes()
 
 
 def test_a_lost_answer_is_no_failure_when_the_commit_has_arrived(run, hub, hub_api):
-    publish(upload_plan(run), REPO, api=hub_api)
+    publish(upload_plan(run, REPO), REPO, api=hub_api)
     new = changed(run)
     hub.plan(Kind.drop_answer, "POST .*/commit/")
-    published = publish(upload_plan(run), REPO, api=hub_api)
+    published = publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert published.commit == hub_api.model_info(REPO).sha
     assert {path: content for path, content in hub.files(REPO).items() if path in new} == new
     assert len(hub.store.repositories["model", REPO].revisions) == 3
 
 
 def test_somebody_elses_commit_in_between_is_not_overwritten(run, hub, hub_api, monkeypatch):
-    publish(upload_plan(run), REPO, api=hub_api)
+    publish(upload_plan(run, REPO), REPO, api=hub_api)
     changed(run)
     upload = type(hub_api).preupload_lfs_files
 
@@ -131,22 +131,26 @@ def test_somebody_elses_commit_in_between_is_not_overwritten(run, hub, hub_api, 
 
     monkeypatch.setattr(type(hub_api), "preupload_lfs_files", interrupted)
     with pytest.raises(OSError, match="somebody else changed the repository meanwhile"):
-        publish(upload_plan(run), REPO, api=hub_api)
+        publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert "note.txt" in hub.files(REPO)
 
 
 def test_private_repositories_and_wrong_names(run, hub, hub_api):
-    publish(upload_plan(run), REPO, private=True, api=hub_api)
+    publish(upload_plan(run, REPO), REPO, private=True, api=hub_api)
     assert hub.store.repositories["model", REPO].private
     with pytest.raises(ValueError, match="has not the form organisation/name"):
-        publish(upload_plan(run), "my-vit", api=hub_api)
+        publish(upload_plan(run, REPO), "my-vit", api=hub_api)
+    with pytest.raises(
+        ValueError, match="the card says to load 'tester/my-vit', but people will find it as 'tester/x'"
+    ):
+        upload_plan(run, "tester/x")
 
 
 def test_without_a_token_nothing_is_written(run, hub):
     from huggingface_hub import HfApi
 
     with pytest.raises(OSError, match=r"hf auth login"):
-        publish(upload_plan(run), REPO, api=HfApi(endpoint=hub.url, token=False))
+        publish(upload_plan(run, REPO), REPO, api=HfApi(endpoint=hub.url, token=False))
     assert hub.files(REPO) is None
 
 
@@ -166,25 +170,25 @@ def test_what_does_not_belong_there_is_refused_by_name(run, name, message):
     (run / name).parent.mkdir(exist_ok=True)
     (run / name).write_text("{}")
     with pytest.raises(ValueError, match=f"not fit to be published: .*{message}"):
-        upload_plan(run)
+        upload_plan(run, REPO)
 
 
 def test_links_out_of_the_directory_are_refused(run, tmp_path):
     (tmp_path / "LICENSE").write_text("secret")
     (run / "LICENSE").symlink_to(tmp_path / "LICENSE")
     with pytest.raises(ValueError, match="LICENSE is a link out of the directory"):
-        upload_plan(run)
+        upload_plan(run, REPO)
 
 
 def test_every_problem_is_named_at_once_and_the_model_code_is_the_packages_own(run):
     (run / "modeling_synco.py").write_text("raise SystemExit")
-    assert upload_plan(run).files["modeling_synco.py"] != run / "modeling_synco.py"
+    assert upload_plan(run, REPO).files["modeling_synco.py"] != run / "modeling_synco.py"
     (run / "preprocessor_config.json").unlink()
     (run / "conversion_report.json").write_text(json.dumps({"clean": False, "leftover": ["a"], "missing": []}))
     (run / "README.md").unlink()
     with pytest.raises(
         ValueError, match=r"preprocessor_config\.json is missing: .*; .* is not clean.*; there is no card"
     ):
-        upload_plan(run)
+        upload_plan(run, REPO)
     with pytest.raises(ValueError, match="is no folder"):
-        upload_plan(run / "nothing")
+        upload_plan(run / "nothing", REPO)

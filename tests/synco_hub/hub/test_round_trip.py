@@ -100,8 +100,8 @@ def test_loaded_elsewhere_it_is_the_same_to_the_bit(backbone, with_package, hub,
     directory = tmp_path / "run"
     model.save_pretrained(directory)
     image_processor(32).save_pretrained(directory)
-    refresh_card(directory, licence="apache-2.0")
-    publish(upload_plan(directory), REPO, private=True, api=hub_api)
+    refresh_card(directory, REPO, licence="apache-2.0")
+    publish(upload_plan(directory, REPO), REPO, private=True, api=hub_api)
     pixels = np.random.default_rng(7).integers(0, 256, (40, 56, 3), dtype=np.uint8)
     Image.fromarray(pixels).save(tmp_path / "picture.png")
     with torch.no_grad():
@@ -123,8 +123,8 @@ def test_a_classifier_keeps_its_head_and_its_class_names(hub, hub_api, tmp_path)
     classifier = SynCoForImageClassification(config).eval()
     classifier.save_pretrained(tmp_path / "run")
     image_processor(32).save_pretrained(tmp_path / "run")
-    refresh_card(tmp_path / "run", licence="apache-2.0")
-    publish(upload_plan(tmp_path / "run"), REPO, api=hub_api)
+    refresh_card(tmp_path / "run", REPO, licence="apache-2.0")
+    publish(upload_plan(tmp_path / "run", REPO), REPO, api=hub_api)
     folder = hub_api.snapshot_download(REPO, local_dir=tmp_path / "copy")
     loaded = SynCoForImageClassification.from_pretrained(folder)
     assert loaded.config.id2label == {0: "cat", 1: "dog"}
@@ -136,9 +136,9 @@ def test_deit_s_is_published_in_seconds(hub, hub_api, tmp_path, record_property)
     """87 MB; the time is reported, not asserted."""
     SynCoModel(SynCoConfig(backbone="deit-s")).save_pretrained(tmp_path / "run")
     image_processor(224).save_pretrained(tmp_path / "run")
-    refresh_card(tmp_path / "run", licence="apache-2.0")
+    refresh_card(tmp_path / "run", REPO, licence="apache-2.0")
     started = time.perf_counter()
-    publish(upload_plan(tmp_path / "run"), REPO, api=hub_api)
+    publish(upload_plan(tmp_path / "run", REPO), REPO, api=hub_api)
     seconds = time.perf_counter() - started
     record_property("seconds", seconds)
     print(f"DeiT-S checked and published in {seconds:.1f} s")
