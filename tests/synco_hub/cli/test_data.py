@@ -1,11 +1,21 @@
 import json
 from dataclasses import replace
 
+import pytest
+from data_trees.original import write_original
 from PIL import Image
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
+from synco_hub.data import load_dataset
 from synco_hub.data.catalog import CATALOG
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 def test_json_has_every_row():
@@ -19,6 +29,7 @@ def test_json_has_every_row():
     assert (flowers["counts"], flowers["metric"]) == ({"train": 2040, "test": 6149}, "mean per-class accuracy")
     assert rows["imagenet-100"]["counts"]["train"] == 126689
     assert rows["imagenet-100"]["table_9"]["train"] == 128116
+    assert "not confirmed" in rows["sun397"]["licence"]
 
 
 def test_people_read_one_line_a_set_and_the_reason_of_each_difference():
@@ -28,15 +39,81 @@ def test_people_read_one_line_a_set_and_the_reason_of_each_difference():
     assert any("10 % list" in line for line in lines)
 
 
-def test_verify_finds_a_removed_image(tmp_path, monkeypatch):
-    monkeypatch.setitem(CATALOG, "dtd", replace(CATALOG["dtd"], counts={"train": 2, "test": 2}, num_classes=2))
-    for name in ("train/a/1.png", "train/b/1.png", "test/a/1.png", "test/b/1.png"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (2, 2)).save(tmp_path / name)
-    command = ["data", "verify", "dtd", "--data-dir", str(tmp_path)]
+def small_row(monkeypatch, name, splits, num_classes):
+    """The row of a set, with the counts of a tree that a test can write."""
+    counts = {split: len(labels) for split, labels in splits.items()}
+    monkeypatch.setitem(CATALOG, name, replace(CATALOG[name], counts=counts, num_classes=num_classes, per_class={}))
+
+
+def test_verify_of_pets(tmp_path, monkeypatch):
+    tree = write_original("oxford-pets", tmp_path)
+    small_row(monkeypatch, "oxford-pets", tree.labels, 37)
+    command = ["data", "verify", "oxford-pets", "--data-dir", str(tmp_path)]
     whole = CliRunner().invoke(app, command)
-    assert (whole.exit_code, whole.output.count("agrees")) == (0, 2)
-    (tmp_path / "test/b/1.png").unlink()
-    damaged = CliRunner().invoke(app, command)
+    assert (whole.exit_code, whole.output.count("agrees")) == (0, 2), whole.output
+    removed = load_dataset("oxford-pets", "test", data_dir=tmp_path).names[3]
+    (tmp_path / "images" / removed).unlink()
+    damaged = CliRunner().invoke(app, [*command, "--json"])
     assert damaged.exit_code == 1
-    assert "DIFFERS  test: 1 images of 2, Table 9 prints 2; 1 classes of 2" in damaged.output
+    verdict = json.loads(damaged.output)["test"]
+    assert (verdict["agrees"], verdict["images"], verdict["expected_images"]) == (False, 36, 37)
+    assert removed in verdict["problems"][0]
+
+
+def test_verify_of_the_real_row_says_every_difference(tmp_path):
+    write_original("caltech101", tmp_path)
+    run = CliRunner().invoke(app, ["data", "verify", "caltech101", "--data-dir", str(tmp_path)])
+    assert run.exit_code == 1
+    assert "agrees   train: 3,060 images of 3,060, Table 9 prints 3,060; 102 classes of 102" in run.output
+    assert "DIFFERS  test: 102 images of 6,085, Table 9 prints 6,085; 102 classes of 102" in run.output
+    assert "102 times 30" in run.output
+
+
+def test_verify_of_exchanged_splits(tmp_path, monkeypatch):
+    tree = write_original("cifar100", tmp_path)
+    small_row(monkeypatch, "cifar100", {"train": tree.labels["test"], "test": tree.labels["train"]}, 100)
+    run = CliRunner().invoke(app, ["data", "verify", "cifar100", "--data-dir", str(tmp_path)])
+    assert run.exit_code == 1
+    assert run.output.count("train and test look exchanged") == 2
+
+
+def photographs(root, *names):
+    for number, name in enumerate(names):
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 9), (number, 2 * number, 0)).save(root / name)
+    return root
+
+
+def test_prepare_a_folder_and_read_it(tmp_path, offline):
+    source = photographs(tmp_path / "in", *(f"train/{c}/{n}.png" for c in "ab" for n in range(9)), "test/a/x.png")
+    (source / "train/a/3.png").write_bytes(b"broken")
+    command = ["data", "prepare", str(source), "--output", str(tmp_path / "out"), "--shard-size", "300"]
+    refused = CliRunner().invoke(app, command)
+    assert refused.exit_code == 1
+    assert "--max-bad-fraction" in str(refused.exception)
+    run = CliRunner().invoke(app, [*command, "--max-bad-fraction", "0.1"])
+    assert run.exit_code == 0, run.exception
+    assert "train: 17 images in" in run.output
+    assert "left out 1 unreadable: a/3.png" in run.output
+    read = load_dataset(tmp_path / "out", "train")
+    assert (len(read), read.class_names, len(load_dataset(tmp_path / "out", "test"))) == (17, ["a", "b"], 1)
+    other = CliRunner().invoke(app, ["data", "prepare", "fractals", "--output", str(tmp_path / "out")])
+    assert "holds another source" in str(other.exception)
+
+
+def test_prepare_images_without_classes_and_a_set_of_test_images(tmp_path, offline):
+    source = photographs(tmp_path / "in", "a.png", "b.png")
+    run = CliRunner().invoke(app, ["data", "prepare", str(source), "--output", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.exception
+    assert "no test split" in run.output
+    write_original("imagenet-r", tmp_path / "r")
+    command = ["data", "prepare", "imagenet-r", "--data-dir", str(tmp_path / "r"), "--output", str(tmp_path / "r-out")]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.exception
+    assert load_dataset("imagenet-r", "test", data_dir=tmp_path / "r-out").num_classes == 200
+
+
+@pytest.mark.parametrize("command", ["list", "verify", "prepare"])
+def test_help_has_an_example(command):
+    shown = " ".join(CliRunner().invoke(app, ["data", command, "--help"]).output.split())
+    assert f"Example: synco-hub data {command}" in shown
