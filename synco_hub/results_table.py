@@ -14,6 +14,61 @@ from synco_hub.results import EvaluationResult
 
 
 @dataclass(frozen=True)
+class PaperColumns:
+    """Where the paper has a protocol.
+
+    Attributes:
+        number: Of its table.
+        columns: Column of the table to the metric that it is compared with.
+        data: What was measured.
+        images: Test images.
+    """
+
+    number: int
+    columns: dict[str, str]
+    data: str = "ImageNet (validation)"
+    images: int = 50_000
+
+
+PAPER_COLUMNS = {
+    "knn": PaperColumns(12, {"k10": "top1_k10", "k20": "top1_k20", "k100": "top1_k100", "k200": "top1_k200"}),
+    "linear_probe": PaperColumns(13, {"IN": "top1_last_epoch"}),
+    "robustness": PaperColumns(
+        13,
+        {
+            "IN": "imagenet_top1",
+            "IN-v2-MF": "imagenet_v2_mf_top1",
+            "IN-v2-T0.7": "imagenet_v2_t0.7_top1",
+            "IN-v2-TI": "imagenet_v2_ti_top1",
+            "IN-C": "imagenet_c_top1",
+            # The paper does not say whether A and R are of 200 or of 1000 classes: 200 is their authors' protocol.
+            "IN-A": "imagenet_a_top1_of_200",
+            "IN-W": "imagenet_w_top1",
+            "IN-S": "imagenet_sketch_top1",
+            "IN-R": "imagenet_r_top1_of_200",
+        },
+        "ImageNet variants (test)",
+        # IN, W and 75 cells of C of 50,000 each, V2 three times 10,000, A, Sketch, R.
+        77 * 50_000 + 3 * 10_000 + 7_500 + 50_889 + 30_000,
+    ),
+    "ood": PaperColumns(13, {"IN-O_FPR95": "fpr95_msp"}, "imagenet-o (test)", 2_000),
+    "adversarial": PaperColumns(
+        14,
+        {
+            "clean": "top1_clean",
+            "FGSM": "top1_fgsm",
+            "PGD": "top1_pgd",
+            "CW": "top1_cw",
+            "Square": "top1_square",
+            "AutoAttack": "top1_autoattack",
+            "TIFGSM": "top1_tifgsm",
+            "OnePixel": "top1_one_pixel",
+        },
+    ),
+}
+
+
+@dataclass(frozen=True)
 class TableRow:
     """One line of a comparison.
 
@@ -25,6 +80,7 @@ class TableRow:
         source: "measured here", or which table of the paper.
         metrics: Numbers by name, percent where the metric is a share.
         partial: True if less was measured than the protocol asks for.
+        null_metrics: Metrics that have no value because an attack left every input as it was.
     """
 
     protocol: str
@@ -34,6 +90,7 @@ class TableRow:
     source: str
     metrics: dict[str, float]
     partial: bool = False
+    null_metrics: tuple[str, ...] = ()
 
 
 def find_results(paths: Sequence[Path], protocol: str | None = None) -> list[EvaluationResult]:
@@ -87,6 +144,7 @@ def comparison(results: Iterable[EvaluationResult], with_paper: bool = True) -> 
             "measured here",
             dict(result.metrics),
             result.partial,
+            _null_metrics(result),
         )
         for result in results
     ]
@@ -98,28 +156,30 @@ def comparison(results: Iterable[EvaluationResult], with_paper: bool = True) -> 
 
 
 def paper_rows(protocol: str) -> list[TableRow]:
-    """The paper's own numbers for a protocol, all on the 50,000 validation images of ImageNet; often none.
+    """The paper's own numbers for a protocol; often none.
 
     Args:
-        protocol: `knn` (Table 12) or `linear_probe` (Table 13, column IN).
+        protocol: A key of `PAPER_COLUMNS`.
     """
-    if protocol == "knn":
-        columns = {"k10": "top1_k10", "k20": "top1_k20", "k100": "top1_k100", "k200": "top1_k200"}
-        return [_paper_row(protocol, 12, row, columns) for row in paper_table(12)]
-    if protocol == "linear_probe":
-        return [_paper_row(protocol, 13, row, {"IN": "top1_last_epoch"}) for row in paper_table(13)]
-    return []
+    if protocol not in PAPER_COLUMNS:
+        return []
+    where = PAPER_COLUMNS[protocol]
+    return [
+        TableRow(
+            protocol,
+            f"{row['method']} {row['backbone']}",
+            where.data,
+            where.images,
+            f"paper, Table {where.number}",
+            {name: float(row[column]) for column, name in where.columns.items()},
+        )
+        for row in paper_table(where.number)
+    ]
 
 
-def _paper_row(protocol: str, number: int, row: dict[str, str], columns: dict[str, str]) -> TableRow:
-    return TableRow(
-        protocol,
-        f"{row['method']} {row['backbone']}",
-        "ImageNet (validation)",
-        50_000,
-        f"paper, Table {number}",
-        {name: float(row[column]) for column, name in columns.items()},
-    )
+def _null_metrics(result: EvaluationResult) -> tuple[str, ...]:
+    attacks = result.protocol.parameters.get("attacks", {})
+    return tuple(f"top1_{name}" for name, facts in attacks.items() if facts.get("null"))
 
 
 def to_markdown(rows: Sequence[TableRow]) -> str:
@@ -127,13 +187,13 @@ def to_markdown(rows: Sequence[TableRow]) -> str:
     parts = []
     for protocol in dict.fromkeys(row.protocol for row in rows):
         group = [row for row in rows if row.protocol == protocol]
-        names = _metric_names(group)
+        names = _shown(protocol, _metric_names(group))
         lines = [
             "| model | data | images | " + " | ".join(names) + " | source |",
             "|---|---|---:|" + "---:|" * len(names) + "---|",
         ]
         for row in group:
-            values = [f"{row.metrics[name]:.2f}" if name in row.metrics else "" for name in names]
+            values = [_value(row, name) for name in names]
             star = "\\*" if row.partial else ""
             cells = [_cell(row.model) + star, _cell(row.data), f"{row.images:,}", *values, row.source]
             lines.append("| " + " | ".join(cells) + " |")
@@ -149,7 +209,7 @@ def to_csv(rows: Sequence[TableRow]) -> str:
     writer = csv.writer(stream, lineterminator="\n")
     writer.writerow(["protocol", "model", "data", "images", "source", "partial", *names])
     for row in rows:
-        values = [row.metrics.get(name, "") for name in names]
+        values = [row.metrics.get(name, "null" if name in row.null_metrics else "") for name in names]
         writer.writerow([row.protocol, row.model, row.data, row.images, row.source, row.partial, *values])
     return stream.getvalue()
 
@@ -160,7 +220,26 @@ def to_json(rows: Sequence[TableRow]) -> str:
 
 
 def _metric_names(rows: Iterable[TableRow]) -> list[str]:
-    return list(dict.fromkeys(name for row in rows for name in row.metrics))
+    return list(dict.fromkeys(name for row in rows for name in (*row.metrics, *row.null_metrics)))
+
+
+def _shown(protocol: str, names: Sequence[str]) -> list[str]:
+    """The metrics that people read in a table; CSV and JSON carry all of them."""
+    if protocol.startswith("adversarial"):
+        return [name for name in names if name.startswith("top1_")]
+    if protocol.startswith("robustness"):
+        single = ("imagenet_c_", "corrupted_")  # 75 cells and 15 means
+        kept = ("imagenet_c_top1", "imagenet_c_mce", "corrupted_top1")
+        return [name for name in names if name in kept or not name.startswith(single)]
+    if protocol.startswith("ood"):
+        return [name for name in names if not name.startswith("tied_share")]
+    return list(names)
+
+
+def _value(row: TableRow, name: str) -> str:
+    if name in row.metrics:
+        return f"{row.metrics[name]:.2f}"
+    return "null" if name in row.null_metrics else ""
 
 
 def _cell(text: str) -> str:

@@ -37,7 +37,7 @@ def table(
     protocol: str | None = typer.Option(None, help="Results of this protocol only, such as knn."),
     paper: bool = typer.Option(True, help="Add the paper's rows where it has the protocol."),
 ) -> None:
-    """One table a protocol; the paper's rows (Tables 12 and 13) stand beside ours.
+    """One table a protocol; the paper's rows (Tables 12, 13 and 14) stand beside ours.
 
     Example: synco-hub results table runs results.json --format csv --output comparison.csv
     """

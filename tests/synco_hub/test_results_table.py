@@ -42,6 +42,48 @@ def test_the_papers_rows_stand_beside_ours():
     assert paper_rows("fine_tune") == []
 
 
+def test_tables_13_and_14_stand_beside_robustness_detection_and_attacks():
+    rows = comparison(
+        [
+            result("a", "robustness", imagenet_top1=70.0, imagenet_c_top1=40.0, imagenet_c_fog_3_top1=1.0),
+            result("a", "ood", fpr95_msp=80.0, tied_share_msp=0.0),
+            result("a", "adversarial", top1_clean=70.0, top1_pgd=3.0, linf_max_pgd=0.03),
+            result("a", "adversarial_own_settings", top1_clean=70.0),
+        ]
+    )
+    ours = {(row.protocol, row.model): row.metrics for row in rows}
+    assert ours["robustness", "SynCo-v2 DeiT-S"] == {
+        "imagenet_top1": 73.1,
+        "imagenet_v2_mf_top1": 60.8,
+        "imagenet_v2_t0.7_top1": 69.6,
+        "imagenet_v2_ti_top1": 75.5,
+        "imagenet_c_top1": 44.5,
+        "imagenet_a_top1_of_200": 10.2,
+        "imagenet_w_top1": 55.7,
+        "imagenet_sketch_top1": 22.3,
+        "imagenet_r_top1_of_200": 31.7,
+    }
+    assert ours["ood", "MoBY DeiT-S"] == {"fpr95_msp": 100.0}
+    assert ours["adversarial", "BYOL Swin-T"]["top1_one_pixel"] == 67.1
+    assert len([row for row in rows if row.protocol == "adversarial_own_settings"]) == 1
+    text = to_markdown(rows)
+    assert "fog" not in text
+    assert "linf" not in text
+    assert "tied" not in text
+    assert "imagenet_c_fog_3_top1" in to_csv(rows)
+
+
+def test_an_attack_that_did_nothing_is_null_and_not_a_number():
+    null = result("a", "adversarial", top1_clean=70.0)
+    null.protocol.parameters["attacks"] = {"cw": {"null": True}, "pgd": {"null": False}}
+    rows = comparison([null], with_paper=False)
+    assert to_markdown(rows).splitlines()[2:5:2] == [
+        "| model | data | images | top1_clean | top1_cw | source |",
+        "| a | fractals (test) | 100 | 70.00 | null | measured here |",
+    ]
+    assert next(csv.DictReader(io.StringIO(to_csv(rows))))["top1_cw"] == "null"
+
+
 def test_every_form_holds_the_same_numbers():
     rows = comparison([result("a|b", partial=True, top1_k10=12.345)])
     lines = to_markdown(rows).splitlines()
