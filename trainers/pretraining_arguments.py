@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import logging
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from transformers import TrainingArguments
+from transformers.trainer_pt_utils import AcceleratorConfig
 
 from synco_hub.data.augmentation_place import AUTO, resolved_place
 from synco_hub.models.backbones_synco import suggest
@@ -185,7 +186,7 @@ class SynCoTrainingArguments(TrainingArguments):
         default=AUTO,
         metadata={
             "help": "Where views are distorted: worker (by OpenCV in the loading processes), device (crops from them, "
-            "all else for a whole batch on the GPU), reference (by Pillow, slow) or auto: device on a GPU, else worker."
+            "all else for a whole batch on the GPU), reference (by Pillow, slow), auto: device on a GPU, else worker."
         },
     )
     max_bad_fraction: float = field(
@@ -228,7 +229,8 @@ class SynCoTrainingArguments(TrainingArguments):
         # Pinned memory speeds the way to an accelerator; without one torch warns about it.
         self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
         # From pinned memory a copy need not hold up the step before it.
-        self.accelerator_config.non_blocking = self.accelerator_config.non_blocking or self.dataloader_pin_memory
+        loading = cast(AcceleratorConfig, self.accelerator_config)
+        loading.non_blocking = loading.non_blocking or self.dataloader_pin_memory
         self.augment_on = resolved_place(self.augment_on, self.device.type)
         if given is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)

@@ -268,9 +268,14 @@ class SynCoTrainer(CheckpointingTrainer):
     def facts(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
         place = None if self.stream is None else self.stream.place(self.state.global_step % self.steps_per_epoch)
-        facts = {"steps_per_epoch": self.steps_per_epoch, "num_images": self.num_images, "stream": place}
-        facts["bad_images"] = self.ledger.indices
-        return {**super().facts(), **facts, "augment_on": place_of(self._transform)}
+        return {
+            **super().facts(),
+            "steps_per_epoch": self.steps_per_epoch,
+            "num_images": self.num_images,
+            "stream": place,
+            "bad_images": self.ledger.indices,
+            "augment_on": place_of(self._transform),
+        }
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""

@@ -6,15 +6,8 @@ Of 4.5 million channel values measured, 0.4 % were one level off and seven value
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
 from synco_hub.data.view_draw import ViewDraw
-
-
-def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """The pixels of an RGB image as an array of their own. Shape: (height, width, 3)."""
-    # `asarray` would give read-only memory, about which torch warns.
-    return np.array(image)
 
 
 def crop_resized(pixels: npt.NDArray[np.uint8], draw: ViewDraw, image_size: int) -> npt.NDArray[np.uint8]:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
 from synco_hub.data.multi_hot import multi_hot_of_lists, without_difficult
 
@@ -87,6 +87,11 @@ class HubImageDataset(ImageDataset):
         """Decodes one row."""
         cell = self._cell(index)
         return decode_rgb(_cell_bytes(cell, index), _cell_name(cell, index))
+
+    def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Decodes one row to an array."""
+        cell = self._cell(index)
+        return decode_pixels(_cell_bytes(cell, index), _cell_name(cell, index))
 
     def encoded(self, index: int) -> bytes:
         """The stored bytes."""

@@ -122,6 +122,17 @@ class ImageDataset(Dataset[Sample]):
         """
         raise NotImplementedError
 
+    def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Decodes one image to an array, which for most JPEG files is faster.
+
+        Returns:
+            The pixels of `load_image`. Shape: (height, width, 3).
+
+        Raises:
+            UnreadableImageError: If the file is damaged.
+        """
+        return np.array(self.load_image(index))
+
     def name(self, index: int) -> str:
         """How reports and errors name one image: its file name where it has one."""
         raise NotImplementedError

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
 from synco_hub.data.file_listing import NameTable, image_files, is_image_name, subfolders
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
 
@@ -65,6 +65,11 @@ class ImageFolderDataset(ImageDataset):
         """Decodes one file."""
         name = self.names[index]
         return decode_rgb(self.root / name, name)
+
+    def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Decodes one file to an array."""
+        name = self.names[index]
+        return decode_pixels(self.root / name, name)
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes."""

@@ -55,6 +55,10 @@ class ImageSubset(ImageDataset):
         """How reports name one image."""
         return self.images.name(int(self.indices[index]))
 
+    def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Decodes one image to an array."""
+        return self.images.load_pixels(int(self.indices[index]))
+
     def encoded(self, index: int) -> bytes:
         """One image as a file."""
         return self.images.encoded(int(self.indices[index]))

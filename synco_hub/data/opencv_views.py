@@ -4,17 +4,14 @@ Brightness and contrast are tables of 256 entries, solarization and normalisatio
 weighted sum, hue two conversions of colour space, the blur OpenCV's own. The draws are those of the reference path.
 """
 
-import importlib
 import math
-from functools import cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 
-from synco_hub.data.crop_resize import crop_resized, pixels_of
+from synco_hub.data.crop_resize import crop_resized
+from synco_hub.data.opencv import opencv
 from synco_hub.data.two_view_parameters import TwoViewParameters
 from synco_hub.data.two_views import refuse_no_pixels
 from synco_hub.data.view_draw import ColorJitterDraw, ViewDraw, draw_view
@@ -23,15 +20,6 @@ _Pixels = npt.NDArray[np.uint8]
 _LEVELS = np.arange(256, dtype=np.float32)
 # Beyond four standard deviations a Gaussian weighs less than OpenCV's 8-bit kernels can say.
 _BLUR_REACH = 4.0
-
-
-@cache
-def opencv() -> Any:
-    """OpenCV, kept to one thread: loader processes must not fight over cores."""
-    # Not at the top: it takes a tenth of a second, and neither the device path nor evaluation needs it.
-    module = importlib.import_module("cv2")
-    module.setNumThreads(0)
-    return module
 
 
 class OpenCVTwoViewTransform:
@@ -50,20 +38,20 @@ class OpenCVTwoViewTransform:
         self.image_size = image_size
         self.parameters = parameters or TwoViewParameters()
 
-    def __call__(self, image: Image.Image, seed_key: int) -> tuple[torch.Tensor, torch.Tensor]:
+    def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Draws and makes both views; no global random generator is read or moved.
 
         Args:
-            image: RGB image of any size.
+            pixels: RGB image of any size. Shape: (height, width, 3).
             seed_key: 64-bit key of the sample: `random_key(seed, epoch, index)`.
 
         Returns:
             View 1 and view 2, normalised. Shape of each: (3, image_size, image_size), float32.
         """
-        pixels = pixels_of(image)
+        height, width = pixels.shape[:2]
         first, second = (
             distorted(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
-            for draw in (draw_view(self.parameters, view, *image.size, seed_key) for view in (0, 1))
+            for draw in (draw_view(self.parameters, view, width, height, seed_key) for view in (0, 1))
         )
         return first, second
 

@@ -6,10 +6,11 @@ quarter of the finished views in bytes and about an eighth of the work.
 
 from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
 
-from synco_hub.data.crop_resize import crop_resized, pixels_of
+from synco_hub.data.crop_resize import crop_resized
 from synco_hub.data.device_views import DeviceViews
 from synco_hub.data.draw_row import draw_row
 from synco_hub.data.two_view_parameters import TwoViewParameters
@@ -45,18 +46,18 @@ class SplitTwoViewTransform:
         self.image_size = image_size
         self.parameters = parameters or TwoViewParameters()
 
-    def __call__(self, image: Image.Image, seed_key: int) -> tuple[CroppedView, CroppedView]:
+    def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> tuple[CroppedView, CroppedView]:
         """Draws both views and cuts them out; no global random generator is read or moved.
 
         Args:
-            image: RGB image of any size.
+            pixels: RGB image of any size. Shape: (height, width, 3).
             seed_key: 64-bit key of the sample: `random_key(seed, epoch, index)`.
 
         Returns:
             View 1 and view 2.
         """
-        pixels = pixels_of(image)
-        draws = [draw_view(self.parameters, view, *image.size, seed_key) for view in (0, 1)]
+        height, width = pixels.shape[:2]
+        draws = [draw_view(self.parameters, view, width, height, seed_key) for view in (0, 1)]
         first, second = (
             CroppedView(
                 torch.from_numpy(crop_resized(pixels, draw, self.image_size)),

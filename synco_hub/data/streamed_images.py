@@ -11,10 +11,11 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 
-from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset
 
 _SHARD_BITS = 32
@@ -59,21 +60,28 @@ class StreamedImages(ImageDataset):
 
     def load_image(self, index: int) -> Image.Image:
         """Decodes the cell that came with a row."""
-        row = index if isinstance(index, StreamRow) else self._stand_in(index)
+        row = self._row(index)
         return decode_cell(row.cell, self.name(row))
+
+    def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Decodes the cell that came with a row to an array."""
+        row = self._row(index)
+        return decode_pixels(encoded_cell(row.cell, self.name(row)), self.name(row))
 
     def name(self, index: int) -> str:
         """Shard and row: `train-00003.parquet, row 17`."""
         return f"{self.shard_names[index >> _SHARD_BITS]}, row {index & ((1 << _SHARD_BITS) - 1)}"
 
-    def _stand_in(self, number: int) -> StreamRow:
+    def _row(self, number: int) -> StreamRow:
+        if isinstance(number, StreamRow):
+            return number
         if not self.batch:
             raise ValueError(f"row {number} of a stream cannot be asked for by number: rows come in their own order.")
         return self.batch[number % len(self.batch)]
 
 
-def decode_cell(cell: Any, name: str) -> Image.Image:
-    """Decodes what a table holds in place of an image: bytes, or a mapping with `bytes` or `path`.
+def encoded_cell(cell: Any, name: str) -> bytes | str:
+    """The bytes or path of what a table holds in place of an image: either, or a mapping with `bytes` or `path`.
 
     Raises:
         UnreadableImageError: If there is no image in it.
@@ -81,9 +89,18 @@ def decode_cell(cell: Any, name: str) -> Image.Image:
     if isinstance(cell, Mapping):
         cell = cell.get("bytes") or cell.get("path")
     if isinstance(cell, bytes | str) and cell:
-        return decode_rgb(cell, name)
+        return cell
     kind = "is empty" if not cell else f"holds {type(cell).__name__}, not an encoded image"
     raise UnreadableImageError(name, f"the cell {kind}")
+
+
+def decode_cell(cell: Any, name: str) -> Image.Image:
+    """Decodes what a table holds in place of an image, see `encoded_cell`.
+
+    Raises:
+        UnreadableImageError: If there is no image in it.
+    """
+    return decode_rgb(encoded_cell(cell, name), name)
 
 
 class _Views(Protocol):

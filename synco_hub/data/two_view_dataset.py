@@ -3,18 +3,20 @@
 from collections.abc import Callable, Sequence
 from typing import TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
 from torch.utils.data import Dataset
 
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.random_keys import random_key
-from synco_hub.data.readable_image import readable_image
+from synco_hub.data.readable_image import readable_image, readable_pixels
 from synco_hub.data.split_views import CroppedView
+from synco_hub.data.two_views import TwoViewTransform
 
 View = torch.Tensor | CroppedView
-# Reference, worker or device: each turns an image and the key of its sample into two views.
-ViewPairTransform = Callable[[Image.Image, int], tuple[View, View]]
+# Turns the pixels of an image, (height, width, 3), and the key of its sample into two views.
+PixelTransform = Callable[[npt.NDArray[np.uint8], int], tuple[View, View]]
 
 
 class ViewPair(TypedDict):
@@ -39,11 +41,11 @@ class TwoViewDataset(Dataset[ViewPair]):
 
     Args:
         images: The images; labels are not used.
-        transform: Makes the two views.
+        transform: Makes the two views; all but the reference path's read pixels.
         seed: Another seed draws other views.
     """
 
-    def __init__(self, images: ImageDataset, transform: ViewPairTransform, seed: int = 0) -> None:
+    def __init__(self, images: ImageDataset, transform: TwoViewTransform | PixelTransform, seed: int = 0) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
@@ -53,9 +55,14 @@ class TwoViewDataset(Dataset[ViewPair]):
 
     def __getitem__(self, key: tuple[int, int]) -> ViewPair:
         epoch, index = key
-        image, bad_index = readable_image(self.images, index, self.seed)
-        view_1, view_2 = self.transform(image, random_key(self.seed, epoch, index))
-        return ViewPair(view_1=view_1, view_2=view_2, index=index, bad_index=bad_index)
+        key_of_sample = random_key(self.seed, epoch, index)
+        if isinstance(self.transform, TwoViewTransform):
+            image, bad_index = readable_image(self.images, index, self.seed)
+            views: tuple[View, View] = self.transform(image, key_of_sample)
+        else:
+            pixels, bad_index = readable_pixels(self.images, index, self.seed)
+            views = self.transform(pixels, key_of_sample)
+        return ViewPair(view_1=views[0], view_2=views[1], index=index, bad_index=bad_index)
 
     def name(self, index: int) -> str:
         """How reports name one image."""

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
 
 
 def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
@@ -206,3 +206,72 @@ def test_the_error_survives_the_way_between_processes() -> None:
     assert (error.name, error.reason) == ("a.jpg", "it is empty")
     assert "a.jpg" in str(error)
     assert "it is empty" in str(error)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+@pytest.mark.parametrize("subsampling", ["4:4:4", "4:2:2", "4:2:0"])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_pixels_of_jpeg_files_are_those_of_the_image(
+    tmp_path: Path, mode: str, subsampling: str, progressive: bool
+) -> None:
+    generator = np.random.default_rng(20)
+    for width, height in ((64, 48), (33, 17), (1, 1)):
+        noise = Image.fromarray(generator.integers(0, 256, (height // 4 + 1, width // 4 + 1, 3), dtype=np.uint8))
+        picture = noise.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
+        options = {"quality": 87, "subsampling": subsampling, "progressive": progressive}
+        data = encoded(picture, "JPEG", **({} if mode == "CMYK" else options))
+        (tmp_path / "a.jpg").write_bytes(data)
+        for source in (data, tmp_path / "a.jpg", str(tmp_path / "a.jpg")):
+            pixels = decode_pixels(source)
+            assert np.array_equal(pixels, np.asarray(decode_rgb(data)))
+            assert (pixels.dtype, pixels.flags.c_contiguous, pixels.flags.writeable) == (np.uint8, True, True)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pixels_are_upright(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(Image.fromarray(random_rgb(21, 40, 24)), "JPEG", exif=exif)
+    assert np.array_equal(decode_pixels(data), np.asarray(decode_rgb(data)))
+
+
+@pytest.mark.parametrize("format_name", ["PNG", "GIF", "BMP", "TIFF", "WEBP", "PPM"])
+def test_pixels_of_other_formats(format_name: str) -> None:
+    data = encoded(Image.fromarray(random_rgb(22)), format_name)
+    assert np.array_equal(decode_pixels(data), np.asarray(decode_rgb(data)))
+
+
+def test_pixels_are_refused_where_the_image_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data = encoded(Image.fromarray(random_rgb(23, 64, 64)), "JPEG")
+    for cut in (3, 40, len(data) // 2, len(data) - 3):
+        with pytest.raises(UnreadableImageError):
+            decode_rgb(data[:cut])
+        with pytest.raises(UnreadableImageError, match=r"cut\.jpg"):
+            decode_pixels(data[:cut], "cut.jpg")
+    with pytest.raises(UnreadableImageError, match=r"cut\.jpg"):
+        decode_pixels(data[:20] + data[-2:], "cut.jpg")
+    with pytest.raises(UnreadableImageError, match="directory"):
+        decode_pixels(tmp_path / "nowhere.jpg")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    with pytest.raises(UnreadableImageError, match="decompression bomb"):
+        decode_pixels(data)
+
+
+def test_random_damage_of_a_jpeg_file_is_judged_alike() -> None:
+    generator = np.random.default_rng(24)
+    noise = Image.fromarray(random_rgb(25, 12, 12)).resize((96, 96), Image.Resampling.BICUBIC)
+    clean = encoded(noise, "JPEG", quality=90)
+    refused = 0
+    for number in range(300):
+        damaged = bytearray(clean)
+        for place in generator.integers(2, len(damaged) - 2, 1 + number % 3):
+            damaged[place] = generator.integers(0, 256)
+        try:
+            expected = np.asarray(decode_rgb(bytes(damaged)))
+        except UnreadableImageError:
+            refused += 1
+            with pytest.raises(UnreadableImageError):
+                decode_pixels(bytes(damaged))
+        else:
+            assert np.array_equal(decode_pixels(bytes(damaged)), expected)
+    assert 10 < refused < 290

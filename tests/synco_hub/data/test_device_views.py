@@ -78,7 +78,7 @@ def test_all_together_are_the_references(size: int) -> None:
     images = [photograph(index) for index in range(60)]
     split, reference = SplitTwoViewTransform(size, PLAIN), TwoViewTransform(size, PLAIN)
     expected = [reference(image, key) for key, image in enumerate(images)]
-    views = finished(split, [split(image, key) for key, image in enumerate(images)])
+    views = finished(split, [split(np.array(image), key) for key, image in enumerate(images)])
     for view in (0, 1):
         jittered = [draw_view(PLAIN, view, 64, 48, key).color_jitter is not None for key in range(60)]
         for key, (ours, pair) in enumerate(zip(views[view], expected, strict=True)):
@@ -90,7 +90,7 @@ def test_all_together_are_the_references(size: int) -> None:
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     split = SplitTwoViewTransform(48)
-    pairs = [split(photograph(index), random_key(1, index)) for index in range(12)]
+    pairs = [split(np.array(photograph(index)), random_key(1, index)) for index in range(12)]
     whole, alone = finished(split, pairs), [finished(split, [pair]) for pair in pairs]
     for view in (0, 1):
         torch.testing.assert_close(whole[view], torch.cat([each[view] for each in alone]), atol=2e-5, rtol=0)
@@ -102,7 +102,7 @@ def test_a_sample_does_not_depend_on_its_batch() -> None:
 
 def test_half_precision_around_it_costs_no_grey_level() -> None:
     split = SplitTwoViewTransform(32)
-    pairs = [split(photograph(index), index) for index in range(8)]
+    pairs = [split(np.array(photograph(index)), index) for index in range(8)]
     expected = finished(split, pairs)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         assert all(torch.equal(a, b) for a, b in zip(finished(split, pairs), expected, strict=True))
@@ -110,7 +110,7 @@ def test_half_precision_around_it_costs_no_grey_level() -> None:
 
 def test_one_graph_for_torch_compile() -> None:
     split = SplitTwoViewTransform(16)
-    pairs = [split(photograph(index), index) for index in range(4)]
+    pairs = [split(np.array(photograph(index)), index) for index in range(4)]
     crops, draws = torch.stack([pair[0].crop for pair in pairs]), torch.stack([pair[0].draw for pair in pairs])
     half = split.device_half()
     compiled = torch.compile(half, fullgraph=True, backend="eager")
@@ -119,7 +119,7 @@ def test_one_graph_for_torch_compile() -> None:
 
 def test_finished_views_of_either_kind_of_batch() -> None:
     split = SplitTwoViewTransform(16)
-    pairs = [split(photograph(index), index) for index in range(4)]
+    pairs = [split(np.array(photograph(index)), index) for index in range(4)]
     batch = TwoViewCollator()([{"view_1": a, "view_2": b, "index": 0, "bad_index": -1} for a, b in pairs])
     views = finished_views(split.device_half(), batch)
     assert all(torch.equal(a, b) for a, b in zip(views, finished(split, pairs), strict=True))
@@ -137,7 +137,7 @@ def test_it_has_no_state() -> None:
 def test_one_and_two_pixels() -> None:
     for size in (1, 2):
         split = SplitTwoViewTransform(size, PLAIN)
-        views = finished(split, [split(photograph(index), index) for index in range(20)])
+        views = finished(split, [split(np.array(photograph(index)), index) for index in range(20)])
         assert all(torch.isfinite(view).all() and view.shape == (20, 3, size, size) for view in views)
 
 
