@@ -83,15 +83,15 @@ def score_video(name: str, masks: Tensor, annotations: Tensor, seconds: Sequence
             f"the masks of video {name!r} name object {int(masks.max())}, its first frame has {num_objects}: "
             "every object must be in the first frame"
         )
-    objects = torch.arange(1, num_objects + 1)[:, None, None, None]
-    parts = []
+    region: list[list[float]] = [[] for _ in range(num_objects)]
+    contour: list[list[float]] = [[] for _ in range(num_objects)]
     for start in range(1, len(masks) - 1, _CHUNK):
         frames = slice(start, min(start + _CHUNK, len(masks) - 1))
-        predicted, annotated = masks[frames] == objects, annotations[frames] == objects
         void = annotations[frames] == VOID
-        scores = [measure(predicted, annotated, void) for measure in (region_similarity, contour_accuracy)]
-        parts.append(torch.stack(scores))  # (2, objects, frames)
-    region, contour = torch.cat(parts, dim=2).tolist()
+        for number in range(num_objects):
+            pair = masks[frames] == number + 1, annotations[frames] == number + 1
+            region[number] += region_similarity(*pair, void).tolist()
+            contour[number] += contour_accuracy(*pair, void).tolist()
     return VideoScores(name, region, contour, list(seconds))
 
 
