@@ -26,9 +26,14 @@ class LabelledDataArguments:
     )
     dataset: str = field(
         default="fractals",
-        metadata={"help": "fractals (made here), a folder of images, or a data set id on the Hub."},
+        metadata={"help": "fractals (made here), a folder, a name of `synco-hub data list`, or an id on the Hub."},
     )
     data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
+    dataset_id: str | None = field(
+        default=None, metadata={"help": "Another copy on the Hub than the catalog's, for a --dataset of the catalog."}
+    )
+    config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the data set on the Hub."})
     image_column: str | None = field(default=None, metadata={"help": "Column of the images, where it is not obvious."})
     label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not obvious."})
     split_seed: int = field(
@@ -36,7 +41,10 @@ class LabelledDataArguments:
     )
     train_fraction: float | None = field(
         default=None,
-        metadata={"help": "Low-shot: share of the training images, 0.01 or 0.1, drawn by --split-seed per class."},
+        metadata={
+            "help": "Low-shot: share of the training images; 0.01 and 0.1 of imagenet-1k are SimCLR's lists, anything "
+            "else is drawn by --split-seed per class."
+        },
     )
     train_list: str | None = field(
         default=None,

@@ -24,6 +24,8 @@ class DataArguments:
     dataset_id: str | None = field(
         default=None, metadata={"help": "Another copy on the Hub than the catalog's, for a --dataset of the catalog."}
     )
+    config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
+    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the data set on the Hub."})
     streaming: bool = field(
         default=False,
         metadata={"help": "Read parquet, webdataset or Hub data while training instead of downloading it first."},

@@ -11,7 +11,7 @@ from synco_hub.evaluation.classification_targets import (
     check_same_classes,
     classification_targets,
 )
-from synco_hub.evaluation.low_shot import drawn_subset, listed_subset
+from synco_hub.evaluation.low_shot import low_shot_subset
 from synco_hub.results import DataSource
 from trainers.augmented_dataset import AugmentedDataset, CropAndFlip
 from trainers.classification_arguments import LabelledDataArguments
@@ -49,12 +49,7 @@ def labelled_data(arguments: LabelledDataArguments, processor: Any, seed: int, p
     """
     transform = EvaluationTransform.from_image_processor(processor)
     train, test = (_images(arguments, split, transform.image_size) for split in ("train", "test"))
-    if arguments.train_fraction is not None and arguments.train_list is not None:
-        raise ValueError("--train-fraction and --train-list both choose the low-shot images: give one of them.")
-    if arguments.train_fraction is not None:
-        train = drawn_subset(train, arguments.train_fraction, arguments.split_seed)
-    if arguments.train_list is not None:
-        train = listed_subset(train, arguments.train_list)
+    train = low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
     train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
     check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
     augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)
@@ -70,6 +65,9 @@ def _images(arguments: LabelledDataArguments, split: str, image_size: int) -> Im
         data_dir=arguments.data_dir,
         image_column=arguments.image_column,
         label_column=arguments.label_column,
+        config=arguments.config,
+        revision=arguments.revision,
+        dataset_id=arguments.dataset_id,
     )
 
 

@@ -177,6 +177,9 @@ def _images(run: PretrainingRun, config: SynCoConfig, split: str) -> ImageDatase
         data_dir=run.data.data_dir,
         image_column=run.data.image_column,
         label_column=run.data.label_column,
+        config=run.data.config,
+        revision=run.data.revision,
+        dataset_id=run.data.dataset_id,
     )
 
 
@@ -187,7 +190,7 @@ def _stream(run: PretrainingRun) -> StreamedData:
             "--knn-every-epochs reads the images by position: leave out --streaming, or measure the finished run with "
             "`synco-hub evaluate knn`."
         )
-    given = HubSource(run.data.dataset, data_dir=run.data.data_dir, image_column=run.data.image_column)
+    given = HubSource(run.data.dataset, run.data.config, run.data.revision, run.data.data_dir, run.data.image_column)
     settings = StreamSettings(run.training.seed, run.data.shuffle_buffer, run.data.stream_retries)
     return StreamedData(open_stream(given, "train", run.data.dataset_id), settings)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -69,9 +70,18 @@ def verify(
     from synco_hub.data.verification import verify_dataset
 
     row = catalog_row(name)
-    choice = {"data_dir": data_dir, "dataset_id": dataset_id, "config": config, "revision": revision}
-    columns = {"image_column": image_column, "label_column": label_column}
-    splits = {split: load_dataset(name, split, seed=split_seed, **choice, **columns) for split in row.splits}
+    opened = partial(
+        load_dataset,
+        name,
+        seed=split_seed,
+        data_dir=data_dir,
+        dataset_id=dataset_id,
+        config=config,
+        revision=revision,
+        image_column=image_column,
+        label_column=label_column,
+    )
+    splits = {split: opened(split) for split in row.splits}
     verdicts = verify_dataset(row, splits)
     if as_json:
         print(json.dumps({split: _verdict(row, verdict) for split, verdict in verdicts.items()}, indent=2))
@@ -108,12 +118,21 @@ def prepare(
     from synco_hub.data.preparation import PreparationSettings, bytes_of, prepare_dataset
 
     settings = PreparationSettings(bytes_of(shard_size), num_workers, max_bad_fraction)
-    choice = {"data_dir": data_dir, "dataset_id": dataset_id, "config": config, "revision": revision}
-    columns = {"image_column": image_column, "label_column": label_column}
+    opened = partial(
+        load_dataset,
+        source,
+        seed=split_seed,
+        data_dir=data_dir,
+        dataset_id=dataset_id,
+        config=config,
+        revision=revision,
+        image_column=image_column,
+        label_column=label_column,
+    )
     splits: dict[str, ImageDataset] = {}
     for name in split or _splits_of(source):
         try:
-            splits[name] = load_dataset(source, name, seed=split_seed, **choice, **columns)
+            splits[name] = opened(name)
         except ValueError as error:
             # Without a wish a set of training images only is no error.
             if split or name == "train" or not splits:

@@ -8,9 +8,12 @@ from typing import Any
 
 import torch
 
-from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
+from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
+from synco_hub.data.catalog import CATALOG
+from synco_hub.data.class_lists import class_list
+from synco_hub.data.image_subset import subset_of_classes
 from synco_hub.evaluation.classification import evaluate_classification
-from synco_hub.evaluation.low_shot import drawn_subset, listed_subset
+from synco_hub.evaluation.low_shot import low_shot_subset
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.classifier import load_classifier
 from synco_hub.results import EvaluationResult
@@ -27,6 +30,11 @@ class DataChoice:
     split_seed: int = 0
     train_fraction: float | None = None
     train_list: Path | None = None
+    dataset_id: str | None = None
+    config: str | None = None
+    revision: str | None = None
+    train_dataset: str | None = None
+    train_data_dir: str | None = None
 
 
 def evaluation_split(choice: DataChoice, split: str, processor: Any) -> EvaluationDataset:
@@ -36,24 +44,48 @@ def evaluation_split(choice: DataChoice, split: str, processor: Any) -> Evaluati
         choice: Which images.
         split: `train` or `test`.
         processor: The image processor of the model.
+
+    Raises:
+        ValueError: If the data set has no such split, or the low-shot choice does not fit.
     """
     transform = EvaluationTransform.from_image_processor(processor)
-    images = load_dataset(
-        choice.dataset,
-        split,
-        seed=choice.split_seed,
-        image_size=processor.crop_size["height"] if getattr(processor, "crop_size", None) else None,
-        data_dir=choice.data_dir,
-        image_column=choice.image_column,
-        label_column=choice.label_column,
-    )
-    if split == "train" and choice.train_fraction is not None and choice.train_list is not None:
-        raise ValueError("--train-fraction and --train-list both choose the low-shot images: give one of them.")
-    if split == "train" and choice.train_fraction is not None:
-        images = drawn_subset(images, choice.train_fraction, choice.split_seed)
-    if split == "train" and choice.train_list is not None:
-        images = listed_subset(images, choice.train_list)
+    if split == "train" and choice.train_dataset is not None:
+        images = _other_training_images(choice)
+    else:
+        _require_split(choice.dataset, split)
+        images = load_dataset(
+            choice.dataset,
+            split,
+            seed=choice.split_seed,
+            image_size=processor.crop_size["height"] if getattr(processor, "crop_size", None) else None,
+            data_dir=choice.data_dir,
+            image_column=choice.image_column,
+            label_column=choice.label_column,
+            config=choice.config,
+            revision=choice.revision,
+            dataset_id=choice.dataset_id,
+        )
+    if split == "train":
+        images = low_shot_subset(images, choice.train_fraction, choice.train_list, choice.split_seed)
     return EvaluationDataset(images, transform)
+
+
+def _require_split(dataset: str, split: str) -> None:
+    row = None if Path(dataset).is_dir() else CATALOG.get(dataset)
+    if row is not None and split == "train" and split not in row.splits:
+        raise ValueError(
+            f"{dataset} has test images only: name the training images with --train-dataset, such as imagenet-1k, and "
+            "their folder with --train-data-dir."
+        )
+
+
+def _other_training_images(choice: DataChoice) -> ImageDataset:
+    """Training images of another set; of their classes those that the measured set has."""
+    images = load_dataset(str(choice.train_dataset), "train", seed=choice.split_seed, data_dir=choice.train_data_dir)
+    row = CATALOG.get(choice.dataset)
+    if row is None or row.class_list is None or images.class_names == list(class_list(row.class_list)):
+        return images
+    return subset_of_classes(images, class_list(row.class_list))
 
 
 def classification_of_model(model: str, choice: DataChoice, settings: ExtractionSettings) -> EvaluationResult:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
 from synco_hub.evaluation import evaluate_knn, evaluate_knn_features, measure_split, model_source, usable_ks
+from synco_hub.evaluation.knn import require_classes
 from synco_hub.evaluation.saved_split import check_same_model, load_split, save_split
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.loading import load_model, model_facts
@@ -39,7 +40,7 @@ def knn_of_model(
     if save_features is None:
         return evaluate_knn(network, train, test, ks=ks, settings=settings, model_name=model)
     for dataset in (train, test):
-        dataset.images.require_labels("k-NN evaluation")
+        require_classes(dataset.images)
     usable_ks(ks, len(train))
     source = model_source(network, model)
     bank, queries = (measure_split(network, dataset, settings) for dataset in (train, test))

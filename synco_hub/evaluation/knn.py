@@ -14,8 +14,9 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from synco_hub.data import EvaluationDataset
+from synco_hub.data import EvaluationDataset, ImageDataset
 from synco_hub.evaluation.knn_accuracy import check_temperature, knn_accuracy
+from synco_hub.evaluation.knn_average_precision import knn_average_precision
 from synco_hub.evaluation.measured_split import MeasuredSplit, measure_split, model_source
 from synco_hub.feature_adapter import feature_network
 from synco_hub.features import ExtractionSettings
@@ -47,7 +48,8 @@ def evaluate_knn(
         model_name: What the result calls the model; None for the name it was loaded by.
 
     Returns:
-        ``top1_k<k>`` and, from 5 classes on, ``top5_k<k>`` in percent, with everything needed to measure them again.
+        ``top1_k<k>`` and, from 5 classes on, ``top5_k<k>`` in percent, or ``map_11_point_k<k>`` and
+        ``map_integral_k<k>`` where an image can have several classes, with everything needed to measure them again.
 
     Raises:
         ValueError: If a split is empty or has images without a label, the splits have different classes, a k that
@@ -57,7 +59,7 @@ def evaluate_knn(
     settings = settings or ExtractionSettings()
     # What can be known before hours of forward passes is checked before them.
     for dataset in (train_dataset, test_dataset):
-        dataset.images.require_labels("k-NN evaluation")
+        require_classes(dataset.images)
     _check_same_classes(train_dataset.images.class_names, test_dataset.images.class_names)
     usable_ks(ks, len(train_dataset))
     check_temperature(temperature)
@@ -96,17 +98,11 @@ def evaluate_knn_features(
     started = time.perf_counter() if started is None else started
     _check_same_classes(bank.class_names, queries.class_names)
     kept, left_out = usable_ks(ks, len(bank.features.values))
-    metrics = knn_accuracy(
-        bank.features.values,
-        bank.features.labels,
-        queries.features.values,
-        queries.features.labels,
-        kept,
-        len(bank.class_names),
-        temperature,
-        device,
-        progress,
-    )
+    sides = (bank.features.values, bank.features.labels, queries.features.values, queries.features.labels)
+    if bank.features.labels.ndim == 2:
+        metrics = knn_average_precision(*sides, kept, temperature, device, progress)
+    else:
+        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, progress)
     notes = [f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out]
     return EvaluationResult(
         metrics=metrics,
@@ -154,6 +150,16 @@ def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...]
         if not 1 <= k <= bank_size:
             raise ValueError(f"k={k} with {bank_size} training images: choose k from 1 to {bank_size}, or more images")
     return tuple(sorted(set(ks))), ()
+
+
+def require_classes(images: ImageDataset) -> None:
+    """Refuses a split without a class, or several, for every image.
+
+    Raises:
+        ValueError: If there are images without any.
+    """
+    if images.multi_hot is None:
+        images.require_labels("k-NN evaluation")
 
 
 def _check_same_classes(train: Sequence[str], test: Sequence[str]) -> None:

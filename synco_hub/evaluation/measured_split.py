@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from synco_hub.data import EvaluationDataset
@@ -47,6 +48,9 @@ def measure_split(
     """
     about = dataset.images.description
     features = extract_features(model, dataset, settings, title=f"features of {about.name} ({about.split})")
+    if dataset.images.multi_hot is not None:
+        rows = torch.as_tensor(dataset.images.multi_hot, dtype=torch.float32)[features.indices]
+        features = replace(features, labels=rows)
     return MeasuredSplit(
         features=features,
         source=DataSource(

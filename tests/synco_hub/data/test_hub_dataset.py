@@ -145,3 +145,48 @@ def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("synco_hub.data.hub_dataset.importlib.import_module", missing)
     with pytest.raises(ImportError, match="pip install datasets"):
         load_hub_dataset(HubSource("someone/something"))
+
+
+def test_several_classes_an_image(tmp_path: Path) -> None:
+    lists = [[2, 0], [], [1]]
+    columns = {"image": cells(3), "labels": lists, "difficult": [[1], [0, 2], None]}
+    several = datasets.Sequence(CLASSES)
+    write_split(tmp_path, "train", columns, {"image": IMAGE, "labels": several, "difficult": several})
+    dataset = load_hub_dataset(HubSource(str(tmp_path)))
+    assert dataset.multi_hot is not None
+    assert dataset.multi_hot.tolist() == [[1, -1, 1], [-1, 0, -1], [0, 1, 0]]
+    assert (dataset.class_names, dataset.labels.tolist()) == (["cat", "dog", "owl"], [-1, -1, -1])
+
+
+def test_stored_bytes_and_names_are_handed_out(tmp_path: Path) -> None:
+    stored: list[Any] = [*cells(2), {"bytes": png(7), "path": None}]
+    write_split(tmp_path, "train", {"image": stored, "label": [0] * 3}, {"image": IMAGE, "label": CLASSES})
+    dataset = load_hub_dataset(HubSource(str(tmp_path)))
+    assert [dataset.encoded(index) for index in range(3)] == [cell["bytes"] for cell in stored]
+    assert dataset.file_names() == ["0.png", "1.png", "row 2"]
+    assert [dataset.name(index) for index in range(3)] == ["0.png (row 0)", "1.png (row 1)", "row 2"]
+
+
+@pytest.mark.parametrize("kind", ["int64", "float32", "bool"])
+def test_a_column_of_something_else_is_no_column_of_images(kind: str, tmp_path: Path) -> None:
+    write_split(
+        tmp_path, "train", {"image": [1, 0], "label": [0, 1]}, {"image": datasets.Value(kind), "label": CLASSES}
+    )
+    with pytest.raises(ValueError, match=f"column 'image' holds {kind}, not images"):
+        load_hub_dataset(HubSource(str(tmp_path), image_column="image"))
+
+
+def test_bytes_without_the_librarys_mark(tmp_path: Path) -> None:
+    write_split(
+        tmp_path, "train", {"jpg": [png(3), b"cut"], "cls": [0, 1]}, {"jpg": datasets.Value("binary"), "cls": CLASSES}
+    )
+    dataset = load_hub_dataset(HubSource(str(tmp_path), image_column="jpg"))
+    assert dataset.load_image(0).size == (5, 4)
+    with pytest.raises(UnreadableImageError, match="row 1"):
+        dataset.load_image(1)
+
+
+def test_columns_of_the_catalog_are_optional_for_another_copy(tmp_path: Path) -> None:
+    write_split(tmp_path, "train", {"image": cells(2), "label": [0, 1]}, {"image": IMAGE, "label": CLASSES})
+    source = HubSource(str(tmp_path), image_column="img", label_column="fine_label", optional_columns=True)
+    assert load_hub_dataset(source).labels.tolist() == [0, 1]

@@ -1,8 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
 from synco_hub.data import load_dataset
-from synco_hub.evaluation.low_shot import drawn_subset, listed_subset
+from synco_hub.data.low_shot_lists import LINES
+from synco_hub.evaluation.low_shot import drawn_subset, listed_subset, low_shot_subset
 
 
 @pytest.fixture
@@ -40,3 +43,21 @@ def test_a_list_must_belong_to_the_data(images, tmp_path):
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(ValueError, match="names no image"):
         listed_subset(images, tmp_path / "list.txt")
+
+
+def test_which_images_a_protocol_takes(images, tmp_path, monkeypatch):
+    assert low_shot_subset(images, None, None, 0) is images
+    assert np.array_equal(low_shot_subset(images, 0.1, None, 3).indices, drawn_subset(images, 0.1, 3).indices)
+    names = [images.name(index) for index in (5, 6)]
+    (tmp_path / "list.txt").write_text("\n".join(names))
+    assert low_shot_subset(images, None, tmp_path / "list.txt", 0).indices.tolist() == [5, 6]
+    with pytest.raises(ValueError, match="give one of them"):
+        low_shot_subset(images, 0.1, tmp_path / "list.txt", 0)
+    # One percent of ImageNet is a published list, any other share of it a draw.
+    images.description = replace(images.description, name="imagenet-1k")
+    monkeypatch.setitem(LINES, 1, 3)
+    (tmp_path / "imagenet_subsets").mkdir()
+    (tmp_path / "imagenet_subsets/1percent.txt").write_text("".join(f"n00000001_{n}.JPEG\n" for n in (2, 9, 12)))
+    monkeypatch.setattr(images, "file_names", lambda: [f"n00000001/n00000001_{n}.JPEG" for n in range(30)])
+    assert low_shot_subset(images, 0.01, None, 0, tmp_path).indices.tolist() == [2, 9, 12]
+    assert "drawn with seed" in low_shot_subset(images, 0.02, None, 0, tmp_path).description.split_rule
