@@ -2,9 +2,10 @@
 
     python forked_runs.py PLAN.json
 
-The plan is a list of runs: `argv`, `processes`, `log`, `deaths` in rising order (each [step, name of a moment]
-for SIGKILL, or with a signal as third), and `left_dead` for a run that nobody resumes after its last death. A run that
-ends well leaves `state-RANK.pt` of every process in the output directory: the model's state, and the moments.
+The plan is a list of runs: `argv`, `processes`, `log`, `deaths` in rising order (each [step, name of a moment] for
+SIGKILL, or with a signal as third), `left_dead` for a run that nobody resumes after its last death, and `breaks`
+([rank, shard, row]) for a stream whose connection breaks there on every opening but the first. A run that ends well
+leaves `state-RANK.pt` of every process in the output directory: the model's state, and the moments.
 """
 
 import json
@@ -20,7 +21,7 @@ import torch
 
 import trainers.checkpoints
 import trainers.pretraining_model
-from synco_hub.data import StreamSampler
+from synco_hub.data import StreamSampler, StreamSource
 from trainers.pretrain import main
 from trainers.pretraining_trainer import SynCoTrainer
 
@@ -95,6 +96,20 @@ class Moments:
         torch.save, Path.rename = saved, renamed  # type: ignore[assignment,method-assign]
 
 
+def break_stream(shard: int, row: int) -> None:
+    """Let every connection to a shard but the first break before a row."""
+    cells, opened = StreamSource.cells, []
+
+    def breaking(source: StreamSource, number: int) -> Any:
+        opened.append(number)
+        for position, cell in enumerate(cells(source, number)):
+            if number == shard and position == row and opened.count(shard) > 1:
+                raise ConnectionResetError("connection reset by peer")
+            yield cell
+
+    StreamSource.cells = breaking  # type: ignore[method-assign]
+
+
 def child(argv: list[str], death: list[Any] | None, environment: dict[str, str], log: str) -> None:
     """What a forked process does; never returns."""
     code = 1
@@ -122,8 +137,13 @@ def child(argv: list[str], death: list[Any] | None, environment: dict[str, str],
         os._exit(code)
 
 
-def attempt(argv: list[str], death: list[Any] | None, processes: int, log: str) -> list[int]:
-    """Exit codes (negative: the signal) of one attempt; when one process dies, the others are killed."""
+def attempt(
+    argv: list[str], death: list[Any] | None, processes: int, log: str, breaks: list[int] | None = None
+) -> list[int]:
+    """Exit codes (negative: the signal) of one attempt; when one process dies, the others are killed.
+
+    After a stream broke off they are waited for: all are to stop of themselves.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -135,6 +155,8 @@ def attempt(argv: list[str], death: list[Any] | None, processes: int, log: str) 
         }  # fmt: skip
         process = os.fork()
         if process == 0:
+            if breaks is not None and breaks[0] == rank:
+                break_stream(*breaks[1:])
             # The first process dies; the others notice only that it is gone.
             child(argv, death if rank == 0 else None, environment, log)
         started[process] = rank
@@ -144,7 +166,7 @@ def attempt(argv: list[str], death: list[Any] | None, processes: int, log: str) 
         if process not in started:
             continue
         codes[started.pop(process)] = os.waitstatus_to_exitcode(status)
-        if os.waitstatus_to_exitcode(status) != 0:
+        if os.waitstatus_to_exitcode(status) != 0 and breaks is None:
             for other in started:
                 os.kill(other, signal.SIGKILL)
     return codes
@@ -157,6 +179,6 @@ if __name__ == "__main__":
         last = [] if run.get("left_dead") else [None]
         for number, death in enumerate([*run.get("deaths", []), *last]):
             argv = [*run["argv"], *(["--resume"] if number else [])]
-            codes.append(attempt(argv, death, run.get("processes", 1), run["log"]))
+            codes.append(attempt(argv, death, run.get("processes", 1), run["log"], run.get("breaks")))
         outcome.append(codes)
     print(json.dumps(outcome))

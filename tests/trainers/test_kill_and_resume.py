@@ -6,6 +6,7 @@ import random
 import re
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +72,9 @@ def data(request, photographs, table) -> list[str]:
     return ["--dataset", str(table), *STREAMING, "--max-bad-fraction", "0.1"]
 
 
-def run_all(plan: list[dict[str, Any]], folder: Path) -> list[list[list[int]]]:
+def run_all(
+    plan: list[dict[str, Any]], folder: Path, succeeding: Iterable[int] | None = None
+) -> list[list[list[int]]]:
     """Carry out a plan of `forked_runs.py`; exit codes by run, attempt and process."""
     file = folder / "plan.json"
     file.write_text(json.dumps(plan))
@@ -81,7 +84,8 @@ def run_all(plan: list[dict[str, Any]], folder: Path) -> list[list[list[int]]]:
     logs = "".join(Path(run["log"]).read_text()[-3000:] for run in plan if Path(run["log"]).exists())
     assert ended.returncode == 0, ended.stderr + logs
     codes: list[list[list[int]]] = json.loads(ended.stdout)
-    assert all(attempts[-1] == [0] * len(attempts[-1]) for attempts in codes), f"{codes}\n{logs}"
+    last = [attempts[-1] for number, attempts in enumerate(codes) if succeeding is None or number in succeeding]
+    assert all(code == [0] * len(code) for code in last), f"{codes}\n{logs}"
     return codes
 
 
@@ -154,6 +158,32 @@ def test_a_stream_killed_in_a_step_a_save_and_on_the_way_to_its_place_ends_with_
         summary = json.loads((output / "pretraining_summary.json").read_text())
         assert summary["skipped_files"] == [f"train-0000{shard}-of-00004.parquet, row 3" for shard in range(4)]
     assert "4 of 44 images cannot be read: train-00000-of-00004.parquet, row 3, " in log
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_when_the_stream_of_one_process_breaks_off_all_stop_after_the_same_step_with_it_saved(table, tmp_path):
+    data = ["--dataset", str(table), *STREAMING, "--max-bad-fraction", "0.1", "--stream-retries", "0"]
+    whole, broken = tmp_path / "whole", tmp_path / "broken"
+    again = {**run(data, broken, [], 2), "argv": [*run(data, broken, [], 2)["argv"], "--resume"]}
+    plan = [
+        run(data, whole, [], 2),
+        {**run(data, broken, [], 2), "breaks": [1, 2, 7]},
+        # The place lies within an epoch, and one process would see other rows next.
+        {**again, "argv": [*again["argv"], *BATCH[1]], "processes": 1},
+        again,
+    ]
+    codes = run_all(plan, tmp_path, succeeding=(0, 3))
+    assert codes == [[[0, 0]], [[1, 1]], [[1]], [[0, 0]]]
+    log = (tmp_path / "broken.log").read_text()
+    assert "train-00002-of-00004.parquet cannot be read beyond row 7 (ConnectionResetError" in log
+    steps = {int(step) for step in re.findall(r"Stopped after step (\d+) of 30; saved", log)}
+    assert len(steps) == 1
+    assert len(re.findall("the stream of another process broke off", log)) == 1
+    step = steps.pop()
+    assert f"resuming from {broken / f'checkpoint-{step}'}" in log
+    assert "processes was 2 and is 1" in log
+    assert_same_bits(whole, broken)
 
 
 @pytest.mark.slow
