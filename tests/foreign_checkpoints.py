@@ -1,6 +1,8 @@
 """Checkpoints as other projects lay them out, built from plain timm networks, for the tests of conversion."""
 
 import argparse
+import sys
+import types
 
 import timm
 import torch
@@ -110,9 +112,15 @@ def moby_like(online, target, config=None, queue_size=300, pointer=24):
 
 
 def yacs(values):
-    from yacs.config import CfgNode
-
-    return CfgNode(values)
+    """A configuration of yacs; where that is not installed, of a class that pickles under the same name."""
+    try:
+        from yacs.config import CfgNode
+    except ImportError:
+        CfgNode = type("CfgNode", (dict,), {"__module__": "yacs.config"})
+        config = types.ModuleType("yacs.config")
+        config.CfgNode = CfgNode
+        sys.modules |= {"yacs": types.ModuleType("yacs"), "yacs.config": config}
+    return CfgNode({key: yacs(value) if isinstance(value, dict) else value for key, value in values.items()})
 
 
 AUTHORS_CONFIG = {"MODEL": {"TYPE": "synco", "ENCODER": "vit_small", "SWIN": {"NORM_BEFORE_MLP": "ln"}}}

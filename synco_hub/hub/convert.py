@@ -31,6 +31,7 @@ from synco_hub.hub.convert_layouts import Parts, Recognised, licence_facts, reco
 from synco_hub.hub.convert_pretraining import ARCHITECTURE, pretraining_method, pretraining_state
 from synco_hub.hub.convert_report import ConversionReport, feature_checksum
 from synco_hub.hub.convert_stock import stock_configuration
+from synco_hub.hub.export_network import CONFIG_FIELDS
 from synco_hub.hub.export_stock_names import from_stock_names
 from synco_hub.hub.loading import TIMM_PREFIX
 from synco_hub.hub.model_card import refresh_card
@@ -168,7 +169,7 @@ def _configuration(
     if source.kind == "transformers":
         return stock_configuration(source.config, backbone, choices)
     if "architecture" not in source.config and source.config:
-        config = SynCoConfig(**source.config)
+        config = _exported_configuration(source)
         return config, HeadsDecision(config.num_heads, "as the file says, which this package exported")
     named = source.name.removeprefix(TIMM_PREFIX) if source.name.startswith(TIMM_PREFIX) else None
     named = named or source.config.get("architecture")
@@ -177,6 +178,18 @@ def _configuration(
         choices = Choices(str(named).split(".")[0], choices.num_heads, choices.image_size)
     model = (source.content.get("config") or {}) if isinstance(source.content.get("config"), dict) else {}
     return configuration_of(backbone, recognised.name, recognised.layout, choices, _recorded_heads(model))
+
+
+def _exported_configuration(source: CheckpointSource) -> SynCoConfig:
+    """The configuration that an export of ours carries; a stranger's file must not set anything else by it."""
+    if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
+        raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
+    labels = {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
+    values = {key: value for key, value in source.config.items() if key != "id2label"}
+    try:
+        return SynCoConfig(**values, **({"id2label": labels} if labels else {}))
+    except TypeError as error:
+        raise ValueError(f"{source.name} has a configuration of impossible values ({error}).") from error
 
 
 def _recorded_heads(config: dict[str, Any]) -> Any:

@@ -74,6 +74,7 @@ class ConversionReport:
         """The account for people, a line a fact."""
         recorded = self.heads.get("recorded")
         told = f"; the file's own config says {recorded}" if recorded is not None else ""
+        lost = [row for row in self.dropped if row["tensors"]]
         first = ", ".join(f"{value:.4f}" for value in self.features["first_values"][:4])
         return [
             f"layout: {self.layout['name']} ({self.layout['reason']})",
@@ -82,7 +83,7 @@ class ConversionReport:
             f"heads: {self.heads['num_heads']} ({self.heads['reason']}{told})",
             "carried over: " + ", ".join(f"{count} tensors of {part}" for part, count in self.mapped.items()),
             *(f"renamed: {fact}" for fact in self.renamed),
-            *(f"dropped: {row['what']}, {row['tensors']} tensors ({row['reason']})" for row in self.dropped),
+            *(f"dropped: {row['what']}, {row['tensors']} tensors ({row['reason']})" for row in lost),
             f"accounted for: all {self.tensors_in_file} tensors of the file",
             f"source sha256: {self.source['sha256']}",
             f"features of the fixed input: mean {self.features['mean']:.6f}, std {self.features['std']:.6f}, "

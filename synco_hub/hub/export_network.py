@@ -16,7 +16,7 @@ from synco_hub.hub.registration import register
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
 
 # What a `SynCoConfig` is built from; the rest of a config.json follows, or belongs to one file of weights.
-_FIELDS = (
+CONFIG_FIELDS = (
     "backbone",
     "image_size",
     "patch_size",
@@ -102,7 +102,7 @@ def open_checkpoint(name: str) -> Exported:
 
 def plain_config(config: Any) -> dict[str, Any]:
     """A `SynCoConfig` as the arguments it is built from."""
-    values = {name: getattr(config, name) for name in _FIELDS if getattr(config, name) is not None}
+    values = {name: getattr(config, name) for name in CONFIG_FIELDS if getattr(config, name) is not None}
     labels = {str(index): name for index, name in config.id2label.items()}
     return {**values, "id2label": labels} if labels else values
 

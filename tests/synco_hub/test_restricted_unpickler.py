@@ -10,6 +10,7 @@ import sys
 
 import numpy as np
 import pytest
+from foreign_checkpoints import yacs
 
 from synco_hub.restricted_unpickler import PLAIN_CLASSES, PlainMapping, PlainOrdered, RestrictedUnpickler, load_plain
 
@@ -152,10 +153,7 @@ def test_plain_data_comes_through_equal(protocol):
 
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_configurations_become_mappings_without_their_class(protocol):
-    from yacs.config import CfgNode
-
-    config = CfgNode({"MODEL": {"TYPE": "synco", "DEPTHS": [2, 2]}, "LR": 0.1})
-    config.freeze()
+    config = yacs({"MODEL": {"TYPE": "synco", "DEPTHS": [2, 2]}, "LR": 0.1})
     data = pickle.dumps({"config": config, "args": argparse.Namespace(arch="vit", lr=1)}, protocol)
     with pytest.raises(ValueError, match=r"names yacs.config.CfgNode|names argparse.Namespace"):
         load_plain(data)

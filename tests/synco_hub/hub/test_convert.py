@@ -338,6 +338,18 @@ def test_a_converted_directory_and_unknown_things_are_refused(tmp_path):
         convert(str(tmp_path / "nowhere.pth"), tmp_path / "again")
 
 
+def test_a_strangers_metadata_sets_nothing_but_the_network(tmp_path):
+    for values, message in (
+        ({"backbone": "vit-nano", "_attn_implementation": "somebody/kernel"}, "unknown fields"),
+        ({"backbone": "vit-nano", "depth": "three"}, "impossible|not suit"),
+    ):
+        save_file(
+            {"cls_token": torch.zeros(1, 1, 96)}, tmp_path / "x.safetensors", {"synco_config": json.dumps(values)}
+        )
+        with pytest.raises(ValueError, match=message):
+            convert(str(tmp_path / "x.safetensors"), tmp_path / "out")
+
+
 def test_bfloat16_checkpoints_become_float32(tmp_path):
     online = vit()
     content = moby_like(online.bfloat16(), online, yacs(AUTHORS_CONFIG))
@@ -346,7 +358,7 @@ def test_bfloat16_checkpoints_become_float32(tmp_path):
     assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
 
 
-@pytest.mark.parametrize("kind", ["deit-s", "swin-t"])
+@pytest.mark.parametrize("kind", ["deit-s", pytest.param("swin-t", marks=pytest.mark.slow)])
 def test_full_size(tmp_path, kind):
     if kind == "deit-s":
         online = timm.create_model("vit_small_patch16_224", num_classes=0, num_heads=6)
