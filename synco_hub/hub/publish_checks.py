@@ -190,7 +190,7 @@ def number_problems(directory: Path, card: ModelCard, results: list[EvaluationRe
     ]
     problems += [
         f"the card does not say {name} = {value}, which a result file has"
-        for *_, name, _, value in sorted(measured - stated)
+        for *_, name, _, value in sorted(measured - stated, key=str)
     ]
     found = {file.name: file.read_text(encoding="utf-8") for file in (directory / EVALUATION_FOLDER).glob("*.yaml")}
     if found != evaluation_files(results):

@@ -40,3 +40,16 @@ def test_what_is_no_checkpoint_or_no_name_is_refused(tmp_path):
     with pytest.raises(ValueError, match="not a checkpoint name"):
         install_checkpoint(tmp_path / "run", "../outside")
     assert not (tmp_path / "outside").exists()
+
+
+def test_where_it_came_from_is_noted_and_a_broken_note_is_passed_over(tmp_path):
+    checkpoint(tmp_path / "run", 0)
+    directory = install_checkpoint(tmp_path / "run", "my-vit")
+    rows = {row.name: row for row in list_models()}
+    assert (rows["my-vit"].source, rows["my-vit"].revision) == (str(tmp_path / "run"), None)
+    install_checkpoint(tmp_path / "run", "my-vit", {"source": "somebody/it", "revision": "abc"})
+    rows = {row.name: row for row in list_models()}
+    assert (rows["my-vit"].source, rows["my-vit"].revision) == ("somebody/it", "abc")
+    for broken in ("{", "[]", '"text"'):
+        (directory / "installed_from.json").write_text(broken)
+        assert {row.name: row for row in list_models()}["my-vit"].source is None
