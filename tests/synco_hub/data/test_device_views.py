@@ -129,6 +129,24 @@ def test_finished_views_of_either_kind_of_batch() -> None:
         finished_views(None, batch)
 
 
+@pytest.mark.gpu
+def test_on_a_gpu_the_same_views_without_waiting_for_it() -> None:
+    split = SplitTwoViewTransform(96, PLAIN)
+    pairs = [split(np.array(photograph(index)), index) for index in range(32)]
+    crops, draws = torch.stack([pair[0].crop for pair in pairs]), torch.stack([pair[0].draw for pair in pairs])
+    half = split.device_half()
+    expected = half(crops, draws)
+    half, crops, draws = half.cuda(), crops.cuda(), draws.cuda()
+    first = half(crops, draws)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = half(crops, draws)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(first, again)
+    assert (first.cpu() - expected).abs().mean() < 0.01
+
+
 def test_it_has_no_state() -> None:
     assert DeviceViews(32).state_dict() == {}
     assert list(DeviceViews(32).parameters()) == []

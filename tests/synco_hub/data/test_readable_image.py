@@ -1,10 +1,16 @@
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset
-from synco_hub.data.readable_image import readable_image
+from synco_hub.data.image_folder import load_image_folder
+from synco_hub.data.image_subset import ImageSubset
+from synco_hub.data.readable_image import readable_image, readable_pixels
+from synco_hub.data.streamed_images import StreamedImages, StreamRow
 
 
 class Damaged(ImageDataset):
@@ -49,3 +55,34 @@ def test_a_damaged_image_has_a_fixed_good_stand_in() -> None:
 def test_when_nothing_can_be_read() -> None:
     with pytest.raises(UnreadableImageError, match="nor any of 64 images in its place"):
         readable_image(Damaged(5, set(range(5))), 2)
+
+
+def jpeg(seed: int) -> bytes:
+    noise = np.random.default_rng(seed).integers(0, 256, (8, 10, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(noise).resize((40, 32), Image.Resampling.BICUBIC).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+def test_pixels_are_those_of_the_image_and_so_are_stand_ins(tmp_path: Path) -> None:
+    for number in range(12):
+        data = jpeg(number)
+        (tmp_path / f"{number:02}.jpg").write_bytes(data[: len(data) // 2] if number % 4 == 1 else data)
+    folder = load_image_folder(tmp_path)
+    for images in (folder, ImageSubset(folder, np.arange(11, -1, -1), folder.description), Damaged(12, {2, 5})):
+        for index in range(len(images)):
+            (image, bad_image), (pixels, bad_pixels) = (
+                readable(images, index, 3) for readable in (readable_image, readable_pixels)
+            )
+            assert bad_image == bad_pixels
+            assert np.array_equal(pixels, np.asarray(image))
+
+
+def test_pixels_of_a_streams_rows() -> None:
+    images = StreamedImages(["a.parquet"], DatasetDescription("s", "s", "train", 3, 0, "all", ""))
+    for cell in (jpeg(1), {"bytes": jpeg(2), "path": None}):
+        row = StreamRow(0, 1, cell)
+        assert np.array_equal(images.load_pixels(row), np.asarray(images.load_image(row)))
+    for cell in (None, b"damaged", 7):
+        with pytest.raises(UnreadableImageError, match=r"a\.parquet, row 1"):
+            images.load_pixels(StreamRow(0, 1, cell))
