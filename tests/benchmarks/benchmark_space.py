@@ -48,11 +48,13 @@ class Load:
 
     Attributes:
         latencies: Seconds of each answered request, after the warm-up.
+        warmed: Requests answered before.
         failures: What went wrong.
         memory: Resident MiB of the server, once a second, after the warm-up.
     """
 
     latencies: list[float] = field(default_factory=list)
+    warmed: list[float] = field(default_factory=list)
     failures: list[str] = field(default_factory=list)
     memory: list[float] = field(default_factory=list)
 
@@ -131,11 +133,11 @@ def visit(
         except Exception as error:
             load.failures.append(repr(error))
             continue
-        if counting.is_set():
-            load.latencies.append(time.perf_counter() - start)
+        answered = load.latencies if counting.is_set() else load.warmed
+        answered.append(time.perf_counter() - start)
 
 
-def loaded(address: str, server: psutil.Process, users: int, seconds: float, warmup: float) -> Load:
+def loaded(address: str, server: psutil.Process, users: int, seconds: float, warmup: int) -> Load:
     """Let visitors come, wait for the warm-up, and watch.
 
     Args:
@@ -143,7 +145,7 @@ def loaded(address: str, server: psutil.Process, users: int, seconds: float, war
         server: Its process.
         users: Visitors at once.
         seconds: How long to watch.
-        warmup: Seconds before.
+        warmup: Answers before: the server remembers 64 results, and is warm when they are there.
     """
     load, counting, stop = Load(), threading.Event(), threading.Event()
     with tempfile.TemporaryDirectory() as folder:
@@ -151,7 +153,9 @@ def loaded(address: str, server: psutil.Process, users: int, seconds: float, war
         visitors = [threading.Thread(target=visit, args=(number, *arguments)) for number in range(users)]
         for visitor in visitors:
             visitor.start()
-        time.sleep(warmup)
+        deadline = time.monotonic() + 600
+        while len(load.warmed) < warmup and not load.failures and time.monotonic() < deadline:
+            time.sleep(0.1)
         counting.set()
         end = time.monotonic() + seconds
         while time.monotonic() < end:
@@ -189,7 +193,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--users", type=int, default=32)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--warmup", type=float, default=30)
+    parser.add_argument("--warmup", type=int, default=400, help="answers before memory and time count")
     parser.add_argument("--output", type=Path, default=RESULTS / "space_cpu.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
