@@ -185,9 +185,10 @@ def _exported_configuration(source: CheckpointSource) -> SynCoConfig:
     if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
         raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
     labels = {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
-    values = {key: value for key, value in source.config.items() if key != "id2label"}
+    values: dict[str, Any] = {key: value for key, value in source.config.items() if key != "id2label"}
+    values |= {"id2label": labels} if labels else {}
     try:
-        return SynCoConfig(**values, **({"id2label": labels} if labels else {}))
+        return SynCoConfig(**values)
     except TypeError as error:
         raise ValueError(f"{source.name} has a configuration of impossible values ({error}).") from error
 
