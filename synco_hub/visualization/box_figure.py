@@ -15,6 +15,7 @@ from torch import Tensor
 from synco_hub.visualization.overlay import as_rgb
 
 _PANEL_INCHES = 1.6
+_TITLE_INCHES = 0.18
 _FONT_POINTS = 8
 # Vermilion and sky blue, apart for every kind of colour vision; solid and dashed, apart in grey.
 _FOUND, _ANNOTATED = "#d55e00", "#56b4e9"
@@ -55,7 +56,9 @@ def box_figure(pictures: Sequence[BoxedPicture], columns: int = 4, title: str | 
         raise ValueError(f"{len(pictures)} pictures in {columns} columns: at least one of each is needed")
     columns = min(columns, len(pictures))
     rows = math.ceil(len(pictures) / columns)
-    figure = Figure(figsize=(_PANEL_INCHES * columns, _PANEL_INCHES * rows + 0.4), layout="constrained")
+    tallest = max(picture.image.height / picture.image.width for picture in pictures)
+    height = _PANEL_INCHES * min(max(tallest, 0.5), 1.5) + _TITLE_INCHES
+    figure = Figure(figsize=(_PANEL_INCHES * columns, height * rows + 3 * _TITLE_INCHES), layout="constrained")
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for axis in axes:
         axis.set_axis_off()
