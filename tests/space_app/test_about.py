@@ -1,5 +1,9 @@
 """What the page promises is what the app does."""
 
+from pathlib import Path
+
+import yaml
+
 from space_app import app
 from space_app.about import ABOUT, INTRODUCTION, UNTRAINED_NOTICE
 from space_app.model_cache import _HUB_ID
@@ -27,3 +31,18 @@ def test_the_way_to_a_trained_model_exists():
         assert f"`synco-hub {command}`" in UNTRAINED_NOTICE
         assert command in names
     assert _HUB_ID.fullmatch(UNTRAINED_NOTICE.split("such as `")[1].split("`")[0])
+
+
+def test_the_header_of_the_space_is_what_the_hub_reads_and_what_is_tested_here():
+    root = Path(app.__file__).parent
+    _, header, text = (root / "README.md").read_text(encoding="utf-8").split("---\n", 2)
+    settings = yaml.safe_load(header)
+    assert settings["sdk"] == "gradio"
+    assert (root / settings["app_file"]).is_file()
+    assert len(settings["short_description"]) <= 60  # the Hub's limit
+    assert settings["license"] == "apache-2.0"
+    constraints = (root.parent / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    assert f"gradio=={settings['sdk_version']}" in constraints
+    assert "SYNCO_SPACE_MODELS" in text
+    assert "ten minutes" in text
+    assert (root / "requirements.txt").read_text(encoding="utf-8").split()[0].startswith("synco-hub[space]")
