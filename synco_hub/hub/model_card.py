@@ -77,7 +77,7 @@ def write_card(
         training_data=_trained_on(pretraining) or facts.training_data or _UNKNOWN_DATA,
         recipe=facts.recipe if facts.recipe and not pretraining.get("training") else "",
         pretraining_table=_table(pretraining) or ("" if facts.recipe else _UNKNOWN_TRAINING),
-        results=_results_table(results),
+        results=results_table(results),
         reported=reported_markdown(**facts.paper) if facts.paper else "",
         limits=_bullets(facts.limits or _LIMITS),
         broader_impact=facts.broader_impact or _BROADER_IMPACT,
@@ -258,7 +258,8 @@ def _table(values: Mapping[str, Any], prefix: str = "") -> str:
     return "\n".join(line for line in lines if line)
 
 
-def _results_table(results: Sequence[EvaluationResult]) -> str:
+def results_table(results: Sequence[EvaluationResult]) -> str:
+    """The measured numbers as the card shows them, each with protocol, data, split and number of images."""
     if not results:
         return "Not measured yet: `synco-hub evaluate` writes results beside the weights."
     rows = [

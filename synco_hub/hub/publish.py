@@ -126,8 +126,12 @@ def _sort_folder(folder: Path, files: dict[str, Path], left: list[str], problems
     if folder.name == EVALUATION_FOLDER:
         files.update({f"{EVALUATION_FOLDER}/{file.name}": file for file in sorted(folder.glob("*.yaml"))})
     elif folder.name == RESULTS_FOLDER:
-        found = sorted(folder.rglob("*.json"))
-        files.update({f"{RESULTS_FOLDER}/{file.relative_to(folder).as_posix()}": file for file in found})
+        for file in sorted(folder.rglob("*")):
+            path = f"{RESULTS_FOLDER}/{file.relative_to(folder).as_posix()}"
+            if not file.is_symlink() and _is_result(file):
+                files[path] = file
+            elif file.is_symlink() or not file.is_dir():
+                problems.append(f"{path} is no result of this package: move it away")
     elif any(fnmatchcase(folder.name, pattern) for pattern in _LEFT_FOLDERS):
         left.append(f"{folder.name}/")
     else:
@@ -151,7 +155,7 @@ def _sort_file(file: Path, files: dict[str, Path], left: list[str], problems: li
 
 
 def _is_result(file: Path) -> bool:
-    if file.suffix != ".json":
+    if file.suffix != ".json" or not file.is_file():
         return False
     try:
         EvaluationResult.load(file)

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 
 from synco_hub.hub.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.evaluation_entries import evaluation_files, model_index_entries
-from synco_hub.hub.model_card import CARD_FILE, CONVERSION_REPORT, results_in
+from synco_hub.hub.model_card import CARD_FILE, CONVERSION_REPORT, results_in, results_table
 from synco_hub.results import EvaluationResult
 
 REQUIRED_METADATA = ("license", "library_name", "pipeline_tag", "tags")
@@ -179,7 +179,7 @@ def _gap(key: str, directory: Path) -> str:
 
 
 def number_problems(directory: Path, card: ModelCard, results: list[EvaluationResult]) -> list[str]:
-    """Numbers of `model-index` and `.eval_results` that differ from the result files, and results they do not show."""
+    """Numbers of the card's table, `model-index` and `.eval_results` that are not those of the result files."""
 
     def keys(entries: Iterable[Any]) -> set[tuple[Any, ...]]:
         return {(e.dataset_name, e.dataset_split, e.metric_name, e.metric_type, e.metric_value) for e in entries}
@@ -192,6 +192,9 @@ def number_problems(directory: Path, card: ModelCard, results: list[EvaluationRe
         f"the card does not say {name} = {value}, which a result file has"
         for *_, name, _, value in sorted(measured - stated, key=str)
     ]
+    shown = re.search(r"^## Results\n(.*?)(?=^##)", card.text.replace("\r\n", "\n"), re.MULTILINE | re.DOTALL)
+    if shown is None or shown.group(1).strip() != results_table(results):
+        problems.append("the table of results in the card is not that of the result files")
     found = {file.name: file.read_text(encoding="utf-8") for file in (directory / EVALUATION_FOLDER).glob("*.yaml")}
     if found != evaluation_files(results):
         problems.append(f"the files in {EVALUATION_FOLDER} are not those of the result files")

@@ -150,13 +150,12 @@ def _check_backbone(staging: Path, row: ZooRow | None, source: str) -> None:
     """A short name promises a method and a backbone; another network must not hide behind it."""
     try:
         config = json.loads((staging / "config.json").read_text(encoding="utf-8"))
-    except ValueError:
-        raise ValueError(
-            f"{source}: its config.json is not JSON, so it is no checkpoint; nothing installed."
-        ) from None
+        method = (config.get("pretraining") or {}).get("method")
+    except (ValueError, AttributeError):
+        raise ValueError(f"{source}: its config.json is no configuration; nothing was installed.") from None
     if row is None:
         return
-    found = {"backbone": config.get("backbone"), "method": (config.get("pretraining") or {}).get("method")}
+    found = {"backbone": config.get("backbone"), "method": method}
     for key, expected in (("backbone", row.backbone), ("method", row.method)):
         if found[key] not in (None, expected) or (key == "backbone" and found[key] is None):
             raise ValueError(

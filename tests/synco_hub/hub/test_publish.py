@@ -164,6 +164,7 @@ def test_without_a_token_nothing_is_written(run, hub):
         ("notes.py", "is not expected"),
         ("data/photo.jpg", "the folder data/ is not expected"),
         ("other.json", "is not expected"),
+        ("results/notes.json", "results/notes.json is no result of this package"),
     ],
 )
 def test_what_does_not_belong_there_is_refused_by_name(run, name, message):

@@ -100,6 +100,8 @@ def test_configurations_that_load_only_here(run):
         ("## Limits\n", "## Nothing\n", "no section 'Limits'"),
         ("value: 61.25", "value: 99.25", "the card says knn top1_k10 = 99.25, which no result file has"),
         ("license: mit", "license: [", "is not valid"),
+        ("| 61.25 |", "| 71.25 |", "the table of results in the card is not that of the result files"),
+        ("## Limits", "k-NN top-1: 99.9 %\n\n## Limits", "the table of results in the card is not that of"),
     ],
 )
 def test_gaps_and_numbers_without_a_source_are_found_in_the_card(run, old, new, message):
@@ -115,7 +117,7 @@ def test_a_result_that_the_card_does_not_show_is_found(run):
     ).save(run / "later.json")
     problems = card_problems(run)
     assert len(problems) == 1
-    assert "the card does not say knn top1_k20 = 3.0, which a result file has and 1 more: write it anew" in problems[0]
+    assert "the card does not say knn top1_k20 = 3.0, which a result file has and 2 more: write it anew" in problems[0]
     refresh_card(run)
     assert card_problems(run) == []
 

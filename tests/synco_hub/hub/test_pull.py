@@ -110,6 +110,15 @@ def test_pickles_alone_are_no_checkpoint(hub_api, tmp_path):
         pull(REPO, api=hub_api)
 
 
+@pytest.mark.parametrize("config", [b"[]", b"{", b'{"pretraining": 3}'])
+def test_a_configuration_that_is_none_is_refused(hub_api, config):
+    hub_api.create_repo(REPO)
+    for name, content in (("config.json", config), ("model.safetensors", b"x")):
+        hub_api.upload_file(repo_id=REPO, path_in_repo=name, path_or_fileobj=content)
+    with pytest.raises(ValueError, match=r"its config\.json is no configuration"):
+        pull(REPO, api=hub_api)
+
+
 @pytest.mark.parametrize(
     ("name", "repo", "message"),
     [
