@@ -6,10 +6,14 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo test test-slow test-oldest lint types bench bench-report bench-smoke clean install
+.PHONY: demo robustness-demo test test-slow test-oldest lint types bench bench-report bench-smoke clean install
 
 demo: install
 	$(BIN)/synco-hub demo
+
+# A linear classifier on fractals under 15 corruptions and 7 attacks: table and figure.
+robustness-demo: install
+	$(BIN)/synco-hub robustness-demo
 
 test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

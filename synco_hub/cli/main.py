@@ -23,6 +23,7 @@ from synco_hub.cli.publish import publish
 from synco_hub.cli.publish_space import publish_space
 from synco_hub.cli.pull import pull
 from synco_hub.cli.results import results
+from synco_hub.cli.robustness_demo import robustness_demo
 from synco_hub.cli.space import space
 from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
 from synco_hub.version import __version__
@@ -61,6 +62,7 @@ app.add_typer(results, name="results")
 app.command("attention")(attention)
 app.command("convert")(convert)
 app.command("export")(export)
+app.command("robustness-demo")(robustness_demo)
 app.command("space")(space)
 
 
