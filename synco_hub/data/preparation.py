@@ -19,7 +19,7 @@ from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLe
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.hub_dataset import DIFFICULT_COLUMN, LABELS_COLUMN
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
-from synco_hub.data.shard_manifest import Shard, ShardManifest
+from synco_hub.data.shard_manifest import MANIFEST, Shard, ShardManifest
 
 _READ_TOGETHER = 64
 _ROWS_A_GROUP = 100
@@ -130,8 +130,9 @@ def _claimed(splits: Mapping[str, ImageDataset], output: Path, settings: Prepara
     elif found.source != source or found.settings != wanted:
         what = "another source" if found.source != source else f"files of {found.settings.get('shard_bytes')} bytes"
         raise ValueError(f"{output} holds {what}; give another folder, or the settings it was begun with.")
-    for leftover in output.glob(".*.parquet"):
-        leftover.unlink()  # a file that a killed run had not finished
+    for pattern in (".*.parquet", f".{Path(MANIFEST).stem}.*"):
+        for leftover in output.glob(pattern):
+            leftover.unlink()  # a file that a killed run had not finished
     lost = [shard for shards in found.shards.values() for shard in shards if shard.images]
     lost = [shard for shard in lost if not (output / shard.file).is_file()]
     if lost:

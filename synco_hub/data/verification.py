@@ -8,6 +8,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 import numpy.typing as npt
+from timm.data import ImageNetInfo
 
 from synco_hub.data.catalog_row import DatasetRow, Layout
 from synco_hub.data.class_lists import class_list
@@ -118,18 +119,19 @@ def _spread(row: DatasetRow, counts: npt.NDArray[np.int64], split: str) -> list[
 def _names(row: DatasetRow, images: ImageDataset) -> list[str]:
     """Whether classes stand where the catalog has them, as far as both sides name them."""
     stored = getattr(images, "stored_class_names", None) or images.class_names
-    known = _known_names(row)
-    spelled = {_plain(name): label for label, name in known.items()}
+    known = _known_names(row, stored)
+    spelled = {_plain(spelling) for name in known.values() for spelling in (name, *name.split(","))}
     moved, strangers = [], []
     for label, expected in known.items():
         if label >= len(stored) or stored[label].isdecimal():
             continue
-        found = _plain(stored[label])
-        if found == _plain(expected):
+        found = {_plain(spelling) for spelling in (stored[label], *stored[label].split(","))}
+        wanted = {_plain(spelling) for spelling in (expected, *expected.split(","))}
+        if found & wanted:
             continue
-        if found in spelled:
+        if found & spelled:
             moved.append((label, stored[label], expected))
-        elif SequenceMatcher(None, found, _plain(expected)).ratio() < _SAME_NAME:
+        elif SequenceMatcher(None, _plain(stored[label]), _plain(expected)).ratio() < _SAME_NAME:
             strangers.append((label, stored[label], expected))
     problems = []
     for wrong, what in ((moved, "in another order"), (strangers, "others")):
@@ -142,7 +144,15 @@ def _names(row: DatasetRow, images: ImageDataset) -> list[str]:
     return problems
 
 
-def _known_names(row: DatasetRow) -> dict[int, str]:
+def _known_names(row: DatasetRow, stored: Sequence[str]) -> dict[int, str]:
+    """Names by label, in the kind of names that the data has."""
+    if row.class_list is not None:
+        wnids = class_list(row.class_list)
+        # Wnids were looked up in the list, wherever they stand; words are compared with those of WordNet.
+        if any(name in wnids for name in stored):
+            return {}
+        words = ImageNetInfo()
+        return {label: str(words.label_name_to_description(wnid)) for label, wnid in enumerate(wnids)}
     if isinstance(row.known_names, str):
         return dict(enumerate(class_list(row.known_names))) if row.known_names else {}
     return dict(row.known_names)

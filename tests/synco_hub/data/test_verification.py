@@ -149,6 +149,25 @@ def test_copies_may_spell_names_otherwise():
     assert _names(catalog_row("cifar100"), images) == []  # type: ignore[arg-type]
 
 
+def test_words_for_wnids_stand_where_the_list_has_them():
+    from timm.data import ImageNetInfo
+
+    from synco_hub.data.verification import _names
+
+    class Named:
+        class_names = ()
+
+    images, words = Named(), ImageNetInfo()
+    # As the copy on the Hub names them: by the first word alone.
+    images.stored_class_names = [words.label_name_to_description(wnid).split(",")[0] for wnid in _list("imagenet_100")]
+    assert images.stored_class_names[:4] == ["bonnet", "green mamba", "langur", "Doberman"]
+    assert _names(catalog_row("imagenet-100"), images) == []  # type: ignore[arg-type]
+    images.stored_class_names = sorted(images.stored_class_names)
+    assert "in another order" in _names(catalog_row("imagenet-100"), images)[0]  # type: ignore[arg-type]
+    images.stored_class_names = list(_list("imagenet_100"))
+    assert _names(catalog_row("imagenet-100"), images) == []  # type: ignore[arg-type]
+
+
 def _list(name: str) -> tuple[str, ...]:
     from synco_hub.data.class_lists import class_list
 
