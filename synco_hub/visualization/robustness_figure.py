@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -68,7 +69,7 @@ def robustness_figure(
     left.set_ylabel("top-1 accuracy (%)", fontsize=_FONT_POINTS)
     left.set_ylim(0, 100)
     figure.suptitle(title, fontsize=_FONT_POINTS + 1)
-    handles = {}
+    handles: dict[str, Any] = {}
     for axes in (left, right):
         handles |= dict(zip(*reversed(axes.get_legend_handles_labels()), strict=True))
     figure.legend(
