@@ -21,6 +21,7 @@ def test_commands_are_options_of_the_command_line_and_models_of_the_zoo(tmp_path
     assert set(IMAGES.values()) <= set(draw_examples(tmp_path))
 
 
+@pytest.mark.slow
 def test_pictures_are_drawn_and_small(tmp_path):
     torch.manual_seed(0)
     SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(tmp_path / "net")
