@@ -68,8 +68,10 @@ class EpochCallback(TrainerCallback):
             self.trainer.epoch_sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-9))
 
 
-class ImageProgressCallback(ProgressCallback):  # type: ignore[misc]
+class ImageProgressCallback(ProgressCallback):
     """The Trainer's bar counted in images: it shows images per second and the remaining time."""
+
+    training_bar: Any
 
     def __init__(self, trainer: SynCoTrainer) -> None:
         super().__init__()

@@ -14,7 +14,9 @@ DEFAULT_RETRIES = 5
 _FIRST_WAIT_SECONDS = 1.0
 _LONGEST_WAIT_SECONDS = 60.0
 # Clients of the network whose errors are no OSError.
-_NETWORK_PACKAGES = frozenset({"aiohttp", "botocore", "fsspec", "gcsfs", "httpcore", "httpx", "requests", "urllib3"})
+_NETWORK_PACKAGES = frozenset(
+    {"aiohttp", "botocore", "fsspec", "gcsfs", "httpcore", "httpx", "huggingface_hub", "requests", "urllib3"}
+)
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +35,16 @@ class StreamReadError(OSError):
         self.row = row
 
 
-def is_network_error(error: BaseException) -> bool:
-    """Whether trying again may help."""
+def is_network_error(error: BaseException, on_disk: bool = False) -> bool:
+    """Whether trying again may help.
+
+    Args:
+        error: What reading raised.
+        on_disk: Whether the shard is a local file: there an error that no system call made is damage, as Arrow's
+            "corrupt data" is.
+    """
+    if on_disk and type(error) is OSError and error.errno is None:
+        return False
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
         return False
     return isinstance(error, OSError | EOFError) or type(error).__module__.split(".")[0] in _NETWORK_PACKAGES
@@ -45,6 +55,7 @@ def rows_with_retries(
     shard: str,
     retries: int = DEFAULT_RETRIES,
     wait: Callable[[float], object] = time.sleep,
+    on_disk: bool = False,
 ) -> Iterator[Row]:
     """The rows of a shard; after a network error it is opened again and read on behind the last good row.
 
@@ -55,6 +66,7 @@ def rows_with_retries(
         shard: Its name, for messages.
         retries: Attempts after the first; 0 gives up at once.
         wait: Takes seconds.
+        on_disk: See `is_network_error`.
 
     Raises:
         StreamReadError: If the attempts are used up, or the error is none of the network.
@@ -69,7 +81,7 @@ def rows_with_retries(
             return
         except Exception as error:
             reason = f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"
-            if failures >= retries or not is_network_error(error):
+            if failures >= retries or not is_network_error(error, on_disk):
                 raise StreamReadError(shard, done, reason) from error
             seconds = min(_FIRST_WAIT_SECONDS * 2**failures, _LONGEST_WAIT_SECONDS)
             failures += 1

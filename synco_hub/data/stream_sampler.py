@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 from torch.utils.data import BatchSampler, Sampler
 
@@ -145,7 +145,9 @@ class StreamSampler(Sampler[Any]):
         """Rows of a shard that belong to this process; runs in the reader's thread."""
         name, expected = self.source.shard_names[shard], self.source.counts[shard]
         number = -1
-        cells = rows_with_retries(lambda: self.source.cells(shard), name, self.settings.retries, wait)
+        # Rows are counted beforehand on the local disk only.
+        on_disk = expected is not None
+        cells = rows_with_retries(lambda: self.source.cells(shard), name, self.settings.retries, wait, on_disk)
         for number, cell in enumerate(cells):
             if self.part.owns(shard, number):
                 yield StreamRow(shard, number, cell)
@@ -173,7 +175,7 @@ class StreamBatchSampler(Sampler[list[Key]]):
         return len(self._batches)
 
     def __iter__(self) -> Iterator[list[Key]]:
-        batches: Iterator[list[Key]] = iter(self._batches)
+        batches = cast(Iterator[list[Key]], iter(self._batches))
         first, second = next(batches, None), next(batches, None)
         if first is None:
             return

@@ -191,9 +191,8 @@ def _num_rows(builder: Any, stored: Sequence[str], counts: Sequence[int | None],
     if len(known) == len(counts):
         return sum(known)
     said = [getattr((builder.info.splits or {}).get(split), "num_examples", None) for split in stored]
-    if all(said):
-        return int(sum(said))
-    return expected
+    numbers = [int(number) for number in said if number]
+    return sum(numbers) if len(numbers) == len(stored) else expected
 
 
 def _files(builder: Any, split: str, num_shards: int) -> list[str]:

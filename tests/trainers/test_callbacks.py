@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from synco_hub.data import EpochSampler
-from trainers.callbacks import EpochCallback, GradientNormCallback, TargetUpdateCallback
+from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
 
 
 def state(**values: object) -> SimpleNamespace:
@@ -40,3 +40,21 @@ def test_the_sampler_hears_of_the_epoch(epoch, expected):
     trainer = SimpleNamespace(epoch_sampler=EpochSampler(4))
     EpochCallback(trainer).on_epoch_begin(None, state(epoch=epoch), None)
     assert trainer.epoch_sampler.epoch == expected
+
+
+def test_the_bar_counts_images_and_starts_where_a_resumed_run_was(capsys):
+    callback = ImageProgressCallback(SimpleNamespace(args=SimpleNamespace(global_batch_size=8)))
+    now = state(global_step=4, is_world_process_zero=True)
+    callback.on_train_begin(None, now, None)
+    assert (callback.training_bar.n, callback.training_bar.total) == (32, 80)
+    now.global_step = 6
+    callback.on_step_end(None, now, None)
+    assert callback.training_bar.n == 48
+    assert "images/s" in str(callback.training_bar)
+    callback.on_train_end(None, now, None)
+    assert " images" in capsys.readouterr().err
+    other = ImageProgressCallback(SimpleNamespace(args=SimpleNamespace(global_batch_size=8)))
+    elsewhere = state(is_world_process_zero=False)
+    other.on_train_begin(None, elsewhere, None)
+    other.on_step_end(None, elsewhere, None)
+    assert other.training_bar is None

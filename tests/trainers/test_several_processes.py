@@ -1,12 +1,16 @@
 """Two processes with half the batch each do what one does with the whole batch."""
 
+import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -102,6 +106,46 @@ def test_another_number_of_processes_continues_with_the_same_global_batch_only(r
     one, changing = state(runs, "one"), state(runs, "changing")
     for name, value in one.items():
         torch.testing.assert_close(changing[name], value, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_both_launchers_train_on_a_stream_and_continue_it(tmp_path):
+    """The command with --num-processes and plain torchrun, as a user types them."""
+    generator = torch.Generator().manual_seed(2)
+    (tmp_path / "table").mkdir()
+    for shard in range(2):
+        cells = []
+        for _ in range(12):
+            pixels = torch.randint(0, 256, (34, 33, 3), generator=generator, dtype=torch.uint8).numpy()
+            file = io.BytesIO()
+            Image.fromarray(pixels).save(file, "PNG")
+            cells.append({"bytes": file.getvalue(), "path": None})
+        features = json.dumps({"info": {"features": {"image": {"_type": "Image"}}}})
+        column = pa.array(cells, type=pa.struct([("bytes", pa.binary()), ("path", pa.string())]))
+        rows = pa.table({"image": column}).replace_schema_metadata({"huggingface": features})
+        pq.write_table(rows, tmp_path / "table" / f"train-{shard}.parquet")
+    flags = [*FLAGS, "--dataset", str(tmp_path / "table"), "--streaming", "--shuffle-buffer", "5"]
+    flags += ["--per-device-train-batch-size", "2"]
+    torchrun = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainers.pretrain"]
+    launchers = {
+        "command": [sys.executable, "-m", "synco_hub.cli", "pretrain", "--num-processes", "2"],
+        "torchrun": [sys.executable, "-m", *torchrun],
+    }
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+
+    def launch(name: str, *more: str) -> str:
+        argv = [*launchers[name], *flags, "--output-dir", str(tmp_path / name), *more]
+        ended = subprocess.run(argv, capture_output=True, text=True, env=environment)
+        assert ended.returncode == 0, [line for line in ended.stderr.splitlines() if "error" in line]
+        return ended.stderr
+
+    launch("command")
+    launch("torchrun")
+    shutil.rmtree(tmp_path / "torchrun" / "checkpoint-8")
+    assert "resuming from" in launch("torchrun", "--resume")
+    one, other = (tmp_path / name / "model.safetensors" for name in launchers)
+    assert one.read_bytes() == other.read_bytes()
 
 
 def test_batch_statistics_are_shared_where_the_device_can(caplog):

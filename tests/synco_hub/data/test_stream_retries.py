@@ -1,8 +1,20 @@
 """Network errors are tried again behind the last good row; the rest ends at once."""
 
+import errno
+import re
+import sys
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import datasets
 import pytest
 
 from synco_hub.data.stream_retries import StreamReadError, is_network_error, rows_with_retries
+from synco_hub.data.stream_source import StreamSource
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stream_tables import parquet_folder, png
 
 
 class Flaky:
@@ -53,3 +65,81 @@ def test_errors_of_network_clients_are_known_without_importing_them():
     assert is_network_error(foreign("half"))
     assert is_network_error(TimeoutError())
     assert not is_network_error(type("Odd", (Exception,), {"__module__": "numpy"})())
+
+
+def test_on_the_disk_damage_is_told_from_a_file_system_that_may_recover():
+    corrupt = OSError("Corrupt snappy compressed data.")
+    assert is_network_error(corrupt)
+    assert not is_network_error(corrupt, on_disk=True)
+    assert is_network_error(OSError(errno.ESTALE, "stale file handle"), on_disk=True)
+    assert is_network_error(ConnectionResetError("gone"), on_disk=True)
+
+
+class DroppingServer(ThreadingHTTPServer):
+    """Serves files in ranges and drops the connection in the middle of answers while it is told to."""
+
+    folder: Path
+    drop = 0
+    dropped = 0
+
+
+class DroppingHandler(BaseHTTPRequestHandler):
+    server: DroppingServer
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *args):
+        """Silent."""
+
+    def do_HEAD(self):
+        self.answer(with_body=False)
+
+    def do_GET(self):
+        self.answer(with_body=True)
+
+    def answer(self, with_body):
+        data = (self.server.folder / self.path.lstrip("/")).read_bytes()
+        start, end = 0, len(data)
+        asked = re.fullmatch(r"bytes=(\d+)-(\d*)", self.headers.get("Range", ""))
+        if asked:
+            start, end = int(asked[1]), min(int(asked[2] or len(data) - 1) + 1, len(data))
+        self.send_response(206 if asked else 200)
+        self.send_header("Accept-Ranges", "bytes")
+        self.send_header("Content-Length", str(end - start))
+        if asked:
+            self.send_header("Content-Range", f"bytes {start}-{end - 1}/{len(data)}")
+        self.end_headers()
+        if not with_body:
+            return
+        if self.server.drop > 0:
+            self.server.drop -= 1
+            self.server.dropped += 1
+            self.wfile.write(data[start : (start + end) // 2])
+            self.close_connection = True
+            return
+        self.wfile.write(data[start:end])
+
+
+def test_rows_over_http_survive_dropped_connections_and_name_the_shard_when_they_do_not(tmp_path, monkeypatch):
+    parquet_folder(tmp_path, [12])
+    server = DroppingServer(("127.0.0.1", 0), DroppingHandler)
+    server.folder = tmp_path
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    # The library's own attempts would take minutes.
+    monkeypatch.setattr(datasets.config, "STREAMING_READ_MAX_RETRIES", 1)
+    monkeypatch.setattr(datasets.config, "STREAMING_READ_RETRY_INTERVAL", 0)
+    url = f"http://127.0.0.1:{server.server_port}/train-00000-of-00001.parquet"
+    try:
+        table = datasets.load_dataset(
+            "parquet", data_files=url, split="train", streaming=True, cache_dir=str(tmp_path / "cache")
+        ).cast_column("image", datasets.Image(decode=False))
+        source = StreamSource((table,), "image", ("far.parquet",), (None,), "far", 12, "split train")
+        server.drop = 2
+        rows = rows_with_retries(lambda: source.cells(0), "far.parquet", 5, lambda _: None)
+        assert [cell["bytes"] for cell in rows] == [png(0, row) for row in range(12)]
+        assert server.dropped == 2
+        server.drop = 10**6
+        with pytest.raises(StreamReadError, match=r"far\.parquet cannot be read beyond row 0"):
+            list(rows_with_retries(lambda: source.cells(0), "far.parquet", 2, lambda _: None))
+    finally:
+        server.shutdown()
+        server.server_close()
