@@ -1,6 +1,7 @@
 """Crop and resize in 8 bits: the picture of Pillow to one grey level, in a fifth of its time.
 
-Of 4.5 million channel values measured, 0.4 % were one level off and seven values two.
+Of 4.5 million channel values measured, 0.4 % were one level off and seven values two (torch 2.15; 2.11 is coarser at
+some sizes: 13 % by one level, 0.02 % by two to four).
 """
 
 import numpy as np

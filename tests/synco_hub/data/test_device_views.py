@@ -84,7 +84,7 @@ def test_all_together_are_the_references(size: int) -> None:
         for key, (ours, pair) in enumerate(zip(views[view], expected, strict=True)):
             difference = (ours - pair[view]).abs()
             assert difference.mean() <= (2.6 if jittered[key] else 0.5)
-            assert difference.quantile(0.99) <= (18 if jittered[key] else 1)
+            assert difference.quantile(0.99) <= (18 if jittered[key] else 1.01)
             assert difference.max() <= (32 if jittered[key] else 2.01)
 
 
