@@ -38,7 +38,7 @@ def test_within_one_grey_level_of_pillow(width: int, height: int, size: int) -> 
         pillow = np.asarray(image.crop(box).resize((size, size), Image.Resampling.BICUBIC))
         difference = np.abs(crop.astype(int) - pillow)
         assert difference.max() <= 4
-        assert difference.mean() < 0.2
+        assert difference.mean() < 0.3
         further += int((difference > 1).sum())
         values += difference.size
     assert further <= 1 + values / 4_000
