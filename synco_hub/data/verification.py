@@ -8,7 +8,7 @@ from difflib import SequenceMatcher
 
 import numpy as np
 import numpy.typing as npt
-from timm.data import ImageNetInfo
+from timm.data import ImageNetInfo  # type: ignore[attr-defined]
 
 from synco_hub.data.catalog_row import DatasetRow, Layout
 from synco_hub.data.class_lists import class_list
