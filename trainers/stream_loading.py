@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
+from importlib import metadata
 from typing import Any
 
 import torch
@@ -65,7 +66,7 @@ class StreamLoading:
         if processes > 1 and self.sampler.part.rule == BY_ROWS:
             logger.warning(
                 "%d shards cannot be shared evenly by %d processes: each process reads all of them and keeps every "
-                "%d. row, which costs %d times the reading. `synco-hub data prepare` writes any number of shards; "
+                "%d. row, which costs %d times the reading. `synco-hub data prepare --shard-size` writes more; "
                 "take a multiple of %d.",
                 *(num_shards, processes, processes, processes, processes),
             )
@@ -106,6 +107,7 @@ class StreamLoading:
             "rows_per_epoch": self.sampler.rows_per_epoch,
             "steps_in_epoch": steps_in_epoch,
             "rows_read": self._rows_of(steps_in_epoch),
+            "datasets": metadata.version("datasets"),
         }
 
     def show_skipping(self, steps_in_epoch: int) -> None:
@@ -165,6 +167,9 @@ def refuse_other_place(checkpoint: object, saved: Mapping[str, Any] | None, now:
         raise ValueError(f"{checkpoint}: its images were read {was}, not {be}; continue with the same --streaming.")
     if saved is None or now is None:
         return
+    if saved.get("datasets") != now.get("datasets"):
+        # Order does not depend on it, unless its readers should ever yield a file's rows in another order.
+        logger.warning("continuing a stream with datasets %s → %s", saved.get("datasets"), now.get("datasets"))
     different = [name for name in ORDER_DEPENDS_ON if saved.get(name) != now.get(name)]
     if not different:
         return

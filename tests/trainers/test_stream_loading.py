@@ -141,7 +141,7 @@ def test_an_epoch_of_a_stream_may_be_given_and_k_nn_needs_positions(table, tmp_p
 
 PLACE = {
     "num_shards": 4, "shuffle_buffer": 9, "seed": 5, "rule": "by shards", "processes": 2, "rows_per_epoch": 22,
-    "steps_in_epoch": 3,
+    "steps_in_epoch": 3, "datasets": "5.2.0",
 }  # fmt: skip
 
 
@@ -159,6 +159,9 @@ def test_another_order_is_refused_within_an_epoch_and_said_at_its_start(name, va
     with pytest.raises(ValueError, match="read as a stream, not by position"):
         refuse_other_place("checkpoint-3", PLACE, None)
     refuse_other_place("checkpoint-3", None, None)
+    assert "with datasets" not in caplog.text
+    refuse_other_place("checkpoint-3", PLACE, {**PLACE, "datasets": "6.0.0"})
+    assert "continuing a stream with datasets 5.2.0 → 6.0.0" in caplog.text
 
 
 def test_shards_that_processes_cannot_share_are_said_with_the_remedy(tmp_path, caplog, monkeypatch):
