@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from synco_hub.data.catalog_robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.data.diamond_square import plasma
-from synco_hub.data.opencv_views import opencv
+from synco_hub.data.opencv import opencv
 from synco_hub.data.random_keys import random_key
 
 Pixels = npt.NDArray[np.uint8]
