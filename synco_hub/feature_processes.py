@@ -86,7 +86,6 @@ def extract_features_in_processes(
     model: nn.Module,
     dataset: NamedItems,
     settings: ExtractionSettings,
-    num_processes: int,
     rule: FeatureRule | None = None,
     title: str = "features",
     extract: Callable[..., Features] = extract_features,
@@ -96,8 +95,7 @@ def extract_features_in_processes(
     Args:
         model: Any model that :mod:`synco_hub.feature_adapter` knows.
         dataset: Images, labels and names; every process reads its own share.
-        settings: Of each process; batch size and workers are per process.
-        num_processes: 1 extracts in this process.
+        settings: Of each process; batch size and workers are per process. One process is this one.
         rule: Which feature; None for the model's own rule.
         title: What the progress bar of the first process says.
         extract: What each process runs.
@@ -106,11 +104,9 @@ def extract_features_in_processes(
         ValueError: As :func:`synco_hub.features.extract_features`, or if there are fewer GPUs than processes.
     """
     count = len(dataset)
-    if num_processes < 1:
-        raise ValueError(f"--num-processes {num_processes}: give at least 1")
-    if num_processes == 1 or count < 2:
+    if settings.num_processes == 1 or count < 2:
         return extract(model, dataset, settings, rule, title)
-    shares = parts(count, num_processes)
+    shares = parts(count, settings.num_processes)
     devices = devices_of(settings.device, len(shares))
     # Unreadable images may lie together in one share: the whole decides, below.
     of_each = replace(settings, max_bad_fraction=1.0)

@@ -54,6 +54,7 @@ class ExtractionSettings:
         dtype: Type of the arithmetic under autocast, such as torch.bfloat16; None for the type of the weights.
         max_bad_fraction: Largest share of images that may be unreadable.
         progress: Show a progress bar with rate and remaining time.
+        num_processes: Processes that share the images, see `synco_hub.feature_processes`; a GPU each where there are.
     """
 
     batch_size: int = 256
@@ -62,8 +63,11 @@ class ExtractionSettings:
     dtype: torch.dtype | None = None
     max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION
     progress: bool = True
+    num_processes: int = 1
 
     def __post_init__(self) -> None:
+        if self.num_processes < 1:
+            raise ValueError(f"num_processes={self.num_processes}: give at least 1")
         if self.batch_size < 1:
             raise ValueError(f"batch_size={self.batch_size}: a batch holds at least 1 image")
         if self.num_workers < 0:

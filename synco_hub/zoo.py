@@ -7,6 +7,7 @@ import os
 import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 # What a directory may be called under the home of the zoo; nothing with a separator, so no name leaves it.
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
@@ -134,7 +135,7 @@ def installed_directory(name: str) -> Path | None:
 
 def list_models() -> list[ZooRow]:
     """Every checkpoint of the zoo, then the installed ones that are not in it, each with where it is and whence."""
-    installed = {
+    installed: dict[str, dict[str, Any]] = {
         directory.name: {"installed": str(directory), **_origin(directory)}
         for directory in sorted((home_directory() / "checkpoints").glob("*"))
         if installed_directory(directory.name)

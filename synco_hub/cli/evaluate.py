@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 
 import typer
@@ -24,6 +25,14 @@ evaluate.command("robustness")(robustness)
 evaluate.command("video-segmentation")(video_segmentation)
 
 
+class Precision(StrEnum):
+    """Arithmetic of a network's forward pass."""
+
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 @evaluate.command("knn")
 def knn(
     model: str | None = typer.Option(None, help="Short name, checkpoint directory, Hub id, or timm:<name>."),
@@ -38,6 +47,8 @@ def knn(
     label_column: str | None = typer.Option(None, help="Column of the labels, where it is not obvious."),
     batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
+    num_processes: int = typer.Option(1, help="Processes that share images and queries; a GPU each on cuda."),
+    precision: Precision = typer.Option(Precision.fp32, help="Arithmetic of the network; the vote is in fp32."),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
     split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
     max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
@@ -53,12 +64,12 @@ def knn(
     Example: synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.evaluation_inputs import DataChoice, best_device
+    from synco_hub.cli.evaluation_inputs import DataChoice, autocast_dtype, best_device
     from synco_hub.cli.knn_evaluation import knn_of_features, knn_of_model
     from synco_hub.features import ExtractionSettings
 
     if features is not None:
-        result = knn_of_features(features, k or None, best_device(device))
+        result = knn_of_features(features, k or None, best_device(device), num_processes)
     else:
         if model is None:
             raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
@@ -66,7 +77,10 @@ def knn(
             *(dataset, data_dir, image_column, label_column, split_seed, train_fraction, train_list),
             *(dataset_id, config, revision, train_dataset, train_data_dir),
         )
-        settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
+        settings = ExtractionSettings(
+            *(batch_size, num_workers, best_device(device), autocast_dtype(precision.value), max_bad_fraction),
+            num_processes=num_processes,
+        )
         result = knn_of_model(model, choice, k or None, settings, save_features)
     result.save(output)
     print(f"{result.dataset.count} test images of {result.dataset.name}: {result.dataset.description}")

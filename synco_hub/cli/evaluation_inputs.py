@@ -13,6 +13,7 @@ from synco_hub.data.catalog import CATALOG
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.image_subset import subset_of_classes
 from synco_hub.evaluation.classification import evaluate_classification
+from synco_hub.evaluation.efficiency import PRECISIONS
 from synco_hub.evaluation.low_shot import low_shot_subset
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.classifier import load_classifier
@@ -98,6 +99,11 @@ def classification_of_model(model: str, choice: DataChoice, settings: Extraction
     """
     classifier, processor, names = load_classifier(model)
     return evaluate_classification(classifier, names, evaluation_split(choice, "test", processor), model, settings)
+
+
+def autocast_dtype(precision: str) -> torch.dtype | None:
+    """The type of the arithmetic under autocast, None for `fp32`."""
+    return PRECISIONS[precision]
 
 
 def best_device(device: str | None) -> str:

@@ -47,17 +47,25 @@ def knn_of_model(
     for split, file in zip((bank, queries), _FILES, strict=True):
         save_split(split, source, save_features / file)
     return evaluate_knn_features(
-        bank, queries, source, ks, device=settings.device or "cpu", progress=settings.progress, started=started
+        bank,
+        queries,
+        source,
+        ks,
+        device=settings.device or "cpu",
+        progress=settings.progress,
+        started=started,
+        num_processes=settings.num_processes,
     )
 
 
-def knn_of_features(folder: Path, ks: Sequence[int] | None, device: str) -> EvaluationResult:
+def knn_of_features(folder: Path, ks: Sequence[int] | None, device: str, num_processes: int = 1) -> EvaluationResult:
     """Measure features that :func:`knn_of_model` kept.
 
     Args:
         folder: Where they are.
         ks: Numbers of neighbours; None for the protocol's.
         device: Where neighbours are searched.
+        num_processes: Processes that share the queries.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -65,4 +73,4 @@ def knn_of_features(folder: Path, ks: Sequence[int] | None, device: str) -> Eval
     """
     (bank, model), (queries, other) = (load_split(folder / file) for file in _FILES)
     check_same_model(model, other)
-    return evaluate_knn_features(bank, queries, model, ks, device=device)
+    return evaluate_knn_features(bank, queries, model, ks, device=device, num_processes=num_processes)

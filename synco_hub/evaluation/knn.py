@@ -66,7 +66,15 @@ def evaluate_knn(
     bank, queries = (measure_split(model, dataset, settings) for dataset in (train_dataset, test_dataset))
     device = next(feature_network(model).parameters()).device if settings.device is None else settings.device
     return evaluate_knn_features(
-        bank, queries, model_source(model, model_name), ks, temperature, device, settings.progress, started
+        bank,
+        queries,
+        model_source(model, model_name),
+        ks,
+        temperature,
+        device,
+        settings.progress,
+        started,
+        settings.num_processes,
     )
 
 
@@ -79,6 +87,7 @@ def evaluate_knn_features(
     device: torch.device | str = "cpu",
     progress: bool = True,
     started: float | None = None,
+    num_processes: int = 1,
 ) -> EvaluationResult:
     """The second half of :func:`evaluate_knn`, for features that are there already.
 
@@ -91,6 +100,7 @@ def evaluate_knn_features(
         device: Where neighbours are searched.
         progress: Show a progress bar.
         started: ``time.perf_counter()`` when the measurement began; None for now.
+        num_processes: Processes that share the queries.
 
     Raises:
         ValueError: See :func:`evaluate_knn`.
@@ -100,9 +110,9 @@ def evaluate_knn_features(
     kept, left_out = usable_ks(ks, len(bank.features.values))
     sides = (bank.features.values, bank.features.labels, queries.features.values, queries.features.labels)
     if bank.features.labels.ndim == 2:
-        metrics = knn_average_precision(*sides, kept, temperature, device, progress)
+        metrics = knn_average_precision(*sides, kept, temperature, device, progress, num_processes)
     else:
-        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, progress)
+        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, progress, num_processes)
     notes = [f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out]
     return EvaluationResult(
         metrics=metrics,

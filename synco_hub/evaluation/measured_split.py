@@ -10,7 +10,8 @@ from torch import nn
 
 from synco_hub.data import EvaluationDataset
 from synco_hub.feature_adapter import feature_network, feature_rule
-from synco_hub.features import ExtractionSettings, Features, extract_features
+from synco_hub.feature_processes import extract_features_in_processes
+from synco_hub.features import ExtractionSettings, Features
 from synco_hub.results import DataSource, ModelSource
 
 
@@ -46,8 +47,10 @@ def measure_split(
     Raises:
         ValueError: As :func:`synco_hub.features.extract_features`.
     """
-    about = dataset.images.description
-    features = extract_features(model, dataset, settings, title=f"features of {about.name} ({about.split})")
+    about, settings = dataset.images.description, settings or ExtractionSettings()
+    features = extract_features_in_processes(
+        model, dataset, settings, title=f"features of {about.name} ({about.split})"
+    )
     if dataset.images.multi_hot is not None:
         rows = torch.as_tensor(dataset.images.multi_hot, dtype=torch.float32)[features.indices]
         features = replace(features, labels=rows)
@@ -63,7 +66,10 @@ def measure_split(
         ),
         class_names=tuple(dataset.images.class_names),
         skipped_files=tuple(dataset.name(index) for index in features.skipped.tolist()),
-        preprocessing=preprocessing(dataset),
+        preprocessing={
+            **preprocessing(dataset),
+            **({} if settings.dtype is None else {"autocast": str(settings.dtype).removeprefix("torch.")}),
+        },
     )
 
 

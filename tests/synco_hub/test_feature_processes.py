@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import concurrent.futures
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -46,7 +46,7 @@ def test_two_processes_give_the_features_of_one():
     model = SynCoModel(SynCoConfig(backbone="vit-nano")).eval()
     dataset, settings = Noise(23, bad=(3, 20)), ExtractionSettings(batch_size=4, max_bad_fraction=0.1, progress=False)
     one = extract_features(model, dataset, settings)
-    two = extract_features_in_processes(model, dataset, settings, num_processes=2)
+    two = extract_features_in_processes(model, dataset, replace(settings, num_processes=2))
     torch.testing.assert_close(two.values, one.values, rtol=1e-5, atol=1e-6)
     assert torch.equal(two.labels, one.labels)
     assert torch.equal(two.indices, one.indices)
@@ -59,16 +59,16 @@ def test_the_share_of_unreadable_images_is_that_of_the_whole(monkeypatch):
     monkeypatch.setattr(feature_processes, "fresh_processes", concurrent.futures.ThreadPoolExecutor)
     model = SynCoModel(SynCoConfig(backbone="vit-nano")).eval()
     dataset = Noise(20, bad=(0, 1, 2))  # 30 % of the first half, 15 % of all
-    kind = ExtractionSettings(batch_size=4, max_bad_fraction=0.2, progress=False)
-    assert len(extract_features_in_processes(model, dataset, kind, 2).values) == 17
-    strict = ExtractionSettings(batch_size=4, max_bad_fraction=0.1, progress=False)
+    kind = ExtractionSettings(batch_size=4, max_bad_fraction=0.2, progress=False, num_processes=2)
+    assert len(extract_features_in_processes(model, dataset, kind).values) == 17
+    strict = replace(kind, max_bad_fraction=0.1)
     with pytest.raises(ValueError, match=r"3 of 20 images cannot be read: noise 0, noise 1, noise 2"):
-        extract_features_in_processes(model, dataset, strict, 2)
+        extract_features_in_processes(model, dataset, strict)
 
 
 def test_bad_numbers_of_processes_are_refused():
-    with pytest.raises(ValueError, match="--num-processes 0"):
-        extract_features_in_processes(torch.nn.Identity(), Noise(4), ExtractionSettings(), 0)
+    with pytest.raises(ValueError, match="num_processes=0: give at least 1"):
+        ExtractionSettings(num_processes=0)
     with pytest.raises(ValueError, match=f"--num-processes {torch.cuda.device_count() + 1} with"):
         devices_of("cuda", torch.cuda.device_count() + 1)
     assert devices_of(None, 2) == ["cpu", "cpu"]

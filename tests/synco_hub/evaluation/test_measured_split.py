@@ -1,5 +1,6 @@
 """A split says what it is, and its features are those of the images that could be read."""
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -84,3 +85,14 @@ def test_parameters_are_those_of_the_backbone() -> None:
     model = synco()
     backbone = sum(parameter.numel() for parameter in model.synco.parameters())
     assert model_source(model).num_parameters == backbone < sum(p.numel() for p in model.parameters())
+
+
+def test_arithmetic_of_lower_precision_is_recorded_and_near(tmp_path: Path) -> None:
+    images = FractalDataset("test", FractalParameters(3, 1, 4, 32), tmp_path)
+    dataset, network = EvaluationDataset(images, EvaluationTransform(32)), synco()
+    exact = measure_split(network, dataset, QUIET)
+    rounded = measure_split(network, dataset, dataclasses.replace(QUIET, dtype=torch.bfloat16))
+    assert "autocast" not in exact.preprocessing
+    assert rounded.preprocessing["autocast"] == "bfloat16"
+    difference = (rounded.features.values - exact.features.values).norm() / exact.features.values.norm()
+    assert 0 < float(difference) < 0.05  # 8 bits of mantissa
