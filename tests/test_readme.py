@@ -26,6 +26,11 @@ TRAINERS = {
     "trainers.pretrain": (pretrain.main, f"{TINY} {TINY_NETWORK}".split()),
     "trainers.linear_probe": (linear_probe.main, TINY.split()),
 }
+# The same for what is measured: fewer images, and the attacks that take a moment.
+SHORT = {
+    "evaluate robustness": "--num-images 4",
+    "evaluate adversarial": "--num-images 4 --attacks fgsm,pgd",
+}
 
 
 @pytest.fixture
@@ -46,22 +51,26 @@ def reader(tmp_path, monkeypatch):
 
 
 def test_the_readme_has_commands_and_snippets():
-    assert len(COMMANDS) >= 4
+    assert len(COMMANDS) >= 12
     assert len(SNIPPETS) >= 2
     assert "make demo" in README
     assert "make test" in README
 
 
-@pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_runs(command, reader, monkeypatch):
+def test_every_command_runs_one_after_the_other(reader, monkeypatch):
     def run_here(path: str, argv: list[str]) -> None:
         assert argv[:2] == [path, "-m"]
         trainer, flags = TRAINERS[argv[2]]
         trainer([*argv[3:], *flags])
 
     monkeypatch.setattr(os, "execv", run_here)
-    result = CliRunner().invoke(app, shlex.split(command)[1:])
-    assert result.exit_code == 0, (result.output, result.exception)
+    for command in COMMANDS:
+        arguments = shlex.split(command)[1:]
+        arguments += SHORT.get(" ".join(arguments[:2]), "").split()
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, (command, result.output, result.exception)
+    for path in re.findall(r"--output(?:-dir)? (\S+)", " ".join(COMMANDS)):
+        assert Path(path).exists(), path
 
 
 def test_loading_in_four_lines(reader):
