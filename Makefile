@@ -52,7 +52,7 @@ OLDEST := .venv-oldest
 test-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet uv
-	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy fastapi uvicorn yacs
 	OMP_NUM_THREADS=2 $(OLDEST)/bin/python -m pytest -q tests/synco_hub/models tests/synco_hub/hub tests/trainers
 
 # Half an hour; writes tests/benchmarks/results/*.json and BENCHMARKS.md.
