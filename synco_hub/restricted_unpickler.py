@@ -15,6 +15,7 @@ from typing import Any
 
 # The most objects that a pickle may remember or nest: real checkpoints have tens of thousands.
 MAX_OPERATIONS = 20_000_000
+_REMEDY = "Only plain data and tensors are read; if you trust its author, ask for a file without code (.safetensors)."
 # Numbers given to classes by whoever filled `copyreg`'s registry: they would bypass the look-up of names.
 _EXTENSION_OPERATIONS = {"EXT1", "EXT2", "EXT4"}
 _MEMO_OPERATIONS = {"PUT", "BINPUT", "LONG_BINPUT"}
@@ -129,6 +130,7 @@ def load_plain(
     persistent: Callable[[Any], Any] | None = None,
     encoding: str = "ASCII",
     origin: str = "the pickle",
+    remedy: str = _REMEDY,
 ) -> Any:
     """Read one pickle as plain data; nothing that it names is imported or run.
 
@@ -140,6 +142,7 @@ def load_plain(
         persistent: See `RestrictedUnpickler`.
         encoding: How strings of Python 2 are read; `latin1` for arrays of its time.
         origin: What to call it in an error.
+        remedy: What to do about a bad one, as a sentence.
 
     Returns:
         Dictionaries (`PlainMapping` for classes), lists, tuples, sets, numbers, text, bytes, and what `classes` makes.
@@ -152,12 +155,11 @@ def load_plain(
         data = _checked(stream)
         return RestrictedUnpickler(io.BytesIO(data), classes or {}, persistent, encoding).load()
     except RecursionError:
-        raise ValueError(f"{origin} is refused: it is nested too deeply to be data.") from None
+        raise ValueError(f"{origin} is refused: it is nested too deeply to be data. {remedy}") from None
     except Exception as error:  # a hostile pickle can provoke any kind of error in any operation
         raise ValueError(
             f"{origin} is refused and nothing in it was run: {' '.join(str(error).split()) or type(error).__name__}. "
-            "Only plain data and tensors are read; if you trust its author, ask for a file without code "
-            "(.safetensors)."
+            f"{remedy}"
         ) from error
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,7 @@ from PIL import Image
 
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, fingerprint
 from synco_hub.data.original_split import require_located
-from synco_hub.data.restricted_unpickling import read_pickled_arrays
+from synco_hub.data.pickled_arrays import PickledArray, load_arrays
 
 SIDE = 32
 
@@ -87,7 +88,7 @@ def read_cifar(set_name: str, folder: Path, split: str) -> PixelArrayDataset:
     batches = files.train if split == "train" else files.test
     root = require_located(folder, set_name, files.meta, *batches)
     contents = [_batch(root / name, files) for name in batches]
-    names_of_classes = read_pickled_arrays(root / files.meta).get(files.names_key)
+    names_of_classes = _content(root / files.meta).get(files.names_key)
     if not isinstance(names_of_classes, list):
         raise ValueError(f"{root / files.meta}: no list {files.names_key}; unpack the original archive again.")
     class_names = [name.decode("latin1") if isinstance(name, bytes) else str(name) for name in names_of_classes]
@@ -106,10 +107,19 @@ def read_cifar(set_name: str, folder: Path, split: str) -> PixelArrayDataset:
     return PixelArrayDataset(pixels, names, labels.tolist(), class_names, description)
 
 
+def _content(path: Path) -> dict[str, Any]:
+    """A pickle's dictionary; keys that Python 2 wrote as bytes become text."""
+    content = load_arrays(path.read_bytes(), str(path), "Unpack the original archive again.")
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: it holds {type(content).__name__}, not a dict; unpack the original archive again.")
+    return {key.decode("latin1") if isinstance(key, bytes) else str(key): value for key, value in content.items()}
+
+
 def _batch(path: Path, files: _Files) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]:
-    content = read_pickled_arrays(path)
-    data, labels = content.get("data"), content.get(files.label_key)
-    if not isinstance(data, np.ndarray) or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * SIDE**2:
+    content = _content(path)
+    array, labels = content.get("data"), content.get(files.label_key)
+    data = array.values if isinstance(array, PickledArray) else None
+    if data is None or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * SIDE**2:
         raise ValueError(
             f"{path}: data is no array of {3 * SIDE**2} bytes an image; unpack the original archive again."
         )

@@ -16,8 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from synco_hub.data.pickled_numbers import NUMBER_CLASSES, plain_numbers
-from synco_hub.restricted_unpickler import load_plain
+from synco_hub.data.pickled_arrays import load_arrays
 
 DATASETS = ("roxford5k", "rparis6k")
 OFFICIAL_COUNTS = {"roxford5k": (70, 4993), "rparis6k": (70, 6322)}
@@ -109,7 +108,7 @@ def load_retrieval_data(root: Path, name: str) -> RetrievalData:
         )
     file = folder / ground_truth
     data = file.read_bytes()
-    plain = plain_numbers(load_plain(data, NUMBER_CLASSES, encoding="latin1", origin=f"{str(file)!r}"))
+    plain = load_arrays(data, repr(str(file)), "Fetch the benchmark's own file again.")
     try:
         database = tuple(folder / "jpg" / f"{_plain_name(image)}.jpg" for image in plain["imlist"])
         names = [_plain_name(image) for image in plain["qimlist"]]
@@ -129,7 +128,7 @@ def load_retrieval_data(root: Path, name: str) -> RetrievalData:
 def _query(file: Path, entry: Mapping[str, Any], database_size: int) -> RetrievalQuery:
     left, top, right, bottom = (float(side) for side in entry["bbx"])
     if not (left < right and top < bottom):
-        raise ValueError(f"the box {entry['bbx']} of {file.name} has no area")
+        raise ValueError(f"the box {list(entry['bbx'])} of {file.name} has no area")
     grades = {grade: tuple(int(index) for index in entry[grade]) for grade in _GRADES}
     for grade, indices in grades.items():
         if indices and not 0 <= min(indices) <= max(indices) < database_size:

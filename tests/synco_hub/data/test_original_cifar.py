@@ -42,3 +42,18 @@ def test_a_hundred_classes_take_the_fine_labels(tmp_path: Path):
     (tmp_path / "cifar-100-python/meta").write_bytes(pickle.dumps({"names": []}))
     with pytest.raises(ValueError, match="no list fine_label_names"):
         read_cifar("cifar100", tmp_path, "train")
+
+
+@pytest.mark.parametrize("content", [b"", b"not a pickle", pickle.dumps({"data": np.zeros(99)})[:-40]])
+def test_damaged_batches(content: bytes, tmp_path: Path):
+    write_original("cifar10", tmp_path)
+    (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(content)
+    with pytest.raises(ValueError, match=r"test_batch is refused.*Unpack the original archive again\."):
+        read_cifar("cifar10", tmp_path, "test")
+
+
+def test_a_batch_that_is_no_dict(tmp_path: Path):
+    write_original("cifar10", tmp_path)
+    (tmp_path / "cifar-10-batches-py/test_batch").write_bytes(pickle.dumps([1]))
+    with pytest.raises(ValueError, match="holds list, not a dict"):
+        read_cifar("cifar10", tmp_path, "test")
