@@ -202,9 +202,10 @@ def _told_by_config(config: Any) -> Recognised | None:
     model = config.get("MODEL") if isinstance(config, Mapping) else None
     if not isinstance(model, Mapping):
         return None
-    # Both projects share their code's ancestor; only the later one names its encoder so.
-    if "ENCODER" in model:
-        return Recognised("synco-v2", f"its config says MODEL.ENCODER = {model['ENCODER']!r}")
+    # Both projects share their code's ancestor; only the later one names its encoder so, and has other methods.
+    field = "ENCODER" if "ENCODER" in model else "TYPE"
+    if field == "ENCODER" or model.get(field) in ("synco", "byol"):
+        return Recognised("synco-v2", f"its config says MODEL.{field} = {model[field]!r}")
     return Recognised("moby", "its config has MODEL and no MODEL.ENCODER, as in Microsoft's code")
 
 

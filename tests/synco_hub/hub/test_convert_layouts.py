@@ -29,6 +29,9 @@ BARE = dict(names_of(LEARNED))
         (moby_like(LEARNED, LEARNED), "moby"),
         (moby_like(LEARNED, LEARNED, yacs({"MODEL": {"ENCODER": "vit_small"}})), "synco-v2"),
         (moby_like(FIXED, FIXED, yacs({"MODEL": {"TYPE": "moby"}})), "moby"),
+        # Microsoft's code has neither method, whatever else its configuration leaves out.
+        (moby_like(FIXED, FIXED, yacs({"MODEL": {"TYPE": "synco"}})), "synco-v2"),
+        (moby_like(LEARNED, LEARNED, yacs({"MODEL": {"TYPE": "byol"}})), "synco-v2"),
         (moco_v3(FIXED, FIXED), "moco-v3"),
         (dino(LEARNED, LEARNED), "dino"),
         ({f"module.backbone.{key}": value for key, value in BARE.items()}, "dino"),
