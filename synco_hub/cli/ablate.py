@@ -6,6 +6,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,14 @@ from synco_hub.atomic_write import written_whole
 from synco_hub.cli.demo import SETTINGS
 
 PLAN_FILE = "ablation_plan.json"
+
+
+class Probe(StrEnum):
+    """Whether trained runs are probed too: not, on features computed once, or by the paper's protocol."""
+
+    none = "none"
+    cached = "cached"
+    full = "full"
 
 
 def ablate(
@@ -27,6 +36,11 @@ def ablate(
     dataset: str = typer.Option("fractals", help="fractals, a folder of images with labels, or a Hub id."),
     output_dir: Path = typer.Option(Path("ablation"), help="Folder for the runs and the tables."),
     metric: str = typer.Option("top1_k10", help="Which k-NN accuracy the table shows."),
+    probe: Probe = typer.Option(
+        Probe.none,
+        help="Linear probe of every run as a further column: full is the paper's protocol, cached a quick look that "
+        "is not.",
+    ),
 ) -> None:
     """Compare methods on matched budgets; finished runs are kept, so the same command continues after a stop.
 
@@ -49,10 +63,16 @@ def ablate(
         if not (directory / RESULT_FILE).is_file():
             print(f"run {number} of {seeds * len(arms)}: {arm}, seed {seed}")
             subprocess.run(training_command(arm, seed, directory, shared), check=True)
-        runs.append(finished_run(arm, seed, directory, dataset))
+        file = directory / probe_result(probe)
+        if probe is not Probe.none and not file.is_file():
+            print(f"linear probe ({probe.value}) of {arm}, seed {seed}")
+            subprocess.run(probing_command(probe, seed, directory, dataset, context.args), check=True)
+        runs.append(finished_run(arm, seed, directory, dataset, None if probe is Probe.none else file))
     runs = [untrained_run(seed, output_dir / run_name(arms[0], seed), dataset) for seed in range(seeds)] + runs
     runs.sort(key=lambda run: [UNTRAINED, *arms].index(run.arm))
     settings = {"max_steps": max_steps, "dataset": dataset, "seeds": seeds}
+    if probe is not Probe.none:
+        settings["probe"] = PROBES[probe]
     paths = write_tables(output_dir, runs, metric, settings)
     print(paths[0].read_text(encoding="utf-8"))
     print(f"wrote {', '.join(str(path) for path in paths)}\n{finding(rows_of(runs, metric))}")
@@ -72,6 +92,38 @@ def training_command(arm: str, seed: int, directory: Path, shared: Sequence[str]
     resume = ["--resume"] if directory.exists() else []
     flags = [chosen, *shared, f"--seed={seed}", f"--output-dir={directory}", *resume]
     return [sys.executable, "-m", "trainers.pretrain", *flags]
+
+
+PROBES = {
+    Probe.cached: "cached features of centre crops (not the paper's protocol)",
+    Probe.full: "the paper's protocol (7.5)",
+}
+
+
+def probe_result(probe: Probe) -> Path:
+    """Where a probe's result is, within a run's directory."""
+    return Path(f"probe-{probe.value}") / (
+        "linear_probe_cached.json" if probe is Probe.cached else "linear_probe.json"
+    )
+
+
+def probing_command(probe: Probe, seed: int, run: Path, dataset: str, further: Sequence[str]) -> list[str]:
+    """The process that probes one finished run, or continues to.
+
+    Args:
+        probe: `cached` or `full`.
+        seed: Seed of the run and of its probe.
+        run: Output directory of the run.
+        dataset: What is classified.
+        further: The user's flags for pretraining, of which the probe takes the device.
+    """
+    output = run / probe_result(probe).parent
+    flags = [f"--model={run}", f"--dataset={dataset}", f"--seed={seed}", f"--output-dir={output}"]
+    flags += ["--disable-tqdm=true"]
+    flags += ["--cached-features"] if probe is Probe.cached else []
+    flags += ["--dataloader-num-workers=0"] if probe is Probe.cached else []
+    flags += [flag for flag in further if flag.split("=")[0].replace("_", "-") == "--use-cpu"]
+    return [sys.executable, "-m", "trainers.linear_probe", *flags, *(["--resume"] if output.exists() else [])]
 
 
 def run_name(arm: str, seed: int) -> str:

@@ -19,9 +19,10 @@ from synco_hub.results import EvaluationResult
 RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
 UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
+PROBE_METRIC = "top1_last_epoch"
 
 
-def finished_run(arm: str, seed: int, directory: Path, dataset: str) -> FinishedRun:
+def finished_run(arm: str, seed: int, directory: Path, dataset: str, probe: Path | None = None) -> FinishedRun:
     """Measure a trained run, or read what was measured.
 
     Args:
@@ -29,13 +30,24 @@ def finished_run(arm: str, seed: int, directory: Path, dataset: str) -> Finished
         seed: Its seed.
         directory: Its output directory.
         dataset: What it was trained on, and is measured on.
+        probe: Result of its linear probe, if it was probed.
+
+    Raises:
+        ValueError: If the probe has no top-1 accuracy.
     """
     if not (directory / RESULT_FILE).is_file():
         model, processor = load_model(str(directory))
         _measured(model, processor, dataset, directory.name).save(directory / RESULT_FILE)
     result = EvaluationResult.load(directory / RESULT_FILE, "knn")
     seconds = json.loads((directory / "pretraining_summary.json").read_text())["seconds"]
-    return FinishedRun(arm, seed, dict(result.metrics), float(seconds))
+    return FinishedRun(arm, seed, dict(result.metrics), float(seconds), None if probe is None else _top1(probe))
+
+
+def _top1(file: Path) -> float:
+    metrics = EvaluationResult.load(file).metrics
+    if PROBE_METRIC not in metrics:
+        raise ValueError(f"{file} has no {PROBE_METRIC}: --probe none, or a data set with one label an image.")
+    return float(metrics[PROBE_METRIC])
 
 
 def untrained_run(seed: int, like: Path, dataset: str) -> FinishedRun:

@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 
 from synco_hub.atomic_write import written_whole
 
-COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes")
+COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
 
 
 @dataclass(frozen=True)
@@ -29,12 +29,14 @@ class FinishedRun:
         seed: Seed of the run.
         metrics: Metrics by name, in percent.
         seconds: Wall-clock seconds of training.
+        probe: Top-1 accuracy of its linear probe in percent, None where it was not probed.
     """
 
     arm: str
     seed: int
     metrics: Mapping[str, float]
     seconds: float
+    probe: float | None = None
 
 
 @dataclass(frozen=True)
@@ -49,6 +51,8 @@ class Row:
         lowest: Worst seed.
         highest: Best seed.
         minutes: Mean training time.
+        probe_mean: Mean top-1 accuracy of the linear probes, None where none was made.
+        probe_sd: Standard deviation of it over the seeds.
     """
 
     method: str
@@ -58,6 +62,8 @@ class Row:
     lowest: float
     highest: float
     minutes: float
+    probe_mean: float | None = None
+    probe_sd: float | None = None
 
 
 def rows_of(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
@@ -77,10 +83,16 @@ def rows_of(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
             if metric not in run.metrics:
                 raise ValueError(f"{arm} has no metric {metric!r}: choose one of {', '.join(run.metrics)}.")
         values = [run.metrics[metric] for run in own]
-        sd = statistics.stdev(values) if len(values) > 1 else None
         minutes = statistics.fmean(run.seconds for run in own) / 60
-        table.append(Row(arm, len(own), statistics.fmean(values), sd, min(values), max(values), minutes))
+        mean, sd = _mean_and_deviation(values)
+        probes = [run.probe for run in own if run.probe is not None]
+        probed = _mean_and_deviation(probes) if probes else (None, None)
+        table.append(Row(arm, len(own), mean, sd, min(values), max(values), minutes, *probed))
     return table
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
 def finding(rows: Sequence[Row]) -> str:
@@ -108,17 +120,23 @@ def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
         setting: The common budget in words.
     """
     lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
+    probed = any(row.probe_mean is not None for row in rows)
     lines += [
-        f"| method | {metric} | lowest | highest | seeds | minutes a run |",
-        "| --- | --- | --- | --- | --- | --- |",
+        f"| method | {metric} | lowest | highest | seeds | minutes a run |" + " linear probe top-1 |" * probed,
+        "| --- | --- | --- | --- | --- | --- |" + " --- |" * probed,
     ]
     for row in rows:
-        spread = "" if row.sd is None else f" ± {row.sd:.1f}"
         lines.append(
-            f"| {row.method} | {row.mean:.1f}{spread} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
-            f"| {row.minutes:.1f} |"
+            f"| {row.method} | {_spread(row.mean, row.sd)} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
+            f"| {row.minutes:.1f} |" + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
         )
     return "\n".join([*lines, "", finding(rows), ""])
+
+
+def _spread(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 
 def comma_separated(rows: Sequence[Row]) -> str:
@@ -126,22 +144,36 @@ def comma_separated(rows: Sequence[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows({**asdict(row), "sd": "" if row.sd is None else row.sd} for row in rows)
+    writer.writerows(asdict(row) for row in rows)  # None becomes an empty cell
     return text.getvalue()
 
 
 def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Figure:
-    """Means with their standard deviation, and each seed as a dot."""
+    """Means with their standard deviation, and each seed as a dot; the linear probes beside, where there are any."""
     drawn = Figure(figsize=(max(5.0, 1.2 * len(rows) + 2), 4), layout="constrained")
     FigureCanvasAgg(drawn)
     axis = drawn.subplots()
     places = range(len(rows))
-    axis.bar(places, [row.mean for row in rows], yerr=[row.sd or 0.0 for row in rows], capsize=4, alpha=0.6)
-    for place, row in zip(places, rows, strict=True):
-        values = [run.metrics[metric] for run in runs if run.arm == row.method]
-        axis.plot([place] * len(values), values, "k.", markersize=6)
+    probed = any(row.probe_mean is not None for row in rows)
+    width = 0.4 if probed else 0.8
+    bars = [(place - (0.2 if probed else 0.0), row.mean, row.sd, metric) for place, row in enumerate(rows)]
+    bars += [
+        (place + 0.2, row.probe_mean, row.probe_sd, "linear probe top-1")
+        for place, row in enumerate(rows)
+        if row.probe_mean is not None
+    ]
+    for kind in dict.fromkeys(bar[3] for bar in bars):
+        x, means, deviations, _ = zip(*(bar for bar in bars if bar[3] == kind), strict=True)
+        axis.bar(x, means, width, yerr=[sd or 0.0 for sd in deviations], capsize=4, alpha=0.6, label=kind)
+    for place, row in enumerate(rows):
+        own = [run for run in runs if run.arm == row.method]
+        probes = [run.probe for run in own if run.probe is not None]
+        axis.plot([place - (0.2 if probed else 0.0)] * len(own), [run.metrics[metric] for run in own], "k.")
+        axis.plot([place + 0.2] * len(probes), probes, "k.")
     axis.set_xticks(list(places), [row.method for row in rows], rotation=20 if len(rows) > 4 else 0)
-    axis.set_ylabel(f"{metric} (%)")
+    axis.set_ylabel("accuracy (%)" if probed else f"{metric} (%)")
+    if probed:
+        axis.legend()
     axis.grid(axis="y", alpha=0.3)
     return drawn
 

@@ -5,10 +5,10 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from synco_hub.cli.ablate import keep_to_the_plan, run_name, shared_flags, training_command
+from synco_hub.cli.ablate import Probe, keep_to_the_plan, probing_command, run_name, shared_flags, training_command
 from synco_hub.cli.ablation_runs import RESULT_FILE
 from synco_hub.cli.main import app
-from trainers.pretrain import main
+from trainers import linear_probe, pretrain
 
 TINY = (
     "--backbone=vit-nano --depth=1 --queue-size=16 --num-hard-negatives=4 --projection-hidden-dim=16 "
@@ -48,7 +48,7 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
 
     def in_this_process(command: list[str], check: bool) -> None:
         started.append(command)
-        main(command[3:])
+        {"trainers.pretrain": pretrain, "trainers.linear_probe": linear_probe}[command[2]].main(command[3:])
 
     monkeypatch.setattr(subprocess, "run", in_this_process)
     output = tmp_path / "ablation"
@@ -65,6 +65,31 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
     assert [(row["method"], row["runs"]) for row in data["rows"]] == [("untrained", 2), ("moby", 2), ("synco-v2", 2)]
     assert all(0 <= row["mean"] <= 100 for row in data["rows"])
     assert "± " in (output / "ablation.md").read_text()
+    assert "linear probe" not in (output / "ablation.md").read_text()
+    CliRunner().invoke(app, [*arguments, "--seeds", "2", "--probe", "cached"], catch_exceptions=False)
+    assert [command[2] for command in started[4:]] == ["trainers.linear_probe"] * 4
+    data = json.loads((output / "ablation.json").read_text())
+    own = [
+        json.loads((output / f"moby-seed{seed}/probe-cached/linear_probe_cached.json").read_text())["metrics"]
+        for seed in range(2)
+    ]
+    expected = sum(metrics["top1_last_epoch"] for metrics in own) / 2
+    assert [row["probe_mean"] is None for row in data["rows"]] == [True, False, False]
+    assert data["rows"][1]["probe_mean"] == pytest.approx(expected)
+    assert "linear probe top-1" in (output / "ablation.md").read_text()
+    assert "not the paper's protocol" in (output / "ablation.md").read_text()
+    CliRunner().invoke(app, [*arguments, "--seeds", "2", "--probe", "cached"], catch_exceptions=False)
+    assert len(started) == 8
+
+
+def test_the_full_probe_is_the_papers_and_continues(tmp_path):
+    command = probing_command(Probe.full, 3, tmp_path, "fractals", ["--use-cpu", "--learning-rate=1e-3"])
+    assert "--cached-features" not in command
+    assert "--use-cpu" in command
+    assert "--learning-rate=1e-3" not in command
+    assert "--resume" not in command
+    (tmp_path / "probe-full").mkdir()
+    assert probing_command(Probe.full, 3, tmp_path, "fractals", [])[-1] == "--resume"
 
 
 @pytest.mark.parametrize("flags", [["--methods", " , "], ["--seeds", "0"]])

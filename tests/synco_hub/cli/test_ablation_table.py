@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synco_hub.cli.ablation_table import FinishedRun, comma_separated, finding, markdown, rows_of, write_tables
+from synco_hub.cli.ablation_table import FinishedRun, comma_separated, figure, finding, markdown, rows_of, write_tables
 
 
 def runs_of(values: dict[str, list[float]]) -> list[FinishedRun]:
@@ -57,6 +57,34 @@ def test_the_finding_names_whoever_is_ahead_and_whether_it_means_something(value
 def test_an_unknown_metric_names_the_known():
     with pytest.raises(ValueError, match=r"'top9'.*top1_k10, top1_k20"):
         rows_of(runs_of({"moby": [1.0]}), "top9")
+
+
+def test_the_linear_probe_is_a_further_column_of_every_form(tmp_path):
+    probes = {"untrained": [None, None], "moby": [61.5, 64.5], "synco-v2": [70.0, 66.0]}
+    values = {"untrained": [30.0, 32.0], "moby": [55.5, 60.5], "synco-v2": [58.0, 57.0]}
+    runs = [
+        FinishedRun(arm, seed, {"top1_k10": value}, 60.0, probes[arm][seed])
+        for arm, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+    rows = {row.method: row for row in rows_of(runs, "top1_k10")}
+    assert (rows["untrained"].probe_mean, rows["untrained"].probe_sd) == (None, None)
+    assert rows["moby"].probe_mean == 63.0
+    assert rows["moby"].probe_sd == pytest.approx(np.std([61.5, 64.5], ddof=1))
+    paths = write_tables(tmp_path, runs, "top1_k10", {"probe": "cached features (not the paper's protocol)"})
+    text = paths[0].read_text()
+    assert "| moby | 58.0 ± 3.5 | 55.5 | 60.5 | 2 | 1.0 | 63.0 ± 2.1 |" in text
+    assert "| 2 | 1.0 | – |" in text
+    assert "not the paper's protocol" in text
+    data = json.loads(paths[1].read_text())
+    assert [row["probe_mean"] for row in data["rows"]] == [None, 63.0, 68.0]
+    assert [run["probe"] for run in data["runs"]] == [None, None, 61.5, 64.5, 70.0, 66.0]
+    table = list(csv.DictReader(paths[2].read_text().splitlines()))
+    assert [row["probe_mean"] for row in table] == ["", "63.0", "68.0"]
+    drawn = figure(runs, list(rows.values()), "top1_k10").axes[0]
+    heights = sorted(bar.get_height() for bar in drawn.patches)
+    assert heights == sorted([31.0, 58.0, 57.5, 63.0, 68.0])
+    assert [entry.get_text() for entry in drawn.get_legend().get_texts()] == ["top1_k10", "linear probe top-1"]
 
 
 def test_all_forms_say_the_same(tmp_path):
