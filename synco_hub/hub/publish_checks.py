@@ -110,7 +110,10 @@ def weight_problems(directory: Path) -> list[str]:
             )
     index = directory / "model.safetensors.index.json"
     if index.is_file():
-        missing = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) - present)
+        try:
+            missing = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"]) - present)
+        except (ValueError, KeyError, TypeError):
+            return [*problems, f"{index.name} cannot be read: save the model again"]
         if missing:
             problems.append(f"{len(missing)} weights of {index.name} are in no file (first: {', '.join(missing[:3])})")
     return problems

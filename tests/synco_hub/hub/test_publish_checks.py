@@ -63,6 +63,9 @@ def test_truncated_missing_and_incomplete_weights(run):
     save_file({"a": torch.zeros(1)}, run / "model-00001-of-00002.safetensors")
     (run / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x", "b": "y"}}))
     assert "1 weights of model.safetensors.index.json are in no file (first: b)" in weight_problems(run)[0]
+    for damaged in ("{", "[]", "null", '{"weight_map": 3}', "{}"):
+        (run / "model.safetensors.index.json").write_text(damaged)
+        assert "model.safetensors.index.json cannot be read" in weight_problems(run)[0]
 
 
 @pytest.mark.parametrize(
