@@ -8,9 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import HfArgumentParser
-
 from synco_hub.models.backbones_synco import suggest
+from trainers.flag_parser import FlagParser
 from trainers.run_directory import write_json
 
 SETTINGS_FILE = "classification_settings.json"
@@ -70,7 +69,7 @@ def parse_flags(
     Raises:
         ValueError: If a flag is unknown, naming the nearest, or a value is impossible.
     """
-    parser = HfArgumentParser(
+    parser = FlagParser(
         cast(Any, kinds),
         prog=program,
         description=description.split("\n", 1)[0],

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
 from synco_hub.command_errors import one_line_errors
@@ -40,6 +40,7 @@ from synco_hub.models.backbones_synco import suggest
 from trainers.checkpoints import manifest_of
 from trainers.data_arguments import BackboneArguments, DataArguments
 from trainers.fidelity import AUTHORS_CODE, PAPER, fidelity_settings
+from trainers.flag_parser import FlagParser
 from trainers.knn_callback import KnnCallback
 from trainers.pretraining_arguments import PretrainingSettings, SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -53,7 +54,8 @@ logger = logging.getLogger(__name__)
 
 EXAMPLE = (
     "example: synco-hub pretrain --method synco-v2 --backbone deit-s --dataset ./photographs "
-    "--output-dir runs/first --num-train-epochs 100 --per-device-train-batch-size 64"
+    "--output-dir runs/first --num-train-epochs 100 --per-device-train-batch-size 64. Several processes on one "
+    "machine: add --num-processes N; on several machines: torchrun -m trainers.pretrain with the same flags."
 )
 
 
@@ -74,7 +76,7 @@ def parse(argv: Sequence[str]) -> PretrainingRun:
     Raises:
         ValueError: If a value is impossible or the recipe unknown.
     """
-    parser = HfArgumentParser(
+    parser = FlagParser(
         cast(Any, (PretrainingSettings, BackboneArguments, DataArguments, SynCoTrainingArguments)),
         prog="synco-hub pretrain",
         description=(__doc__ or "").split("\n", 1)[0],

@@ -32,6 +32,7 @@ class ImageFolderDataset(ImageDataset):
         split: `train` or `test`.
         split_rule: How the two were told apart.
         multi_hot: For several classes an image. Shape: (num_images, num_classes).
+        name: What the data set is called; default: the root's name.
     """
 
     def __init__(
@@ -43,12 +44,13 @@ class ImageFolderDataset(ImageDataset):
         split: str,
         split_rule: str,
         multi_hot: npt.NDArray[np.float32] | None = None,
+        name: str | None = None,
     ) -> None:
         self.root = root
         self.names = NameTable(names)
         labels_array = np.array(labels, dtype=np.int64)
         description = DatasetDescription(
-            name=root.name or str(root),
+            name=name or root.name or str(root),
             source=str(root),
             split=split,
             num_images=len(names),
@@ -117,9 +119,9 @@ def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: 
     elif tests and set(folders) <= set(TEST_FOLDERS):
         dataset = _from_test_folders(root, tests, split)
     elif folders == [TRAIN_FOLDER] and subfolders(root / TRAIN_FOLDER):
-        dataset = _from_class_folders(root / TRAIN_FOLDER, split, seed)
+        dataset = _from_class_folders(root / TRAIN_FOLDER, split, seed, root.name)
     else:
-        dataset = _from_class_folders(root, split, seed)
+        dataset = _from_class_folders(root, split, seed, root.name)
     if len(dataset) == 0:
         raise ValueError(
             f"{root} ({split}): no image was found; a folder needs files that end in .jpg, .png or another image "
@@ -151,7 +153,7 @@ def _from_split_folders(root: Path, tests: list[str], split: str) -> ImageFolder
     test_folder, rule = _chosen_test_folder(root, tests)
     rule = f"folder {TRAIN_FOLDER}/ for train, {rule}"
     if split == "train":
-        return ImageFolderDataset(root / TRAIN_FOLDER, names, labels, class_names, split, rule)
+        return ImageFolderDataset(root / TRAIN_FOLDER, names, labels, class_names, split, rule, name=root.name)
     test_names, test_labels, test_classes = _labeled_files(root / test_folder)
     unknown = sorted(set(test_classes) - set(class_names))
     if unknown and class_names:
@@ -161,7 +163,7 @@ def _from_split_folders(root: Path, tests: list[str], split: str) -> ImageFolder
         )
     index = {name: number for number, name in enumerate(class_names or test_classes)}
     labels = [index[test_classes[label]] if label != UNLABELED else UNLABELED for label in test_labels]
-    return ImageFolderDataset(root / test_folder, test_names, labels, list(index), split, rule)
+    return ImageFolderDataset(root / test_folder, test_names, labels, list(index), split, rule, name=root.name)
 
 
 def _chosen_test_folder(root: Path, tests: list[str]) -> tuple[str, str]:
@@ -179,10 +181,11 @@ def _from_test_folders(root: Path, tests: list[str], split: str) -> ImageFolderD
             f"{root} has {test_folder}/ but no {TRAIN_FOLDER}/; give a folder with both, or {root / test_folder} "
             "itself to have it split."
         )
-    return ImageFolderDataset(root / test_folder, *_labeled_files(root / test_folder), split=split, split_rule=rule)
+    labeled = _labeled_files(root / test_folder)
+    return ImageFolderDataset(root / test_folder, *labeled, split=split, split_rule=rule, name=root.name)
 
 
-def _from_class_folders(root: Path, split: str, seed: int) -> ImageFolderDataset:
+def _from_class_folders(root: Path, split: str, seed: int, name: str) -> ImageFolderDataset:
     """One folder for all: class folders are divided, loose images are for training only."""
     names, labels, class_names = _labeled_files(root)
     if not class_names:
@@ -199,7 +202,7 @@ def _from_class_folders(root: Path, split: str, seed: int) -> ImageFolderDataset
         "images, are the test split"
     )
     return ImageFolderDataset(
-        root, [names[k] for k in kept], [labels[k] for k in kept], class_names, split=split, split_rule=rule
+        root, [names[k] for k in kept], [labels[k] for k in kept], class_names, split, rule, name=name
     )
 
 

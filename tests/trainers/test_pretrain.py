@@ -106,6 +106,7 @@ def test_a_broken_file_is_named_and_too_many_stop_the_run(photographs, tmp_path,
         (["--dataset", "fractal"], "fractals"),
         (["--per-device-train-batch-size", "500"], "fewer than one batch of 500"),
         (["--recipe", "synco-v3"], "synco-v2"),
+        (["--max-steps", "three"], "'three'"),
     ],
 )
 def test_bad_input_is_one_line_and_nothing_is_written(photographs, tmp_path, capsys, flags, message):
@@ -130,3 +131,4 @@ def test_help_has_an_example_and_the_papers_defaults(capsys):
     assert exit_info.value.code == 0
     assert "example: synco-hub pretrain" in text
     assert "--num-hard-negatives" in text
+    assert "--num-processes" in text

@@ -31,6 +31,22 @@ def test_train_and_val_folders(tmp_path: Path) -> None:
     assert test.description.num_images == 2
 
 
+@pytest.mark.parametrize(
+    "names",
+    [
+        ("train/dog/b.png", "train/cat/a.png", "val/dog/9.png", "val/cat/8.png"),
+        tuple(f"train/{kind}/{number}.png" for kind in ("dog", "cat") for number in range(5)),
+        tuple(f"{kind}/{number}.png" for kind in ("dog", "cat") for number in range(5)),
+    ],
+)
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_every_layout_is_called_by_the_folder_that_was_given(
+    tmp_path: Path, names: tuple[str, ...], split: str
+) -> None:
+    write(tmp_path / "birds", *names)
+    assert load_image_folder(tmp_path / "birds", split).description.name == "birds"
+
+
 def test_labels_of_the_test_folder_follow_the_classes_of_train(tmp_path: Path) -> None:
     write(tmp_path, "train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/2.png", "test/b/2.png")
     test = load_image_folder(tmp_path, "test")
