@@ -18,6 +18,8 @@ from synco_hub.models.backbones_synco import suggest
 from synco_hub.zoo import list_models
 
 TIMM_PREFIX = "timm:"
+# Families whose every network can interpolate its positions, for images of other sizes than its own.
+_ANY_SIZE_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
 _RESAMPLING = {
     "bilinear": PILImageResampling.BILINEAR,
     "bicubic": PILImageResampling.BICUBIC,
@@ -73,7 +75,10 @@ def _timm_model(name: str) -> tuple[Any, Any]:
     """Timm's pretrained network without head, with the preprocessing that timm documents for it."""
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}.{suggest(name, timm.list_models())}")
-    model = timm.create_model(name, pretrained=True, num_classes=0).eval()
+    # At its own size a network with interpolated positions computes the same bits.
+    any_size = timm.model_entrypoint(name).__module__ in _ANY_SIZE_MODULES
+    further: dict[str, Any] = {"dynamic_img_size": True} if any_size else {}
+    model = timm.create_model(name, pretrained=True, num_classes=0, **further).eval()
     config = resolve_model_data_config(model)
     side = config["input_size"][-1]
     processor = ViTImageProcessor(

@@ -175,6 +175,14 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
             f"the image is {size[0]}x{size[1]}, the timm model was built for {own_size[0]}x{own_size[1]}: resize it, "
             "or build the model with dynamic_img_size=True"
         )
+    patches: Any = getattr(network, "patch_embed", None)
+    if getattr(patches, "dynamic_img_pad", None) is False:
+        sides = patches.patch_size
+        if size[0] % sides[0] or size[1] % sides[1]:
+            raise ValueError(
+                f"the image is {size[0]}x{size[1]}, which is not cut into whole patches of {sides[0]}x{sides[1]}: "
+                "resize it to a multiple"
+            )
     return forward(pixel_values)
 
 

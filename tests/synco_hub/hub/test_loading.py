@@ -3,6 +3,8 @@ import timm
 import torch
 from PIL import Image
 
+from synco_hub.evaluation.any_size import any_size_features
+from synco_hub.feature_adapter import feature_rule, image_features
 from synco_hub.hub.loading import load_model, model_facts
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
@@ -31,6 +33,15 @@ def test_wrong_names_get_one_clear_error(tmp_path):
         load_model("byol-swin-t")
 
 
+@pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "resnet18"])
+def test_timms_other_families_load_too(monkeypatch, name):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
+    model, _ = load_model(f"timm:{name}")
+    with torch.no_grad():
+        assert image_features(model, torch.randn(1, 3, 192, 160), feature_rule(model)).shape[0] == 1
+
+
 def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
@@ -40,5 +51,13 @@ def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeyp
         "feature: [CLS] token after the final norm; images: resize 248 bicubic, centre crop 224"
     )
     assert list(processor.image_mean) == [0.5, 0.5, 0.5]
+    pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
+    fixed = create("vit_tiny_patch16_224", num_classes=0).eval()
+    fixed.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        assert torch.equal(model(pixels), fixed(pixels))
+        assert any_size_features(model, pixels[..., :64, :96], feature_rule(model)).shape == (1, 192)
+        with pytest.raises(ValueError, match="is 60x96, which is not cut into whole patches of 16x16"):
+            any_size_features(model, pixels[..., :60, :96], feature_rule(model))
     with pytest.raises(ValueError, match=r"no model 'vit_tini_patch16_224'.*vit_tiny_patch16_224"):
         load_model("timm:vit_tini_patch16_224")
