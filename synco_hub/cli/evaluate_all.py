@@ -45,7 +45,7 @@ def run_all(
         for protocol, measure in PROTOCOLS.items():
             try:
                 result = measure(model, DataChoice(dataset, split_seed=split_seed), settings)
-            except ValueError as error:
+            except (ValueError, OSError) as error:  # a data set that is missing or cannot be reached
                 reasons.append(f"{protocol} on {dataset}: {error}")
                 print(f"skipped {reasons[-1]}")
                 continue

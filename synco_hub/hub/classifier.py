@@ -20,12 +20,11 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.atomic_write import written_whole
 from synco_hub.feature_adapter import feature_network, feature_rule, image_features
-from synco_hub.hub.loading import TIMM_PREFIX, check_model_name, load_model
+from synco_hub.hub.loading import HEAD_FACTS, TIMM_PREFIX, backbone_name, check_model_name, load_model
 from synco_hub.hub.registration import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
 
 HEAD_FILE = "linear_head.safetensors"
-HEAD_FACTS = "linear_head.json"
 
 
 @dataclass(frozen=True)
@@ -98,8 +97,10 @@ def save_classifier(directory: Path, model_name: str, model: nn.Module, processo
         return
     with written_whole(directory / HEAD_FILE) as temporary:
         save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, temporary)
+    name = backbone_name(model_name)
     facts = {
-        "model": model_name,
+        # A path that counts from the working directory of today would be another one, or none, from elsewhere.
+        "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
         "feature": feature_rule(model).description,
         "class_names": list(head.class_names),
         "multi_label": head.multi_label,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ from synco_hub.models.backbones_synco import suggest
 from synco_hub.zoo import list_models
 
 TIMM_PREFIX = "timm:"
+# A linear head trained on a foreign backbone: what it was trained on, its classes.
+HEAD_FACTS = "linear_head.json"
 # Families whose every network can interpolate its positions, for images of other sizes than its own.
 _ANY_SIZE_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
 _RESAMPLING = {
@@ -31,8 +34,9 @@ def load_model(name: str) -> tuple[Any, Any]:
     """Load a frozen model and its image processor.
 
     Args:
-        name: A zoo or installed short name, a checkpoint directory, any Hub id that `AutoModel` loads, or
-            `timm:<name>` for timm's pretrained weights.
+        name: A zoo or installed short name, a checkpoint directory, any Hub id that `AutoModel` loads,
+            `timm:<name>` for timm's pretrained weights, or what linear probing wrote for a foreign backbone, which
+            gives that backbone.
 
     Returns:
         The model in evaluation mode, and its image processor.
@@ -41,12 +45,23 @@ def load_model(name: str) -> tuple[Any, Any]:
         ValueError: If there is no such checkpoint, with the nearest names.
         OSError: If it is a short name of the zoo that is not on this computer; names the ways to get it.
     """
+    name = backbone_name(name)
     if name.startswith(TIMM_PREFIX):
         return _timm_model(name.removeprefix(TIMM_PREFIX))
     register()
     check_model_name(name)
     model = AutoModel.from_pretrained(name).eval()
     return model, AutoImageProcessor.from_pretrained(name)
+
+
+def backbone_name(name: str) -> str:
+    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it.
+
+    Args:
+        name: See :func:`load_model`.
+    """
+    facts = Path(name) / HEAD_FACTS
+    return str(json.loads(facts.read_text(encoding="utf-8"))["model"]) if facts.is_file() else name
 
 
 def check_model_name(name: str) -> None:

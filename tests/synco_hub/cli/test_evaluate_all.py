@@ -1,7 +1,8 @@
 import pytest
 import torch
 
-from synco_hub.cli.evaluate_all import run_all
+from synco_hub.cli.evaluate_all import PROTOCOLS, run_all
+from synco_hub.cli.knn_evaluation import knn_of_model
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.classifier import LinearHead, save_classifier
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -35,3 +36,18 @@ def test_nothing_measurable_is_an_error_with_reasons(tmp_path):
     with pytest.raises(ValueError, match="nothing could be measured: knn on nowhere: "):
         run_all("nothing", ["nowhere"], tmp_path / "out", QUIET)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_data_set_that_cannot_be_reached_leaves_the_others(tmp_path, monkeypatch):
+    def unreachable(model, choice, settings):
+        if choice.dataset == "imagenet-a":
+            raise ConnectionError("the Hub cannot be reached")
+        return knn_of_model(model, choice, None, settings)
+
+    monkeypatch.setitem(PROTOCOLS, "knn", unreachable)
+    monkeypatch.delitem(PROTOCOLS, "classification")
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / "run")
+    image_processor(32).save_pretrained(tmp_path / "run")
+    table = run_all(str(tmp_path / "run"), [DATA, "imagenet-a"], tmp_path / "out", QUIET)
+    assert "fractals" in table
+    assert [file.name for file in (tmp_path / "out").rglob("*.json")] == ["knn.json"]

@@ -2,7 +2,8 @@ import pytest
 import torch
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from synco_hub.hub.classifier import HEAD_FACTS, LinearHead, load_classifier, load_with_head, save_classifier
+from synco_hub.hub.classifier import LinearHead, load_classifier, load_with_head, save_classifier
+from synco_hub.hub.loading import HEAD_FACTS, load_model
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from synco_hub.visualization import attention_maps, class_score
 
@@ -91,3 +92,27 @@ def test_the_head_on_a_foreign_backbone_is_looked_through(tmp_path):
     torch.testing.assert_close(score.values, logits.max(dim=1).values)
     assert score.descriptions == [f"score of predicted class {'ab'[index]}" for index in logits.argmax(dim=1)]
     torch.testing.assert_close(attention_maps(model, images).cls, attention_maps(network, images).cls)
+
+
+def test_what_a_probe_of_a_foreign_backbone_left_serves_as_model_from_anywhere(tmp_path, monkeypatch):
+    torch.manual_seed(4)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    network = ViTModel(config, add_pooling_layer=False).eval()
+    network.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    monkeypatch.chdir(tmp_path)
+    for run, trained_on in (("first", "vit"), ("second", "first")):
+        head = LinearHead(torch.randn(2, 16), torch.randn(2), ("a", "b"))
+        save_classifier(tmp_path / run, trained_on, network, image_processor(32), head)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    images = torch.randn(2, 3, 32, 32)
+    for run in ("first", "second"):
+        backbone, _ = load_model(f"../{run}")
+        classifier, _, _ = load_classifier(f"../{run}")
+        with torch.no_grad():
+            expected = network(images).last_hidden_state
+            torch.testing.assert_close(backbone(images).last_hidden_state, expected)
+            torch.testing.assert_close(classifier.base_model(images).last_hidden_state, expected)
