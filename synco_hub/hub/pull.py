@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from safetensors import SafetensorError, safe_open
 
 from synco_hub.hub.client_errors import explained
 from synco_hub.hub.install import PATTERNS, install_checkpoint
@@ -69,7 +70,12 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
             source, revision=commit, local_dir=staging, allow_patterns=[file.rfilename for file in files]
         )
     _verify(staging, files, source)
-    _check_backbone(staging, ZOO.get(short), source)
+    try:
+        _check_backbone(staging, ZOO.get(short), source)
+        _check_weights(staging, source)
+    except ValueError:
+        shutil.rmtree(staging)  # repeating brings the same bytes
+        raise
     directory = install_checkpoint(staging, short, {"source": source, "revision": commit})
     shutil.rmtree(staging)
     return Pulled(short, directory, source, commit, sum(file.size or 0 for file in files))
@@ -151,7 +157,7 @@ def _check_backbone(staging: Path, row: ZooRow | None, source: str) -> None:
     try:
         config = json.loads((staging / "config.json").read_text(encoding="utf-8"))
         method = (config.get("pretraining") or {}).get("method")
-    except (ValueError, AttributeError):
+    except (ValueError, AttributeError, RecursionError):
         raise ValueError(f"{source}: its config.json is no configuration; nothing was installed.") from None
     if row is None:
         return
@@ -162,3 +168,18 @@ def _check_backbone(staging: Path, row: ZooRow | None, source: str) -> None:
                 f"{source} has {key} {found[key]!r}, but {row.name!r} means {expected!r}: pull it under its own name "
                 f"(`synco-hub pull {source}`); nothing was installed."
             )
+
+
+def _check_weights(staging: Path, source: str) -> None:
+    """The Hub's checksum says that a file arrived as it was sent, not that it was ever one of weights."""
+    for file in sorted(staging.glob("*.safetensors")):
+        try:
+            with safe_open(file, framework="pt") as tensors:
+                empty = not list(tensors.keys())
+        except SafetensorError as error:
+            raise ValueError(
+                f"{source}: its {file.name} is no whole .safetensors file ({error}); nothing was installed: ask its "
+                "author to upload it again."
+            ) from error
+        if empty:
+            raise ValueError(f"{source}: its {file.name} holds no weights; nothing was installed.")

@@ -110,13 +110,25 @@ def test_pickles_alone_are_no_checkpoint(hub_api, tmp_path):
         pull(REPO, api=hub_api)
 
 
-@pytest.mark.parametrize("config", [b"[]", b"{", b'{"pretraining": 3}'])
+@pytest.mark.parametrize("config", [b"[]", b"{", b'{"pretraining": 3}', b"[" * 100_000])
 def test_a_configuration_that_is_none_is_refused(hub_api, config):
     hub_api.create_repo(REPO)
     for name, content in (("config.json", config), ("model.safetensors", b"x")):
         hub_api.upload_file(repo_id=REPO, path_in_repo=name, path_or_fileobj=content)
     with pytest.raises(ValueError, match=r"its config\.json is no configuration"):
         pull(REPO, api=hub_api)
+    assert not list((home_directory() / "pulling").iterdir())
+
+
+@pytest.mark.parametrize("weights", [b"x", b"\x02" + bytes(7) + b"{}"])
+def test_weights_that_are_none_replace_nothing(hub_api, weights):
+    hub_api.create_repo(REPO)
+    for name, content in (("config.json", b'{"backbone": "vit-nano"}'), ("model.safetensors", weights)):
+        hub_api.upload_file(repo_id=REPO, path_in_repo=name, path_or_fileobj=content)
+    with pytest.raises(ValueError, match=r"its model\.safetensors (is no whole|holds no weights).*was installed"):
+        pull(REPO, api=hub_api)
+    assert not (home_directory() / "checkpoints").exists()
+    assert not list((home_directory() / "pulling").iterdir())
 
 
 @pytest.mark.parametrize(
