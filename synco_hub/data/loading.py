@@ -77,7 +77,8 @@ def load_dataset(
         label_column=label_column,
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
     )
-    if name in CATALOG and not path.is_dir():
+    # An archive often unpacks to a folder of the set's own name, which must not stand for the named files.
+    if name in CATALOG and (data_dir is not None or dataset_id is not None or not path.is_dir()):
         return load_catalog_dataset(CATALOG[name], source, split, seed)
     if path.is_dir():
         require_complete(path)

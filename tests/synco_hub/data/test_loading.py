@@ -65,6 +65,21 @@ def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert isinstance(load_dataset("fractals"), ImageFolderDataset)
 
 
+def test_a_folder_of_the_sets_own_name_does_not_hide_data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, kind in enumerate(("banded", "dotted") * 3):
+        file = tmp_path / "dtd" / "images" / kind / f"{kind}_{number}.jpg"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (number, 0, 0)).save(file)
+    for number, split in enumerate(("train", "val", "test")):
+        names = [f"banded/banded_{2 * number}.jpg", f"dotted/dotted_{2 * number + 1}.jpg"]
+        file = tmp_path / "dtd" / "labels" / f"{split}1.txt"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text("".join(f"{name}\n" for name in names))
+    monkeypatch.chdir(tmp_path)
+    images = load_dataset("dtd", "test", data_dir="dtd")
+    assert [images.name(k) for k in range(len(images))] == ["banded/banded_4.jpg", "dotted/dotted_5.jpg"]
+
+
 def test_a_folder_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
