@@ -152,6 +152,9 @@ def discovered_box(network: nn.Module, picture: Image.Image, settings: Discovery
 
     Returns:
         Left, top, right, bottom in pixels of the picture, right and bottom excluded.
+
+    Raises:
+        ValueError: If the network gives NaN.
     """
     width, height = picture.size
     longest = max(width, height)
@@ -160,7 +163,10 @@ def discovered_box(network: nn.Module, picture: Image.Image, settings: Discovery
         picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
     sides = patch_sides(network)
     pixels = pad_to_patches(pixel_values(picture, settings.mean, settings.std), sides)
-    mask = METHODS[settings.method].mask(last_keys(network, pixels)[0])
+    keys = last_keys(network, pixels)[0]
+    if not bool(torch.isfinite(keys).all()):
+        raise ValueError("keys of the last block are NaN or infinite: no object can be told; check the checkpoint")
+    mask = METHODS[settings.method].mask(keys)
     left, top, right, bottom = mask_box(mask)
     across, down = width / picture.width, height / picture.height
     return [

@@ -190,6 +190,11 @@ def propagated_masks(
         seen = frame_size(size[1], size[0], settings.short_side, stride)
         image = F.interpolate(image, size=seen, mode="bilinear", align_corners=False)
         features = dense_features(network, image, stage)[0]
+        if not bool(torch.isfinite(features).all()):
+            raise ValueError(
+                f"video {video.name!r}: the features of {file.name} are NaN or infinite, so that no patch is like "
+                "another: check the checkpoint's weights"
+            )
         if propagation is None:
             labels = one_hot_patches(first_mask.to(device), (features.shape[0], features.shape[1]), num_objects)
             propagation = LabelPropagation(features, labels, settings.propagation)

@@ -87,6 +87,14 @@ def test_a_killed_run_goes_on_and_other_models_are_refused(images, tmp_path, mon
         evaluate_discovery(model, images, DiscoverySettings("tokencut"), folder=tmp_path / "kept")
 
 
+@pytest.mark.parametrize("method", ["lost", "tokencut"])
+def test_weights_that_are_nan_find_no_box(images, method):
+    model = opposed_keys()
+    model.backbone.patch_embed.proj.bias.data[3] = float("nan")
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        evaluate_discovery(model, images, DiscoverySettings(method, progress=False))
+
+
 def test_a_subset_is_partial(images):
     result, _ = evaluate_discovery(opposed_keys(), images[:2], DiscoverySettings(progress=False), listed=4)
     assert result.partial

@@ -147,6 +147,14 @@ def test_a_faulty_video_leaves_a_partial_result_of_the_others(davis, tmp_path, f
         evaluate_video_segmentation(colour_reader(), load_davis(davis), tmp_path / "other", SETTINGS)
 
 
+def test_weights_that_are_nan_give_no_score(davis, tmp_path):
+    model = colour_reader()
+    model.backbone.norm.bias.data[3] = float("nan")
+    with pytest.raises(ValueError, match=r"'right': the features of 00000.jpg are NaN or infinite"):
+        evaluate_video_segmentation(model, load_davis(davis), tmp_path / "out", SETTINGS)
+    assert not (tmp_path / "out" / RESULT_FILE).exists()
+
+
 @pytest.mark.parametrize(
     ("video", "short_side", "stride", "seen"),
     [
