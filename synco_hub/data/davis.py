@@ -77,14 +77,15 @@ class DavisVideo:
             )
         self._check_sizes()
         masks = np.stack([read_mask(file) for file in self.annotations])
-        highest = [int(mask[mask != VOID].max(initial=0)) for mask in masks]
-        if highest[0] == 0:
+        objects = [set(np.unique(mask).tolist()) - {0, VOID} for mask in masks]
+        if not objects[0]:
             raise ValueError(f"video {self.name!r} has no object in its first frame: there is nothing to follow")
-        for file, objects in zip(self.annotations, highest, strict=True):
-            if objects > highest[0]:
+        for file, named in zip(self.annotations, objects, strict=True):
+            if named - objects[0]:
                 raise ValueError(
-                    f"video {self.name!r}: {file.name} has object {objects}, the first frame only {highest[0]}: "
-                    "masks name the objects of the first frame; correct or remove the video"
+                    f"video {self.name!r}: {file.name} has object {max(named - objects[0])}, the first frame only "
+                    f"{', '.join(map(str, sorted(objects[0])))}: masks name the objects of the first frame; correct "
+                    "or remove the video"
                 )
         return masks
 

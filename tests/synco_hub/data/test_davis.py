@@ -55,6 +55,10 @@ def damage(kind, root):
         write_mask(masks / "00001.png", np.zeros((4, 4)))
     elif kind == "objects":
         write_mask(masks / "00003.png", np.full((8, 12), 3))
+    elif kind == "gap":
+        # Object 2 appears later, below the highest number of the first frame.
+        for frame in range(4):
+            write_mask(masks / f"{frame:05d}.png", np.resize([0, 1, 3] if frame != 2 else [0, 1, 2, 3], (8, 12)))
     elif kind == "missing":
         (masks / "00002.png").unlink()
     elif kind == "none":
@@ -73,7 +77,8 @@ def damage(kind, root):
     [
         ("size", r"00002.jpg is 10x8, the first frame 12x8"),
         ("mask size", r"Annotations|00001.png is 4x4"),
-        ("objects", r"00003.png has object 3, the first frame only 2"),
+        ("objects", r"00003.png has object 3, the first frame only 1, 2"),
+        ("gap", r"00002.png has object 2, the first frame only 1, 3"),
         ("missing", r"no annotation of 1 of its 4 frames.*00002.png"),
         ("none", "no object in its first frame"),
         ("colours", "RGB colours"),
