@@ -34,7 +34,9 @@ def area_under_roc(scores: Tensor, targets: Tensor) -> float:
 def fpr_at_recall(scores: Tensor, targets: Tensor, recall: float = 0.95) -> float:
     """Share of the negatives called positive at the threshold whose recall is nearest to the wanted one.
 
-    Among equally near thresholds the lower one is taken, and beyond full recall none.
+    Among equally near thresholds the lower one is taken, and beyond full recall none. Distances are compared as the
+    published code rounds them (recall - 0.95 in double precision), so that its numbers are met also where two recalls
+    lie exactly around the wanted one: of 0.9 and 1.0 it takes 0.9.
 
     Args:
         scores: The higher, the more positive. Shape: (images,).

@@ -36,6 +36,30 @@ def test_rate_at_recall_agrees_with_a_search_over_thresholds(ties, recall):
         assert fpr_at_recall(torch.tensor(scores), torch.tensor(targets), recall) == pytest.approx(best[1])
 
 
+@pytest.mark.parametrize("positives", [1, 7, 10, 20, 30, 50, 70, 90])
+def test_rate_is_that_of_the_published_rule_where_two_recalls_are_equally_near(positives):
+    """The first smallest |recall - 0.95| in double precision, from full recall downwards."""
+    generator = np.random.default_rng(positives)
+    for _ in range(10):
+        targets = np.array([1] * positives + [0] * 40)
+        scores = generator.integers(0, 3 * positives, len(targets)).astype(float)
+        thresholds = np.unique(scores)
+        recalls = np.array([(scores[targets == 1] >= each).mean() for each in thresholds])
+        rates = np.array([(scores[targets == 0] >= each).mean() for each in thresholds])
+        reachable = np.flatnonzero(recalls == 1)[-1]  # thresholds below only add false positives
+        expected = rates[reachable + np.abs(recalls[reachable:] - 0.95).argmin()]
+        assert fpr_at_recall(torch.tensor(scores), torch.tensor(targets)) == pytest.approx(expected, abs=1e-12)
+
+
+def test_recalls_exactly_around_the_wanted_one_fall_as_the_published_code_rounds_them():
+    scores, targets = torch.tensor([*range(11, 2, -1), 1, 1, 0]), torch.tensor([1] * 9 + [0, 1, 0])
+    # Recall 0.9 without, 1.0 with the negative that ties with the last positive; 1.0 - 0.95 is rounded to the farther.
+    assert fpr_at_recall(scores, targets) == 0.0
+    # Three quarters are representable: a true tie, which the lower threshold wins.
+    scores, targets = torch.tensor([3, 2, 1, 0]), torch.tensor([1, 0, 1, 0])
+    assert fpr_at_recall(scores, targets, 0.75) == 0.5
+
+
 def test_limits():
     targets = torch.tensor([1] * 20 + [0] * 20)
     apart = torch.arange(40).flip(0).float()
