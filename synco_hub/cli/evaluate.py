@@ -136,6 +136,10 @@ def evaluate_all(
     model: str = typer.Option(..., help="Short name, checkpoint directory, Hub id, or timm:<name>."),
     dataset: list[str] = typer.Option(["fractals"], help="Data sets; repeat the flag for several."),
     output_dir: Path = typer.Option(Path("results"), help="One folder a data set, one file a protocol."),
+    data_dir: Path | None = typer.Option(
+        None,
+        help="Folder of published archives: robustness, ood, retrieval, video and discovery run on what it holds.",
+    ),
     batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
@@ -150,4 +154,4 @@ def evaluate_all(
     from synco_hub.features import ExtractionSettings
 
     settings = ExtractionSettings(batch_size, num_workers, best_device(device))
-    print(run_all(model, dataset, output_dir, settings, split_seed), end="")
+    print(run_all(model, dataset, output_dir, settings, split_seed, data_dir), end="")

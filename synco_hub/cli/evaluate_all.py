@@ -7,6 +7,7 @@ from pathlib import Path
 
 from synco_hub.cli.evaluation_inputs import DataChoice, classification_of_model
 from synco_hub.cli.knn_evaluation import knn_of_model
+from synco_hub.cli.published_sets import run_published
 from synco_hub.features import ExtractionSettings
 from synco_hub.results import EvaluationResult
 from synco_hub.results_table import comparison, to_markdown
@@ -23,7 +24,12 @@ PROTOCOLS: dict[str, Callable[[str, DataChoice, ExtractionSettings], EvaluationR
 
 
 def run_all(
-    model: str, datasets: Sequence[str], output_dir: Path, settings: ExtractionSettings, split_seed: int = 0
+    model: str,
+    datasets: Sequence[str],
+    output_dir: Path,
+    settings: ExtractionSettings,
+    split_seed: int = 0,
+    data_dir: Path | None = None,
 ) -> str:
     """Measure everything that can be measured; what cannot be is said and passed over.
 
@@ -33,6 +39,7 @@ def run_all(
         output_dir: Where results go: `<data set>/<protocol>.json`.
         settings: How images go through the network.
         split_seed: Seed of drawn splits.
+        data_dir: Folder of published archives for the protocols of `synco_hub.cli.published_sets`.
 
     Returns:
         The comparison as Markdown.
@@ -53,6 +60,12 @@ def run_all(
             folder = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in dataset.strip("./"))
             result.save(output_dir / folder / f"{protocol}.json")
             results.append(result)
+    if data_dir is not None:
+        published, missing = run_published(model, data_dir, output_dir, str(settings.device or "cpu"))
+        results += published
+        reasons += missing
+        for reason in missing:
+            print(f"skipped {reason}")
     if not results:
         raise ValueError(f"nothing could be measured: {'; '.join(reasons)}")
     return to_markdown(comparison(results))
