@@ -70,12 +70,16 @@ def verify(
     from synco_hub.data.verification import verify_dataset
 
     row = catalog_row(name)
+    if data_dir is None and Path(name).is_dir():
+        note = f"reading the Hub copy; --data-dir ./{name} verifies the folder of that name in the current directory"
+        typer.echo(note, err=True)
     opened = partial(
         load_dataset,
         name,
         seed=split_seed,
         data_dir=data_dir,
-        dataset_id=dataset_id,
+        # Named outright, the row's own copy is not hidden by a folder of its name.
+        dataset_id=dataset_id or (name if data_dir is None else None),
         config=config,
         revision=revision,
         image_column=image_column,
@@ -130,7 +134,7 @@ def prepare(
         label_column=label_column,
     )
     splits: dict[str, ImageDataset] = {}
-    for name in split or _splits_of(source):
+    for name in split or _splits_of(source, data_dir, dataset_id):
         try:
             splits[name] = opened(name)
         except ValueError as error:
@@ -146,10 +150,10 @@ def prepare(
     print(f"wrote {output}; read it with --dataset {output}")
 
 
-def _splits_of(source: str) -> list[str]:
-    from synco_hub.data.catalog import CATALOG
+def _splits_of(source: str, data_dir: str | None, dataset_id: str | None) -> list[str]:
+    from synco_hub.data.catalog import row_meant
 
-    row = None if Path(source).expanduser().is_dir() else CATALOG.get(source)
+    row = row_meant(source, data_dir, dataset_id)
     return ["train", "test"] if row is None else list(row.splits)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
-from synco_hub.data.catalog import CATALOG
+from synco_hub.data.catalog import CATALOG, row_meant
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.image_subset import subset_of_classes
 from synco_hub.evaluation.classification import evaluate_classification
@@ -53,7 +53,7 @@ def evaluation_split(choice: DataChoice, split: str, processor: Any) -> Evaluati
     if split == "train" and choice.train_dataset is not None:
         images = _other_training_images(choice)
     else:
-        _require_split(choice.dataset, split)
+        _require_split(choice, split)
         images = load_dataset(
             choice.dataset,
             split,
@@ -71,11 +71,11 @@ def evaluation_split(choice: DataChoice, split: str, processor: Any) -> Evaluati
     return EvaluationDataset(images, transform)
 
 
-def _require_split(dataset: str, split: str) -> None:
-    row = None if Path(dataset).is_dir() else CATALOG.get(dataset)
+def _require_split(choice: DataChoice, split: str) -> None:
+    row = row_meant(choice.dataset, choice.data_dir, choice.dataset_id)
     if row is not None and split == "train" and split not in row.splits:
         raise ValueError(
-            f"{dataset} has test images only: name the training images with --train-dataset, such as imagenet-1k, and "
+            f"{choice.dataset} has test images only: name the training images with --train-dataset, such as imagenet-1k, and "
             "their folder with --train-data-dir."
         )
 

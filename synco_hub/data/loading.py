@@ -1,11 +1,12 @@
 """From what a user types to an image data set."""
 
 import difflib
+import logging
 import os
 from pathlib import Path
 from typing import Any
 
-from synco_hub.data.catalog import CATALOG
+from synco_hub.data.catalog import CATALOG, row_meant
 from synco_hub.data.catalog_loading import TABLE_FILES, load_catalog_dataset
 from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
 from synco_hub.data.hub_dataset import HubSource, load_hub_dataset
@@ -14,6 +15,8 @@ from synco_hub.data.image_folder import contains_images, load_image_folder
 from synco_hub.data.shard_manifest import require_complete
 
 FRACTALS = "fractals"
+
+logger = logging.getLogger(__name__)
 
 
 def load_dataset(
@@ -77,10 +80,16 @@ def load_dataset(
         label_column=label_column,
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
     )
-    # An archive often unpacks to a folder of the set's own name, which must not stand for the named files.
-    if name in CATALOG and (data_dir is not None or dataset_id is not None or not path.is_dir()):
-        return load_catalog_dataset(CATALOG[name], source, split, seed)
+    row = row_meant(name, data_dir, dataset_id)
+    if row is not None:
+        return load_catalog_dataset(row, source, split, seed)
     if path.is_dir():
+        if name in CATALOG:
+            logger.warning(
+                "%s (%s): the folder of that name in the current directory is read as a folder of images, not the "
+                "set of the catalog; --data-dir ./%s reads it as the set.",
+                *(name, split, name),
+            )
         require_complete(path)
         if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in TABLE_FILES):
             return load_hub_dataset(source, split)

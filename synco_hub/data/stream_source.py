@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synco_hub.data.catalog import CATALOG
+from synco_hub.data.catalog import row_meant
 from synco_hub.data.catalog_loading import TABLE_FILES
 from synco_hub.data.catalog_row import DatasetRow
 from synco_hub.data.hub_dataset import HubSource
@@ -101,7 +101,7 @@ def open_stream(given: HubSource, split: str = "train", hub_id: str | None = Non
         ValueError: If there is no such data set, no such split, no column of images, or nothing that can be streamed.
     """
     source, stored = given, [split]
-    row = None if Path(given.dataset_id).is_dir() else CATALOG.get(given.dataset_id)
+    row = row_meant(given.dataset_id, given.data_dir, hub_id)
     if hub_id is not None and row is None:
         raise ValueError(f"--dataset-id {hub_id} replaces the copy of a name of the catalog; give it as --dataset.")
     if row is not None:

@@ -113,6 +113,35 @@ def test_prepare_images_without_classes_and_a_set_of_test_images(tmp_path, offli
     assert load_dataset("imagenet-r", "test", data_dir=tmp_path / "r-out").num_classes == 200
 
 
+def test_a_folder_of_the_sets_own_name_is_not_taken_for_it(tmp_path, monkeypatch, offline):
+    tree = write_original("dtd", tmp_path)
+    small_row(monkeypatch, "dtd", tree.labels, 47)
+    monkeypatch.chdir(tmp_path)
+    prepared = CliRunner().invoke(app, ["data", "prepare", "dtd", "--data-dir", "dtd", "--output", "out"])
+    assert prepared.exit_code == 0, prepared.exception
+    assert len(load_dataset("dtd", "test", data_dir="out")) == CATALOG["dtd"].counts["test"]
+    whole = CliRunner().invoke(app, ["data", "verify", "dtd", "--data-dir", "dtd"])
+    assert whole.exit_code == 0, whole.output
+    # Without --data-dir the help promises the Hub copy.
+    asked = []
+    monkeypatch.setattr(
+        "synco_hub.data.catalog_loading.load_hub_dataset",
+        lambda source, split: asked.append(source.dataset_id) or load_dataset("out", split.replace("+validation", "")),
+    )
+    run = CliRunner().invoke(app, ["data", "verify", "dtd"])
+    assert set(asked) == {CATALOG["dtd"].dataset_id}, run.exception
+    assert "reading the Hub copy; --data-dir ./dtd verifies the folder" in run.stderr
+
+
+def test_prepare_takes_the_sets_own_splits_beside_a_folder_of_its_name(tmp_path, monkeypatch, offline):
+    write_original("imagenet-r", tmp_path / "imagenet-r")
+    monkeypatch.chdir(tmp_path)
+    command = ["data", "prepare", "imagenet-r", "--data-dir", "imagenet-r", "--output", "out"]
+    run = CliRunner().invoke(app, command)
+    assert run.exit_code == 0, run.exception
+    assert load_dataset("imagenet-r", "test", data_dir="out").num_classes == 200
+
+
 @pytest.mark.parametrize("command", ["list", "verify", "prepare"])
 def test_help_has_an_example(command):
     shown = " ".join(CliRunner().invoke(app, ["data", command, "--help"]).output.split())

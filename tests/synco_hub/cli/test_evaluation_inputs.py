@@ -1,4 +1,5 @@
 import numpy as np
+import pytest
 import torch
 from PIL import Image
 
@@ -36,6 +37,13 @@ def test_both_splits_come_from_the_same_draw_and_do_not_overlap(tmp_path):
         assert len(train) + len(test) == 20
         assert not names[seed] & {train.name(index) for index in range(len(train))}
     assert names[0] != names[1]
+
+
+def test_a_set_of_test_images_beside_a_folder_of_its_name_has_no_training_images(tmp_path, monkeypatch):
+    folder_of(tmp_path / "imagenet-a", 4)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="imagenet-a has test images only"):
+        evaluation_split(DataChoice("imagenet-a", data_dir="imagenet-a"), "train", image_processor(32))
 
 
 def test_the_device_is_the_one_asked_for_or_the_best():

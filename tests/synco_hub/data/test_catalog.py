@@ -2,7 +2,7 @@ import re
 
 import pytest
 
-from synco_hub.data.catalog import CATALOG, catalog_row
+from synco_hub.data.catalog import CATALOG, catalog_row, row_meant
 from synco_hub.paper_tables import paper_table
 
 
@@ -43,3 +43,12 @@ def test_rows_are_complete_and_names_unique():
 def test_a_slip_names_the_nearest(slip: str, meant: str):
     with pytest.raises(ValueError, match=rf"did you mean .*{meant}"):
         catalog_row(slip)
+
+
+def test_a_folder_hides_a_bare_name_only(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert row_meant("dtd") is CATALOG["dtd"]
+    assert row_meant("./dtd") is row_meant("nothing") is None
+    (tmp_path / "dtd").mkdir()
+    assert row_meant("dtd") is None
+    assert row_meant("dtd", data_dir="dtd") is row_meant("dtd", dataset_id="someone/dtd") is CATALOG["dtd"]

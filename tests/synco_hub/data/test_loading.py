@@ -80,6 +80,17 @@ def test_a_folder_of_the_sets_own_name_does_not_hide_data_dir(tmp_path: Path, mo
     assert [images.name(k) for k in range(len(images))] == ["banded/banded_4.jpg", "dotted/dotted_5.jpg"]
 
 
+def test_a_folder_that_hides_a_bare_name_is_said(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder(tmp_path / "dtd")
+    monkeypatch.chdir(tmp_path)
+    assert isinstance(load_dataset("./dtd"), ImageFolderDataset)
+    assert not caplog.messages
+    assert isinstance(load_dataset("dtd"), ImageFolderDataset)
+    assert "--data-dir ./dtd reads it as the set" in caplog.text
+
+
 def test_a_folder_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     datasets = pytest.importorskip("datasets")
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")

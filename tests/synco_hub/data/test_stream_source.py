@@ -55,6 +55,19 @@ def test_a_name_of_the_catalog_takes_its_own_splits_and_the_given_folder(tmp_pat
     assert [cell["bytes"] for cell in source.cells(3)] == [png(0, row) for row in range(3)]
 
 
+def test_a_folder_of_the_sets_own_name_hides_neither_its_splits_nor_another_copy(tmp_path, monkeypatch):
+    folder = parquet_folder(tmp_path / "flowers102", [3, 2])
+    (folder / "validation-0-of-1.parquet").write_bytes((folder / "train-00000-of-00002.parquet").read_bytes())
+    monkeypatch.chdir(tmp_path)
+    source = open_stream(HubSource("flowers102", data_dir="flowers102"))
+    assert (source.num_rows, source.split_rule) == (8, "split train + validation as published")
+    assert open_stream(HubSource("./flowers102")).num_rows == 5
+    parquet_folder(tmp_path / "copy", [4])
+    assert open_stream(HubSource("imagenet-1k"), hub_id="copy").num_rows == 4
+    (tmp_path / "imagenet-1k").mkdir()
+    assert open_stream(HubSource("imagenet-1k"), hub_id="copy").num_rows == 4
+
+
 def test_a_description_tells_data_sets_apart_and_not_places(tmp_path):
     one, moved, other = (
         open_stream(HubSource(str(parquet_folder(tmp_path / name, counts)))).images().description.fingerprint
