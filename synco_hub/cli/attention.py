@@ -80,16 +80,26 @@ def _grid(
     mass, detail, strength = settings
     columns: list[GridColumn] = []
     notes: list[str] = []
+    inputs: list[Any] = []
     for name, (network, processor) in models.items():
         prepared = [prepared_image(picture, processor, detail, _SHOWN_SIDE) for picture in pictures]
-        if not columns:
-            columns.append(GridColumn("", "Input", [each.shown for each in prepared]))
+        if not _same_pictures(inputs, [each.shown for each in prepared]):
+            # Maps lie over what their own model saw: another size or crop is shown before them.
+            inputs = [each.shown for each in prepared]
+            columns.append(GridColumn("", "Input", inputs))
         for kind in kinds or paper_kinds(network):
             drawn = [drawn_map(kind, network, each, mass, strength) for each in prepared]
             columns.append(GridColumn(name, MAP_KINDS[kind].title, drawn))
         if {"cam", "saliency"} & set(kinds or paper_kinds(network)):
             notes.append(_note(name, network, prepared))
     return grid_figure(columns, note="\n".join(notes) or None)
+
+
+def _same_pictures(ours: list[Any], theirs: list[Any]) -> bool:
+    """Whether both show the same part of the images; sizes and last bits may differ."""
+    from synco_hub.visualization.prepared_image import same_part
+
+    return len(ours) == len(theirs) and all(same_part(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def _note(name: str, network: Any, prepared: list[Any]) -> str:

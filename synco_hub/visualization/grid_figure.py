@@ -13,6 +13,7 @@ from synco_hub.visualization.overlay import FloatArray
 
 _PANEL_INCHES = 1.1
 _BAR_INCHES = 0.12
+_TITLE_INCHES = 0.42  # two lines of text and their distance to the panel
 _FONT_POINTS = 8
 
 
@@ -51,9 +52,14 @@ def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis", note
     rows = lengths.pop()
     height, width = columns[0].pictures[0].shape[:2]
     note_inches = 0.13 * len(note.splitlines()) if note else 0.0
-    size = (_PANEL_INCHES * len(columns) + 0.7, (_PANEL_INCHES * height / width + 0.03) * rows + 0.34 + note_inches)
+    size = (
+        _PANEL_INCHES * len(columns) + 0.7,
+        (_PANEL_INCHES * height / width + 0.03) * rows + _TITLE_INCHES + note_inches,
+    )
     figure = Figure(figsize=size, layout="constrained")
-    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0)  # type: ignore[union-attr,call-arg,unused-ignore]
+    # The rest at the top is for what text reaches beyond its nominal height.
+    rect = (0.0, 0.0, 1.0, 1.0 - 0.03 / size[1])
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0, rect=rect)  # type: ignore[union-attr,call-arg,unused-ignore]
     axes = figure.subplots(rows, len(columns), squeeze=False)
     previous = None
     for position, column in enumerate(columns):

@@ -6,11 +6,13 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from synco_hub.visualization.overlay import FloatArray, as_rgb, denormalised
 
+_COMPARED_SIDE, _SAME_WITHIN = 24, 0.02
 LEAST_SIDE = 8
 LONGEST_ASPECT = 16.0
 
@@ -75,3 +77,26 @@ def _scaled(processor: Any, factor: int) -> dict[str, dict[str, int]]:
         if factor > 1 and own is not None:
             scaled[name] = {key: value * factor for key, value in dict(own).items() if value}
     return scaled
+
+
+def same_part(ours: FloatArray, theirs: FloatArray) -> bool:
+    """Whether two pictures show the same part of an image, whatever their number of pixels.
+
+    Args:
+        ours: Values in [0, 1]. Shape: (height, width, 3).
+        theirs: Values in [0, 1], of any other size. Shape: (height, width, 3).
+    """
+    (height, width), (other_height, other_width) = ours.shape[:2], theirs.shape[:2]
+    if abs(height * other_width - width * other_height) > 0.02 * height * other_width:
+        return False
+    small = [
+        np.asarray(
+            Image.fromarray((each * 255).round().astype(np.uint8)).resize(
+                (_COMPARED_SIDE, _COMPARED_SIDE), Image.Resampling.BOX
+            ),
+            dtype=np.float32,
+        )
+        / 255
+        for each in (ours, theirs)
+    ]
+    return float(np.abs(small[0] - small[1]).mean()) < _SAME_WITHIN

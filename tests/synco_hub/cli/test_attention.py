@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -110,3 +111,23 @@ def test_every_kind_that_fits_draws_any_image_at_any_detail(tmp_path, backbone):
     result = CliRunner().invoke(app, ["attention", "--model", model, *flags, *more])
     assert result.exit_code == 0, (result.output, result.exception)
     assert output.read_bytes().startswith(b"%PDF")
+
+
+def test_models_that_crop_differently_have_an_input_each(tmp_path, monkeypatch):
+    from synco_hub.cli import attention as command
+    from synco_hub.data import decode_rgb
+    from synco_hub.hub.classifier import load_with_head
+
+    pixels = np.random.default_rng(3).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    Image.fromarray(pixels).resize((240, 180)).save(tmp_path / "picture.png")
+    models = {}
+    for name, crop in (("a", None), ("b", None), ("c", 96)):
+        SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / name)
+        processor = image_processor(32)
+        if crop is not None:
+            processor.size = {"shortest_edge": crop}
+        processor.save_pretrained(tmp_path / name)
+        models[name] = load_with_head(str(tmp_path / name))
+    figure = command._grid(models, [decode_rgb(tmp_path / "picture.png")], ["cls"], (None, 1, 1.0))
+    titles = [axis.get_title(loc="left").strip() for axis in figure.axes[:-1]]
+    assert [title.splitlines()[0] for title in titles] == ["Input", "a", "b", "Input", "c"]

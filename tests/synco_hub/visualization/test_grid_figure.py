@@ -45,3 +45,21 @@ def test_a_note_stands_below_and_takes_nothing_from_the_pictures():
     before, after = (figure.axes[-2].get_window_extent() for figure in (plain, noted))
     assert after.width == pytest.approx(before.width, rel=0.05)
     assert noted._supxlabel.get_window_extent().y1 < after.y0
+
+
+@pytest.mark.parametrize("rows", [1, 2, 4])
+@pytest.mark.parametrize("shape", [(6, 8, 3), (8, 8, 3), (12, 6, 3)])
+def test_nothing_is_cut_at_the_edge(rows, shape):
+    generator = np.random.default_rng(rows)
+    columns = [
+        GridColumn(method, title, list(generator.random((rows, *shape)).astype(np.float32)))
+        for method, title in [("", "Input"), ("synco-v2-vit-nano", "[CLS]"), ("moby-vit-nano", "Patch")]
+    ]
+    figure = grid_figure(columns, note="gradients of the norm")
+    figure.draw_without_rendering()
+    texts = [axis.title for axis in figure.axes] + [axis._left_title for axis in figure.axes] + [figure._supxlabel]
+    for text in texts:
+        if text.get_text().strip():
+            box = text.get_window_extent()
+            assert box.y1 <= figure.bbox.y1, text.get_text()
+            assert box.y0 >= figure.bbox.y0, text.get_text()

@@ -8,6 +8,7 @@ from transformers import ViTImageProcessor
 
 from synco_hub.models import image_processor
 from synco_hub.visualization import denormalised, prepared_image
+from synco_hub.visualization.prepared_image import same_part
 
 
 def gradient(width: int, height: int) -> Image.Image:
@@ -50,3 +51,12 @@ def test_a_processor_that_squeezes_instead_of_cropping_is_followed():
 def test_unusable_pictures_are_refused(size, detail, message):
     with pytest.raises(ValueError, match=message):
         prepared_image(gradient(*size), image_processor(32), detail)
+
+
+def test_the_same_crop_in_other_pixels_is_the_same_part_and_another_crop_is_not():
+    picture = gradient(300, 200)
+    small, large = (prepared_image(picture, image_processor(side)).shown for side in (32, 64))
+    assert same_part(small, large)
+    narrow = ViTImageProcessor(size={"shortest_edge": 96}, do_center_crop=True, crop_size={"height": 32, "width": 32})
+    assert not same_part(small, prepared_image(picture, narrow).shown)
+    assert not same_part(small, small[:, :24])
