@@ -75,8 +75,8 @@ def _require_split(choice: DataChoice, split: str) -> None:
     row = row_meant(choice.dataset, choice.data_dir, choice.dataset_id)
     if row is not None and split == "train" and split not in row.splits:
         raise ValueError(
-            f"{choice.dataset} has test images only: name the training images with --train-dataset, such as imagenet-1k, and "
-            "their folder with --train-data-dir."
+            f"{choice.dataset} has test images only: name the training images with --train-dataset, such as "
+            "imagenet-1k, and their folder with --train-data-dir."
         )
 
 
