@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import functools
+import inspect
 import os
 import signal
 import sys
@@ -215,13 +216,17 @@ def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any])
                 (answered_picture(picture, cache), f"{panel.title}: {panel.description}") for panel, picture in drawn
             ]
 
-        return pictures
+        # gradio names an endpoint's arguments by the signature.
+        named = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in ("picture", "models", *fields)]
+        called: Any = pictures
+        called.__signature__ = inspect.Signature(named)
+        return called
 
     @visible_errors
-    def compare(path: str | None, other: str | None, names: list[str]) -> str:
+    def compare(picture: str | None, other: str | None, models: list[str]) -> str:
         if other is None:
             raise ValueError("No second picture: give two to compare.")
-        return "\n".join(similarity_sentence(looks, Picked(path, name), other) for name in checked_names(names))
+        return "\n".join(similarity_sentence(looks, Picked(picture, name), other) for name in checked_names(models))
 
     fields = {
         "attention": (ATTENTION, ("detail", "attention", "head", "mass", "strength")),

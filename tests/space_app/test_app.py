@@ -85,6 +85,20 @@ def test_the_api_names_its_endpoints(running):
     assert set(endpoints) == {"/attention", "/tokens", "/gradients", "/compare"}
 
 
+def test_the_api_names_its_arguments(running):
+    endpoints = running.client.view_api(return_format="dict", print_info=False)["named_endpoints"]
+    names = {
+        endpoint: [argument["parameter_name"] for argument in about["parameters"]]
+        for endpoint, about in endpoints.items()
+    }
+    assert names == {
+        "/attention": ["picture", "models", "detail", "attention", "head", "mass", "strength"],
+        "/tokens": ["picture", "models", "detail", "tokens", "across", "down", "strength"],
+        "/gradients": ["picture", "models", "detail", "gradients", "mass", "strength"],
+        "/compare": ["picture", "other", "models"],
+    }
+
+
 @pytest.mark.parametrize(("detail", "mass"), [(1, 1.0), (2, 0.5)])
 def test_attention_is_what_the_package_draws(running, detail, mass):
     entry = attention(running, running.picture, detail=detail, mass=mass)[0]
