@@ -97,6 +97,23 @@ class HubImageDataset(ImageDataset):
         """The stored bytes."""
         return _cell_bytes(self._cell(index), index)
 
+    def encoded_sizes(self) -> npt.NDArray[np.int64] | None:
+        """Bytes of each stored image, read without the images; None where not all lie in the table itself.
+
+        Shape: (num_images,).
+        """
+        table = self._table
+        chunks = table.data.column(self._image_column).chunks if table._indices is None else []
+        try:
+            # The library brings pyarrow along.
+            measure = importlib.import_module("pyarrow.compute").binary_length
+            sizes = [measure(getattr(chunk, "storage", chunk).field("bytes")) for chunk in chunks]
+        except (AttributeError, KeyError):
+            return None
+        if sum(map(len, sizes)) != len(self) or any(part.null_count for part in sizes):
+            return None
+        return np.array([size for part in sizes for size in part.to_pylist()], dtype=np.int64)
+
     def file_names(self) -> list[str]:
         """The stored file names, read without the images beside them."""
         table = self._table

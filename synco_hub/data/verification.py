@@ -14,6 +14,7 @@ from synco_hub.data.catalog_row import DatasetRow, Layout
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.image_folder import ImageFolderDataset
+from synco_hub.data.split_overlap import overlap_of
 
 # Below this two spellings are two names; "cra", as one copy spells the crab, is above it.
 _SAME_NAME = 0.6
@@ -60,9 +61,9 @@ def verify_dataset(row: DatasetRow, splits: Mapping[str, ImageDataset]) -> dict[
     notes = []
     if _exchanged(verdicts):
         notes.append("it has about as many images as the catalog's other split: train and test look exchanged")
-    shared = _in_both(splits["train"], splits["test"])
-    if shared:
-        notes.append(f"{len(shared)} images are in train and in test (first {shared[0]})")
+    overlap = overlap_of(splits["train"], splits["test"])
+    if overlap is not None:
+        notes.append(overlap)
     return {split: replace(verdict, problems=(*verdict.problems, *notes)) for split, verdict in verdicts.items()}
 
 
@@ -161,15 +162,6 @@ def _known_names(row: DatasetRow, stored: Sequence[str]) -> dict[int, str]:
 def _plain(name: str) -> str:
     """Without case, blanks and marks: copies spell one name in many ways."""
     return "".join(letter for letter in name.casefold() if letter.isalnum())
-
-
-def _in_both(train: ImageDataset, test: ImageDataset) -> list[str]:
-    """Files that both splits name."""
-    if not (
-        isinstance(train, ImageFolderDataset) and isinstance(test, ImageFolderDataset) and train.root == test.root
-    ):
-        return []
-    return sorted(set(train.names) & set(test.names))
 
 
 def _exchanged(verdicts: Mapping[str, SplitVerdict]) -> bool:

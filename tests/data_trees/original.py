@@ -41,11 +41,13 @@ def drawn(num_classes: int, seed: int) -> tuple[dict[str, list[int]], dict[str, 
     """Random labels, the highest and the lowest among them, and a grey for every image."""
     rng = np.random.default_rng(seed)
     labels, greys = {}, {}
+    # No grey twice: a test image must not be one of the training images.
+    unused = np.random.default_rng(seed + 1).permutation(256).tolist()
     for split, count in (("train", TRAIN), ("test", TEST)):
         some = rng.permutation(num_classes)[: max(1, min(num_classes, count) - 2)]
         chosen = np.concatenate([[0, num_classes - 1], rng.choice(some, count - 2)])
         labels[split] = rng.permutation(chosen).tolist()
-        greys[split] = rng.integers(0, 256, count).tolist()
+        greys[split] = [unused.pop() for _ in range(count)]
     return labels, greys
 
 
