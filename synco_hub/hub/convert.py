@@ -24,6 +24,7 @@ from synco_hub.hub.convert_backbone import (
     HeadsDecision,
     configuration_of,
     load_strictly,
+    refuse_misfit,
     timm_names,
 )
 from synco_hub.hub.convert_head import head_of_file, linear_head
@@ -36,6 +37,7 @@ from synco_hub.hub.export_stock_names import from_stock_names
 from synco_hub.hub.loading import TIMM_PREFIX
 from synco_hub.hub.model_card import refresh_card
 from synco_hub.hub.registration import register
+from synco_hub.hub.weight_fit import check_depth, expected_shapes
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.written_directory import directory_written_whole, refuse_filled
 
@@ -116,6 +118,10 @@ def _converted(
     backbone = _timm_tensors(source, parts.tensors[branch[0]])
     config, heads = _configuration(source, recognised, backbone, settings.choices)
     config.pretraining = {"method": method} if method else config.pretraining
+    # Before it is built: a configuration may ask for any size, and only the tensors are as large as the file.
+    shapes = expected_shapes(config, len(backbone.tensors))
+    wanted = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
+    refuse_misfit(wanted, backbone.tensors, f"the {branch[0]} backbone")
     model: Any = SynCoModel(config)
     model.eval()
     load_strictly(model.backbone, backbone.tensors, f"the {branch[0]} backbone")
@@ -184,13 +190,25 @@ def _exported_configuration(source: CheckpointSource) -> SynCoConfig:
     """The configuration that an export of ours carries; a stranger's file must not set anything else by it."""
     if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
         raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
-    labels = {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
+    labels = _labels(source)
     values: dict[str, Any] = {key: value for key, value in source.config.items() if key != "id2label"}
     values |= {"id2label": labels} if labels else {}
     try:
+        if "depth" in values:
+            check_depth(values["depth"], len(source.content))
         return SynCoConfig(**values)
-    except TypeError as error:
+    except (TypeError, OverflowError, AttributeError) as error:
         raise ValueError(f"{source.name} has a configuration of impossible values ({error}).") from error
+
+
+def _labels(source: CheckpointSource) -> dict[int, str]:
+    try:
+        return {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{source.name} has a configuration whose id2label is no map of class numbers to names ({error}): the "
+            "file is refused."
+        ) from error
 
 
 def _recorded_heads(config: dict[str, Any]) -> Any:

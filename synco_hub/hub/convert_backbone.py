@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from synco_hub.hub.checkpoint_source import load_tensor, shape_of
 from synco_hub.hub.convert_layouts import Layout, embedding_width, has_sincos_position_embedding
+from synco_hub.hub.weight_fit import misfit
 from synco_hub.models import BACKBONES, SynCoConfig
 from synco_hub.models.backbones_synco import specification_of
 
@@ -22,7 +23,6 @@ _HEAD_KEYS = {
     "head.fc.weight": "weight",
     "head.fc.bias": "bias",
 }
-_SHOWN = 20
 _SWIN_HEADS = "--num-heads was given, but a Swin's heads are told by the shapes of its weights: leave it out."
 
 
@@ -241,8 +241,19 @@ def _swin_configuration(
 
 
 def _count(tensors: Mapping[str, Any], pattern: str) -> int:
-    """How many there are, numbered from 0; gaps show up later as missing keys."""
-    return 1 + max((int(match[1]) for key in tensors if (match := re.match(pattern, key))), default=-1)
+    """How many there are, numbered from 0 without a gap: one stray key must not decide the size of the network.
+
+    Raises:
+        ValueError: Naming a key whose number does not follow.
+    """
+    keys = {match[1]: key for key in tensors if (match := re.match(pattern, key))}
+    due = {str(number) for number in range(len(keys))}
+    if stray := sorted(key for number, key in keys.items() if number not in due):
+        raise ValueError(
+            f"The key {stray[0]!r:.200} does not fit: {len(keys)} blocks or stages are there, which are numbered 0 to "
+            f"{len(keys) - 1}. The file is incomplete or has tensors of something else; nothing was written."
+        )
+    return len(keys)
 
 
 def _ratio(tensors: Mapping[str, Any], block: str, dim: int) -> float:
@@ -270,27 +281,27 @@ def load_strictly(module: nn.Module, found: Mapping[str, Any], what: str) -> Non
         ValueError: Listing missing, superfluous and wrong-shaped keys, or those that are not finite.
     """
     wanted = module.state_dict()
-    lines = {
-        "missing": sorted(set(wanted) - set(found)),
-        "left over": sorted(set(found) - set(wanted)),
-        "wrong-shaped": [
-            f"{key} {shape_of(found[key])} instead of {tuple(wanted[key].shape)}"
-            for key in sorted(set(found) & set(wanted))
-            if shape_of(found[key]) != tuple(wanted[key].shape)
-        ],
-    }
-    if any(lines.values()):
-        listed = "; ".join(
-            f"{len(keys)} {fault}: {', '.join(keys[:_SHOWN])}{' …' if len(keys) > _SHOWN else ''}"
-            for fault, keys in lines.items()
-            if keys
-        )
+    refuse_misfit({key: tuple(value.shape) for key, value in wanted.items()}, found, what)
+    read = {key: finite(key, load_tensor(value)) for key, value in found.items()}
+    module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in read.items()})
+
+
+def refuse_misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what: str) -> None:
+    """Refuse tensors that are not those of a network.
+
+    Args:
+        wanted: Key to shape of the network.
+        found: Key to tensor.
+        what: What to call it in an error.
+
+    Raises:
+        ValueError: Listing missing, superfluous and wrong-shaped keys.
+    """
+    if listed := misfit(wanted, {key: shape_of(value) for key, value in found.items()}):
         raise ValueError(
             f"The tensors of {what} do not fit ({listed}). Nothing was written: give the right --layout, --backbone, "
             "--image-size or file."
         )
-    read = {key: finite(key, load_tensor(value)) for key, value in found.items()}
-    module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in read.items()})
 
 
 def finite(key: str, tensor: Tensor) -> Tensor:

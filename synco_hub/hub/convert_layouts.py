@@ -238,7 +238,7 @@ def _told_by_position_embedding(source: CheckpointSource, container: str | None,
 
 def has_sincos_position_embedding(embedding: Any) -> bool:
     """Whether a position embedding (1, 1 + grid * grid, dim) is the fixed one, [CLS] zero."""
-    if embedding.ndim != 3 or embedding.shape[-1] % 4:
+    if embedding.ndim != 3 or embedding.shape[-1] % 4 or not embedding.numel():
         return False
     grid = round((embedding.shape[1] - 1) ** 0.5)
     if grid * grid != embedding.shape[1] - 1 or embedding[0, 0].abs().max() > 0:

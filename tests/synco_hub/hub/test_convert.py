@@ -253,6 +253,9 @@ def _set(key, value):
         (_set("encoder.norm.weight", torch.full((384,), float("nan"))), "norm.weight holds NaN or infinite"),
         (_set("encoder.pos_embed", torch.zeros(1, 7, 384)), "do not fit"),
         (_set("encoder.note", "text"), "are no tensors"),
+        (_set("encoder.blocks.99999.norm1.weight", torch.zeros(384)), "'blocks.99999.norm1.weight' does not fit"),
+        (_set("encoder.cls_token", torch.zeros(1, 0, 384 * 10**4)), "do not fit"),
+        (_set("encoder.pos_embed", torch.zeros(1, 5, 0)), "do not fit"),
     ],
 )
 def test_every_tensor_is_accounted_for(tmp_path, spoil, message):
@@ -341,7 +344,15 @@ def test_a_converted_directory_and_unknown_things_are_refused(tmp_path):
 def test_a_strangers_metadata_sets_nothing_but_the_network(tmp_path):
     for values, message in (
         ({"backbone": "vit-nano", "_attn_implementation": "somebody/kernel"}, "unknown fields"),
-        ({"backbone": "vit-nano", "depth": "three"}, "impossible|not suit"),
+        ({"backbone": "vit-nano", "depth": "three"}, "depth='three' is neither a whole number"),
+        ({"backbone": "vit-nano", "depth": 100_000}, "depth=100000 needs more weights than the 1 tensors"),
+        ({"backbone": "swin-nano", "depth": [1] * 2000, "num_heads": [1] * 2000}, "needs more weights than the 1"),
+        ({"backbone": "vit-nano", "depth": 1, "embed_dim": 3 * 10**6}, r"\(1, 1, 96\) instead of \(1, 1, 3000000\)"),
+        ({"backbone": "vit-nano", "depth": 1, "embed_dim": 3 * 10**15}, "no network of this configuration can be"),
+        ({"backbone": "vit-nano", "depth": 1, "image_size": 8 * 10**9}, "do not fit|no network of this"),
+        ({"backbone": "vit-nano", "depth": 1, "image_size": 10**400}, "impossible|can be built|do not fit"),
+        ({"backbone": "vit-nano", "depth": 1, "id2label": {"one": "cat"}}, "id2label is no map of class numbers"),
+        ({"backbone": "vit-nano", "depth": 1, "id2label": ["cat"]}, "id2label is no map of class numbers"),
     ):
         save_file(
             {"cls_token": torch.zeros(1, 1, 96)}, tmp_path / "x.safetensors", {"synco_config": json.dumps(values)}

@@ -79,3 +79,19 @@ def test_spoilt_numbers_are_refused(bad):
     with pytest.raises(ValueError, match="x holds NaN or infinite"):
         finite("x", torch.tensor([1.0, bad]))
     assert finite("x", torch.tensor([3])) == 3
+
+
+@pytest.mark.parametrize(
+    ("network", "key"),
+    [
+        (vit(96, 2, 3), "blocks.99999.norm1.weight"),
+        (vit(96, 2, 3), "blocks.01.norm1.weight"),
+        (vit(96, 2, 3), f"blocks.{'9' * 5000}.norm1.weight"),
+        (swin(), "layers.7.blocks.0.norm1.weight"),
+        (swin(), "layers.0.blocks.99999.norm1.weight"),
+    ],
+)
+def test_one_stray_key_does_not_decide_how_many_blocks_are_built(network, key):
+    tensors = timm_names(network.state_dict() | {key: torch.zeros(96)})
+    with pytest.raises(ValueError, match=rf"The key '{key[:150]}.* does not fit: \d blocks or stages are there"):
+        configuration_of(tensors, "timm", LAYOUTS["timm"], Choices())

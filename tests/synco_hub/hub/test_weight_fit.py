@@ -1,0 +1,52 @@
+import pytest
+import torch
+
+from synco_hub.hub.weight_fit import check_depth, expected_shapes, misfit
+from synco_hub.models import BACKBONES, SynCoConfig, SynCoForImageClassification, SynCoModel
+
+
+@pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano", "swin-v2-t", "vit_tiny_patch16_224"])
+@pytest.mark.parametrize("model_class", [SynCoModel, SynCoForImageClassification])
+def test_the_shapes_are_those_of_the_network_that_is_built_with_its_numbers(backbone, model_class):
+    state = model_class(SynCoConfig(backbone, num_labels=7)).state_dict()
+    wanted = {key: tuple(value.shape) for key, value in state.items()}
+    assert expected_shapes(SynCoConfig(backbone, num_labels=7), len(wanted), model_class) == wanted
+
+
+@pytest.mark.parametrize("backbone", BACKBONES)
+def test_no_backbone_of_ours_is_too_large(backbone):
+    assert len(expected_shapes(SynCoConfig(backbone), 1000)) > 40
+
+
+def test_huge_claims_are_refused_before_they_are_built():
+    for depth, message in (
+        (100_000, "depth=100000 needs more weights than the 42 tensors"),
+        ([2, 10**12], r"depth=\[2, 1000000000000\] needs more weights"),
+        ([1] * 43, "needs more weights"),
+        ("many", "depth='many' is neither a whole number nor a list"),
+        (1.5, "depth=1.5 is neither"),
+        (True, "depth=True is neither"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            check_depth(depth, 42)
+    check_depth(42, 42)
+    check_depth([40, 2], 42)
+    with pytest.raises(ValueError, match="no network of this configuration can be built"):
+        expected_shapes(SynCoConfig("vit-nano", mlp_ratio=1e15), 42)
+    window = SynCoConfig("swin-v2-t", image_size=8192, window_size=256)
+    with pytest.raises(ValueError, match=r"window_size=256 needs \d+ indices"):
+        expected_shapes(window, 1000)
+
+
+def test_a_huge_network_costs_no_memory_to_compare():
+    wanted = expected_shapes(SynCoConfig("vit-nano", embed_dim=3 * 10**6), 42)
+    assert wanted["backbone.blocks.0.attn.qkv.weight"] == (9 * 10**6, 3 * 10**6)
+
+
+def test_every_fault_is_named_with_its_first_keys():
+    wanted = {"a": (2, 3), "b": (1,), **{f"c{number:02}": () for number in range(30)}}
+    found = {"a": (3, 2), "d": tuple(torch.zeros(4).shape)}
+    said = misfit(wanted, found)
+    assert said.startswith("31 missing: b, c00, c01,")
+    assert " …; 1 left over: d; 1 wrong-shaped: a (3, 2) instead of (2, 3)" in said
+    assert misfit(wanted, dict(wanted)) == ""
