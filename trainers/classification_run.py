@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from synco_hub.models.backbones_synco import suggest
 from trainers.flag_parser import FlagParser
-from trainers.run_directory import write_json
+from trainers.run_directory import holds_more_than, write_json
 
 SETTINGS_FILE = "classification_settings.json"
 
@@ -25,11 +25,11 @@ def claim_run(directory: Path, settings: dict[str, Any], resume: bool) -> None:
 
     Raises:
         ValueError: If the directory holds another run (naming a difference), this run without `resume`, or
-            checkpoints of unknown origin.
+            checkpoints of unknown origin. Settings alone are a run only for `resume`.
     """
     file = directory / SETTINGS_FILE
     settings = json.loads(json.dumps(settings, default=str))
-    if file.exists():
+    if file.exists() and (resume or holds_more_than(directory, SETTINGS_FILE)):
         found = json.loads(file.read_text())
         differences = [
             f"{key} was {found.get(key)!r} and is now {settings.get(key)!r}"
@@ -45,7 +45,7 @@ def claim_run(directory: Path, settings: dict[str, Any], resume: bool) -> None:
             raise ValueError(
                 f"{directory} already holds this run: add --resume to continue it, or choose another --output-dir."
             )
-    elif directory.exists() and any(directory.glob("checkpoint-*")):
+    elif not file.exists() and any(directory.glob("checkpoint-*")):
         raise ValueError(
             f"{directory} holds checkpoints but no {SETTINGS_FILE}, so they are of another program: choose another "
             "--output-dir."

@@ -29,19 +29,31 @@ def claim(directory: Path, settings: dict[str, Any], resume: bool) -> None:
 
     Raises:
         ValueError: If the directory holds another run (naming the differences), this run without `resume`, or
-            checkpoints of unknown origin.
+            checkpoints of unknown origin. Settings alone are a run only for `resume`.
     """
     file = directory / SETTINGS_FILE
     settings = json.loads(json.dumps(settings, default=str))
-    if file.exists():
+    if file.exists() and (resume or holds_more_than(directory, SETTINGS_FILE)):
         _compare(directory, json.loads(file.read_text()), settings, resume)
-    elif directory.exists() and any(directory.glob("checkpoint-*")):
+    elif not file.exists() and any(directory.glob("checkpoint-*")):
         raise ValueError(
             f"{directory} holds checkpoints but no {SETTINGS_FILE}, so they are not a run of this program: choose "
             "another --output-dir."
         )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
+
+
+def holds_more_than(directory: Path, settings_file: str) -> bool:
+    """Whether a run left anything beside its settings, which alone are nothing to lose.
+
+    Bad images or a full disk stop a run before its first checkpoint. Hidden names are of writes that did not end.
+
+    Args:
+        directory: `--output-dir`, which exists.
+        settings_file: Name of the settings in it.
+    """
+    return any(entry.name != settings_file and not entry.name.startswith(".") for entry in directory.iterdir())
 
 
 def _compare(directory: Path, found: dict[str, Any], wanted: dict[str, Any], resume: bool) -> None:

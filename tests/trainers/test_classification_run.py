@@ -11,6 +11,9 @@ def test_a_directory_belongs_to_one_run(tmp_path):
     claim_run(tmp_path / "run", settings, resume=False)
     assert json.loads((tmp_path / "run" / SETTINGS_FILE).read_text())["rates"] == [1.0, 2.0]
     claim_run(tmp_path / "run", settings, resume=True)
+    # Stopped before its first checkpoint, a run may begin again.
+    claim_run(tmp_path / "run", settings, resume=False)
+    (tmp_path / "run" / "checkpoint-3").mkdir()
     with pytest.raises(ValueError, match="add --resume"):
         claim_run(tmp_path / "run", settings, resume=False)
     with pytest.raises(ValueError, match="model was 'a' and is now 'b'"):

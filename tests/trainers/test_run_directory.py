@@ -24,8 +24,19 @@ def test_a_new_directory_gets_the_settings_and_the_same_run_may_resume(tmp_path)
     assert json.loads((directory / SETTINGS_FILE).read_text())["training"] == {"learning_rate": 2e-3}
 
 
-def test_the_same_run_is_not_overwritten_without_resume(tmp_path):
+@pytest.mark.parametrize("changes", [{}, {"seed": 2}])
+def test_settings_alone_do_not_hold_a_directory(tmp_path, changes):
     claim(tmp_path, settings(), resume=False)
+    # As a full disk leaves them: a write that did not end, and no checkpoint.
+    (tmp_path / ".unfinished" / "checkpoint-3").mkdir(parents=True)
+    claim(tmp_path, settings(**changes), resume=False)
+    assert json.loads((tmp_path / SETTINGS_FILE).read_text()) == settings(**changes)
+
+
+@pytest.mark.parametrize("left", ["checkpoint-3", "model.safetensors", "pretraining_summary.json"])
+def test_the_same_run_is_not_overwritten_without_resume(tmp_path, left):
+    claim(tmp_path, settings(), resume=False)
+    (tmp_path / left).mkdir()
     with pytest.raises(ValueError, match="add --resume"):
         claim(tmp_path, settings(), resume=False)
 
@@ -42,6 +53,7 @@ def test_the_same_run_is_not_overwritten_without_resume(tmp_path):
 )
 def test_another_run_is_refused_and_nothing_changes(tmp_path, changes, named, resume):
     claim(tmp_path, settings(), resume=False)
+    (tmp_path / "checkpoint-3").mkdir()
     before = (tmp_path / SETTINGS_FILE).read_bytes()
     with pytest.raises(ValueError, match="different run") as error:
         claim(tmp_path, settings(**changes), resume=resume)
