@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 import traceback
@@ -10,6 +11,15 @@ from contextlib import contextmanager
 
 # Set by `--debug`, and inherited by the processes that a command starts.
 DEBUG_VARIABLE = "SYNCO_HUB_DEBUG"
+
+# What the system says about a file that cannot be written or read, and what to do.
+_REMEDIES = {
+    errno.EROFS: "the file system is read-only: choose another --output or --output-dir",
+    errno.EACCES: "permission denied: choose another path, or change the permissions",
+    errno.EPERM: "the system does not permit it: choose another path, or change the permissions",
+    errno.ENOSPC: "no space is left on the device: free some, or choose an output on another disk",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose an output on another disk",
+}
 
 
 @contextmanager
@@ -24,7 +34,16 @@ def one_line_errors() -> Iterator[None]:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         expected = isinstance(error, (ValueError, OSError, ArithmeticError, ImportError))
-        text = " ".join(str(error).split()) if expected else f"{type(error).__name__}: {' '.join(str(error).split())}"
+        said = " ".join((_about_a_file(error) or str(error)).split())
+        text = said if expected else f"{type(error).__name__}: {said}"
         hint = "" if expected else " (this is a bug; add --debug for the traceback)"
         print(f"error: {text}{hint}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
+
+
+def _about_a_file(error: Exception) -> str | None:
+    """The line for a disk or a permission that stands in the way; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
+        return None
+    paths = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' -> '.join(paths) + ': ' if paths else ''}{_REMEDIES[error.errno]}."
