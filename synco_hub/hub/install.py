@@ -8,6 +8,9 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
+from safetensors import SafetensorError
+
+from synco_hub.hub.weight_fit import directory_misfit
 from synco_hub.zoo import ORIGIN_FILE, checkpoint_directory
 
 # What makes a checkpoint usable and checkable; the optimizer's state and logs of a run stay where they are.
@@ -26,7 +29,7 @@ def install_checkpoint(directory: Path, name: str, origin: Mapping[str, str] | N
         Where it is installed.
 
     Raises:
-        ValueError: If the directory is no checkpoint or the name is none.
+        ValueError: If the directory is no checkpoint, its weights do not fit its configuration, or the name is none.
     """
     destination = checkpoint_directory(name)
     if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
@@ -34,6 +37,13 @@ def install_checkpoint(directory: Path, name: str, origin: Mapping[str, str] | N
             f"{directory} is no checkpoint: config.json and a .safetensors file are needed; give the --output-dir of "
             "a finished run."
         )
+    try:
+        problem = directory_misfit(directory)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        problem = f"config.json or the weights cannot be read ({' '.join(str(error).split())})"
+    if problem:
+        named = (origin or {}).get("source", directory)
+        raise ValueError(f"{named} is no checkpoint that can be installed: {problem}. Nothing was installed.")
     destination.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".installing-") as temporary:
         staged = Path(temporary) / "new"

@@ -19,6 +19,7 @@ from synco_hub.hub.publish_checks import (
     card_problems,
     config_problems,
     conversion_problems,
+    fit_problems,
     looks_pickled,
     looks_secret,
     name_problems,
@@ -115,7 +116,8 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
     files |= code
     if "preprocessor_config.json" not in files:
         problems.append("preprocessor_config.json is missing: save the image processor beside the weights")
-    problems += config_problems(directory, AUTO_MAP) + weight_problems(directory) + conversion_problems(directory)
+    unreadable = config_problems(directory, AUTO_MAP) + weight_problems(directory)
+    problems += (unreadable or fit_problems(directory)) + conversion_problems(directory)
     problems += card_problems(directory) + name_problems(directory, repo_id) + secret_problems(files.values())
     if problems:
         raise ValueError(f"{directory} is not fit to be published: {'; '.join(problems)}.")

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from synco_hub.hub.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.evaluation_entries import evaluation_files, model_index_entries
 from synco_hub.hub.model_card import CARD_FILE, CONVERSION_REPORT, results_in, results_table
+from synco_hub.hub.weight_fit import directory_misfit
 from synco_hub.results import EvaluationResult
 
 REQUIRED_METADATA = ("license", "library_name", "pipeline_tag", "tags")
@@ -117,6 +118,12 @@ def weight_problems(directory: Path) -> list[str]:
         if missing:
             problems.append(f"{len(missing)} weights of {index.name} are in no file (first: {', '.join(missing[:3])})")
     return problems
+
+
+def fit_problems(directory: Path) -> list[str]:
+    """Readable weights of another network than the one that a readable config.json describes."""
+    problem = directory_misfit(directory)
+    return [f"{problem}: give the config.json and the weights of the same model"] if problem else []
 
 
 def conversion_problems(directory: Path) -> list[str]:

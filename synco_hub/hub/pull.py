@@ -53,8 +53,8 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
         api: Client; None for the user's own.
 
     Raises:
-        ValueError: If nothing is published under this name, the repository holds no checkpoint in safetensors, or its
-            backbone is not the one of the name.
+        ValueError: If nothing is published under this name, the repository holds no checkpoint in safetensors, its
+            weights do not fit its configuration, or its backbone is not the one of the name.
         OSError: If the Hub or the connection fails, or a file is not what the Hub says it is; nothing is installed
             then.
     """
@@ -73,10 +73,10 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
     try:
         _check_backbone(staging, ZOO.get(short), source)
         _check_weights(staging, source)
+        directory = install_checkpoint(staging, short, {"source": source, "revision": commit})
     except ValueError:
         shutil.rmtree(staging)  # repeating brings the same bytes
         raise
-    directory = install_checkpoint(staging, short, {"source": source, "revision": commit})
     shutil.rmtree(staging)
     return Pulled(short, directory, source, commit, sum(file.size or 0 for file in files))
 

@@ -6,16 +6,26 @@ claims about its network is compared with what it holds before memory is taken f
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
 
-from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
 Shapes = dict[str, tuple[int, ...]]
 
-_SHOWN = 20
+_SHOWN_OF_DIRECTORY = 5
+_MODELS: dict[str, Any] = {
+    "SynCoModel": SynCoModel,
+    "SynCoForImageClassification": SynCoForImageClassification,
+}
+# The class itself lives with the trainers, which nothing here may import.
+PRETRAINING_ARCHITECTURE = "SynCoForPreTraining"
+_PRETRAINING_PARTS = ("projector.", "target_projector.", "predictor.", "queue_1.", "queue_2.")
 # Buffers that no file holds (Swin's window indices) grow with the window alone; a window of 24 needs 2^23 numbers.
 _MOST_BUFFER_NUMBERS = 1 << 28
 
@@ -63,12 +73,13 @@ def expected_shapes(config: SynCoConfig, num_tensors: int, model_class: Any = Sy
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]]) -> str:
+def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], shown: int = 20) -> str:
     """What is missing, left over and wrong-shaped, first keys of each; empty if everything fits.
 
     Args:
         wanted: Key to shape of the network.
         found: Key to shape of the weights.
+        shown: How many keys of each.
     """
     faults = {
         "missing": sorted(set(wanted) - set(found)),
@@ -80,7 +91,50 @@ def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int,
         ],
     }
     return "; ".join(
-        f"{len(keys)} {fault}: {', '.join(keys[:_SHOWN])}{' …' if len(keys) > _SHOWN else ''}"
+        f"{len(keys)} {fault}: {', '.join(keys[:shown])}{' …' if len(keys) > shown else ''}"
         for fault, keys in faults.items()
         if keys
     )
+
+
+def directory_misfit(directory: Path) -> str:
+    """Why the weights of a checkpoint directory are not those of its `config.json`; empty if they are.
+
+    Configurations of other model types are nothing that this package builds, so only that weights are there is asked.
+
+    Args:
+        directory: A directory with a readable `config.json`.
+    """
+    files = [file for file in sorted(directory.glob("model*.safetensors")) if file.is_file()]
+    if not files:
+        return "there is no model.safetensors, so it holds no weights of the model that its config.json describes"
+    values = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if not isinstance(values, dict) or values.get("model_type") != SynCoConfig.model_type:
+        return ""
+    found: Shapes = {}
+    for file in files:
+        with safe_open(file, framework="pt") as tensors:
+            found |= {key: tuple(tensors.get_slice(key).get_shape()) for key in tensors.keys()}  # noqa: SIM118
+    try:
+        if values.get("depth") is not None:
+            check_depth(values["depth"], len(found))
+        wanted, compared = _wanted(SynCoConfig.from_pretrained(directory), values.get("architectures"), found)
+    except (ValueError, TypeError, OverflowError, AttributeError) as error:
+        return f"config.json describes no network for these weights: {' '.join(str(error).split()).rstrip('.')}"
+    listed = misfit(wanted, compared, _SHOWN_OF_DIRECTORY)
+    return f"the weights are not those of config.json ({listed})" if listed else ""
+
+
+def _wanted(config: Any, architectures: Any, found: Shapes) -> tuple[Shapes, Shapes]:
+    """What must be there, and what of the weights is compared with it."""
+    name = architectures[0] if isinstance(architectures, list) and architectures else None
+    if name in _MODELS:
+        return expected_shapes(config, len(found), _MODELS[name]), found
+    if name != PRETRAINING_ARCHITECTURE:
+        raise ValueError(
+            f"architectures={architectures!r:.80} names none of {', '.join([*_MODELS, PRETRAINING_ARCHITECTURE])}"
+        )
+    backbone = expected_shapes(config, len(found))
+    wanted = {f"{branch}.{key}": shape for branch in ("synco", "target") for key, shape in backbone.items()}
+    # Heads and queues are the trainers' affair: their settings are not the backbone's.
+    return wanted, {key: shape for key, shape in found.items() if not key.startswith(_PRETRAINING_PARTS)}

@@ -53,3 +53,22 @@ def test_where_it_came_from_is_noted_and_a_broken_note_is_passed_over(tmp_path):
     for broken in ("{", "[]", '"text"'):
         (directory / "installed_from.json").write_text(broken)
         assert {row.name: row for row in list_models()}["my-vit"].source is None
+
+
+@pytest.mark.parametrize("spoil", ["config", "weights", "garbage"])
+def test_weights_that_do_not_fit_replace_nothing(tmp_path, spoil):
+    checkpoint(tmp_path / "good", 0)
+    installed = install_checkpoint(tmp_path / "good", "my-vit")
+    before = (installed / "config.json").read_bytes(), (installed / "model.safetensors").read_bytes()
+    run = tmp_path / "run"
+    checkpoint(run, 1)
+    if spoil == "config":
+        (run / "config.json").write_text((run / "config.json").read_text().replace('"depth": 3', '"depth": 2'))
+    elif spoil == "weights":
+        (run / "model.safetensors").rename(run / "linear_head.safetensors")
+    else:
+        (run / "model.safetensors").write_bytes(b"x")
+    message = {"config": "14 left over|12 left over", "weights": "no model.safetensors", "garbage": "cannot be read"}
+    with pytest.raises(ValueError, match=f"{message[spoil]}.*Nothing was installed"):
+        install_checkpoint(run, "my-vit")
+    assert before == ((installed / "config.json").read_bytes(), (installed / "model.safetensors").read_bytes())

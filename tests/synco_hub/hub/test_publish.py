@@ -174,6 +174,14 @@ def test_what_does_not_belong_there_is_refused_by_name(run, name, message):
         upload_plan(run, REPO)
 
 
+def test_weights_that_do_not_fit_the_config_are_refused(run):
+    tensors = load_file(run / "model.safetensors")
+    del tensors["backbone.norm.weight"]
+    save_file(tensors, run / "model.safetensors", {"format": "pt"})
+    with pytest.raises(ValueError, match=r"weights are not those of config.json \(1 missing: backbone.norm.weight\)"):
+        upload_plan(run, REPO)
+
+
 def test_links_out_of_the_directory_are_refused(run, tmp_path):
     (tmp_path / "LICENSE").write_text("secret")
     (run / "LICENSE").symlink_to(tmp_path / "LICENSE")

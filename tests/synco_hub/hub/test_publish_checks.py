@@ -11,6 +11,7 @@ from synco_hub.hub.publish_checks import (
     card_problems,
     config_problems,
     conversion_problems,
+    fit_problems,
     looks_pickled,
     looks_secret,
     secret_problems,
@@ -66,6 +67,17 @@ def test_truncated_missing_and_incomplete_weights(run):
     for damaged in ("{", "[]", "null", '{"weight_map": 3}', "{}"):
         (run / "model.safetensors.index.json").write_text(damaged)
         assert "model.safetensors.index.json cannot be read" in weight_problems(run)[0]
+
+
+def test_weights_of_another_network_than_the_configs_are_found(run):
+    assert fit_problems(run) == []
+    tensors = load_file(run / "model.safetensors")
+    save_file({f"x{index}": torch.zeros(2) for index in range(50)}, run / "model.safetensors", {"format": "pt"})
+    (problem,) = fit_problems(run)
+    assert "42 missing: backbone.blocks.0.attn.proj.bias" in problem
+    assert "50 left over: x0, x1" in problem
+    save_file(tensors | {"backbone.norm.bias": torch.zeros(95)}, run / "model.safetensors", {"format": "pt"})
+    assert "1 wrong-shaped: backbone.norm.bias (95,) instead of (96,)" in fit_problems(run)[0]
 
 
 @pytest.mark.parametrize(

@@ -131,6 +131,18 @@ def test_weights_that_are_none_replace_nothing(hub_api, weights):
     assert not list((home_directory() / "pulling").iterdir())
 
 
+def test_weights_of_another_network_than_the_configs_are_not_installed(hub_api, tmp_path):
+    upload(hub_api, tmp_path / "run", seed=0)
+    config = (tmp_path / "run" / "config.json").read_text().replace('"depth": 3', '"depth": 2')
+    hub_api.upload_file(repo_id=REPO, path_in_repo="config.json", path_or_fileobj=config.encode())
+    with pytest.raises(
+        ValueError, match=rf"{REPO} is no checkpoint.*left over: backbone\.blocks\.2.*Nothing was inst"
+    ):
+        pull(REPO, api=hub_api)
+    assert not (home_directory() / "checkpoints").exists()
+    assert not list((home_directory() / "pulling").iterdir())
+
+
 @pytest.mark.parametrize(
     ("name", "repo", "message"),
     [

@@ -1,8 +1,13 @@
+import json
+import re
+
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
-from synco_hub.hub.weight_fit import check_depth, expected_shapes, misfit
+from synco_hub.hub.weight_fit import check_depth, directory_misfit, expected_shapes, misfit
 from synco_hub.models import BACKBONES, SynCoConfig, SynCoForImageClassification, SynCoModel
+from trainers import SynCoForPreTraining
 
 
 @pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano", "swin-v2-t", "vit_tiny_patch16_224"])
@@ -50,3 +55,45 @@ def test_every_fault_is_named_with_its_first_keys():
     assert said.startswith("31 missing: b, c00, c01,")
     assert " …; 1 left over: d; 1 wrong-shaped: a (3, 2) instead of (2, 3)" in said
     assert misfit(wanted, dict(wanted)) == ""
+
+
+@pytest.mark.parametrize("model_class", [SynCoModel, SynCoForImageClassification, SynCoForPreTraining])
+def test_what_every_model_class_saves_fits_and_another_config_does_not(tmp_path, model_class):
+    pretraining = {"method": "moby", "queue_size": 64, "projection_hidden_dim": 32, "projection_dim": 16}
+    extra = {"pretraining": pretraining} if model_class is SynCoForPreTraining else {}
+    model_class(SynCoConfig("vit-nano", num_labels=5, **extra)).save_pretrained(tmp_path, max_shard_size="200KB")
+    assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
+    assert directory_misfit(tmp_path) == ""
+    config = json.loads((tmp_path / "config.json").read_text())
+    for change, message in (
+        ({"backbone": "deit-s", "embed_dim": 384, "num_heads": 6}, r"instead of \(1152,\)|instead of \(384,\)"),
+        ({"depth": 2}, r"left over: .*blocks\.2\."),
+        ({"depth": 4}, r"missing: .*blocks\.3\."),
+        ({"depth": 10**6}, "depth=1000000 needs more weights"),
+        ({"image_size": 64}, "1 wrong-shaped: |2 wrong-shaped: "),
+        ({"architectures": ["Other"]}, "names none of SynCoModel"),
+        ({"num_heads": 5}, "num_heads=5 does not divide"),
+        ({"depth": None, "embed_dim": "wide"}, "describes no network"),
+    ):
+        (tmp_path / "config.json").write_text(json.dumps(config | change))
+        problem = directory_misfit(tmp_path)
+        assert problem
+        assert re.search(message, problem), problem
+
+
+def test_a_classifier_has_its_head_and_a_backbone_has_none(tmp_path):
+    SynCoForImageClassification(SynCoConfig("vit-nano", num_labels=5)).save_pretrained(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    weight = tensors.pop("classifier.weight")
+    save_file(tensors, tmp_path / "model.safetensors")
+    assert "1 missing: classifier.weight" in directory_misfit(tmp_path)
+    save_file(tensors | {"classifier.weight": weight[:4].clone()}, tmp_path / "model.safetensors")
+    assert "classifier.weight (4, 96) instead of (5, 96)" in directory_misfit(tmp_path)
+
+
+def test_a_head_alone_is_no_model_and_other_model_types_are_let_through(tmp_path):
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    save_file({"weight": torch.zeros(2, 3)}, tmp_path / "linear_head.safetensors")
+    assert "no model.safetensors" in directory_misfit(tmp_path)
+    save_file({"weight": torch.zeros(2, 3)}, tmp_path / "model.safetensors")
+    assert directory_misfit(tmp_path) == ""
