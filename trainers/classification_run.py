@@ -4,13 +4,24 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
+import logging
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
+from transformers.utils import logging as transformers_logging
+
+from synco_hub.command_errors import one_line_errors
 from synco_hub.models.backbones_synco import suggest
+from synco_hub.results import EvaluationResult
+from trainers.classification_arguments import LabelledDataArguments
 from trainers.flag_parser import FlagParser
 from trainers.run_directory import holds_more_than, write_json
+
+logger = logging.getLogger(__name__)
+
+Arguments = TypeVar("Arguments")
 
 SETTINGS_FILE = "classification_settings.json"
 
@@ -84,3 +95,37 @@ def parse_flags(
         flags = [option for action in parser._actions for option in action.option_strings]
         raise ValueError(f"{unknown[0]} is not a flag of this command.{suggest(unknown[0].split('=')[0], flags)}")
     return tuple(parts)
+
+
+def run_command(
+    measure: Callable[[LabelledDataArguments, Arguments], EvaluationResult],
+    arguments_class: type[Arguments],
+    argv: Sequence[str] | None,
+    program: str,
+    description: str,
+    example: str,
+) -> None:
+    """An entry point: reads the flags, trains, and prints the metrics; one clear line and exit code 1 on failure.
+
+    Args:
+        measure: Trains and measures.
+        arguments_class: Its settings; their flags stand beside those of the data.
+        argv: The flags; None takes the command line.
+        program: What the help calls the command.
+        description: The entry point's docstring; its first line is shown.
+        example: Shown below the flags.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    with one_line_errors():
+        data_arguments, arguments = parse_flags(
+            (LabelledDataArguments, arguments_class),
+            sys.argv[1:] if argv is None else argv,
+            program,
+            description,
+            example,
+        )
+        result = measure(data_arguments, arguments)
+        for metric, value in result.metrics.items():
+            logger.warning("  %-32s %6.2f %%", metric, value)

@@ -10,22 +10,19 @@ Expected: the paper's supplement gives the protocol and no table of its numbers;
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
-from synco_hub.command_errors import one_line_errors
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measured_split import preprocessing
 from synco_hub.hub.loading import model_facts
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification_arguments import FineTuningArguments, LabelledDataArguments
-from trainers.classification_run import claim_run, parse_flags
+from trainers.classification_run import claim_run, run_command
 from trainers.fine_tuning_model import check_fine_tunable, load_processor, new_classifier
 from trainers.fine_tuning_trainer import FineTuningTrainer
 from trainers.labelled_data import LabelledData, data_source, labelled_data
@@ -131,20 +128,7 @@ def _result(
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; one clear line and exit code 1 on failure."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    with one_line_errors():
-        data_arguments, arguments = parse_flags(
-            (LabelledDataArguments, FineTuningArguments),
-            sys.argv[1:] if argv is None else argv,
-            "synco-hub fine-tune",
-            __doc__ or "",
-            EXAMPLE,
-        )
-        result = fine_tune(data_arguments, arguments)
-        for metric, value in result.metrics.items():
-            logger.warning("  %-32s %6.2f %%", metric, value)
+    run_command(fine_tune, FineTuningArguments, argv, "synco-hub fine-tune", __doc__ or "", EXAMPLE)
 
 
 if __name__ == "__main__":

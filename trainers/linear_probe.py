@@ -10,7 +10,6 @@ Expected (paper, Table 13, ImageNet top-1): SynCo-v2 73.1 % on DeiT-S/16 and 75.
 from __future__ import annotations
 
 import logging
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -18,9 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
-from transformers.utils import logging as transformers_logging
 
-from synco_hub.command_errors import one_line_errors
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.classification_targets import ClassificationTargets
 from synco_hub.evaluation.measured_split import preprocessing
@@ -30,7 +27,7 @@ from synco_hub.hub.classifier import LinearHead, save_classifier
 from synco_hub.hub.loading import load_model, model_facts
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification_arguments import LabelledDataArguments, LinearProbeArguments
-from trainers.classification_run import claim_run, parse_flags
+from trainers.classification_run import claim_run, run_command
 from trainers.feature_dataset import FeatureDataset
 from trainers.labelled_data import LabelledData, data_source, labelled_data
 from trainers.linear_heads import LinearHeads
@@ -234,20 +231,7 @@ def _count(test: Any, skipped: tuple[str, ...]) -> int:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Entry point; one clear line and exit code 1 on failure."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
-    with one_line_errors():
-        data_arguments, arguments = parse_flags(
-            (LabelledDataArguments, LinearProbeArguments),
-            sys.argv[1:] if argv is None else argv,
-            "synco-hub linear-probe",
-            __doc__ or "",
-            EXAMPLE,
-        )
-        result = linear_probe(data_arguments, arguments)
-        for name, value in result.metrics.items():
-            logger.warning("  %-32s %6.2f %%", name, value)
+    run_command(linear_probe, LinearProbeArguments, argv, "synco-hub linear-probe", __doc__ or "", EXAMPLE)
 
 
 if __name__ == "__main__":
