@@ -17,6 +17,9 @@ def publish(
 ) -> None:
     """Publish weights, image processor, model code, results and card as one commit.
 
+    The text of README.md must be what `synco-hub card DIRECTORY` writes from facts and result files; words of your own
+    go into a facts file (`synco-hub card DIRECTORY --facts FILE.yaml`). The weights must be those of config.json.
+
     Example: synco-hub publish runs/first --repo-id ORGANISATION/NAME --private --dry-run
     """
     # torch takes seconds to import: only when the command runs, never for --help.

@@ -66,7 +66,20 @@ def write_card(
         facts = read_facts(directory / FACTS_FILE) if (directory / FACTS_FILE).is_file() else CardFacts()
     if licence is not None:
         facts = _licensed(facts, licence)
-    card = ModelCard.from_template(
+    card = _rendered(name, config, pretraining, results, facts)
+    write_evaluation_files(directory, results)
+    with written_whole(directory / CARD_FILE) as temporary:
+        card.save(temporary)
+
+
+def _rendered(
+    name: str,
+    config: Mapping[str, Any],
+    pretraining: Mapping[str, Any],
+    results: Sequence[EvaluationResult],
+    facts: CardFacts,
+) -> ModelCard:
+    return ModelCard.from_template(
         _metadata(name, config, facts, results, bool(_trained_on(pretraining))),
         template_path=str(package_file("model_cards", "card_template.md")),
         title=facts.title or name.rsplit("/", 1)[-1],
@@ -85,9 +98,21 @@ def write_card(
         how_to_obtain=_bullets(facts.how_to_obtain),
         version=__version__,
     )
-    write_evaluation_files(directory, results)
-    with written_whole(directory / CARD_FILE) as temporary:
-        card.save(temporary)
+
+
+def expected_card_text(directory: Path) -> str:
+    """What `refresh_card` would write below the metadata of this directory's card now.
+
+    Args:
+        directory: A checkpoint directory.
+
+    Raises:
+        ValueError: If its configuration or facts are not understood.
+    """
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    facts = _chosen_facts(directory, None, config)
+    name = facts.loaded_by or directory.resolve().name
+    return str(_rendered(name, config, _made_by(directory), results_in(directory), facts).text)
 
 
 def refresh_card(

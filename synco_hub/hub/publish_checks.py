@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from safetensors import SafetensorError, safe_open
 
 from synco_hub.hub.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.evaluation_entries import evaluation_files, model_index_entries
-from synco_hub.hub.model_card import CARD_FILE, CONVERSION_REPORT, results_in, results_table
+from synco_hub.hub.model_card import CARD_FILE, CONVERSION_REPORT, expected_card_text, results_in, results_table
 from synco_hub.hub.weight_fit import directory_misfit
 from synco_hub.results import EvaluationResult
 
@@ -166,7 +167,23 @@ def card_problems(directory: Path) -> list[str]:
     if different := number_problems(directory, card, results_in(directory)):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         problems.append(f"{different[0]}{more}: write it anew with `synco-hub card {directory}`")
-    return problems
+    return problems or text_problems(directory, card)
+
+
+def text_problems(directory: Path, card: ModelCard) -> list[str]:
+    """Text in the card that does not come from facts and result files: there anybody could type any number."""
+    try:
+        due = expected_card_text(directory).strip().splitlines()
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        return [f"{CARD_FILE} cannot be compared with what it was made from ({' '.join(str(error).split())})"]
+    stated = card.text.strip().splitlines()
+    if stated == due:
+        return []
+    line = next((ours for ours, theirs in zip_longest(stated, due, fillvalue="") if ours != theirs), "")
+    return [
+        f"the text of {CARD_FILE} is not what facts and result files say (first at {line[:80]!r}): write it anew with "
+        f"`synco-hub card {directory}`; words of your own go into a facts file, `--facts FILE.yaml`"
+    ]
 
 
 def name_problems(directory: Path, repo_id: str) -> list[str]:

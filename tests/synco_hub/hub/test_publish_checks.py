@@ -126,6 +126,22 @@ def test_gaps_and_numbers_without_a_source_are_found_in_the_card(run, old, new, 
     assert any(message in problem for problem in card_problems(run)), card_problems(run)
 
 
+@pytest.mark.parametrize("typed", ["k-NN top-1 99.9 %\n", "## Further\n\nAccuracy: 0.999\n"])
+def test_what_somebody_typed_into_the_card_is_found_wherever_it_stands(run, typed):
+    card = run / "README.md"
+    text = card.read_text()
+    card.write_bytes(text.replace("\n", "\r\n").encode())
+    assert card_problems(run) == []
+    for changed in (f"{text}\n{typed}", text.replace("## Backbone\n", f"{typed}\n## Backbone\n")):
+        card.write_text(changed)
+        (problem,) = card_problems(run)
+        assert "is not what facts and result files say" in problem
+        assert repr(typed.splitlines()[0]) in problem
+        assert "go into a facts file" in problem
+    refresh_card(run)
+    assert card_problems(run) == []
+
+
 def test_a_result_that_the_card_does_not_show_is_found(run):
     EvaluationResult(
         {"top1_k20": 3.0}, ModelSource("my-vit"), DataSource("cifar10", "test", 40), ProtocolFacts("knn")
