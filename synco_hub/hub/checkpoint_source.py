@@ -70,12 +70,22 @@ def _open_file(path: Path) -> CheckpointSource:
         start = stream.read(16)
     if len(start) == 16 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         tensors, facts = read_safetensors(path)
-        config = json.loads(facts["synco_config"]) if "synco_config" in facts else {}
+        config = _plain_config(path, facts.get("synco_config", "{}"))
         return CheckpointSource(str(path), "safetensors", sha256_of(path), tensors, config)
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, but a checkpoint is a dictionary of tensors.")
     return CheckpointSource(str(path), "torch", sha256_of(path), content)
+
+
+def _plain_config(path: Path, text: str) -> dict[str, Any]:
+    try:
+        config = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: its configuration is no JSON ({error}): the file is refused.") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"{path}: its configuration is no object of JSON: the file is refused.")
+    return config
 
 
 def _open_directory(path: Path) -> CheckpointSource:
@@ -85,7 +95,7 @@ def _open_directory(path: Path) -> CheckpointSource:
             f"{path} has no config.json and model.safetensors: give the file with the weights, or a directory that "
             "transformers or timm wrote."
         )
-    config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+    config = _plain_config(path / "config.json", (path / "config.json").read_text(encoding="utf-8"))
     kind = "timm" if "architecture" in config else str(config.get("model_type"))
     if kind == "synco":
         raise ValueError(f"{path} is a checkpoint of this package already: load it by AutoModel, or export it.")
@@ -96,6 +106,8 @@ def _open_directory(path: Path) -> CheckpointSource:
         )
     if kind == "timm":
         config = config.get("synco_config") or config
+        if not isinstance(config, dict):
+            raise ValueError(f"{path / 'config.json'}: its synco_config is no object of JSON: the file is refused.")
     tensors, _ = read_safetensors(weights)
     return CheckpointSource(
         str(path), "timm" if kind == "timm" else "transformers", sha256_of(weights), tensors, config

@@ -105,6 +105,8 @@ def read_torch_file(path: Path) -> Any:
         return _read_zip(path)
     with path.open("rb") as stream:
         start = stream.read(512)
+    if start.startswith(b"PK\x03\x04"):
+        raise ValueError(f"{path} begins as a zip file of torch.save and its end is missing: download it again.")
     if start[257:262] == b"ustar":
         raise ValueError(
             f"{path} has the format of torch before 0.1.10 (tar), which is not read: open it with an old torch and "

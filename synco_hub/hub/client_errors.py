@@ -50,6 +50,10 @@ def explained(action: str, repo_id: str, afterwards: str) -> Iterator[None]:
         raise OSError(f"{action} {repo_id}: HF_HUB_OFFLINE forbids the network: unset it, then repeat.") from error
     except HfHubHTTPError as error:
         raise OSError(f"{action} {repo_id}: {_of_status(error)} {afterwards}") from error
+    except KeyError as error:  # the client looks up in an answer what is not in it
+        raise OSError(
+            f"{action} {repo_id}: the Hub's answer arrived damaged, {error} is not in it. {afterwards}"
+        ) from error
     except Exception as error:  # the client's transport library differs between versions, and so do its errors
         reason = " ".join(str(error).split()) or "no reason given"
         raise OSError(

@@ -76,6 +76,13 @@ def check_model_name(name: str) -> None:
             f"model {name!r} is neither a directory, nor installed, nor in the zoo: `synco-hub list` shows what there "
             f"is; a Hub id has the form organisation/name, timm's models timm:name.{suggest(name, known)}"
         )
+    start = name.split("/", 1)[0]
+    if (
+        not Path(name).is_dir()
+        and ("/" in name)
+        and (start in ("", ".", "..") or start[0] == "~" or Path(start).is_dir())
+    ):
+        raise ValueError(f"model {name!r} looks like a path, and there is no such directory: give one that is there.")
     if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
         raise ValueError(f"model {name!r} is a folder without config.json: give a checkpoint directory.")
 

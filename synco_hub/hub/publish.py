@@ -125,7 +125,9 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
 
 
 def _sort_folder(folder: Path, files: dict[str, Path], left: list[str], problems: list[str]) -> None:
-    if folder.name == EVALUATION_FOLDER:
+    if folder.is_symlink():
+        problems.append(f"the folder {folder.name}/ is a link: put the folder itself there")
+    elif folder.name == EVALUATION_FOLDER:
         files.update({f"{EVALUATION_FOLDER}/{file.name}": file for file in sorted(folder.glob("*.yaml"))})
     elif folder.name == RESULTS_FOLDER:
         for file in sorted(folder.rglob("*")):

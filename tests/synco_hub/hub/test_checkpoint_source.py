@@ -45,6 +45,17 @@ def test_directories_that_are_not_converted(tmp_path, config, message):
         open_source(str(tmp_path))
 
 
+@pytest.mark.parametrize("config", ["{", "[]", "3", "[" * 100_000])
+def test_a_configuration_that_is_none_is_told_with_its_file(tmp_path, config):
+    save_file({"a": torch.zeros(1)}, tmp_path / "x.safetensors", {"synco_config": config})
+    with pytest.raises(ValueError, match=r"x\.safetensors: its configuration is no"):
+        open_source(str(tmp_path / "x.safetensors"))
+    save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"config\.json: its configuration is no"):
+        open_source(str(tmp_path))
+
+
 def test_every_tensor_is_counted_once_a_place():
     shared = torch.zeros(1)
     nested = {"a": shared, "b": [shared, ({"c": torch.ones(2)},)], "d": "text"}

@@ -156,6 +156,15 @@ def test_damage_is_told(tmp_path, save):
         read_torch_file(path)
 
 
+def test_a_zip_file_without_its_end_is_told(tmp_path):
+    torch.save({"a": torch.randn(1000)}, tmp_path / "x.pth")
+    data = (tmp_path / "x.pth").read_bytes()
+    for kept in (len(data) - 30, len(data) // 2, 200):
+        (tmp_path / "x.pth").write_bytes(data[:kept])
+        with pytest.raises(ValueError, match=r"x\.pth begins as a zip file .* its end is missing"):
+            read_torch_file(tmp_path / "x.pth")
+
+
 def test_a_flipped_bit_in_the_zip_format_is_found(tmp_path):
     path = zipped(tmp_path, {"x": torch.arange(5000.0)})
     data = bytearray(path.read_bytes())

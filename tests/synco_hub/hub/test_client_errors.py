@@ -21,6 +21,7 @@ def answer(status: int) -> HfHubHTTPError:
         ),
         (OfflineModeIsEnabled("off"), "pulling a/b: HF_HUB_OFFLINE forbids the network: unset it, then repeat."),
         (httpx.ReadError("reset\nby peer"), "the connection failed (ReadError: reset by peer). Repeat."),
+        (KeyError("ab12"), "the Hub's answer arrived damaged, 'ab12' is not in it. Repeat."),
         (RuntimeError(), "the connection failed (RuntimeError: no reason given). Repeat."),
     ],
 )

@@ -5,7 +5,7 @@ from PIL import Image
 
 from synco_hub.evaluation.any_size import any_size_features
 from synco_hub.feature_adapter import feature_rule, image_features
-from synco_hub.hub.loading import load_model, model_facts
+from synco_hub.hub.loading import check_model_name, load_model, model_facts
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 
@@ -31,6 +31,15 @@ def test_wrong_names_get_one_clear_error(tmp_path):
         load_model(str(tmp_path))
     with pytest.raises(OSError, match="Three ways"):
         load_model("byol-swin-t")
+
+
+def test_a_path_to_nothing_is_told_without_asking_the_hub(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "out").mkdir()
+    for name in ("out/p1", "./p1", "../p1", "~/p1-of-nobody", str(tmp_path / "p1")):
+        with pytest.raises(ValueError, match=f"'{name}' looks like a path, and there is no such directory"):
+            check_model_name(name)
+    check_model_name("organisation/name")
 
 
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "resnet18"])

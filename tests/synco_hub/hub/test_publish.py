@@ -189,6 +189,13 @@ def test_links_out_of_the_directory_are_refused(run, tmp_path):
         upload_plan(run, REPO)
 
 
+def test_a_linked_folder_is_refused(run, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    (run / "results").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ValueError, match="the folder results/ is a link"):
+        upload_plan(run, REPO)
+
+
 def test_every_problem_is_named_at_once_and_the_model_code_is_the_packages_own(run):
     (run / "modeling_synco.py").write_text("raise SystemExit")
     assert upload_plan(run, REPO).files["modeling_synco.py"] != run / "modeling_synco.py"
