@@ -14,10 +14,10 @@ from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.data.original_cifar import PixelArrayDataset
 
-# Test images that are looked for, spread over the split: a split of a million images stays a matter of a minute.
+# Test images that are looked for, spread over the split, so that the time does not grow with it.
 LOOKED_FOR_AT_MOST = 1000
-# Published sets have images twice: near-duplicates of CIFAR-100's training images are 8.9 % of its test images
-# (Barz and Denzler, "Do We Train on Test Data?", 2020). Only more than that is a mistake of the copy.
+# Published sets have images twice: about a tenth of CIFAR-100's test images have a near-duplicate among the training
+# images (Barz and Denzler, "Do We Train on Test Data?", 2020). Only more than that is a mistake of the copy.
 PUBLISHED_DUPLICATES = 0.1
 
 
