@@ -78,7 +78,14 @@ def compare(bank_size: int, num_queries: int, device: str) -> dict[str, Any]:
 def scaling(device: str) -> list[dict[str, Any]]:
     """Seconds for growing banks and growing query sets, one at a time."""
     rows = []
-    for bank_size, num_queries in [(50_000, 500), (100_000, 500), (200_000, 500), (400_000, 500), (100_000, 1000)]:
+    for bank_size, num_queries in [
+        (50_000, 500),
+        (100_000, 500),
+        (200_000, 500),
+        (400_000, 500),
+        (100_000, 1000),
+        (100_000, 2000),
+    ]:
         bank, bank_labels = clustered_features(bank_size, 1, device)
         queries, labels = clustered_features(num_queries, 2, device)
 

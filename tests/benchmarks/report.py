@@ -83,7 +83,7 @@ def section(name: str, device: str) -> str:
 
 def scaling_curves() -> dict[str, dict[str, list[tuple[float, float]]]]:
     """Cost against size, by panel and curve: (size, milliseconds)."""
-    panels: dict[str, dict[str, list[tuple[float, float]]]] = {"batch": {}, "queue": {}, "bank": {}}
+    panels: dict[str, dict[str, list[tuple[float, float]]]] = {"batch": {}, "queue": {}, "bank": {}, "queries": {}}
     loss = load("contrastive_loss", "cpu")
     for row in loss["rows"] if loss else []:
         if row["queue"] == 4096:
@@ -94,6 +94,8 @@ def scaling_curves() -> dict[str, dict[str, list[tuple[float, float]]]]:
     for row in knn["rows"] if knn else []:
         if row.get("scaling") == "bank":
             panels["bank"].setdefault("k-NN, four k", []).append((row["bank"], 1e3 * row["median_s"]))
+        if "scaling" in row and row["bank"] == 100_000:
+            panels["queries"].setdefault("k-NN, four k", []).append((row["queries"], 1e3 * row["median_s"]))
     return {panel: {name: sorted(c) for name, c in curves.items() if len(c) > 1} for panel, curves in panels.items()}
 
 
@@ -104,7 +106,7 @@ def plot(path: Path) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(1, 3, figsize=(12, 3.6), layout="constrained")
+    figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
     for axis, (panel, curves) in zip(axes, scaling_curves().items(), strict=True):
         for name, curve in curves.items():
             sizes, times = zip(*curve, strict=True)
