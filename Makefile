@@ -35,7 +35,7 @@ browser:
 	@if command -v chromium >/dev/null; then :; \
 	elif [ "$$(id -u)" != 0 ]; then echo "no chromium, and only root can install it: the browser tests cannot run"; \
 	elif ! command -v apt-get >/dev/null; then echo "no chromium and no apt-get: the browser tests cannot run"; \
-	else apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -qq -y chromium >/dev/null \
+	else apt-get -o Acquire::Retries=3 update -qq && DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 install -qq -y chromium >/dev/null \
 		|| echo "chromium could not be installed: the browser tests cannot run"; fi
 
 install: $(VENV)/installed
