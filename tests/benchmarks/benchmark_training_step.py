@@ -168,11 +168,11 @@ def findings(rows: list[dict[str, Any]], device: str) -> list[Finding]:
             found.append(Finding(f"{row['choice']}: time with it over without", row["with_over_without"], "×"))
             continue
         label = f"{row['backbone']}, {row['method']}"
-        if row["method"] == "synco-v2":
-            on_gpu = device == "cuda"
-            goal = "≤ 0.5" if on_gpu and row["backbone"] == "deit-s" else ""
-            floor = "0.1 to 0.17 % (calculated)" if on_gpu else ""
-            found.append(Finding(f"{label}: a step beyond MoBY's", 100 * (row["over_moby"] - 1), "%", goal, floor))
+        if device == "cuda" and row["method"] == "synco-v2":
+            # On a CPU steps differ by percents from round to round: benchmark_step_overhead.py measures it there.
+            goal = "≤ 0.5" if row["backbone"] == "deit-s" else ""
+            beyond = 100 * (row["over_moby"] - 1)
+            found.append(Finding(f"{label}: a step beyond MoBY's", beyond, "%", goal, "0.1 to 0.17 % (calculated)"))
         floor = f"{row['gflop_per_image']} GFLOP an image"
         goals = {"deit-s": "≥ 3800", "swin-t": "≥ 1400"}
         goal = goals[row["backbone"]] if device == "cuda" else ""
