@@ -16,8 +16,8 @@ from synco_hub.data import (
     UnreadableImageError,
 )
 from synco_hub.data.random_keys import random_key
-from synco_hub.data.two_views import apply_view
-from synco_hub.data.view_draw import draw_view
+from synco_hub.data.views.two_views import apply_view
+from synco_hub.data.views.view_draw import draw_view
 
 
 class TrainingItem(TypedDict):

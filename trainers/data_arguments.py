@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
-from synco_hub.data.stream_retries import DEFAULT_RETRIES
-from synco_hub.data.stream_sampler import DEFAULT_SHUFFLE_BUFFER
+from synco_hub.data.streams.retries import DEFAULT_RETRIES
+from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER
 from synco_hub.models import SynCoConfig
 
 

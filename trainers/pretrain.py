@@ -32,8 +32,8 @@ from synco_hub.data import (
     load_dataset,
     open_stream,
 )
-from synco_hub.data.augmentation_place import two_view_transform
 from synco_hub.data.hub_dataset import HubSource
+from synco_hub.data.views.augmentation_place import two_view_transform
 from synco_hub.hub.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
 from synco_hub.models.backbones_synco import suggest

@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from synco_hub.data.augmentation_place import AUTO, resolved_place
+from synco_hub.data.views.augmentation_place import AUTO, resolved_place
 from synco_hub.models.backbones_synco import suggest
 from trainers.objectives import OBJECTIVES
 from trainers.schedules import scaled_learning_rate

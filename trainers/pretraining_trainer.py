@@ -16,9 +16,9 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback
 
 from synco_hub.data import BadImageLedger, EpochSampler, StreamSampler, TwoViewCollator
-from synco_hub.data.augmentation_place import place_of
-from synco_hub.data.device_views import DeviceViews, finished_views
-from synco_hub.data.split_views import SplitTwoViewTransform
+from synco_hub.data.views.augmentation_place import place_of
+from synco_hub.data.views.device_views import DeviceViews, finished_views
+from synco_hub.data.views.split_views import SplitTwoViewTransform
 from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
 from trainers.checkpointing_trainer import CheckpointingTrainer
 from trainers.checkpoints import manifest_of

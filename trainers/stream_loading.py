@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from synco_hub.data import BY_ROWS, StreamCollator, StreamedBatches, StreamSampler, StreamSettings, StreamSource
-from synco_hub.data.stream_sampler import StreamBatchSampler
+from synco_hub.data.streams.sampler import StreamBatchSampler
 from trainers.pretraining_arguments import SynCoTrainingArguments
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 if TYPE_CHECKING:
-    from synco_hub.data.catalog_row import DatasetRow
+    from synco_hub.data.catalog.row import DatasetRow
     from synco_hub.data.image_dataset import ImageDataset
     from synco_hub.data.verification import SplitVerdict
 
@@ -31,8 +31,10 @@ def list_datasets(
 
     Example: synco-hub data list --json
     """
-    from synco_hub.data.catalog import CATALOG  # torch comes with it: only when the command runs, never for --help
-    from synco_hub.data.catalog_table import catalog_markdown
+    from synco_hub.data.catalog.rows import (
+        CATALOG,  # torch comes with it: only when the command runs, never for --help
+    )
+    from synco_hub.data.catalog.table import catalog_markdown
 
     if as_json:
         print(json.dumps([_published(row) for row in CATALOG.values()], indent=2))
@@ -66,7 +68,7 @@ def verify(
     """
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.data import load_dataset
-    from synco_hub.data.catalog import catalog_row
+    from synco_hub.data.catalog.rows import catalog_row
     from synco_hub.data.verification import verify_dataset
 
     row = catalog_row(name)
@@ -151,7 +153,7 @@ def prepare(
 
 
 def _splits_of(source: str, data_dir: str | None, dataset_id: str | None) -> list[str]:
-    from synco_hub.data.catalog import row_meant
+    from synco_hub.data.catalog.rows import row_meant
 
     row = row_meant(source, data_dir, dataset_id)
     return ["train", "test"] if row is None else list(row.splits)

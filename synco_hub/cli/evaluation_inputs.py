@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
-from synco_hub.data.catalog import CATALOG, row_meant
+from synco_hub.data.catalog.rows import CATALOG, row_meant
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.image_subset import subset_of_classes
 from synco_hub.evaluation.classification import evaluate_classification

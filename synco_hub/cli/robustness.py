@@ -108,7 +108,7 @@ def _drawn(
     dataset: str, processor: object, draw: tuple[int | None, int, int], corruptions: list[str] | None
 ) -> tuple[list[PlannedCell], RobustnessFacts]:
     from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
-    from synco_hub.data.corruptions import LABEL, SMALLEST_SIDE, require_package
+    from synco_hub.data.corruptions.corruptions import LABEL, SMALLEST_SIDE, require_package
     from synco_hub.evaluation.image_sample import sampled_images
     from synco_hub.evaluation.measured_split import preprocessing
     from synco_hub.evaluation.robustness import RobustnessFacts
@@ -133,7 +133,7 @@ def _drawn(
 
 
 def _print(metrics: Mapping[str, float], cells: Mapping[str, AccuracyCell]) -> None:
-    from synco_hub.data.catalog_robustness import BENCHMARK_CORRUPTIONS
+    from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
     from synco_hub.evaluation.robustness_metrics import severity_table
 
     for family in ("imagenet_c", "corrupted"):

@@ -10,18 +10,18 @@ from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.epoch_sampler import EpochSampler
 from synco_hub.data.evaluation_dataset import EvaluationDataset
 from synco_hub.data.evaluation_transform import EvaluationTransform
-from synco_hub.data.fractal_dataset import FractalDataset, FractalParameters
+from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, Sample
 from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
 from synco_hub.data.loading import load_dataset
-from synco_hub.data.stream_order import BY_ROWS, BY_SHARDS
-from synco_hub.data.stream_retries import StreamReadError
-from synco_hub.data.stream_sampler import DEFAULT_SHUFFLE_BUFFER, StreamSampler, StreamSettings
-from synco_hub.data.stream_source import StreamSource, open_stream
-from synco_hub.data.streamed_images import StreamCollator, StreamedBatches, StreamedImages
-from synco_hub.data.two_view_dataset import TwoViewCollator, TwoViewDataset
-from synco_hub.data.two_view_parameters import TwoViewParameters
-from synco_hub.data.two_views import TwoViewTransform
+from synco_hub.data.streams.images import StreamCollator, StreamedBatches, StreamedImages
+from synco_hub.data.streams.order import BY_ROWS, BY_SHARDS
+from synco_hub.data.streams.retries import StreamReadError
+from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER, StreamSampler, StreamSettings
+from synco_hub.data.streams.source import StreamSource, open_stream
+from synco_hub.data.views.two_view_dataset import TwoViewCollator, TwoViewDataset
+from synco_hub.data.views.two_view_parameters import TwoViewParameters
+from synco_hub.data.views.two_views import TwoViewTransform
 
 __all__ = [
     "BY_ROWS",

@@ -31,11 +31,11 @@ from torch.utils.data import DataLoader
 from torchvision import transforms
 
 from synco_hub.data import EpochSampler, TwoViewCollator, TwoViewDataset
-from synco_hub.data.augmentation_place import two_view_transform
 from synco_hub.data.decoding import decode_pixels, decode_rgb
-from synco_hub.data.device_views import finished_views
-from synco_hub.data.split_views import SplitTwoViewTransform
-from synco_hub.data.two_view_parameters import TwoViewParameters
+from synco_hub.data.views.augmentation_place import two_view_transform
+from synco_hub.data.views.device_views import finished_views
+from synco_hub.data.views.split_views import SplitTwoViewTransform
+from synco_hub.data.views.two_view_parameters import TwoViewParameters
 
 IMAGE_SIZE = 224
 WIDTH, HEIGHT = 500, 375

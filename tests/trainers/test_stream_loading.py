@@ -10,14 +10,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from synco_hub.data.stream_sampler import StreamSettings
-from synco_hub.data.stream_source import StreamSource
+from synco_hub.data.streams.sampler import StreamSettings
+from synco_hub.data.streams.source import StreamSource
 from trainers.checkpoints import manifest_of, what_is_broken
 from trainers.pretrain import main
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.stream_loading import StreamedData, StreamLoading, refuse_other_place
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "synco_hub" / "data"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "synco_hub" / "data" / "streams"))
 from stream_tables import parquet_folder, png, write_parquet
 
 FLAGS = (
@@ -51,7 +51,7 @@ def breaking_source(monkeypatch, breaks: int) -> list[int]:
             yield cell
 
     monkeypatch.setattr(StreamSource, "cells", flaky)
-    monkeypatch.setattr("synco_hub.data.stream_retries._FIRST_WAIT_SECONDS", 0.01)
+    monkeypatch.setattr("synco_hub.data.streams.retries._FIRST_WAIT_SECONDS", 0.01)
     return opened
 
 

@@ -8,7 +8,7 @@ from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
 from synco_hub.data import load_dataset
-from synco_hub.data.catalog import CATALOG
+from synco_hub.data.catalog.rows import CATALOG
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_a_folder_of_the_sets_own_name_is_not_taken_for_it(tmp_path, monkeypatch
     # Without --data-dir the help promises the Hub copy.
     asked = []
     monkeypatch.setattr(
-        "synco_hub.data.catalog_loading.load_hub_dataset",
+        "synco_hub.data.catalog.loading.load_hub_dataset",
         lambda source, split: asked.append(source.dataset_id) or load_dataset("out", split.replace("+validation", "")),
     )
     run = CliRunner().invoke(app, ["data", "verify", "dtd"])

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from synco_hub.data.fractal_dataset import FractalDataset
+from synco_hub.data.fractals.dataset import FractalDataset
 from synco_hub.data.hub_dataset import HubImageDataset
 from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.data.loading import load_dataset

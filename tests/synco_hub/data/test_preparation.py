@@ -14,7 +14,7 @@ from data_trees.original import WRITERS, write_original
 from PIL import Image
 
 from synco_hub.data.bad_image_ledger import TooManyBadImagesError
-from synco_hub.data.catalog import CATALOG
+from synco_hub.data.catalog.rows import CATALOG
 from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
 from synco_hub.data.loading import load_dataset
 from synco_hub.data.preparation import PreparationSettings, bytes_of, prepare_dataset

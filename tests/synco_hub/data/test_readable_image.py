@@ -10,7 +10,7 @@ from synco_hub.data.image_dataset import DatasetDescription, ImageDataset
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.image_subset import ImageSubset
 from synco_hub.data.readable_image import readable_image, readable_pixels
-from synco_hub.data.streamed_images import StreamedImages, StreamRow
+from synco_hub.data.streams.images import StreamedImages, StreamRow
 
 
 class Damaged(ImageDataset):

@@ -10,7 +10,7 @@ import pytest
 from data_trees.original import write_original
 from PIL import Image
 
-from synco_hub.data.catalog import CATALOG
+from synco_hub.data.catalog.rows import CATALOG
 from synco_hub.data.hub_dataset import HubImageDataset, HubSource, load_hub_dataset
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.loading import load_dataset

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from data_trees.original import put, write_original
 
-from synco_hub.data.catalog import CATALOG, catalog_row
-from synco_hub.data.catalog_row import DatasetRow
+from synco_hub.data.catalog.row import DatasetRow
+from synco_hub.data.catalog.rows import CATALOG, catalog_row
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.loading import load_dataset
 from synco_hub.data.verification import SplitVerdict, images_of_classes, verify_dataset, verify_split

@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from synco_hub.data.catalog_robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.evaluation.accuracy_cell import AccuracyCell
 from synco_hub.evaluation.robustness_metrics import robustness_metrics, severity_table
 

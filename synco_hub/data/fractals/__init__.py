@@ -1,0 +1,1 @@
+"""The embedded data set, which needs no download: fractals, one iterated function system a class."""

@@ -1,0 +1,192 @@
+"""The rows of one process in each epoch of a stream, exactly as many as there are on every other process."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, count, islice
+from typing import Any, Protocol, cast
+
+from torch.utils.data import BatchSampler, Sampler
+
+from synco_hub.data.streams.images import SPARE, StreamRow
+from synco_hub.data.streams.order import StreamPart, interleaved, shard_order, shuffled, stream_part
+from synco_hub.data.streams.reader import ReadAhead
+from synco_hub.data.streams.retries import DEFAULT_RETRIES, StreamReadError, rows_with_retries
+
+DEFAULT_SHUFFLE_BUFFER = 4096
+# Rows that come along with a batch in case none of its own can be read.
+SPARE_ROWS = 4
+
+
+class _Source(Protocol):
+    @property
+    def shard_names(self) -> Sequence[str]: ...
+
+    @property
+    def counts(self) -> Sequence[int | None]: ...
+
+    def cells(self, shard: int) -> Iterator[Any]: ...
+
+
+@dataclass(frozen=True)
+class StreamSettings:
+    """How a stream is read.
+
+    Attributes:
+        seed: Another seed gives other orders.
+        shuffle_buffer: Encoded images that wait in memory, out of which the next is drawn; up to 1 reads in order.
+        retries: Attempts after a network error.
+
+    Raises:
+        ValueError: If a number is negative.
+    """
+
+    seed: int = 0
+    shuffle_buffer: int = DEFAULT_SHUFFLE_BUFFER
+    retries: int = DEFAULT_RETRIES
+
+    def __post_init__(self) -> None:
+        """Refuses what nothing can be read with."""
+        if self.shuffle_buffer < 0:
+            raise ValueError(f"--shuffle-buffer {self.shuffle_buffer}: give 0 to read in order, or more.")
+        if self.retries < 0:
+            raise ValueError(f"--stream-retries {self.retries}: give 0 to stop at the first error, or more.")
+
+
+class StreamSampler(Sampler[Any]):
+    """Yields (epoch, StreamRow): the rows of one process in an order that depends on (seed, epoch) alone.
+
+    Every process gets `rows_per_epoch` rows. With known shards that are the rows of the stream once each, less the
+    last incomplete global batch. Where the counts are unknown, a process whose shards are short begins them again.
+
+    When the network fails for good, `failure` tells why, and (epoch, None) is yielded until the epoch's end: what was
+    read before can then still be used, and all processes can stop after the same step.
+
+    Args:
+        source: What is read.
+        settings: How it is read.
+        rows_per_epoch: Rows of this process in an epoch; the same on all.
+        process: Rank of this process.
+        num_processes: Processes that share the stream.
+
+    Attributes:
+        failure: Why the stream broke off, or None.
+        part: What this process reads.
+        on_row: Called with the number of rows yielded so far in an epoch, for a progress bar; or None.
+    """
+
+    def __init__(
+        self,
+        source: _Source,
+        settings: StreamSettings,
+        rows_per_epoch: int,
+        process: int = 0,
+        num_processes: int = 1,
+    ) -> None:
+        self.source = source
+        self.settings = settings
+        self.rows_per_epoch = rows_per_epoch
+        self.part: StreamPart = stream_part(source.counts, process, num_processes, rows_per_epoch)
+        self.epoch = 0
+        self.failure: StreamReadError | None = None
+        self.on_row: Callable[[int], object] | None = None
+        self._open: list[ReadAhead[StreamRow]] = []
+
+    def __len__(self) -> int:
+        return self.rows_per_epoch
+
+    def set_epoch(self, epoch: int) -> None:
+        """Chooses the epoch of the next iteration."""
+        self.epoch = epoch
+
+    def close(self) -> None:
+        """End the threads that read ahead."""
+        for reader in self._open:
+            reader.close()
+        self._open = []
+
+    def __iter__(self) -> Iterator[tuple[int, StreamRow | None]]:
+        epoch, yielded = self.epoch, 0
+        self.failure = None
+        try:
+            for row in islice(self._rows(epoch), self.rows_per_epoch):
+                yielded += 1
+                if self.on_row is not None:
+                    self.on_row(yielded)
+                yield epoch, row
+        except StreamReadError as error:
+            self.failure = error
+        finally:
+            self.close()
+        for _ in range(self.rows_per_epoch - yielded):
+            yield epoch, None
+
+    def _rows(self, epoch: int) -> Iterator[StreamRow]:
+        """The part of this process over and over, in another order each time."""
+        seed, process = self.settings.seed, self.part.process
+        for number in count():
+            order = shard_order(self.part, seed, epoch, number)
+            some = False
+            rows = interleaved(order, self._read_ahead)
+            for row in shuffled(rows, self.settings.shuffle_buffer, seed, epoch, number, process):
+                some = True
+                yield row
+            self.close()
+            if not some:
+                raise StreamReadError(", ".join(self.source.shard_names[:3]), 0, f"no rows for process {process}")
+
+    def _read_ahead(self, shard: int) -> Iterator[StreamRow]:
+        reader = ReadAhead(lambda wait: self._owned(shard, wait))
+        self._open.append(reader)
+        return reader
+
+    def _owned(self, shard: int, wait: Callable[[float], object]) -> Iterator[StreamRow]:
+        """Rows of a shard that belong to this process; runs in the reader's thread."""
+        name, expected = self.source.shard_names[shard], self.source.counts[shard]
+        number = -1
+        # Rows are counted beforehand on the local disk only.
+        on_disk = expected is not None
+        cells = rows_with_retries(lambda: self.source.cells(shard), name, self.settings.retries, wait, on_disk)
+        for number, cell in enumerate(cells):
+            if self.part.owns(shard, number):
+                yield StreamRow(shard, number, cell)
+        if expected is not None and number + 1 != expected:
+            raise StreamReadError(name, number + 1, f"it had {expected} rows at the start")
+
+
+Key = tuple[int, StreamRow | None]
+
+
+class StreamBatchSampler(Sampler[list[Key]]):
+    """Batches of a `StreamSampler`, each with a few spare rows of its neighbour; the last incomplete one is left out.
+
+    Args:
+        sampler: The rows.
+        batch_size: Rows of a batch, the spare ones not counted.
+    """
+
+    def __init__(self, sampler: StreamSampler, batch_size: int) -> None:
+        self.sampler = sampler
+        self.batch_size = batch_size
+        self._batches = BatchSampler(sampler, batch_size, drop_last=True)
+
+    def __len__(self) -> int:
+        return len(self._batches)
+
+    def __iter__(self) -> Iterator[list[Key]]:
+        batches = cast(Iterator[list[Key]], iter(self._batches))
+        first, second = next(batches, None), next(batches, None)
+        if first is None:
+            return
+        yield first + _spare(second or [])
+        if second is None:
+            return
+        before = first
+        for batch in chain([second], batches):
+            yield batch + _spare(before)
+            before = batch
+
+
+def _spare(neighbour: list[Key]) -> list[Key]:
+    return [(SPARE, row) for _, row in neighbour[:SPARE_ROWS]]

@@ -1,0 +1,164 @@
+"""Epochs of a stream through the real loader: every image once, for any number of workers and processes."""
+
+import sys
+import threading
+from collections import Counter
+from itertools import chain
+from pathlib import Path
+
+import pytest
+from torch.utils.data import DataLoader
+
+from synco_hub.data.hub_dataset import HubSource
+from synco_hub.data.streams.images import SPARE, StreamCollator, StreamedBatches
+from synco_hub.data.streams.retries import StreamReadError
+from synco_hub.data.streams.sampler import StreamBatchSampler, StreamSampler, StreamSettings
+from synco_hub.data.streams.source import open_stream
+
+sys.path.insert(0, str(Path(__file__).parent))
+from stream_tables import parquet_folder, webdataset_folder
+
+
+class FirstPixels:
+    """Views that tell which row they are of."""
+
+    def __init__(self, images):
+        self.images = images
+
+    def __getitem__(self, key):
+        return key[0], self.images.load_image(key[1]).getpixel((0, 0))
+
+
+class Rows:
+    """A source without files: counts known or not, and shards that fail."""
+
+    def __init__(self, counts, known=True, breaks=None):
+        self.real, self.breaks, self.opened = counts, breaks or {}, []
+        self.counts = tuple(counts) if known else (None,) * len(counts)
+        self.shard_names = [f"s{number}" for number in range(len(counts))]
+
+    def cells(self, shard):
+        self.opened.append(shard)
+        for row in range(self.real[shard]):
+            if self.breaks.get(shard) == row:
+                raise ConnectionError("gone")
+            yield (shard, row)
+
+
+def loaded(source, epoch, rank, world, workers, batch=2, seed=0):
+    """Batches of (epoch, first pixel) as a `DataLoader` with workers gives them."""
+    rows = sum(source.counts) // (batch * world) * batch
+    sampler = StreamSampler(source, StreamSettings(seed, shuffle_buffer=9), rows, rank, world)
+    sampler.set_epoch(epoch)
+    loader = DataLoader(
+        StreamedBatches(FirstPixels(source.images())),
+        batch_sampler=StreamBatchSampler(sampler, batch),
+        num_workers=workers,
+        collate_fn=StreamCollator(list),
+    )
+    batches = [[pixel for seen, pixel in samples if seen == epoch] for samples in loader]
+    assert [len(samples) for samples in batches] == [batch] * len(loader)
+    return batches
+
+
+@pytest.mark.parametrize("kind", [parquet_folder, webdataset_folder])
+def test_every_image_once_with_four_workers_at_one_two_and_three_processes(tmp_path, kind):
+    source = open_stream(HubSource(str(kind(tmp_path / "data", [9, 9, 9, 9]))))
+    everything = Counter((shard, 0, row) for shard in range(4) for row in range(9))
+    for world in (1, 2, 3):
+        steps = [loaded(source, 0, rank, world, workers=4) for rank in range(world)]
+        assert len({len(batches) for batches in steps}) == 1
+        seen = Counter(chain.from_iterable(chain.from_iterable(steps)))
+        assert seen == everything, world
+
+
+def test_the_order_is_another_one_each_epoch_and_seed_and_the_same_for_any_number_of_workers(tmp_path):
+    source = open_stream(HubSource(str(parquet_folder(tmp_path, [7, 8, 5]))))
+    orders = [loaded(source, epoch, 0, 1, 0) for epoch in range(3)]
+    assert len({str(order) for order in orders}) == 3
+    assert loaded(source, 1, 0, 1, 3) == loaded(source, 1, 0, 1, 1) == orders[1]
+    assert loaded(source, 1, 0, 1, 0, seed=1) != orders[1]
+
+
+def test_only_the_last_incomplete_global_batch_is_left_out():
+    source = Rows([10, 3, 10, 4])
+    for world in (1, 2, 3, 4):
+        rows = 27 // (2 * world) * 2
+        seen = Counter(
+            chain.from_iterable(
+                [row.cell for _, row in StreamSampler(source, StreamSettings(0, 5), rows, rank, world)]
+                for rank in range(world)
+            )
+        )
+        assert max(seen.values()) == 1
+        assert len(seen) == rows * world > 27 - 2 * world
+
+
+def test_of_unknown_shards_a_short_part_begins_again_so_that_all_take_the_same_steps():
+    source = Rows([9, 3], known=False)
+    long, short = (
+        [row.cell for _, row in StreamSampler(source, StreamSettings(0, 4), 6, rank, 2)] for rank in range(2)
+    )
+    assert len(long) == len(short) == 6
+    assert len(set(long)) == 6
+    assert Counter(short) == Counter({(1, row): 2 for row in range(3)})
+
+
+def test_nothing_is_read_beyond_the_epoch():
+    source = Rows([5, 5])
+    assert len(list(StreamSampler(source, StreamSettings(0, 3), 10))) == 10
+    assert sorted(source.opened) == [0, 1]
+
+
+def test_where_the_network_fails_for_good_the_rest_of_the_epoch_is_marked_and_the_next_one_tries_again():
+    before = threading.active_count()
+    source = Rows([20, 20], breaks={1: 10})
+    sampler = StreamSampler(source, StreamSettings(0, 4, retries=0), 40)
+    rows = list(sampler)
+    good = [row.cell for _, row in rows if row is not None]
+    assert len(rows) == 40
+    assert [row is None for _, row in rows] == [False] * len(good) + [True] * (40 - len(good))
+    # The buffer held 4 back; everything before is used, in the order of an unbroken epoch.
+    assert len(good) >= 2 * 10 - 4 - 1
+    assert isinstance(sampler.failure, StreamReadError)
+    assert "s1 cannot be read beyond row 10 (ConnectionError: gone)" in str(sampler.failure)
+    source.breaks = {}
+    whole = [row.cell for _, row in sampler]
+    assert whole[: len(good)] == good
+    assert sampler.failure is None
+    assert threading.active_count() == before
+
+
+def test_a_shard_that_changed_since_it_was_counted_and_one_without_rows_are_failures():
+    shrunk = Rows([6])
+    shrunk.real = [4]
+    for source, text in ((shrunk, "it had 6 rows at the start"), (Rows([0], known=False), "no rows for process 0")):
+        sampler = StreamSampler(source, StreamSettings(0, 2), 6)
+        assert list(sampler)[-1] == (0, None)
+        assert text in str(sampler.failure)
+
+
+def test_a_bar_is_told_of_every_row():
+    told = []
+    sampler = StreamSampler(Rows([5]), StreamSettings(), 4)
+    sampler.on_row = told.append
+    list(sampler)
+    assert told == [1, 2, 3, 4]
+
+
+def test_batches_bring_spare_rows_of_their_neighbour():
+    sampler = StreamSampler(Rows([11]), StreamSettings(0, 0), 11)
+    batches = list(StreamBatchSampler(sampler, 5))
+    assert len(batches) == len(StreamBatchSampler(sampler, 5)) == 2
+    numbers = [[(epoch, row.cell[1]) for epoch, row in batch] for batch in batches]
+    assert numbers[0] == [(0, row) for row in range(5)] + [(SPARE, row) for row in (5, 6, 7, 8)]
+    assert numbers[1] == [(0, row) for row in range(5, 10)] + [(SPARE, row) for row in (0, 1, 2, 3)]
+    assert len(next(iter(StreamBatchSampler(sampler, 11)))) == 11
+    assert list(StreamBatchSampler(sampler, 12)) == []
+
+
+def test_impossible_settings_are_refused():
+    with pytest.raises(ValueError, match="--shuffle-buffer -1"):
+        StreamSettings(shuffle_buffer=-1)
+    with pytest.raises(ValueError, match="--stream-retries -2"):
+        StreamSettings(retries=-2)

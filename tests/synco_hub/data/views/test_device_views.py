@@ -1,0 +1,241 @@
+import colorsys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from scipy import stats
+
+from synco_hub.data.random_keys import random_key
+from synco_hub.data.views.device_views import DeviceViews, finished_views
+from synco_hub.data.views.draw_row import draw_row
+from synco_hub.data.views.split_views import SplitTwoViewTransform
+from synco_hub.data.views.two_view_dataset import TwoViewCollator
+from synco_hub.data.views.two_view_parameters import TwoViewParameters
+from synco_hub.data.views.two_views import TwoViewTransform, apply_view
+from synco_hub.data.views.view_draw import ColorJitterDraw, ViewDraw, draw_view
+
+PLAIN = TwoViewParameters(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))  # views in grey levels
+STILL = ViewDraw(0, 0, 32, 32, False, None, False, None, False)
+COUNT = 10_000
+
+
+def photograph(seed: int, width: int = 64, height: int = 48) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (height // 4, width // 4, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((width, height), Image.Resampling.BICUBIC)
+
+
+def rows(draws: list[ViewDraw]) -> torch.Tensor:
+    return torch.tensor([draw_row(draw) for draw in draws], dtype=torch.float32)
+
+
+def finished(transform: SplitTwoViewTransform, pairs: list) -> list[torch.Tensor]:
+    half = transform.device_half()
+    return [
+        half(torch.stack([pair[view].crop for pair in pairs]), torch.stack([pair[view].draw for pair in pairs]))
+        for view in (0, 1)
+    ]
+
+
+def only(step: int, value: float) -> ColorJitterDraw:
+    values = [1.0, 1.0, 1.0, 0.0]
+    values[step] = value
+    return ColorJitterDraw(*values, (step,))
+
+
+# Grey levels between the device pass and the reference path: most for any channel value, and on average. The
+# reference rounds to 8 bits after every step (Pillow's blends even cut off) and keeps the hue in 8 bits.
+@pytest.mark.parametrize(
+    ("changes", "most", "mean"),
+    [
+        ({}, 1e-3, 1e-3),
+        ({"flip": True}, 1e-3, 1e-3),
+        ({"grayscale": True}, 0.51, 0.3),
+        ({"blur_sigma": 0.1}, 0.51, 0.3),
+        ({"blur_sigma": 1.3}, 0.51, 0.3),
+        ({"solarize": True}, 1e-3, 1e-3),
+        ({"color_jitter": only(0, 1.37)}, 1.01, 0.6),
+        ({"color_jitter": only(0, 0.61)}, 1.01, 0.6),
+        ({"color_jitter": only(1, 1.4)}, 1.3, 0.7),
+        ({"color_jitter": only(1, 0.6)}, 1.3, 0.7),
+        ({"color_jitter": only(2, 1.2)}, 1.3, 0.7),
+        ({"color_jitter": only(2, 0.8)}, 1.3, 0.7),
+        ({"color_jitter": only(3, 0.1)}, 20, 3),
+        ({"color_jitter": only(3, -0.07)}, 20, 3),
+    ],
+)
+def test_each_step_alone_is_the_references(changes: dict, most: float, mean: float) -> None:
+    image, draw = photograph(1, 32, 32), STILL._replace(**changes)
+    crop = torch.from_numpy(np.array(image))[None]
+    difference = (DeviceViews(32, PLAIN)(crop, rows([draw]))[0] - apply_view(image, draw, 32, PLAIN)).abs()
+    assert difference.max() <= most
+    assert difference.mean() <= mean
+
+
+@pytest.mark.parametrize("size", [32, 96])
+def test_all_together_are_the_references(size: int) -> None:
+    images = [photograph(index) for index in range(60)]
+    split, reference = SplitTwoViewTransform(size, PLAIN), TwoViewTransform(size, PLAIN)
+    expected = [reference(image, key) for key, image in enumerate(images)]
+    views = finished(split, [split(np.array(image), key) for key, image in enumerate(images)])
+    for view in (0, 1):
+        jittered = [draw_view(PLAIN, view, 64, 48, key).color_jitter is not None for key in range(60)]
+        for key, (ours, pair) in enumerate(zip(views[view], expected, strict=True)):
+            difference = (ours - pair[view]).abs()
+            assert difference.mean() <= (2.6 if jittered[key] else 0.5)
+            assert difference.quantile(0.99) <= (18 if jittered[key] else 1.01)
+            assert difference.max() <= (32 if jittered[key] else 2.01)
+
+
+def test_a_sample_does_not_depend_on_its_batch() -> None:
+    split = SplitTwoViewTransform(48)
+    pairs = [split(np.array(photograph(index)), random_key(1, index)) for index in range(12)]
+    whole, alone = finished(split, pairs), [finished(split, [pair]) for pair in pairs]
+    for view in (0, 1):
+        torch.testing.assert_close(whole[view], torch.cat([each[view] for each in alone]), atol=2e-5, rtol=0)
+    assert whole[0].shape == (12, 3, 48, 48)
+    assert whole[0].dtype == torch.float32
+    assert whole[0].is_contiguous()
+    assert all(torch.equal(a, b) for a, b in zip(whole, finished(split, pairs), strict=True))
+
+
+def test_half_precision_around_it_costs_no_grey_level() -> None:
+    split = SplitTwoViewTransform(32)
+    pairs = [split(np.array(photograph(index)), index) for index in range(8)]
+    expected = finished(split, pairs)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert all(torch.equal(a, b) for a, b in zip(finished(split, pairs), expected, strict=True))
+
+
+def test_one_graph_for_torch_compile() -> None:
+    split = SplitTwoViewTransform(16)
+    pairs = [split(np.array(photograph(index)), index) for index in range(4)]
+    crops, draws = torch.stack([pair[0].crop for pair in pairs]), torch.stack([pair[0].draw for pair in pairs])
+    half = split.device_half()
+    compiled = torch.compile(half, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(crops, draws), half(crops, draws))
+
+
+def test_finished_views_of_either_kind_of_batch() -> None:
+    split = SplitTwoViewTransform(16)
+    pairs = [split(np.array(photograph(index)), index) for index in range(4)]
+    batch = TwoViewCollator()([{"view_1": a, "view_2": b, "index": 0, "bad_index": -1} for a, b in pairs])
+    views = finished_views(split.device_half(), batch)
+    assert all(torch.equal(a, b) for a, b in zip(views, finished(split, pairs), strict=True))
+    whole = {"view_1": views[0], "view_2": views[1]}
+    assert finished_views(None, whole) == views
+    with pytest.raises(ValueError, match=r"device_half.*--augment-on worker"):
+        finished_views(None, batch)
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_the_same_views_without_waiting_for_it() -> None:
+    split = SplitTwoViewTransform(96, PLAIN)
+    pairs = [split(np.array(photograph(index)), index) for index in range(32)]
+    crops, draws = torch.stack([pair[0].crop for pair in pairs]), torch.stack([pair[0].draw for pair in pairs])
+    half = split.device_half()
+    expected = half(crops, draws)
+    half, crops, draws = half.cuda(), crops.cuda(), draws.cuda()
+    first = half(crops, draws)
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        again = half(crops, draws)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(first, again)
+    assert (first.cpu() - expected).abs().mean() < 0.01
+
+
+def test_it_has_no_state() -> None:
+    assert DeviceViews(32).state_dict() == {}
+    assert list(DeviceViews(32).parameters()) == []
+
+
+def test_one_and_two_pixels() -> None:
+    for size in (1, 2):
+        split = SplitTwoViewTransform(size, PLAIN)
+        views = finished(split, [split(np.array(photograph(index)), index) for index in range(20)])
+        assert all(torch.isfinite(view).all() and view.shape == (20, 3, size, size) for view in views)
+
+
+# What comes out, not only what was drawn: the numbers of Table 11 read off 10,000 finished views, one at a time.
+NOTHING = {
+    "random_crop_probability": 0.0,
+    "flip_probability": 0.0,
+    "color_jitter_probability": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+    "hue": 0.0,
+    "color_dropping_probability": 0.0,
+    "gaussian_blur_probability": (0.0, 0.0),
+    "solarization_probability": (0.0, 0.0),
+}
+SIDE = 8
+
+
+def outputs(view: int, pixels: Any, *names: str) -> torch.Tensor:
+    """Views in [0, 1] of one image, everything turned off but some parameters. Shape: (10,000, 3, 8, 8)."""
+    paper = vars(TwoViewParameters())
+    chosen = {**NOTHING, **{name: paper[name] for name in names}, "mean": (0, 0, 0), "std": (1, 1, 1)}
+    parameters = TwoViewParameters(**chosen)
+    draws = rows([draw_view(parameters, view, SIDE, SIDE, random_key(3, 1, index)) for index in range(COUNT)])
+    crop = torch.tensor(pixels, dtype=torch.uint8).expand(SIDE, SIDE, 3)
+    return DeviceViews(SIDE, parameters)(crop.expand(COUNT, -1, -1, -1), draws)
+
+
+def sides(left: int, right: int) -> list[list[list[int]]]:
+    """An image of two halves."""
+    return [[[left if column < SIDE // 2 else right] * 3 for column in range(SIDE)] for _ in range(SIDE)]
+
+
+def share_matches(chosen: torch.Tensor, probability: float) -> bool:
+    count = int(chosen.sum())
+    return count == round(probability * COUNT) or stats.binomtest(count, COUNT, probability).pvalue > 1e-4
+
+
+def is_uniform(values: Any, low: float, high: float) -> bool:
+    return bool(stats.kstest(np.asarray(values, dtype=float), stats.uniform(low, high - low).cdf).pvalue > 1e-4)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_shares_in_the_outputs(view: int) -> None:
+    mirrored = outputs(view, sides(0, 255), "flip_probability")[:, 0, 0, 0] == 1
+    assert share_matches(mirrored, 0.5)
+    colours = outputs(view, [120, 90, 70], "color_dropping_probability")[:, :, 0, 0]
+    assert share_matches(colours.amax(1) - colours.amin(1) < 1e-6, 0.2)
+    inverted = outputs(view, [200, 200, 200], "solarization_probability")[:, 0, 0, 0] < 0.5
+    assert share_matches(inverted, (0.0, 0.2)[view])
+    dark = outputs(view, [100, 100, 100], "solarization_probability")
+    assert (dark == dark[0]).all()
+
+
+def test_colour_jitter_in_the_outputs() -> None:
+    view, jitter = 1, "color_jitter_probability"
+    brightness = outputs(view, [100, 100, 100], jitter, "brightness")[:, 0, 0, 0] * 255 / 100
+    changed = brightness != brightness.mode().values
+    assert share_matches(changed, 0.8)
+    assert is_uniform(brightness[changed], 0.6, 1.4)
+    two_tones = outputs(view, sides(110, 150), jitter, "contrast")
+    contrast = (two_tones[:, 0, 0, 7] - two_tones[:, 0, 0, 0]) * 255 / 40
+    assert is_uniform(contrast[changed], 0.6, 1.4)
+    colours = outputs(view, [120, 90, 70], jitter, "saturation")[:, :, 0, 0]
+    assert is_uniform(((colours[:, 0] - colours[:, 2]) * 255 / 50)[changed], 0.8, 1.2)
+    colours = outputs(view, [120, 90, 70], jitter, "hue")[:, :, 0, 0]
+    first = colorsys.rgb_to_hsv(120, 90, 70)[0]
+    turns = [(colorsys.rgb_to_hsv(*colour)[0] - first + 0.5) % 1 - 0.5 for colour in colours[changed].tolist()]
+    assert is_uniform(turns, -0.1, 0.1)
+
+
+@pytest.mark.parametrize("view", [0, 1])
+def test_blur_in_the_outputs(view: int) -> None:
+    # With three taps, the dark column beside the bright half shows w / (1 + 2 w), w = exp(-1 / 2 sigma^2).
+    share = outputs(view, sides(0, 255), "gaussian_blur_probability", "blur_sigma")[:, 0, 4, 3].double()
+    weight = share / (1 - 2 * share)
+    sigma = (-0.5 / weight.log()).sqrt()
+    seen = sigma > 0.25  # below, the column stays dark to the last bit
+    probability = (1.0, 0.1)[view]
+    assert share_matches(seen, probability * 1.75 / 1.9)
+    assert is_uniform(sigma[seen], 0.25, 2.0)
+    assert int((share > 0).sum()) <= COUNT * (probability + 0.02)
