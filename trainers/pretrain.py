@@ -34,7 +34,7 @@ from synco_hub.data import (
 )
 from synco_hub.data.hub_dataset import HubSource
 from synco_hub.data.views.augmentation_place import two_view_transform
-from synco_hub.hub.model_card import write_card
+from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
 from synco_hub.models.backbones_synco import suggest
 from trainers.checkpoints import manifest_of

@@ -45,7 +45,7 @@ def write(
     Example: synco-hub card runs/first --licence apache-2.0
     """
     # The client takes a second to import: only when the command runs, never for --help.
-    from synco_hub.hub.model_card import CARD_FILE, refresh_card
+    from synco_hub.hub.card.model_card import CARD_FILE, refresh_card
 
     results = refresh_card(directory, name, facts, licence)
     print(f"wrote {directory / CARD_FILE} with {sum(len(result.metrics) for result in results)} measured numbers")

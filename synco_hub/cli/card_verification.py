@@ -9,8 +9,8 @@ from huggingface_hub import ModelCard
 from synco_hub.cli.evaluation_inputs import DataChoice
 from synco_hub.cli.knn_evaluation import knn_of_model
 from synco_hub.features import ExtractionSettings
-from synco_hub.hub.model_card import CARD_FILE, results_in
-from synco_hub.hub.publish_checks import number_problems
+from synco_hub.hub.card.model_card import CARD_FILE, results_in
+from synco_hub.hub.publication.checks import number_problems
 from synco_hub.results import EvaluationResult
 
 _KNN = "knn"

@@ -37,9 +37,9 @@ def convert(
     Example: synco-hub convert synco_v2_vit_small.pth --output synco-v2-deit-s
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.hub.convert import ConversionSettings
-    from synco_hub.hub.convert import convert as convert_checkpoint
-    from synco_hub.hub.convert_backbone import Choices
+    from synco_hub.hub.conversion.backbone import Choices
+    from synco_hub.hub.conversion.convert import ConversionSettings
+    from synco_hub.hub.conversion.convert import convert as convert_checkpoint
 
     print(f"reading {source}")
     settings = ConversionSettings(

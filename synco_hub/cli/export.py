@@ -22,7 +22,7 @@ def export(
     Example: synco-hub export synco-v2-vit-nano --format onnx --output vit-nano-onnx
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.hub.export import export as export_checkpoint
+    from synco_hub.hub.export.export import export as export_checkpoint
 
     print(f"exporting {model} to {format}")
     report = export_checkpoint(model, output, format)

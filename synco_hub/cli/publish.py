@@ -23,8 +23,8 @@ def publish(
     Example: synco-hub publish runs/first --repo-id ORGANISATION/NAME --private --dry-run
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.hub.publish import publish as send
-    from synco_hub.hub.publish import upload_plan
+    from synco_hub.hub.publication.publish import publish as send
+    from synco_hub.hub.publication.publish import upload_plan
 
     plan = upload_plan(directory, repo_id)
     show_files(plan.sizes, f"{'private ' if private else ''}{repo_id}")

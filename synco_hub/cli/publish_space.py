@@ -22,8 +22,8 @@ def publish_space(
     Example: synco-hub publish-space --dry-run --output staged-space
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.hub.publish import publish
-    from synco_hub.hub.publish_space import stage_space
+    from synco_hub.hub.publication.publish import publish
+    from synco_hub.hub.publication.space import stage_space
 
     if repo_id is None and not (dry_run and output is not None):
         raise ValueError("give --repo-id ORGANISATION/NAME to publish, or --dry-run --output DIR to stage only.")

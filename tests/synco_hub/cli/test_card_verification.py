@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from synco_hub.cli.demo_steps import measure
 from synco_hub.cli.main import app
-from synco_hub.hub.model_card import refresh_card
+from synco_hub.hub.card.model_card import refresh_card
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 

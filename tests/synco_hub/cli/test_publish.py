@@ -2,8 +2,8 @@ import pytest
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub import publish as publishing
-from synco_hub.hub.model_card import refresh_card
+from synco_hub.hub.card.model_card import refresh_card
+from synco_hub.hub.publication import publish as publishing
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 

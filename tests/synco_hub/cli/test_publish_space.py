@@ -2,7 +2,7 @@ import pytest
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub import publish as publishing
+from synco_hub.hub.publication import publish as publishing
 
 
 def test_staging_alone_needs_no_hub_and_publishing_asks(tmp_path, hub, hub_api, monkeypatch):

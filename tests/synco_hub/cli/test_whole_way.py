@@ -11,8 +11,8 @@ from transformers import AutoModel, ViTModel
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub import publish as publishing
 from synco_hub.hub import pull as pulling
+from synco_hub.hub.publication import publish as publishing
 
 NAME, REPO = "synco-v2-deit-s", "tester/converted-deit-s"
 

@@ -15,8 +15,8 @@ import pytest
 import torch
 from PIL import Image
 
-from synco_hub.hub.model_card import refresh_card
-from synco_hub.hub.publish import publish, upload_plan
+from synco_hub.hub.card.model_card import refresh_card
+from synco_hub.hub.publication.publish import publish, upload_plan
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 
 REPO = "tester/round-trip"

@@ -1,0 +1,1 @@
+"""The model card: facts that people wrote, measured results, the paper's numbers."""

@@ -1,0 +1,300 @@
+"""The card of a checkpoint: what it is, how it was made, which numbers were measured and how."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from synco_hub.atomic_write import written_whole
+from synco_hub.hub.card.evaluation_entries import model_index_entries, write_evaluation_files
+from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, write_facts, zoo_facts
+from synco_hub.hub.card.reported_numbers import reported_markdown
+from synco_hub.hub.package_files import package_file
+from synco_hub.results import EvaluationResult
+from synco_hub.version import __version__
+from synco_hub.zoo import ZOO
+
+CARD_FILE = "README.md"
+SETTINGS_FILE = "pretraining_settings.json"
+CONVERSION_REPORT = "conversion_report.json"
+RESULTS_FOLDER = "results"
+
+_NO_LICENCE = "No licence has been chosen yet, so nobody may use these weights: `synco-hub card DIR --licence ID`."
+_LIMITS = (
+    "The features are learned from images alone and carry the biases of those images.",
+    "Meant for frozen-feature protocols (k-NN, linear probe), for fine-tuning and for study; nothing here has been "
+    "evaluated for decisions about people.",
+)
+_BROADER_IMPACT = (
+    "Features learned without labels serve any vision task, useful or harmful (paper, section 13). What the training "
+    "images show too often, too rarely or unfairly, the features repeat: measure that on your own data."
+)
+_UNKNOWN_DATA = "Unknown: nothing beside the weights says what they were trained on."
+_UNKNOWN_TRAINING = "Unknown: nothing beside the weights says how they were trained."
+_LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
+
+
+def write_card(
+    directory: Path,
+    name: str,
+    config: Mapping[str, Any],
+    pretraining: Mapping[str, Any],
+    results: Sequence[EvaluationResult] = (),
+    licence: str | None = None,
+    facts: CardFacts | None = None,
+) -> None:
+    """Write `README.md` and `.eval_results/` of a checkpoint directory from facts alone.
+
+    What a run has recorded about itself goes before what people wrote.
+
+    Args:
+        directory: Where the checkpoint is.
+        name: What it is loaded by; on the Hub `organisation/name`.
+        config: Its `config.json` as plain data.
+        pretraining: How it was made, as plain data; nested mappings become sections of the table.
+        results: Measurements of this very checkpoint; a card never shows a number without one.
+        licence: Identifier of the Hub's list, if the owner of the weights has chosen one; before that of the facts.
+        facts: What people wrote about it; None for what lies beside the weights, if anything.
+    """
+    if facts is None:
+        facts = read_facts(directory / FACTS_FILE) if (directory / FACTS_FILE).is_file() else CardFacts()
+    if licence is not None:
+        facts = _licensed(facts, licence)
+    card = _rendered(name, config, pretraining, results, facts)
+    write_evaluation_files(directory, results)
+    with written_whole(directory / CARD_FILE) as temporary:
+        card.save(temporary)
+
+
+def _rendered(
+    name: str,
+    config: Mapping[str, Any],
+    pretraining: Mapping[str, Any],
+    results: Sequence[EvaluationResult],
+    facts: CardFacts,
+) -> ModelCard:
+    return ModelCard.from_template(
+        _metadata(name, config, facts, results, bool(_trained_on(pretraining))),
+        template_path=str(package_file("model_cards", "card_template.md")),
+        title=facts.title or name.rsplit("/", 1)[-1],
+        summary=facts.summary or _summary(config),
+        model_id=name,
+        hidden_size=config["hidden_size"],
+        backbone_table=_table({key: value for key, value in config.items() if key in _BACKBONE_KEYS}),
+        training_data=_trained_on(pretraining) or facts.training_data or _UNKNOWN_DATA,
+        recipe=facts.recipe if facts.recipe and not pretraining.get("training") else "",
+        pretraining_table=_table(pretraining) or ("" if facts.recipe else _UNKNOWN_TRAINING),
+        results=results_table(results),
+        reported=reported_markdown(**facts.paper) if facts.paper else "",
+        limits=_bullets(facts.limits or _LIMITS),
+        broader_impact=facts.broader_impact or _BROADER_IMPACT,
+        licence=_licence_text(facts),
+        how_to_obtain=_bullets(facts.how_to_obtain),
+        version=__version__,
+    )
+
+
+def expected_card_text(directory: Path) -> str:
+    """What `refresh_card` would write below the metadata of this directory's card now.
+
+    Args:
+        directory: A checkpoint directory.
+
+    Raises:
+        ValueError: If its configuration or facts are not understood.
+    """
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    facts = _chosen_facts(directory, None, config)
+    name = facts.loaded_by or directory.resolve().name
+    return str(_rendered(name, config, _made_by(directory), results_in(directory), facts).text)
+
+
+def refresh_card(
+    directory: Path, name: str | None = None, facts: str | None = None, licence: str | None = None
+) -> Sequence[EvaluationResult]:
+    """Write the card of a checkpoint directory anew from everything that lies in it.
+
+    The facts that are chosen here are kept beside the weights, so that later calls need not repeat them.
+
+    Args:
+        directory: A checkpoint directory.
+        name: What the model is loaded by, `organisation/name` for one that is to be published; None for what was said
+            before, at first the directory's own name.
+        facts: A zoo name whose facts hold for these weights, or a YAML file; None for what lies there.
+        licence: The licence that the owner of the weights has chosen.
+
+    Returns:
+        The measurements that the card shows.
+
+    Raises:
+        ValueError: If the directory is no checkpoint, or facts or licence are not understood.
+    """
+    if not (directory / "config.json").is_file():
+        raise ValueError(f"{directory} is no checkpoint: it has no config.json; give the directory with the weights.")
+    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    if "hidden_size" not in config or "backbone" not in config:
+        raise ValueError(f"{directory} holds a model of type {config.get('model_type')!r}, not one of this package.")
+    kept = _chosen_facts(directory, facts, config)
+    if licence is not None:
+        kept = _licensed(kept, licence)
+    if name is not None:
+        kept = dataclasses.replace(kept, loaded_by=name)
+    results = results_in(directory)
+    if (facts, licence, name) != (None, None, None):
+        write_facts(directory / FACTS_FILE, kept)
+    write_card(directory, kept.loaded_by or directory.resolve().name, config, _made_by(directory), results, facts=kept)
+    return results
+
+
+def results_in(directory: Path) -> list[EvaluationResult]:
+    """The measurements beside the weights: result files in the directory itself and below its `results`."""
+    found = []
+    for file in [*sorted(directory.glob("*.json")), *sorted((directory / RESULTS_FOLDER).rglob("*.json"))]:
+        try:
+            found.append(EvaluationResult.load(file))
+        except ValueError:
+            continue  # settings, configurations and the like lie beside results
+    return found
+
+
+def _chosen_facts(directory: Path, facts: str | None, config: Mapping[str, Any]) -> CardFacts:
+    if facts is None:
+        return read_facts(directory / FACTS_FILE) if (directory / FACTS_FILE).is_file() else CardFacts()
+    if facts.endswith((".yaml", ".yml")):
+        return read_facts(Path(facts))
+    chosen = zoo_facts(facts)
+    method = (config.get("pretraining") or {}).get("method", ZOO[facts].method)
+    if (config["backbone"], method) != (ZOO[facts].backbone, ZOO[facts].method):
+        raise ValueError(
+            f"the facts of {facts!r} are not about {directory}, which holds {method} on {config['backbone']!r}: "
+            "choose others with --facts, or none."
+        )
+    return chosen
+
+
+def _licensed(facts: CardFacts, licence: str) -> CardFacts:
+    """The facts under another licence; what was said about the old one goes."""
+    if not _LICENCE_ID.fullmatch(licence):
+        raise ValueError(f"licence {licence!r} is no identifier of the Hub: use one such as apache-2.0 or cc-by-4.0.")
+    if licence == "other" and not facts.licence_name:
+        raise ValueError(
+            "licence 'other' needs a name: write licence, licence_name and licence_note into a facts file and give "
+            "it by --facts."
+        )
+    if licence == facts.licence:
+        return facts
+    return dataclasses.replace(facts, licence=licence, licence_name=None, licence_link=None, licence_note=None)
+
+
+def _made_by(directory: Path) -> dict[str, Any]:
+    """How the weights came to be, by the file that the trainer or the converter left; empty if neither did."""
+    for file, kept in ((SETTINGS_FILE, None), (CONVERSION_REPORT, _CONVERSION_KEYS)):
+        if (directory / file).is_file():
+            values = json.loads((directory / file).read_text(encoding="utf-8"))
+            if isinstance(values, dict):
+                return {key: value for key, value in values.items() if kept is None or key in kept}
+    return {}
+
+
+_CONVERSION_KEYS = ("source", "layout", "branch", "heads", "tensors_in_file", "clean")
+
+_BACKBONE_KEYS = (
+    "backbone",
+    "image_size",
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "window_size",
+    "position_embedding",
+    "hidden_size",
+)
+
+
+def _metadata(
+    name: str,
+    config: Mapping[str, Any],
+    facts: CardFacts,
+    results: Sequence[EvaluationResult],
+    data_recorded: bool,
+) -> ModelCardData:
+    entries = model_index_entries(results)
+    return ModelCardData(
+        license=facts.licence,
+        license_name=facts.licence_name,
+        license_link=facts.licence_link,
+        library_name="transformers",
+        pipeline_tag=_pipeline(config),
+        tags=["self-supervised-learning", "vision", "synco"],
+        datasets=None if data_recorded else list(facts.datasets) or None,
+        model_name=name.rsplit("/", 1)[-1] if entries else None,
+        eval_results=entries or None,
+    )
+
+
+def _pipeline(config: Mapping[str, Any]) -> str:
+    classifies = any("ImageClassification" in name for name in config.get("architectures") or ())
+    return "image-classification" if classifies else "image-feature-extraction"
+
+
+def _summary(config: Mapping[str, Any]) -> str:
+    method = (config.get("pretraining") or {}).get("method")
+    by = f" by {method}" if method else ""
+    return f"A {config['backbone']} backbone pretrained without labels{by}."
+
+
+def _trained_on(pretraining: Mapping[str, Any]) -> str:
+    """The data that a run recorded; empty if none did."""
+    data = pretraining.get("data")
+    if not isinstance(data, Mapping) or not data.get("name"):
+        return ""
+    count = f", {data['num_images']} images" if data.get("num_images") else ""
+    source = f" ({data['source']})" if data.get("source") else ""
+    return f"{data['name']}{count}{source}, without labels."
+
+
+def _licence_text(facts: CardFacts) -> str:
+    if facts.licence is None:
+        return "\n\n".join(part for part in (facts.licence_note, _NO_LICENCE) if part)
+    name = facts.licence_name or facts.licence
+    link = f" ({facts.licence_link})" if facts.licence_link else ""
+    return f"{name}{link}." + (f" {facts.licence_note}" if facts.licence_note else "")
+
+
+def _bullets(entries: Sequence[str]) -> str:
+    return "\n".join(f"- {entry}" for entry in entries)
+
+
+def _table(values: Mapping[str, Any], prefix: str = "") -> str:
+    if not values:
+        return ""
+    lines = ["| setting | value |", "|---|---|"] if not prefix else []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(_table(value, f"{prefix}{key}."))
+        elif value is not None:
+            lines.append(f"| {prefix}{key} | {_cell(value)} |")
+    return "\n".join(line for line in lines if line)
+
+
+def results_table(results: Sequence[EvaluationResult]) -> str:
+    """The measured numbers as the card shows them, each with protocol, data, split and number of images."""
+    if not results:
+        return "Not measured yet: `synco-hub evaluate` writes results beside the weights."
+    rows = [
+        f"| {_cell(r.protocol.name)} | {_cell(r.dataset.name)} ({_cell(r.dataset.split)}, {r.dataset.count} images) "
+        f"| {metric} | {value:.2f}{' (partial)' if r.partial else ''} |"
+        for r in results
+        for metric, value in r.metrics.items()
+    ]
+    return "\n".join(["| protocol | data | metric | value |", "|---|---|---|---:|", *rows])
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")

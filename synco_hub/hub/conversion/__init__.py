@@ -1,0 +1,1 @@
+"""Checkpoints of others become checkpoints of this package."""

@@ -1,0 +1,297 @@
+"""Foreign checkpoints become checkpoints of this package: synco-v2's authors, MoBY, MoCo-v3, DINO, timm, stock models.
+
+Every tensor of the file is carried over, or dropped for a reason that is written down; anything else is an error.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoModel
+
+from synco_hub.hub.card.facts import FACTS_FILE, write_facts
+from synco_hub.hub.card.model_card import refresh_card
+from synco_hub.hub.classifier import LinearHead, save_classifier
+from synco_hub.hub.conversion.accounting import account
+from synco_hub.hub.conversion.backbone import (
+    BackboneTensors,
+    Choices,
+    HeadsDecision,
+    configuration_of,
+    load_strictly,
+    refuse_misfit,
+    timm_names,
+)
+from synco_hub.hub.conversion.layouts import Parts, Recognised, licence_facts, recognise, split_parts
+from synco_hub.hub.conversion.linear_head import head_of_file, linear_head
+from synco_hub.hub.conversion.pretraining_state import ARCHITECTURE, pretraining_method, pretraining_state
+from synco_hub.hub.conversion.report import ConversionReport, feature_checksum
+from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, open_source
+from synco_hub.hub.conversion.stock_configuration import stock_configuration
+from synco_hub.hub.export.network import CONFIG_FIELDS
+from synco_hub.hub.export.stock_names import from_stock_names
+from synco_hub.hub.loading import TIMM_PREFIX
+from synco_hub.hub.registration import register
+from synco_hub.hub.weight_fit import check_depth, expected_shapes
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.written_directory import directory_written_whole, refuse_filled
+
+_SHOWN = 20
+_NUMBERS = ("backbone", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "window_size")
+
+
+@dataclass(frozen=True)
+class ConversionSettings:
+    """What a user may decide.
+
+    Attributes:
+        layout: `auto`, or the name of a layout.
+        branch: `online` or `target`; None: the one that the project itself evaluates.
+        whole_pretraining_state: Whether to carry over both networks, heads and queues.
+        head: A file with a linear classifier for the backbone.
+        choices: Backbone, heads, image size.
+    """
+
+    layout: str = "auto"
+    branch: str | None = None
+    whole_pretraining_state: bool = False
+    head: str | None = None
+    choices: Choices = field(default_factory=Choices)
+
+
+@dataclass(frozen=True)
+class _Converted:
+    """A network in this package's form, before it is written."""
+
+    model: SynCoModel
+    backbones: dict[str, BackboneTensors]
+    heads: HeadsDecision
+    branch: tuple[str, str]
+    head: LinearHead | None
+    state: dict[str, Tensor] | None
+
+
+def convert(source_name: str, output: Path, settings: ConversionSettings | None = None) -> ConversionReport:
+    """Convert a checkpoint; nothing is written unless everything fits.
+
+    Args:
+        source_name: See `open_source`.
+        output: The checkpoint directory to write; it must not exist, or be empty.
+        settings: What the user decided.
+
+    Returns:
+        The report that also lies in the directory.
+
+    Raises:
+        ValueError: If the source is refused, its layout is not told, or a tensor is missing, left over, wrong-shaped
+            or not finite.
+    """
+    settings = settings or ConversionSettings()
+    refuse_filled(output)
+    if settings.head and settings.whole_pretraining_state:
+        raise ValueError("A pretraining state has no classifier: give --head or --whole-pretraining-state, not both.")
+    source = open_source(source_name)
+    recognised = recognise(source, settings.layout)
+    parts = split_parts(source, recognised)
+    if parts.leftover:
+        raise ValueError(
+            f"{source.name} has {len(parts.leftover)} tensors that do not belong to the layout {recognised.name!r}: "
+            f"{', '.join(sorted(parts.leftover)[:_SHOWN])}. Give the right --layout."
+        )
+    method = pretraining_method(recognised.name, parts.tensors, source.content.get("config"))
+    converted = _converted(source, recognised, parts, settings, method)
+    report = _report(source, recognised, parts, settings.head is None, converted)
+    with directory_written_whole(output) as directory:
+        _write(directory, output.absolute().name, source, recognised, converted, report)
+    return report
+
+
+def _converted(
+    source: CheckpointSource, recognised: Recognised, parts: Parts, settings: ConversionSettings, method: str | None
+) -> _Converted:
+    branch = _branch(recognised, parts, settings)
+    backbone = _timm_tensors(source, parts.tensors[branch[0]])
+    config, heads = _configuration(source, recognised, backbone, settings.choices)
+    config.pretraining = {"method": method} if method else config.pretraining
+    # Before it is built: a configuration may ask for any size, and only the tensors are as large as the file.
+    shapes = expected_shapes(config, len(backbone.tensors))
+    wanted = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
+    refuse_misfit(wanted, backbone.tensors, f"the {branch[0]} backbone")
+    model: Any = SynCoModel(config)
+    model.eval()
+    load_strictly(model.backbone, backbone.tensors, f"the {branch[0]} backbone")
+    backbones, state = {branch[0]: backbone}, None
+    if settings.whole_pretraining_state:
+        backbones["target"] = _target(parts, model, recognised, method)
+        state, model.config.pretraining = pretraining_state(backbones, parts.tensors, method or "")
+    head = head_of_file(settings.head) if settings.head else _own_head(source, backbone)
+    if head is not None and head.weight.shape[1] != model.config.hidden_size:
+        raise ValueError(
+            f"The head reads {head.weight.shape[1]} features, but the backbone gives {model.config.hidden_size}: it "
+            "was trained on another feature (DINO's reads several blocks) or network."
+        )
+    return _Converted(model, backbones, heads, branch, head, state)
+
+
+def _own_head(source: CheckpointSource, backbone: BackboneTensors) -> LinearHead | None:
+    return linear_head(backbone.head, source.config.get("id2label")) if backbone.head else None
+
+
+def _branch(recognised: Recognised, parts: Parts, settings: ConversionSettings) -> tuple[str, str]:
+    """Which backbone, and why."""
+    there = [name for name in ("online", "target") if name in parts.tensors]
+    if settings.whole_pretraining_state:
+        return "online", "both are kept; features come from this one"
+    if settings.branch is not None:
+        if settings.branch not in ("online", "target"):
+            raise ValueError(f"branch={settings.branch!r} is unknown: use online or target.")
+        if settings.branch not in there:
+            raise ValueError(f"The file has no {settings.branch} backbone, only {' and '.join(there)}.")
+        return settings.branch, "as given by --branch"
+    usual = recognised.layout.branch
+    if usual in there and len(there) > 1:
+        return usual, f"the one that {recognised.layout.source} evaluates"
+    return there[0], "the only one in the file"
+
+
+def _timm_tensors(source: CheckpointSource, found: dict[str, Any]) -> BackboneTensors:
+    if source.kind != "transformers":
+        return timm_names(found)
+    family = str(source.config["model_type"])
+    named, dropped = from_stock_names(family, {key: load_tensor(value) for key, value in found.items()})
+    backbone = timm_names(named)
+    fact = "query, key and value of the stock model were joined"
+    return BackboneTensors(backbone.tensors, backbone.head, {**dropped, **backbone.dropped}, [fact])
+
+
+def _configuration(
+    source: CheckpointSource, recognised: Recognised, backbone: BackboneTensors, choices: Choices
+) -> tuple[SynCoConfig, HeadsDecision]:
+    if source.kind == "transformers":
+        return stock_configuration(source.config, backbone, choices)
+    if "architecture" not in source.config and source.config:
+        config = _exported_configuration(source)
+        return config, HeadsDecision(config.num_heads, "as the file says, which this package exported")
+    named = source.name.removeprefix(TIMM_PREFIX) if source.name.startswith(TIMM_PREFIX) else None
+    named = named or source.config.get("architecture")
+    if named and choices.backbone is None:
+        # timm's own name may end in a tag of the weights.
+        choices = Choices(str(named).split(".")[0], choices.num_heads, choices.image_size)
+    model = (source.content.get("config") or {}) if isinstance(source.content.get("config"), dict) else {}
+    return configuration_of(backbone, recognised.name, recognised.layout, choices, _recorded_heads(model))
+
+
+def _exported_configuration(source: CheckpointSource) -> SynCoConfig:
+    """The configuration that an export of ours carries; a stranger's file must not set anything else by it."""
+    if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
+        raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
+    labels = _labels(source)
+    values: dict[str, Any] = {key: value for key, value in source.config.items() if key != "id2label"}
+    values |= {"id2label": labels} if labels else {}
+    try:
+        if "depth" in values:
+            check_depth(values["depth"], len(source.content))
+        return SynCoConfig(**values)
+    except (TypeError, OverflowError, AttributeError) as error:
+        raise ValueError(f"{source.name} has a configuration of impossible values ({error}).") from error
+
+
+def _labels(source: CheckpointSource) -> dict[int, str]:
+    try:
+        return {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{source.name} has a configuration whose id2label is no map of class numbers to names ({error}): the "
+            "file is refused."
+        ) from error
+
+
+def _recorded_heads(config: dict[str, Any]) -> Any:
+    """What the file's configuration says about heads; the synco-v2 authors' code does not read it."""
+    waiting: list[Any] = [config]
+    while waiting:
+        values = waiting.pop()
+        if "NUM_HEADS" in values:
+            return values["NUM_HEADS"]
+        waiting.extend(value for value in values.values() if isinstance(value, dict))
+    return None
+
+
+def _target(parts: Parts, model: Any, recognised: Recognised, method: str | None) -> BackboneTensors:
+    """The target network of a whole pretraining state, known to fit."""
+    if method is None or not {"online", "target"} <= set(parts.tensors):
+        raise ValueError(
+            f"The file, of the layout {recognised.name!r}, has no pretraining state that this package continues: both "
+            "networks of synco-v2 or moby are needed. Leave --whole-pretraining-state out to convert the backbone."
+        )
+    target = timm_names(parts.tensors["target"])
+    load_strictly(SynCoModel(model.config).backbone, target.tensors, "the target backbone")
+    return target
+
+
+def _report(
+    source: CheckpointSource, recognised: Recognised, parts: Parts, own_head: bool, converted: _Converted
+) -> ConversionReport:
+    layout, config = recognised.layout, converted.model.config
+    whole = converted.state is not None
+    mapped, dropped, total = account(source, parts, converted.backbones, whole, own_head)
+    facts = converted.backbones[converted.branch[0]].facts
+    return ConversionReport(
+        source={"name": Path(source.name).name, "kind": source.kind, "sha256": source.sha256},
+        layout={"name": recognised.name, "reason": recognised.reason, "source": layout.source},
+        branch={"name": converted.branch[0], "reason": converted.branch[1]},
+        backbone={name: getattr(config, name) for name in (*_NUMBERS, "position_embedding", "layer_norm_eps")},
+        heads=asdict(converted.heads),
+        mapped=mapped,
+        renamed=[*facts, *(["queues (dim, size) became keys (size, dim)"] if whole and "queue" in mapped else [])],
+        dropped=dropped,
+        tensors_in_file=total,
+        features=feature_checksum(converted.model),
+        licence={"id": layout.licence, "note": layout.licence_note},
+    )
+
+
+def _write(
+    directory: Path,
+    name: str,
+    source: CheckpointSource,
+    recognised: Recognised,
+    converted: _Converted,
+    report: ConversionReport,
+) -> None:
+    model: Any = converted.model
+    processor = source.processor or image_processor(model.config.image_size)
+    if converted.head is not None:
+        save_classifier(directory, name, model, processor, converted.head)
+    else:
+        model.save_pretrained(directory)
+        processor.save_pretrained(directory)
+    if converted.state is not None:
+        _write_state(directory, model.config, converted.state)
+    report.save(directory)
+    write_facts(directory / FACTS_FILE, licence_facts(recognised.layout))
+    refresh_card(directory, name)
+    _check_written(directory, model)
+
+
+def _write_state(directory: Path, config: SynCoConfig, state: dict[str, Tensor]) -> None:
+    config.architectures = [ARCHITECTURE]
+    config.save_pretrained(directory)
+    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def _check_written(directory: Path, model: SynCoModel) -> None:
+    """Load what was written as a user would, and compare every weight."""
+    register()
+    loaded = AutoModel.from_pretrained(directory)
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    differ = [key for key in ours if key not in theirs or not torch.equal(ours[key], theirs[key])]
+    if differ or loaded.config.num_heads != model.config.num_heads:
+        raise RuntimeError(f"{directory} does not load as it was written (first: {differ[:3]}).")

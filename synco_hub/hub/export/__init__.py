@@ -1,0 +1,1 @@
+"""Checkpoints of this package for stock libraries: transformers, timm, ONNX, plain safetensors."""

@@ -1,0 +1,132 @@
+"""What is exported: a checkpoint of this package taken apart, and the yardstick that every export is held to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
+
+from synco_hub.hub.conversion.report import fixed_input
+from synco_hub.hub.loading import check_model_name
+from synco_hub.hub.registration import register
+from synco_hub.models import SynCoConfig, SynCoForImageClassification
+
+# What a `SynCoConfig` is built from; the rest of a config.json follows, or belongs to one file of weights.
+CONFIG_FIELDS = (
+    "backbone",
+    "image_size",
+    "patch_size",
+    "num_channels",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "mlp_ratio",
+    "window_size",
+    "position_embedding",
+    "layer_norm_eps",
+    "classifier_dropout",
+    "pretraining",
+)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """A checkpoint that is exported.
+
+    Attributes:
+        name: What it was loaded by.
+        model: The `SynCoModel`, or the classifier, in evaluation mode and float32.
+        processor: Its image processor.
+    """
+
+    name: str
+    model: Any
+    processor: Any
+
+    @property
+    def config(self) -> Any:
+        """Its `SynCoConfig`."""
+        return self.model.config
+
+    @property
+    def backbone(self) -> nn.Module:
+        """The timm network inside."""
+        base = self.model.synco if self.is_classifier else self.model
+        network: nn.Module = base.backbone
+        return network
+
+    @property
+    def is_classifier(self) -> bool:
+        """Whether there is a trained head."""
+        return isinstance(self.model, SynCoForImageClassification)
+
+    @property
+    def head(self) -> dict[str, Tensor] | None:
+        """`weight` and `bias` of the classifier, if there is one."""
+        return dict(self.model.classifier.state_dict()) if self.is_classifier else None
+
+    @torch.no_grad()
+    def outputs(self, images: Tensor) -> Tensor:
+        """The feature (batch, dim), or a classifier's logits (batch, classes)."""
+        outputs = self.model(pixel_values=images)
+        return outputs.logits if self.is_classifier else outputs.pooler_output
+
+
+def open_checkpoint(name: str) -> Exported:
+    """Load what is to be exported.
+
+    Args:
+        name: A zoo or installed short name, a checkpoint directory, or a Hub id.
+
+    Raises:
+        ValueError: If it is no checkpoint of this package, or a classifier without a trained head.
+        OSError: If it is a short name that is not on this computer.
+    """
+    register()
+    check_model_name(name)
+    config = AutoConfig.from_pretrained(name)
+    if not isinstance(config, SynCoConfig):
+        raise ValueError(
+            f"{name} holds a model of the type {config.model_type!r}, not one of this package: convert it first."
+        )
+    is_classifier = "SynCoForImageClassification" in (config.architectures or ())
+    loader: Any = AutoModelForImageClassification if is_classifier else AutoModel
+    # Unfused attention: the same numbers up to rounding, and every exporter understands it.
+    model = loader.from_pretrained(name, dtype=torch.float32, attn_implementation="eager")
+    return Exported(name, model.eval(), AutoImageProcessor.from_pretrained(name))
+
+
+def plain_config(config: Any) -> dict[str, Any]:
+    """A `SynCoConfig` as the arguments it is built from."""
+    values = {name: getattr(config, name) for name in CONFIG_FIELDS if getattr(config, name) is not None}
+    labels = {str(index): name for index, name in config.id2label.items()}
+    return {**values, "id2label": labels} if labels else values
+
+
+def layer_norm_epsilons(network: nn.Module) -> dict[str, float]:
+    """Name of every LayerNorm to its epsilon."""
+    return {name: module.eps for name, module in network.named_modules() if isinstance(module, nn.LayerNorm)}
+
+
+@torch.no_grad()
+def compared(exported: Exported, outputs: Callable[[Tensor], Tensor], batch: int = 2) -> tuple[float, float]:
+    """Compare somebody's outputs with ours on the fixed input.
+
+    Args:
+        exported: The checkpoint.
+        outputs: Images (batch, channels, height, width) to features or logits.
+        batch: How many images.
+
+    Returns:
+        The largest absolute difference, and the largest absolute value of ours.
+    """
+    config = exported.config
+    images = fixed_input(config.num_channels, config.image_size, config.image_size, batch)
+    ours, theirs = exported.outputs(images), outputs(images)
+    if ours.shape != theirs.shape:
+        raise ValueError(f"The export gives {tuple(theirs.shape)} where the checkpoint gives {tuple(ours.shape)}.")
+    return float((ours - theirs).abs().max()), float(ours.abs().max())

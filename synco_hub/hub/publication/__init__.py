@@ -1,0 +1,1 @@
+"""What leaves the computer: checked, shown, sent as one commit."""

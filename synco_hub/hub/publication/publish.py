@@ -1,0 +1,246 @@
+"""Publishing a checkpoint: checked first, shown, then sent as one commit, so that nobody ever sees half of it."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
+from synco_hub.hub.card.facts import FACTS_FILE
+from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER
+from synco_hub.hub.client_errors import explained
+from synco_hub.hub.package_files import package_file
+from synco_hub.hub.publication.checks import (
+    card_problems,
+    config_problems,
+    conversion_problems,
+    fit_problems,
+    looks_pickled,
+    looks_secret,
+    name_problems,
+    secret_problems,
+    weight_problems,
+)
+from synco_hub.models.modeling_synco import AUTO_MAP
+from synco_hub.results import EvaluationResult
+from synco_hub.version import __version__
+from synco_hub.zoo import ORIGIN_FILE
+
+# Beside these, results are published; whatever else lies in a directory is left, or refused.
+_PUBLISHED = (
+    "config.json", "preprocessor_config.json", "model.safetensors", "model-*-of-*.safetensors",
+    "model.safetensors.index.json", "linear_head.safetensors", CARD_FILE, FACTS_FILE, "classification_settings.json",
+    "pretraining_settings.json", "pretraining_summary.json", "conversion_report.json", "linear_head.json", "LICENSE*",
+)  # fmt: skip
+# What a run leaves behind for itself.
+_LEFT = (
+    "training_args.bin", "trainer_state.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth",
+    "all_results.json", "train_results.json", "training_curve.*", "*.png", "*.csv", "*.log", "*.jsonl", ORIGIN_FILE,
+    "run_manifest.json", "manifest.json",
+)  # fmt: skip
+_LEFT_FOLDERS = ("checkpoint-*", "runs", "logs", "tensorboard", ".cache", "__pycache__")
+# On the Hub, files of these kinds are this package's: what is not sent any more is removed in the same commit.
+_OWNED = {
+    "model": (
+        "*.safetensors", "*.safetensors.index.json", "*_synco.py", f"{EVALUATION_FOLDER}/*.yaml",
+        f"{RESULTS_FOLDER}/*.json",
+    ),
+    "space": ("synco_hub/*", "space_app/*", "model_cards/*"),
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class UploadPlan:
+    """What would be published.
+
+    Attributes:
+        files: Path in the repository to the file on this computer.
+        left: What lies in the directory and stays here.
+    """
+
+    files: dict[str, Path]
+    left: tuple[str, ...]
+
+    @property
+    def sizes(self) -> dict[str, int]:
+        """Path in the repository to bytes."""
+        return {path: file.stat().st_size for path, file in self.files.items()}
+
+
+@dataclass(frozen=True)
+class Published:
+    """What was published.
+
+    Attributes:
+        repo_id: Repository on the Hub.
+        commit: Full hash of the new revision.
+        url: Page of the commit.
+        removed: Files of earlier revisions that are gone from this one.
+    """
+
+    repo_id: str
+    commit: str
+    url: str
+    removed: tuple[str, ...]
+
+
+def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
+    """Check a checkpoint and say what of it would be published.
+
+    The model code comes from this package, not from the directory: it is the code the checks know.
+
+    Args:
+        directory: A checkpoint directory.
+        repo_id: Where it would go, `organisation/name`.
+
+    Raises:
+        ValueError: Naming everything that is wrong, each with its remedy.
+    """
+    if not directory.is_dir():
+        raise ValueError(f"{directory} is no folder: give the directory of a checkpoint.")
+    _check_name(repo_id)
+    code = {file.name: file for file in sorted(package_file("models").glob("*_synco.py"))}
+    files: dict[str, Path] = {}
+    left: list[str] = []
+    problems: list[str] = []
+    for entry in sorted(directory.iterdir()):
+        if entry.is_dir():
+            _sort_folder(entry, files, left, problems)
+        elif entry.name not in code:
+            _sort_file(entry, files, left, problems)
+    files |= code
+    if "preprocessor_config.json" not in files:
+        problems.append("preprocessor_config.json is missing: save the image processor beside the weights")
+    unreadable = config_problems(directory, AUTO_MAP) + weight_problems(directory)
+    problems += (unreadable or fit_problems(directory)) + conversion_problems(directory)
+    problems += card_problems(directory) + name_problems(directory, repo_id) + secret_problems(files.values())
+    if problems:
+        raise ValueError(f"{directory} is not fit to be published: {'; '.join(problems)}.")
+    return UploadPlan(files, tuple(left))
+
+
+def _sort_folder(folder: Path, files: dict[str, Path], left: list[str], problems: list[str]) -> None:
+    if folder.is_symlink():
+        problems.append(f"the folder {folder.name}/ is a link: put the folder itself there")
+    elif folder.name == EVALUATION_FOLDER:
+        files.update({f"{EVALUATION_FOLDER}/{file.name}": file for file in sorted(folder.glob("*.yaml"))})
+    elif folder.name == RESULTS_FOLDER:
+        for file in sorted(folder.rglob("*")):
+            path = f"{RESULTS_FOLDER}/{file.relative_to(folder).as_posix()}"
+            if not file.is_symlink() and _is_result(file):
+                files[path] = file
+            elif file.is_symlink() or not file.is_dir():
+                problems.append(f"{path} is no result of this package: move it away")
+    elif any(fnmatchcase(folder.name, pattern) for pattern in _LEFT_FOLDERS):
+        left.append(f"{folder.name}/")
+    else:
+        problems.append(f"the folder {folder.name}/ is not expected beside a checkpoint: move it away")
+
+
+def _sort_file(file: Path, files: dict[str, Path], left: list[str], problems: list[str]) -> None:
+    name = file.name
+    if file.is_symlink() and not file.resolve().is_relative_to(file.parent.resolve()):
+        problems.append(f"{name} is a link out of the directory: put the file itself there")
+    elif any(fnmatchcase(name, pattern) for pattern in _LEFT):
+        left.append(name)
+    elif looks_secret(name):
+        problems.append(f"{name} looks like a secret: move it away")
+    elif any(fnmatchcase(name, pattern) for pattern in _PUBLISHED) or _is_result(file):
+        files[name] = file
+    elif looks_pickled(name):
+        problems.append(f"{name} may be a pickle, which runs code when it is loaded: publish .safetensors only")
+    else:
+        problems.append(f"{name} is not expected beside a checkpoint: move it away")
+
+
+def _is_result(file: Path) -> bool:
+    if file.suffix != ".json" or not file.is_file():
+        return False
+    try:
+        EvaluationResult.load(file)
+    except ValueError:
+        return False
+    return True
+
+
+def publish(
+    plan: UploadPlan, repo_id: str, private: bool = False, api: HfApi | None = None, kind: str = "model"
+) -> Published:
+    """Send what was planned as one commit, on top of the revision that was there when it began.
+
+    Args:
+        plan: What :func:`upload_plan` gave.
+        repo_id: `organisation/name`; created if it is not there.
+        private: Create it as a private repository.
+        api: Client; None for the user's own.
+        kind: `model` or `space`.
+
+    Raises:
+        ValueError: If the repository has no valid name, or the Hub refuses the card.
+        OSError: If the Hub or the connection fails: then the repository is as it was, and the message says so.
+    """
+    _check_name(repo_id)
+    client = api or HfApi()
+    with explained("publishing", repo_id, "Nothing was published; repeat the command."):
+        sdk = "gradio" if kind == "space" else None
+        client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
+    before = str(info.sha)
+    removed = tuple(
+        file.rfilename
+        for file in info.siblings or []
+        if file.rfilename not in plan.files and any(fnmatchcase(file.rfilename, pattern) for pattern in _OWNED[kind])
+    )
+    operations: list[Any] = [CommitOperationAdd(path, str(file)) for path, file in plan.files.items()]
+    operations += [CommitOperationDelete(path) for path in removed]
+    still = (
+        f"Nothing was published: {repo_id} still is at revision {before[:12]}, whole. Repeat the command; large files "
+        "that have arrived are not sent again."
+    )
+    try:
+        with explained("publishing", repo_id, still):
+            made = client.create_commit(
+                repo_id,
+                operations,
+                commit_message=f"Publish with synco-hub {__version__}",
+                repo_type=kind,
+                parent_commit=before,
+            )
+    except OSError:
+        # The commit may have been made although its answer was lost: what is there now decides.
+        if (now := _head_with(client, repo_id, kind, before, plan)) is None:
+            raise
+        page = f"{client.endpoint}/{'spaces/' if kind == 'space' else ''}{repo_id}"
+        return Published(repo_id, now, f"{page}/commit/{now}", removed)
+    return Published(repo_id, made.oid, made.commit_url, removed)
+
+
+def _check_name(repo_id: str) -> None:
+    if repo_id.count("/") != 1 or not all(repo_id.split("/")):
+        raise ValueError(f"--repo-id {repo_id!r} has not the form organisation/name.")
+
+
+def _head_with(client: HfApi, repo_id: str, kind: str, before: str, plan: UploadPlan) -> str | None:
+    """The new head, if it holds exactly what was planned; None if nothing happened or nobody can be asked."""
+    try:
+        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
+    except Exception:
+        return None  # the first failure is the one to report
+    if info.sha == before:
+        return None
+    remote = {file.rfilename: file for file in info.siblings or []}
+    arrived = all(path in remote and _same(file, remote[path]) for path, file in plan.files.items())
+    return str(info.sha) if arrived else None
+
+
+def _same(file: Path, remote: Any) -> bool:
+    content = file.read_bytes()
+    if remote.lfs is not None:
+        return bool(hashlib.sha256(content).hexdigest() == remote.lfs["sha256"])
+    blob = b"blob %d\0" % len(content) + content
+    return bool(hashlib.sha1(blob, usedforsecurity=False).hexdigest() == remote.blob_id)

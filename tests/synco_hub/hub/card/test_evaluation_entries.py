@@ -1,0 +1,57 @@
+import dataclasses
+
+import pytest
+import yaml
+from huggingface_hub import parse_eval_result_entries
+from loopback_hub.card_rules import evaluation_errors
+
+from synco_hub.hub.card.evaluation_entries import evaluation_files, model_index_entries, write_evaluation_files
+from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
+
+
+def result(name: str = "cifar10", protocol: str = "knn", **metrics: float) -> EvaluationResult:
+    return EvaluationResult(
+        metrics=metrics or {"top1_k10": 61.25, "top1_k20": 60.0},
+        model=ModelSource("my-vit"),
+        dataset=DataSource(name, "test", 10_000),
+        protocol=ProtocolFacts(protocol),
+    )
+
+
+def test_each_score_on_a_hub_data_set_is_a_file_that_the_hub_understands():
+    files = evaluation_files([result(), result("someone/pictures", top1_k10=3.5)])
+    assert sorted(files) == [
+        "cifar10_knn_top1_k10.yaml",
+        "cifar10_knn_top1_k20.yaml",
+        "someone-pictures_knn_top1_k10.yaml",
+    ]
+    for text in files.values():
+        assert evaluation_errors(text) == []
+    (entry,) = parse_eval_result_entries(yaml.safe_load(files["cifar10_knn_top1_k10.yaml"]))
+    assert (entry.dataset_id, entry.value) == ("uoft-cs/cifar10", 61.25)
+    assert "top1_k10" in str(entry.notes)
+    assert "10000 images" in str(entry.notes)
+
+
+def test_what_has_no_data_set_on_the_hub_stands_in_the_card_alone():
+    assert evaluation_files([result("fractals"), result("holiday"), result("voc2007")]) == {}
+    entries = model_index_entries([result("fractals")])
+    assert [(entry.dataset_type, entry.metric_value) for entry in entries] == [("fractals", 61.25), ("fractals", 60.0)]
+
+
+def test_speed_is_no_score():
+    assert model_index_entries([result(protocol="efficiency", images_per_second=900.0)]) == []
+    assert evaluation_files([result(protocol="efficiency", images_per_second=900.0)]) == {}
+
+
+def test_a_partial_measurement_says_so_and_two_values_of_one_score_are_an_error():
+    text = evaluation_files([dataclasses.replace(result(top1_k10=1.0), partial=True)])["cifar10_knn_top1_k10.yaml"]
+    assert "partial" in text
+    with pytest.raises(ValueError, match="two results give different values of top1_k10 by knn on cifar10"):
+        evaluation_files([result(top1_k10=1.0), result(top1_k10=2.0)])
+
+
+def test_the_folder_holds_exactly_the_results(tmp_path):
+    write_evaluation_files(tmp_path, [result()])
+    write_evaluation_files(tmp_path, [result(top1_k10=7.0)])
+    assert [path.name for path in (tmp_path / ".eval_results").iterdir()] == ["cifar10_knn_top1_k10.yaml"]

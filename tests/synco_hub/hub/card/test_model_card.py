@@ -1,0 +1,118 @@
+import json
+
+import pytest
+import yaml
+from huggingface_hub import HfApi, ModelCard
+
+from synco_hub.hub.card.facts import zoo_facts
+from synco_hub.hub.card.model_card import refresh_card, write_card
+from synco_hub.models import SynCoConfig
+from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
+from synco_hub.zoo import ZOO
+
+
+def result(**metrics: float) -> EvaluationResult:
+    return EvaluationResult(
+        metrics=metrics,
+        model=ModelSource("my-vit"),
+        dataset=DataSource("photographs", "test", 40),
+        protocol=ProtocolFacts("knn", {"temperature": 0.07}),
+    )
+
+
+def test_a_card_holds_facts_and_the_numbers_that_were_measured(tmp_path):
+    config = SynCoConfig(backbone="vit-nano", pretraining={"method": "moby"}).to_dict()
+    write_card(tmp_path, "my-vit", config, {"seed": 7, "data": {"name": "photographs"}}, [result(top1_k10=61.25)])
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "| data.name | photographs |" in card.text
+    assert "| knn | photographs (test, 40 images) | top1_k10 | 61.25 |" in card.text
+    assert 'from_pretrained("my-vit")' in card.text
+    data = yaml.safe_load(card.content.split("---")[1])
+    metric = data["model-index"][0]["results"][0]["metrics"][0]
+    assert (metric["type"], metric["value"]) == ("top1_k10", 61.25)
+    assert data["library_name"] == "transformers"
+
+
+def test_a_card_without_measurements_shows_no_number(tmp_path):
+    write_card(tmp_path, "my-vit", SynCoConfig(backbone="vit-nano").to_dict(), {})
+    card = ModelCard.load(tmp_path / "README.md")
+    assert "Not measured yet" in card.text
+    assert "model-index" not in card.content
+
+
+@pytest.mark.parametrize("name", [row.name for row in ZOO.values() if row.paper])
+def test_every_card_of_the_zoo_passes_the_hubs_validation_and_marks_the_papers_numbers(name, hub, tmp_path):
+    config = SynCoConfig(backbone=ZOO[name].backbone).to_dict()
+    write_card(tmp_path, name, config, {}, [result(top1_k10=61.25)], facts=zoo_facts(name))
+    card = ModelCard.load(tmp_path / "README.md")
+    HfApi(endpoint=hub.url)._validate_yaml(card.content)
+    assert "POST /api/validate-yaml" in hub.requests
+    measured, reported = card.text.split("### Reported by the paper, not re-measured")
+    assert "61.25" in measured
+    for number in map(str, ZOO[name].paper.values()):
+        assert f"{float(number):.2f}" in reported or number in reported
+        assert number not in measured.split("## Results")[1]
+    assert [entry.metric_value for entry in card.data.eval_results] == [61.25]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("no metadata", "no metadata"),
+        ("---\nlicense: my-own\n---\n", "license"),
+        ("---\nlicense: other\n---\n", "license_name"),
+        ("---\nmodel-index:\n- name: a\n  results:\n  - task: {type: x}\n---\n", "metrics"),
+    ],
+)
+def test_the_loopback_hub_refuses_bad_metadata(content, message, hub):
+    with pytest.raises(ValueError, match=message):
+        HfApi(endpoint=hub.url)._validate_yaml(content)
+
+
+def checkpoint(directory, **config):
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps(SynCoConfig(**{"backbone": "vit-nano"} | config).to_dict()))
+    return directory
+
+
+def test_a_card_is_written_anew_from_what_lies_there_and_keeps_what_was_chosen(tmp_path):
+    run = checkpoint(tmp_path / "my-vit")
+    result(top1_k10=61.25).save(run / "results_knn.json")
+    result(top1_k20=12.5).save(run / "results" / "more" / "knn.json")
+    (run / "pretraining_settings.json").write_text(
+        '{"data": {"name": "photographs", "num_images": 40}, "training": {"a": 1}}'
+    )
+    refresh_card(run, "tester/my-vit", licence="cc-by-4.0")
+    assert len(refresh_card(run)) == 2
+    card = ModelCard.load(run / "README.md")
+    assert card.data.license == "cc-by-4.0"
+    assert 'AutoModel.from_pretrained("tester/my-vit")' in card.text
+    assert card.data.model_name == "my-vit"
+    assert {entry.metric_value for entry in card.data.eval_results} == {61.25, 12.5}
+    assert "photographs, 40 images" in card.text
+    assert "Reported by the paper" not in card.text
+
+
+def test_what_a_run_recorded_goes_before_what_the_paper_says(tmp_path):
+    run = checkpoint(tmp_path / "mine", backbone="deit-s")
+    (run / "pretraining_settings.json").write_text('{"data": {"name": "photographs"}, "training": {"max_steps": 3}}')
+    refresh_card(run, facts="byol-deit-s")
+    card = ModelCard.load(run / "README.md")
+    assert "ImageNet ILSVRC-2012" not in card.text
+    assert "datasets" not in card.data.to_dict()
+    assert card.data.license is None
+
+
+def test_bad_facts_and_licences_are_refused(tmp_path):
+    run = checkpoint(tmp_path / "run", pretraining={"method": "moby"})
+    for arguments, message in (
+        ({"facts": "synco-v2-deit-s"}, "are not about .* moby on 'vit-nano'"),
+        ({"facts": "nothing"}, "no facts are known about 'nothing'"),
+        ({"licence": "Apache License"}, "is no identifier of the Hub"),
+        ({"licence": "other"}, "needs a name"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            refresh_card(run, **arguments)
+    assert not (run / "README.md").exists()
+    with pytest.raises(ValueError, match=r"it has no config\.json"):
+        refresh_card(tmp_path)
