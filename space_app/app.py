@@ -37,8 +37,8 @@ from space_app.board import (
 from space_app.comparison import similarity_sentence
 from space_app.example_images import draw_examples
 from space_app.expired_files import start_deleting
+from space_app.freed_memory import return_freed_memory
 from space_app.looks import Looks
-from space_app.memory_arenas import limit_arenas
 from space_app.model_cache import ModelCache
 from space_app.panels import choice_html, message_html
 from space_app.uploaded_image import LARGEST_UPLOAD_BYTES, image_input
@@ -283,7 +283,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="*", default=None)
     chosen = parser.parse_args(arguments)
     offered = chosen.models or [name for name in os.environ.get("SYNCO_SPACE_MODELS", "").split(",") if name]
-    limit_arenas()
+    return_freed_memory()
     # A stop must not leave visitors' pictures behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="synco-space-") as folder:

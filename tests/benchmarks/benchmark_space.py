@@ -197,6 +197,7 @@ def main() -> None:
     parser.add_argument("--output", type=Path, default=RESULTS / "space_cpu.json")
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
+        tempfile.tempdir = folder  # the client leaves an empty folder there for each picture that it fetches
         with served(small_checkpoint(Path(folder))) as (address, server):
             load = loaded(address, server, options.users, options.seconds, options.warmup)
         first, moved = one_visitor(Path(folder))

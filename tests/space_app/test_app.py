@@ -4,6 +4,7 @@ import concurrent.futures
 import io
 import itertools
 import os
+import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,6 +39,8 @@ class Running:
 
 @pytest.fixture(scope="module")
 def running(tmp_path_factory) -> Iterator[Running]:
+    # gradio's client leaves an empty folder there for each picture that it fetches.
+    tempfile.tempdir, temporary = str(tmp_path_factory.mktemp("fetched")), tempfile.tempdir
     names = []
     for backbone in ("vit-nano", "swin-nano"):
         torch.manual_seed(0)
@@ -56,6 +59,7 @@ def running(tmp_path_factory) -> Iterator[Running]:
     client = Client(page.local_url, verbose=False, download_files=str(tmp_path_factory.mktemp("results")))
     yield Running(client, folder, *models.offered, picture, models, names)
     page.close()
+    tempfile.tempdir = temporary
     if before is None:
         os.environ.pop("GRADIO_TEMP_DIR")
     else:
