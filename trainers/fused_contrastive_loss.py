@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from trainers.info_nce import NegativeSummary
+from trainers.paired_products import similarity_to
 from trainers.synthetic_draws import Draw, draw_noise
-from trainers.synthetic_mixtures import CLOSED_FORMS, HardNegatives, Mixture, hardest_negatives, similarity_to
+from trainers.synthetic_mixtures import CLOSED_FORMS, HardNegatives, Mixture, hardest_negatives
 
 
 def summarise_negatives(
@@ -52,7 +53,7 @@ def summarise_negatives(
             maximum, total, mean = _noise_vectors(hard, draw, maximum, temperature, generator)
 
     # From here on all is relative to the largest negative, and the similarities' memory holds their exponentials.
-    weights = similarity.sub_(maximum).div_(temperature).exp_()
+    weights = torch.add(-maximum / temperature, similarity, alpha=1 / temperature, out=similarity).exp_()
     mixture_weights = [((each.similarity - maximum) / temperature).exp() for each in mixtures]
     for each in (weights, *mixture_weights):
         total = total + each.sum(dim=1, keepdim=True)

@@ -12,7 +12,6 @@ from trainers.synthetic_mixtures import (
     Mixture,
     hardest_negatives,
     largest_in_rows,
-    similarity_to,
 )
 
 BATCH, COUNT, DIM, NUM_NEGATIVES, NUM_HARD = 5, 12, 24, 40, 10
@@ -146,9 +145,3 @@ def test_parallel_opposite_and_zero_vectors_stay_finite(kind: str, factor: float
     assert (mixture.norm > 0).all()
     assert (mixture.similarity.abs() < 1.001).all()
     assert all(torch.isfinite(part).all() for _, part in mixture.negatives)
-
-
-def test_similarity_to_is_a_dot_product_per_vector() -> None:
-    left, vectors = random(3, 7, seed=17), random(3, 5, 7, seed=18)
-    expected = torch.tensor([[torch.dot(left[i], vectors[i, j]).item() for j in range(5)] for i in range(3)])
-    torch.testing.assert_close(similarity_to(left, vectors).float(), expected)
