@@ -32,7 +32,7 @@ from synco_hub.data import (
     load_dataset,
     open_stream,
 )
-from synco_hub.data.hub_dataset import HubSource
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.views.augmentation_place import two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor

@@ -9,7 +9,8 @@ from typing import Any
 from synco_hub.data.catalog.loading import TABLE_FILES, load_catalog_dataset
 from synco_hub.data.catalog.rows import CATALOG, row_meant
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
-from synco_hub.data.hub_dataset import HubSource, load_hub_dataset
+from synco_hub.data.hub_dataset import load_hub_dataset
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import contains_images, load_image_folder
 from synco_hub.data.shard_manifest import require_complete

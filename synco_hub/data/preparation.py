@@ -17,9 +17,9 @@ from tqdm import tqdm
 from synco_hub.atomic_write import written_whole
 from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
-from synco_hub.data.hub_dataset import DIFFICULT_COLUMN, LABELS_COLUMN
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.shard_manifest import MANIFEST, Shard, ShardManifest
+from synco_hub.data.table_columns import DIFFICULT_COLUMN, LABELS_COLUMN
 
 _READ_TOGETHER = 64
 _ROWS_A_GROUP = 100

@@ -16,7 +16,7 @@ from typing import Any
 from synco_hub.data.catalog.loading import TABLE_FILES
 from synco_hub.data.catalog.row import DatasetRow
 from synco_hub.data.catalog.rows import row_meant
-from synco_hub.data.hub_dataset import HubSource
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.image_dataset import DatasetDescription, fingerprint
 from synco_hub.data.image_folder import contains_images
 from synco_hub.data.streams.counts import rows_of_shard

@@ -8,7 +8,8 @@ import pytest
 from PIL import Image
 
 from synco_hub.data.decoding import UnreadableImageError
-from synco_hub.data.hub_dataset import HubSource, load_hub_dataset
+from synco_hub.data.hub_dataset import load_hub_dataset
+from synco_hub.data.hub_source import HubSource
 
 datasets = pytest.importorskip("datasets")
 

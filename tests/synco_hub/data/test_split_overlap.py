@@ -11,7 +11,8 @@ from data_trees.original import write_original
 from PIL import Image
 
 from synco_hub.data.catalog.rows import CATALOG
-from synco_hub.data.hub_dataset import HubImageDataset, HubSource, load_hub_dataset
+from synco_hub.data.hub_dataset import HubImageDataset, load_hub_dataset
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.loading import load_dataset
 from synco_hub.data.split_overlap import LOOKED_FOR_AT_MOST, overlap_of

@@ -11,7 +11,8 @@ from PIL import Image
 from synco_hub.data.catalog import loading as catalog_loading
 from synco_hub.data.catalog.rows import CATALOG
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.hub_dataset import HubImageDataset, HubSource
+from synco_hub.data.hub_dataset import HubImageDataset
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.loading import load_dataset
 
 datasets = pytest.importorskip("datasets")

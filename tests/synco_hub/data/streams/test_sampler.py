@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from synco_hub.data.hub_dataset import HubSource
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.images import SPARE, StreamCollator, StreamedBatches
 from synco_hub.data.streams.retries import StreamReadError
 from synco_hub.data.streams.sampler import StreamBatchSampler, StreamSampler, StreamSettings

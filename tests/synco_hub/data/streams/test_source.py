@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from synco_hub.data.hub_dataset import HubSource
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.source import StreamSource, open_stream
 
 sys.path.insert(0, str(Path(__file__).parent))
