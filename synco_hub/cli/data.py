@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from synco_hub.cli.dataset_flags import Config, DataDir, DatasetId, ImageColumn, LabelColumn, Revision
+
 if TYPE_CHECKING:
     from synco_hub.data.catalog.row import DatasetRow
     from synco_hub.data.image_dataset import ImageDataset
@@ -55,7 +57,7 @@ def verify(
     name: str = typer.Argument(help="A name of `synco-hub data list`."),
     data_dir: str | None = typer.Option(None, help="Folder with the files; without it the Hub copy is downloaded."),
     dataset_id: str | None = typer.Option(None, help="Another copy on the Hub."),
-    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
+    config: Config = None,
     revision: str | None = typer.Option(None, help="Commit, branch or tag on the Hub."),
     image_column: str | None = typer.Option(None, help="Column of the images, where it is another one."),
     label_column: str | None = typer.Option(None, help="Column of the labels, where it is another one."),
@@ -105,12 +107,12 @@ def prepare(
     source: str = typer.Argument(help="A name of `synco-hub data list`, a folder, a Hub id, or fractals."),
     output: Path = typer.Option(..., help="New folder for the files, or one in which this command was stopped."),
     shard_size: str = typer.Option("256MB", help="Size of a file; a stream reads as many at once as there are."),
-    data_dir: str | None = typer.Option(None, help="Folder of the data set's original files."),
-    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub, for a name of `synco-hub data list`."),
-    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
-    revision: str | None = typer.Option(None, help="Commit, branch or tag of the data set on the Hub."),
-    image_column: str | None = typer.Option(None, help="Column of the images, where it is not obvious."),
-    label_column: str | None = typer.Option(None, help="Column of the labels, where it is not obvious."),
+    data_dir: DataDir = None,
+    dataset_id: DatasetId = None,
+    config: Config = None,
+    revision: Revision = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     split: list[str] = typer.Option(None, help="Splits to write; repeat for several. Default: train and test."),
     split_seed: int = typer.Option(0, help="Seed of the split where there is no official one."),
     num_workers: int = typer.Option(4, help="Threads that read and check images."),

@@ -8,6 +8,7 @@ from pathlib import Path
 import typer
 
 from synco_hub.cli.adversarial import adversarial
+from synco_hub.cli.dataset_flags import Config, DataDir, Dataset, DatasetId, ImageColumn, LabelColumn, Revision
 from synco_hub.cli.discovery import discovery
 from synco_hub.cli.efficiency import efficiency
 from synco_hub.cli.out_of_distribution import out_of_distribution
@@ -36,15 +37,15 @@ class Precision(StrEnum):
 @evaluate.command("knn")
 def knn(
     model: str | None = typer.Option(None, help="Short name, checkpoint directory, Hub id, or timm:<name>."),
-    dataset: str = typer.Option("fractals", help="fractals, a folder, a name of `synco-hub data list`, or a Hub id."),
+    dataset: Dataset = "fractals",
     output: Path = typer.Option(Path("results.json"), help="Where to write the result."),
     k: list[int] = typer.Option(None, help="Neighbours; repeat for several. Default: 10, 20, 100, 200."),
-    data_dir: str | None = typer.Option(None, help="Folder of the data set's original files."),
-    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub, for a name of `synco-hub data list`."),
-    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
-    revision: str | None = typer.Option(None, help="Commit, branch or tag of the data set on the Hub."),
-    image_column: str | None = typer.Option(None, help="Column of the images, where it is not obvious."),
-    label_column: str | None = typer.Option(None, help="Column of the labels, where it is not obvious."),
+    data_dir: DataDir = None,
+    dataset_id: DatasetId = None,
+    config: Config = None,
+    revision: Revision = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     num_processes: int = typer.Option(1, help="Processes that share images and queries; a GPU each on cuda."),
@@ -96,14 +97,14 @@ def knn(
 @evaluate.command("classification")
 def classification(
     model: str = typer.Option(..., help="Output folder of linear-probe or fine-tune, or a classifier on the Hub."),
-    dataset: str = typer.Option("fractals", help="fractals, a folder, a name of `synco-hub data list`, or a Hub id."),
+    dataset: Dataset = "fractals",
     output: Path = typer.Option(Path("classification.json"), help="Where to write the result."),
-    data_dir: str | None = typer.Option(None, help="Folder of the data set's original files."),
-    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub, for a name of `synco-hub data list`."),
-    config: str | None = typer.Option(None, help="Configuration of the data set on the Hub."),
-    revision: str | None = typer.Option(None, help="Commit, branch or tag of the data set on the Hub."),
-    image_column: str | None = typer.Option(None, help="Column of the images, where it is not obvious."),
-    label_column: str | None = typer.Option(None, help="Column of the labels, where it is not obvious."),
+    data_dir: DataDir = None,
+    dataset_id: DatasetId = None,
+    config: Config = None,
+    revision: Revision = None,
+    image_column: ImageColumn = None,
+    label_column: LabelColumn = None,
     batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
