@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 from safetensors import SafetensorError
 
+from synco_hub.hub.one_at_a_time import one_at_a_time
 from synco_hub.hub.weight_fit import directory_misfit
 from synco_hub.zoo import ORIGIN_FILE, checkpoint_directory
 
@@ -44,16 +44,33 @@ def install_checkpoint(directory: Path, name: str, origin: Mapping[str, str] | N
     if problem:
         named = (origin or {}).get("source", directory)
         raise ValueError(f"{named} is no checkpoint that can be installed: {problem}. Nothing was installed.")
-    destination.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=destination.parent, prefix=".installing-") as temporary:
-        staged = Path(temporary) / "new"
-        staged.mkdir()
+    facts = dict(origin or {"source": str(directory.resolve())})
+    with one_at_a_time(f"install-{name}"):
+        _replace(destination, directory, facts)
+    return destination
+
+
+def _replace(destination: Path, directory: Path, origin: Mapping[str, str]) -> None:
+    """Copy beside the place, then change places by renaming."""
+    # Its name is fixed, so that the next installation finds what a killed one has left.
+    beside = destination.with_name(f".installing-{destination.name}")
+    _tidy(destination, beside)
+    staged = beside / "new"
+    staged.mkdir(parents=True)
+    try:
         for pattern in PATTERNS:
             for file in directory.glob(pattern):
                 shutil.copy2(file, staged / file.name)
-        facts = dict(origin or {"source": str(directory.resolve())})
-        (staged / ORIGIN_FILE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+        (staged / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
         if destination.exists():
-            destination.rename(Path(temporary) / "old")
+            destination.rename(beside / "old")
         staged.rename(destination)
-    return destination
+    finally:
+        _tidy(destination, beside)
+
+
+def _tidy(destination: Path, beside: Path) -> None:
+    """Put back what stood at the place if nothing new has come there, and remove the rest."""
+    if not destination.exists() and (beside / "old").exists():
+        (beside / "old").rename(destination)
+    shutil.rmtree(beside, ignore_errors=True)

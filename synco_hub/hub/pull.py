@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import re
 import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,9 +18,11 @@ from safetensors import SafetensorError, safe_open
 
 from synco_hub.hub.client_errors import explained
 from synco_hub.hub.install import PATTERNS, install_checkpoint
-from synco_hub.zoo import ZOO, ZooRow, checkpoint_directory, home_directory
+from synco_hub.hub.one_at_a_time import one_at_a_time
+from synco_hub.zoo import ZOO, ZooRow, checkpoint_directory, home_directory, list_models
 
 _READ_BYTES = 1 << 20
+_AGAIN = "Nothing was installed; repeat the command, it continues where it stopped."
 
 
 @dataclass(frozen=True)
@@ -60,25 +63,46 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
     """
     short, source = _source(name, repo_id)
     client = api or HfApi()
-    again = "Nothing was installed; repeat the command, it continues where it stopped."
-    with explained("pulling", source, again):
+    with explained("pulling", source, _AGAIN):
         info = client.model_info(source, revision=revision, files_metadata=True)
         files = _wanted(info.siblings or [], source)
-        commit = str(info.sha)
-        staging = home_directory() / "pulling" / f"{source.replace('/', '--')}@{commit}"
+    commit = _commit(info.sha, source)
+    staging = home_directory() / "pulling" / f"{source.replace('/', '--')}@{commit}"
+    # Whoever pulls the same at the same time waits, and then finds it installed.
+    with one_at_a_time(f"pull-{staging.name}"):
+        if not _installed(short, source, commit, files):
+            _download(client, source, commit, files, staging)
+            _install(staging, short, source, commit)
+    return Pulled(short, checkpoint_directory(short), source, commit, sum(file.size or 0 for file in files))
+
+
+def _installed(short: str, source: str, commit: str, files: Sequence[Any]) -> bool:
+    """Whether every byte of this revision is installed under the name."""
+    row = next((row for row in list_models() if row.name == short), None)
+    if row is None or row.installed is None or (row.source, row.revision) != (source, commit):
+        return False
+    return all(_as_announced(Path(row.installed) / file.rfilename, file) for file in files)
+
+
+def _download(client: HfApi, source: str, commit: str, files: Sequence[Any], staging: Path) -> None:
+    """Fetch every file and compare it with what the Hub says about it."""
+    with explained("pulling", source, _AGAIN):
         client.snapshot_download(
             source, revision=commit, local_dir=staging, allow_patterns=[file.rfilename for file in files]
         )
     _verify(staging, files, source)
+
+
+def _install(staging: Path, short: str, source: str, commit: str) -> None:
+    """Check what arrived, put it under its name, and remove what it was fetched into."""
     try:
         _check_backbone(staging, ZOO.get(short), source)
         _check_weights(staging, source)
-        directory = install_checkpoint(staging, short, {"source": source, "revision": commit})
+        install_checkpoint(staging, short, {"source": source, "revision": commit})
     except ValueError:
         shutil.rmtree(staging)  # repeating brings the same bytes
         raise
     shutil.rmtree(staging)
-    return Pulled(short, directory, source, commit, sum(file.size or 0 for file in files))
 
 
 def _source(name: str, repo_id: str | None) -> tuple[str, str]:
@@ -105,6 +129,13 @@ def _repository_of(name: str) -> str:
             f"that you trust: `synco-hub pull {name} --from organisation/name`."
         )
     return row.hub_repo
+
+
+def _commit(sha: str | None, source: str) -> str:
+    """The full hash; whatever else a server sends must not become part of a path."""
+    if not re.fullmatch(r"[0-9a-f]{40}", sha or ""):
+        raise OSError(f"pulling {source}: the Hub's answer names no commit (sha {sha!r:.60}). {_AGAIN}")
+    return str(sha)
 
 
 def _wanted(siblings: Iterable[Any], source: str) -> list[Any]:

@@ -5,9 +5,11 @@ An ASGI layer around the server's application, so that connections really break 
 
 from __future__ import annotations
 
+import asyncio
 import re
+import threading
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
@@ -24,6 +26,7 @@ class Kind(StrEnum):
     drop_answer = "the request is carried out, but the connection breaks before the answer"
     truncate = "the second half of the answer is missing"
     corrupt = "one byte of the answer is wrong"
+    stall = "nothing comes until the fault is released"
 
 
 @dataclass
@@ -34,6 +37,7 @@ class Fault:
     pattern: str
     times: int = 1
     seen: int = 0
+    released: threading.Event = field(default_factory=threading.Event)
 
 
 class FaultyApplication:
@@ -55,6 +59,11 @@ class FaultyApplication:
             await self.application(scope, receive, send)
             return
         fault.seen += 1
+        if fault.kind is Kind.stall:
+            while not fault.released.is_set():
+                await asyncio.sleep(0.01)
+            await self.application(scope, receive, send)
+            return
         await _FAILURES[fault.kind](self.application, scope, receive, send)
 
 

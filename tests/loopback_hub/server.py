@@ -74,6 +74,8 @@ def loopback_hub() -> Iterator[LoopbackHub]:
         while not server.started:
             time.sleep(0.01)
         yield hub
+        for fault in hub.application.planned:
+            fault.released.set()
         server.should_exit = True
         thread.join(timeout=10)
 

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import threading
 
 import httpx
 import pytest
@@ -69,6 +70,18 @@ def test_faults_happen_as_often_as_planned_to_what_they_match(hub, hub_api):
         hub.plan(kind, "GET .*a.txt")
         with pytest.raises(httpx.TransportError):
             httpx.get(address)
+    assert httpx.get(address).content == b"abcdef"
+
+
+def test_a_stalled_answer_comes_when_it_is_released_and_others_do_not_wait(hub, hub_api):
+    hub_api.create_repo(REPO)
+    hub_api.upload_file(repo_id=REPO, path_in_repo="a.txt", path_or_fileobj=b"abcdef")
+    address = f"{hub.url}/{REPO}/resolve/main/a.txt"
+    fault = hub.plan(Kind.stall, "GET .*a.txt", times=2)
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.get(address, timeout=0.2)
+    assert httpx.get(f"{hub.url}/api/models/{REPO}", headers=HEADERS).status_code == 200
+    threading.Timer(0.2, fault.released.set).start()
     assert httpx.get(address).content == b"abcdef"
 
 

@@ -1,3 +1,7 @@
+import errno
+import shutil
+from pathlib import Path
+
 import pytest
 import torch
 from transformers import AutoModel
@@ -72,3 +76,46 @@ def test_weights_that_do_not_fit_replace_nothing(tmp_path, spoil):
     with pytest.raises(ValueError, match=f"{message[spoil]}.*Nothing was installed"):
         install_checkpoint(run, "my-vit")
     assert before == ((installed / "config.json").read_bytes(), (installed / "model.safetensors").read_bytes())
+
+
+def killed_between_its_two_renames(directory):
+    """What is on disk then: the old one moved away, the new one not yet in its place."""
+    beside = directory.with_name(f".installing-{directory.name}")
+    (beside / "new").mkdir(parents=True)
+    (beside / "new" / "config.json").write_text("{")
+    directory.rename(beside / "old")
+
+
+def test_the_next_installation_tidies_up_after_a_killed_one(tmp_path):
+    checkpoint(tmp_path / "old", 0)
+    new = checkpoint(tmp_path / "new", 1)
+    directory = install_checkpoint(tmp_path / "old", "my-vit")
+    killed_between_its_two_renames(directory)
+    assert install_checkpoint(tmp_path / "new", "my-vit") == directory
+    assert torch.equal(AutoModel.from_pretrained("my-vit").backbone.norm.weight, new.backbone.norm.weight)
+    assert [path.name for path in directory.parent.iterdir()] == ["my-vit"]
+
+
+@pytest.mark.parametrize("killed_before", [False, True])
+@pytest.mark.parametrize("fails", ["copy", "rename"])
+def test_a_disk_that_fails_leaves_the_old_one_installed(tmp_path, monkeypatch, fails, killed_before):
+    old = checkpoint(tmp_path / "old", 0)
+    checkpoint(tmp_path / "new", 1)
+    directory = install_checkpoint(tmp_path / "old", "my-vit")
+    if killed_before:
+        killed_between_its_two_renames(directory)
+    rename = Path.rename
+
+    def full(*paths):
+        raise OSError(errno.ENOSPC, "No space left on device", str(paths[-1]))
+
+    with monkeypatch.context() as patched:
+        if fails == "copy":
+            patched.setattr(shutil, "copy2", full)
+        else:
+            patched.setattr(Path, "rename", lambda a, b: full(a, b) if a.name == "new" else rename(a, b))
+        with pytest.raises(OSError, match="No space left"):
+            install_checkpoint(tmp_path / "new", "my-vit")
+    loaded = AutoModel.from_pretrained("my-vit")
+    assert torch.equal(loaded.backbone.patch_embed.proj.weight, old.backbone.patch_embed.proj.weight)
+    assert [path.name for path in directory.parent.iterdir()] == ["my-vit"]

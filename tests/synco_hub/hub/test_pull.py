@@ -143,6 +143,22 @@ def test_weights_of_another_network_than_the_configs_are_not_installed(hub_api, 
     assert not list((home_directory() / "pulling").iterdir())
 
 
+@pytest.mark.parametrize("sha", ["../../elsewhere", None, "", "0" * 39 + "/"])
+def test_a_commit_that_is_none_never_becomes_a_path(hub_api, tmp_path, monkeypatch, sha):
+    upload(hub_api, tmp_path / "run", seed=0)
+    answer = type(hub_api).model_info
+
+    def forged(self, *args, **kwargs):
+        info = answer(self, *args, **kwargs)
+        info.sha = sha
+        return info
+
+    monkeypatch.setattr(type(hub_api), "model_info", forged)
+    with pytest.raises(OSError, match="the Hub's answer names no commit"):
+        pull(REPO, api=hub_api)
+    assert not home_directory().exists()
+
+
 @pytest.mark.parametrize(
     ("name", "repo", "message"),
     [

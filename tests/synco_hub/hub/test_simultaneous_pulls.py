@@ -1,0 +1,163 @@
+"""Two pulls at once, held at the moments at which they would hurt each other, and one that is killed there."""
+
+import logging
+import os
+import subprocess
+import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+import torch
+from loopback_hub.faults import Kind
+from loopback_hub.server import TOKEN
+from transformers import AutoModel
+
+from synco_hub.hub import pull as pulling
+from synco_hub.hub.pull import pull
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.zoo import checkpoint_directory, home_directory, list_models
+
+REPO = "tester/mine"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+
+
+class Meeting:
+    """Holds the first who comes until a second comes too, or says that it waits for its turn."""
+
+    def __init__(self):
+        self.both = threading.Event()
+        self._came = 0
+        self._lock = threading.Lock()
+
+    def arrive(self) -> bool:
+        """True for the first of the two."""
+        with self._lock:
+            self._came += 1
+            first = self._came == 1
+        if not first:
+            self.both.set()
+        assert self.both.wait(60), "the other one never came"
+        return first
+
+
+@pytest.fixture
+def meeting():
+    """A meeting that also ends when somebody waits for a lock."""
+    made = Meeting()
+    signal = logging.Handler()
+    signal.emit = lambda record: made.both.set()
+    logger = logging.getLogger("synco_hub.hub.one_at_a_time")
+    logger.addHandler(signal)
+    yield made
+    logger.removeHandler(signal)
+
+
+def upload(api, folder, seed: int) -> tuple[SynCoModel, str]:
+    torch.manual_seed(seed)
+    model = SynCoModel(SynCoConfig(backbone="vit-nano"))
+    model.save_pretrained(folder)
+    image_processor(32).save_pretrained(folder)
+    api.create_repo(REPO, exist_ok=True)
+    return model, api.upload_folder(repo_id=REPO, folder_path=folder).oid
+
+
+def at_once(*pulls) -> list:
+    """Results in the order given; the first error of any is raised."""
+    with ThreadPoolExecutor(len(pulls)) as threads:
+        running = [threads.submit(one) for one in pulls]
+        return [one.result(timeout=120) for one in running]
+
+
+def installed_is(model) -> bool:
+    loaded = AutoModel.from_pretrained(str(checkpoint_directory("mine"))).state_dict()
+    return all(torch.equal(value, loaded[name]) for name, value in model.state_dict().items())
+
+
+def nothing_is_left() -> bool:
+    hidden = [path.name for path in (home_directory() / "checkpoints").iterdir() if path.name != "mine"]
+    return hidden == [] and not list((home_directory() / "pulling").iterdir())
+
+
+def test_of_one_revision_one_downloads_and_both_succeed(hub, hub_api, tmp_path, meeting, monkeypatch):
+    model, commit = upload(hub_api, tmp_path / "run", seed=0)
+    first_done = threading.Event()
+    verify = pulling._verify
+
+    def held(*args):
+        # Between download and installation: whoever is second here finds the folder of the first removed.
+        if not meeting.arrive():
+            first_done.wait(60)
+        verify(*args)
+
+    def pulled():
+        result = pull(REPO, api=hub_api)
+        first_done.set()
+        return result
+
+    monkeypatch.setattr(pulling, "_verify", held)
+    one, other = at_once(pulled, pulled)
+    assert one == other
+    assert one.commit == commit
+    assert installed_is(model)
+    assert nothing_is_left()
+    assert sum(line.startswith("GET /cdn/") for line in hub.requests) == 1
+
+
+def test_of_two_revisions_both_succeed_and_one_of_them_is_there_whole(hub_api, tmp_path, meeting, monkeypatch):
+    old, first = upload(hub_api, tmp_path / "old", seed=0)
+    new, second = upload(hub_api, tmp_path / "new", seed=1)
+    rename = Path.rename
+
+    def held(path, target):
+        # Both have seen a free place and now take it.
+        if checkpoint_directory("mine") in (path, Path(target)):
+            meeting.arrive()
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", held)
+    one, other = at_once(
+        lambda: pull(REPO, revision=first, api=hub_api), lambda: pull(REPO, revision=second, api=hub_api)
+    )
+    assert (one.commit, other.commit) == (first, second)
+    row = next(row for row in list_models() if row.name == "mine")
+    assert installed_is({first: old, second: new}[row.revision])
+    assert nothing_is_left()
+
+
+def test_the_second_goes_on_where_a_killed_first_was(hub, hub_api, tmp_path, meeting):
+    model, commit = upload(hub_api, tmp_path / "run", seed=0)
+    fault = hub.plan(Kind.stall, "GET /cdn/")
+    surroundings = {**os.environ, "HF_ENDPOINT": hub.url, "HF_TOKEN": TOKEN, "HF_HUB_DISABLE_XET": "1"}
+    command = [sys.executable, "-m", "synco_hub.cli", "pull", REPO]
+    with subprocess.Popen(command, env=surroundings, stderr=subprocess.DEVNULL) as child:
+        while not fault.seen:
+            assert child.poll() is None, "the first pull ended before it could be killed"
+            threading.Event().wait(0.02)
+        with ThreadPoolExecutor(1) as threads:
+            second = threads.submit(pull, REPO, api=hub_api)
+            assert meeting.both.wait(60), "the second did not wait for the first"
+            assert not second.done()
+            child.kill()
+            assert second.result(timeout=120).commit == commit
+    assert installed_is(model)
+    assert nothing_is_left()
+
+
+def test_what_is_installed_is_not_fetched_again_but_what_was_changed_there_is(hub, hub_api, tmp_path):
+    model, _ = upload(hub_api, tmp_path / "run", seed=0)
+    directory = pull(REPO, api=hub_api).directory
+    before = len([line for line in hub.requests if "resolve" in line or "/cdn/" in line])
+    assert pull(REPO, api=hub_api).directory == directory
+    assert len([line for line in hub.requests if "resolve" in line or "/cdn/" in line]) == before
+    weights = bytearray((directory / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (directory / "model.safetensors").write_bytes(weights)
+    assert not installed_is(model)
+    pull(REPO, api=hub_api)
+    assert installed_is(model)
