@@ -101,6 +101,28 @@ def listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) -> Im
     return ImageSubset(images, indices, f"list {Path(list_file).name}, {len(indices)} of {len(images)} images")
 
 
+def spread_subset(images: ImageDataset, max_images: int) -> ImageDataset:
+    """Keep so many images at most, one of each of as many equal stretches: of images sorted by class as many of each.
+
+    The same ones at every call.
+
+    Args:
+        images: The whole data set.
+        max_images: How many at most, at least 1. A data set that has no more is returned as it is.
+
+    Raises:
+        ValueError: If the number is below 1.
+    """
+    if max_images < 1:
+        raise ValueError(f"max_images={max_images} of {images.description.name}: give at least 1, or leave it out.")
+    if len(images) <= max_images:
+        return images
+    bounds = np.arange(max_images + 1, dtype=np.int64) * len(images) // max_images
+    # Not the first of each stretch: where classes take turns, that could always be the same class.
+    indices = np.random.default_rng(0).integers(bounds[:-1], bounds[1:])
+    return ImageSubset(images, indices, f"{max_images} of {len(images)} images, spread over them")
+
+
 def subset_of_classes(images: ImageDataset, class_names: Sequence[str]) -> ImageSubset:
     """Keep the images of some classes, labelled by their order.
 

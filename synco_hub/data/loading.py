@@ -13,6 +13,7 @@ from synco_hub.data.hub_dataset import load_hub_dataset
 from synco_hub.data.hub_source import HubSource
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import contains_images, load_image_folder
+from synco_hub.data.image_subset import spread_subset
 from synco_hub.data.shard_manifest import require_complete
 
 FRACTALS = "fractals"
@@ -33,6 +34,7 @@ def load_dataset(
     config: str | None = None,
     revision: str | None = None,
     dataset_id: str | None = None,
+    max_images: int | None = None,
 ) -> ImageDataset:
     """Opens a data set by name or path.
 
@@ -54,6 +56,8 @@ def load_dataset(
         revision: Commit, branch or tag of a Hub data set.
         dataset_id: For a name of the catalog another copy on the Hub, with the splits and columns of the catalog where
             it has them.
+        max_images: So many images at most, spread over the split; of tables no more than some times as many are read
+            or downloaded.
 
     Returns:
         The images of the split in a fixed order.
@@ -63,15 +67,6 @@ def load_dataset(
         ImportError: If a table is asked for and the `datasets` library is not installed.
     """
     name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
-    kind, _, options = name.partition(":")
-    if kind == FRACTALS and not path.is_dir():
-        return FractalDataset(split, _fractal_parameters(options, image_size), cache_dir)
-    if dataset_id is not None and (name not in CATALOG or data_dir is not None):
-        raise ValueError(
-            f"dataset_id {dataset_id!r} is another copy of a set of the catalog, which {name!r} "
-            f"{'is' if name in CATALOG else 'is not'}, and --data-dir takes the place of both; give one of them."
-        )
     source = HubSource(
         dataset_id=dataset_id or name,
         config=config,
@@ -80,25 +75,47 @@ def load_dataset(
         image_column=image_column,
         label_column=label_column,
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
+        max_images=max_images,
     )
-    row = row_meant(name, data_dir, dataset_id)
+    images = _opened(name, split, source, seed, image_size)
+    return images if max_images is None else spread_subset(images, max_images)
+
+
+def _opened(name: str, split: str, source: HubSource, seed: int, image_size: int | None) -> ImageDataset:
+    """The images of what a name or path means: fractals, a set of the catalog, a folder, a Hub id."""
+    path = Path(name).expanduser()
+    kind, _, options = name.partition(":")
+    if kind == FRACTALS and not path.is_dir():
+        return FractalDataset(split, _fractal_parameters(options, image_size), source.cache_dir)
+    other_copy = None if source.dataset_id == name else source.dataset_id
+    if other_copy is not None and (name not in CATALOG or source.data_dir is not None):
+        raise ValueError(
+            f"dataset_id {other_copy!r} is another copy of a set of the catalog, which {name!r} "
+            f"{'is' if name in CATALOG else 'is not'}, and --data-dir takes the place of both; give one of them."
+        )
+    row = row_meant(name, source.data_dir, other_copy)
     if row is not None:
         return load_catalog_dataset(row, source, split, seed)
     if path.is_dir():
-        if name in CATALOG:
-            logger.warning(
-                "%s (%s): the folder of that name in the current directory is read as a folder of images, not the "
-                "set of the catalog; --data-dir ./%s reads it as the set.",
-                *(name, split, name),
-            )
-        require_complete(path)
-        if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in TABLE_FILES):
-            return load_hub_dataset(source, split)
-        return load_image_folder(path, split, seed)
+        return _of_folder(name, path, split, source, seed)
     # Without a namespace it is a slip of the pen rather than a Hub id, and must not wait for the network.
     if name.count("/") != 1 or name.startswith((".", "/", "~")) or name.endswith("/"):
         raise ValueError(_unknown(name))
     return load_hub_dataset(source, split)
+
+
+def _of_folder(name: str, path: Path, split: str, source: HubSource, seed: int) -> ImageDataset:
+    """Image files, or else tables."""
+    if name in CATALOG:
+        logger.warning(
+            "%s (%s): the folder of that name in the current directory is read as a folder of images, not the set of "
+            "the catalog; --data-dir ./%s reads it as the set.",
+            *(name, split, name),
+        )
+    require_complete(path)
+    if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in TABLE_FILES):
+        return load_hub_dataset(source, split)
+    return load_image_folder(path, split, seed)
 
 
 def _fractal_parameters(options: str, image_size: int | None) -> FractalParameters:

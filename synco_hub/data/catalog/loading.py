@@ -36,7 +36,8 @@ def load_catalog_dataset(row: DatasetRow, given: HubSource, split: str = "train"
     Args:
         row: Which set.
         given: What the user chose: `data_dir`, and columns, configuration, revision that replace the row's. Its
-            `dataset_id` is another copy on the Hub, or the row's name for the row's own.
+            `dataset_id` is another copy on the Hub, or the row's name for the row's own. Its `max_images` bounds what
+            is read of tables; image files are all there.
         split: `train` or `test`.
         seed: Draws the training images of a folder that has no official split.
 
@@ -55,7 +56,7 @@ def load_catalog_dataset(row: DatasetRow, given: HubSource, split: str = "train"
         images = _of_base(row, given, split, seed)
     elif given.data_dir is None:
         images = _from_tables(row, _hub_source(row, given), split)
-        if len(images) != row.counts[split]:
+        if given.max_images is None and len(images) != row.counts[split]:
             logger.warning(
                 "%s (%s): %d images, where the catalog has %d; `synco-hub data verify` tells more.",
                 *(row.name, split, len(images), row.counts[split]),
@@ -69,6 +70,8 @@ def load_catalog_dataset(row: DatasetRow, given: HubSource, split: str = "train"
 def _of_base(row: DatasetRow, given: HubSource, split: str, seed: int) -> ImageDataset:
     """A set without images of its own: the low-shot lists, and the watermark."""
     base = CATALOG[str(row.base)]
+    if row.name in LISTED_PERCENT and split == "train":
+        given = replace(given, max_images=None)  # the list names images of the whole set
     images = load_catalog_dataset(base, replace(given, dataset_id=_other_copy(row, given) or base.name), split, seed)
     if row.name in LISTED_PERCENT:
         percent = LISTED_PERCENT[row.name]
@@ -133,6 +136,8 @@ def _stored_split(row: DatasetRow, source: HubSource, split: str, prepared: bool
 
 def _from_tables(row: DatasetRow, source: HubSource, split: str, prepared: bool = False) -> HubImageDataset:
     images = load_hub_dataset(source, _stored_split(row, source, split, prepared))
+    if source.max_images is not None and images.names_from_rows and len(images.class_names) < row.num_classes:
+        _name_unread_classes(row, images)
     if row.class_list is not None:
         wnids = class_list(row.class_list)
         images.stored_class_names = list(images.class_names)
@@ -148,3 +153,10 @@ def _from_tables(row: DatasetRow, source: HubSource, split: str, prepared: bool 
     elif isinstance(row.known_names, str) and row.known_names and all(map(str.isdecimal, images.class_names)):
         images.class_names = list(class_list(row.known_names))
     return images
+
+
+def _name_unread_classes(row: DatasetRow, images: HubImageDataset) -> None:
+    """Where classes are bare numbers, some rows need not reach the highest."""
+    if all(map(str.isdecimal, images.class_names)):
+        images.class_names = [str(number) for number in range(row.num_classes)]
+        images.description = replace(images.description, num_classes=row.num_classes)

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from synco_hub.data.image_folder import ImageFolderDataset
-from synco_hub.data.image_subset import listed_subset, subset_of_classes
+from synco_hub.data.image_subset import listed_subset, spread_subset, subset_of_classes
 
 
 @pytest.fixture
@@ -43,3 +43,19 @@ def test_several_classes_an_image_stay_with_it(images, tmp_path: Path):
     images.multi_hot = np.arange(27, dtype=np.float32).reshape(9, 3)
     (tmp_path / "list.txt").write_text("n8.JPEG\nn2.JPEG")
     assert (listed_subset(images, tmp_path / "list.txt").multi_hot == images.multi_hot[[2, 8]]).all()
+
+
+def test_a_bounded_number_is_spread_over_the_images_and_their_classes(images):
+    assert spread_subset(images, 9) is images
+    assert spread_subset(images, 100) is images
+    for count in range(1, 9):
+        subset = spread_subset(images, count)
+        indices = subset.indices.tolist()
+        assert len(set(indices)) == len(subset) == count
+        assert all(9 * part // count <= index < 9 * (part + 1) // count for part, index in enumerate(indices))
+        assert indices == spread_subset(images, count).indices.tolist()
+    # The classes take turns, and a stretch has three images.
+    assert len(set(spread_subset(images, 3).labels.tolist())) > 1
+    assert "3 of 9 images" in spread_subset(images, 3).description.split_rule
+    with pytest.raises(ValueError, match="max_images=0"):
+        spread_subset(images, 0)

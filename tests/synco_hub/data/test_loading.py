@@ -124,3 +124,30 @@ else:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=dict(os.environ))
     assert done.returncode == 0, done.stderr
+
+
+def test_a_bounded_number_of_images_of_whatever_it_is(tmp_path: Path) -> None:
+    few = load_dataset("fractals:num_classes=4,train_images_per_class=5", cache_dir=tmp_path, max_images=6)
+    assert (len(few), few.num_classes) == (6, 4)
+    assert len(set(few.labels.tolist())) > 2
+    assert "6 of 20 images" in few.description.split_rule
+    root = folder(tmp_path / "images")
+    assert len(load_dataset(root, "train", max_images=1)) == 1
+    assert len(load_dataset(root, "train", max_images=50)) == len(load_dataset(root, "train"))
+    with pytest.raises(ValueError, match="max_images=0"):
+        load_dataset(root, max_images=0)
+
+
+def test_a_bounded_number_of_rows_is_streamed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    image = (folder(tmp_path / "images") / "a" / "1.png").read_bytes()
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    cells = [{"bytes": image, "path": None}] * 40
+    rows = datasets.Dataset.from_dict({"image": cells, "label": [0] * 20 + [1] * 20}, features=features)
+    rows.to_parquet(tmp_path / "table" / "train-0.parquet", batch_size=10)
+    images = load_dataset(tmp_path / "table", max_images=8)
+    assert isinstance(images, HubImageDataset)
+    assert images.labels.tolist() == [0] * 4 + [1] * 4
+    # Nothing was written as a copy of the table.
+    assert not list((tmp_path / "hf").rglob("*.arrow"))

@@ -94,6 +94,23 @@ def test_without_a_folder_the_row_says_what_is_asked_of_the_hub(name: str, monke
     assert (asked[0][0].revision, asked[0][0].label_column) == ("abc", "other")
 
 
+def test_some_rows_of_a_table_of_bare_numbers_have_the_classes_of_the_set(tmp_path: Path, caplog):
+    row, cell = CATALOG["flowers102"], png(3)
+    columns = {str(row.image_column): [cell] * 30, str(row.label_column): list(range(30))}
+    features = datasets.Features(
+        {str(row.image_column): datasets.Image(), str(row.label_column): datasets.Value("int64")}
+    )
+    table = datasets.Dataset.from_dict(columns, features=features)
+    for stored in {stored for parts in row.splits.values() for stored in parts}:
+        table.to_parquet(tmp_path / f"{stored}-0.parquet", batch_size=5)
+    images = load_dataset("flowers102", "test", data_dir=tmp_path, max_images=6)
+    assert (len(images), images.num_classes, images.description.num_classes) == (6, 102, 102)
+    assert images.class_names == list(class_list("flowers102"))
+    assert "catalog has" not in caplog.text
+    with pytest.raises(ValueError, match="30 classes, where flowers102 has 102"):
+        load_dataset("flowers102", "test", data_dir=tmp_path)
+
+
 @pytest.mark.parametrize(
     ("name", "split", "message"),
     [
