@@ -4,19 +4,50 @@ from __future__ import annotations
 
 import math
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.pretraining_model import SynCoForPreTraining
 from trainers.schedules import target_momentum
-
-if TYPE_CHECKING:
-    from trainers.pretraining_trainer import SynCoTrainer
-
 
 # In a file every state of the bar is a line more.
 SECONDS_BETWEEN_LINES = 30.0
+
+
+class Pretrainer(Protocol):
+    """What these callbacks ask of `SynCoTrainer`."""
+
+    accelerator: Any
+    args: SynCoTrainingArguments
+
+    @property
+    def unwrapped_model(self) -> SynCoForPreTraining:
+        """The model without wrappers."""
+        ...
+
+    def remember_gradient_norm(self) -> None:
+        """Take the norm of the accumulated gradients."""
+        ...
+
+
+class SetsEpoch(Protocol):
+    """A sampler whose order depends on the epoch."""
+
+    def set_epoch(self, epoch: int, /) -> None:
+        """Say which epoch begins."""
+        ...
+
+
+class EpochSampled(Protocol):
+    """A trainer with such a sampler, once it has one."""
+
+    @property
+    def epoch_sampler(self) -> SetsEpoch | None:
+        """The sampler."""
+        ...
 
 
 class TargetUpdateCallback(TrainerCallback):
@@ -26,7 +57,7 @@ class TargetUpdateCallback(TrainerCallback):
     it here makes the checkpoint of a step hold the target that belongs to it.
     """
 
-    def __init__(self, trainer: SynCoTrainer) -> None:
+    def __init__(self, trainer: Pretrainer) -> None:
         self.trainer = trainer
 
     def on_optimizer_step(
@@ -42,7 +73,7 @@ class TargetUpdateCallback(TrainerCallback):
 class GradientNormCallback(TrainerCallback):
     """Takes the gradient norm of the steps that will be logged, and of no other."""
 
-    def __init__(self, trainer: SynCoTrainer) -> None:
+    def __init__(self, trainer: Pretrainer) -> None:
         self.trainer = trainer
 
     def on_pre_optimizer_step(
@@ -57,7 +88,7 @@ class GradientNormCallback(TrainerCallback):
 class EpochCallback(TrainerCallback):
     """Tells the sampler which epoch begins, so that the order is another one in each and the same after a resume."""
 
-    def __init__(self, trainer: SynCoTrainer) -> None:
+    def __init__(self, trainer: EpochSampled) -> None:
         self.trainer = trainer
 
     def on_epoch_begin(
@@ -73,7 +104,7 @@ class ImageProgressCallback(ProgressCallback):
 
     training_bar: Any
 
-    def __init__(self, trainer: SynCoTrainer) -> None:
+    def __init__(self, trainer: Pretrainer) -> None:
         super().__init__()
         self.trainer = trainer
 

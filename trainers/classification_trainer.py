@@ -58,7 +58,7 @@ class ClassificationTrainer(CheckpointingTrainer):
         self.eval_ledger = BadImageLedger(eval_dataset, args.max_bad_fraction)
         self.epoch_sampler: EpochSampler | None = None
         self._bad_indices: list[Tensor] = []
-        self.add_callback(EpochCallback(cast(Any, self)))
+        self.add_callback(EpochCallback(self))
 
     def train_and_measure(self) -> None:
         """Train, from the newest whole checkpoint if the run is resumed, and measure the end of it.

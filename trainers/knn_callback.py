@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
@@ -12,9 +12,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from synco_hub.data import EvaluationDataset
 from synco_hub.evaluation import evaluate_knn
 from synco_hub.features import ExtractionSettings
-
-if TYPE_CHECKING:
-    from trainers.pretraining_trainer import SynCoTrainer
+from trainers.pretraining_trainer import SynCoTrainer
 
 logger = logging.getLogger(__name__)
 
