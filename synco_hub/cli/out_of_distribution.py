@@ -23,7 +23,9 @@ def out_of_distribution(
         None, help="For the neighbour score: known training images; with --in-dataset its training split."
     ),
     neighbour: int = typer.Option(50, help="Which nearest neighbour counts; Sun et al. take 50 to 1000."),
-    output: Path = typer.Option(Path("ood.json"), help="Where to write the result."),
+    output: Path = typer.Option(
+        Path("ood.json"), help="Where to write; what the model gives for the images is kept beside it."
+    ),
     batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(0, help="Processes that decode images."),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
@@ -31,6 +33,8 @@ def out_of_distribution(
     max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
 ) -> None:
     """FPR95, AUROC, AUPR of maximum softmax, energy and nearest-neighbour scores, in both conventions (paper 8.2).
+
+    Started again after an interruption it goes on where it was; images that have changed since are measured anew.
 
     Example: synco-hub evaluate ood --model runs/probe --in-dataset fractals --out-dataset ./photographs
     """
@@ -48,7 +52,8 @@ def out_of_distribution(
     else:
         sets = _pair(str(in_dataset), str(out_dataset), processor, names, (bank_dataset, neighbour, split_seed))
     settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
-    result = evaluate_out_of_distribution(classifier, sets, model, settings)
+    folder = output.with_name(f"{output.stem}.outputs")
+    result = evaluate_out_of_distribution(classifier, sets, model, settings, folder)
     result.save(output)
     print(f"{result.dataset.count} unknown images, {sets.known.images.description.num_images} known ones")
     for name, value in result.metrics.items():

@@ -127,7 +127,8 @@ def _drawn(
     description = f"{about.source}; {about.split_rule}; fingerprint {about.fingerprint}"
     partial = subset is not None or corruptions is not None
     facts = RobustnessFacts(
-        "robustness_on_the_fly", about.name, description, preprocessing(whole), seed, (LABEL,), partial
+        *("robustness_on_the_fly", about.name, description, preprocessing(whole), seed, (LABEL,), partial),
+        data_fingerprint=about.fingerprint,
     )
     return plan, facts
 

@@ -24,7 +24,8 @@ class AccuracyCell:
         correct: Those whose class has the highest logit of all.
         correct_of_subset: Those whose class has the highest logit of the set's own classes; None if these are all.
         skipped: Names of the unreadable images.
-        fingerprint: Of the set.
+        fingerprint: Of the set: names and labels.
+        contents: Of its files, see :mod:`synco_hub.evaluation.image_contents`; None if it was not looked for.
     """
 
     images: int
@@ -32,6 +33,7 @@ class AccuracyCell:
     correct_of_subset: int | None = None
     skipped: tuple[str, ...] = ()
     fingerprint: str | None = None
+    contents: str | None = None
 
     @property
     def top1(self) -> float:

@@ -13,10 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset
+from synco_hub.data import EvaluationDataset
 from synco_hub.data.corruptions.corrupted_dataset import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.random_keys import random_key
@@ -29,10 +27,11 @@ from synco_hub.evaluation.adversarial_report import (
     null_note,
 )
 from synco_hub.evaluation.attack_settings import ATTACKS, AttackSettings
+from synco_hub.evaluation.attacked_batches import AttackedBatches, BatchMeasure
 from synco_hub.evaluation.attacks import AttackedBatch, attack_batch
-from synco_hub.evaluation.batch_store import BatchStore, weights_fingerprint
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
 from synco_hub.evaluation.measured_split import preprocessing
+from synco_hub.evaluation.model_identity import model_identity
 from synco_hub.evaluation.pixel_classifier import PixelClassifier, attackable
 from synco_hub.features import ExtractionSettings
 from synco_hub.metrics import target_ranks
@@ -92,12 +91,8 @@ class AdversarialRun:
         self.settings = settings or ExtractionSettings()
         self.subset = None if subset is None else list(subset)
         self.targets = targets.values
-        self.pixels = EvaluationDataset(dataset.images, pixel_transform(dataset.transform))
-        self.ledger = BadImageLedger(dataset, self.settings.max_bad_fraction)
-        self.revision = weights_fingerprint(model.classifier)
-        size = self.settings.batch_size
-        self.batches = [list(range(at, min(at + size, len(dataset)))) for at in range(0, len(dataset), size)]
-        self.store = BatchStore(folder, self._identity())
+        self.identity = model_identity(model.classifier)
+        self.batches = AttackedBatches(dataset, folder, self._facts(), self.settings)
         self.done: dict[str, list[AttackedBatch]] = {}
         self.device = "cpu"
         self.started = time.perf_counter()
@@ -111,15 +106,16 @@ class AdversarialRun:
                 an attack that follows the gradient changed nothing.
         """
         transform = self.dataset.transform
+        pixels = EvaluationDataset(self.dataset.images, pixel_transform(transform))
         with attackable(self.model.classifier, transform.mean, transform.std, self.settings.device) as network:
             self.device = device_name(network.mean.device)
-            self._measure(PLAIN, PLAIN, self.dataset, lambda *batch: _classified(network.plain_logits, *batch[:3]))
-            self._measure(CLEAN, CLEAN, self.pixels, lambda *batch: _classified(network, *batch[:3]))
-            check_same_accuracy(self.done.pop(PLAIN), self.done[CLEAN])
+            plain = self.batches.measured(PLAIN, PLAIN, self.dataset, self._classify_with(network.plain_logits))
+            self.done[CLEAN] = self.batches.measured(CLEAN, CLEAN, pixels, self._classify_with(network))
+            check_same_accuracy(plain, self.done[CLEAN])
             yield self.result()
             for name, attack in self.attacks.items():
                 kind = f"{name}-{fingerprint(repr(attack))}"
-                self._measure(name, kind, self.pixels, self._attack_with(network, name, attack))
+                self.done[name] = self.batches.measured(name, kind, pixels, self._attack_with(network, name, attack))
                 if attack.follows_gradient and attack.largest_change != 0 and is_null(self.done[name]):
                     raise ValueError(
                         f"{attack.title} left all {len(self.dataset)} inputs as they were: the gradient of the loss "
@@ -130,11 +126,11 @@ class AdversarialRun:
 
     def null_attacks(self) -> list[str]:
         """Names of the finished attacks that left every input as it was."""
-        return [name for name in self._finished() if is_null(self.done[name])]
+        return [name for name in self._measured() if is_null(self.done[name])]
 
     def result(self) -> EvaluationResult:
         """What is finished so far; partial while an attack is missing, and on a subset."""
-        about, measured, clean = self.dataset.images.description, self._finished(), self.done[CLEAN]
+        about, measured, clean = self.dataset.images.description, self._measured(), self.done[CLEAN]
         metrics = {"top1_clean": accuracy(clean)}
         for name in measured:
             metrics |= attack_metrics(name, self.done[name])
@@ -142,7 +138,7 @@ class AdversarialRun:
         size = sum(parameter.numel() for parameter in self.model.classifier.parameters())
         return EvaluationResult(
             metrics=metrics,
-            model=ModelSource(self.model.name, "classifier", self.revision, size),
+            model=ModelSource(self.model.name, "classifier", self.identity["weights"], size),
             dataset=DataSource(
                 about.name,
                 about.split,
@@ -156,7 +152,7 @@ class AdversarialRun:
             seed=self.seed,
             device=self.device,
             duration_s=time.perf_counter() - self.started,
-            skipped_files=tuple(self.ledger.names()),
+            skipped_files=tuple(self.batches.ledger.names()),
             partial=self.subset is not None or len(measured) < len(self.attacks),
             notes=(*nulls, *missing_note(self.attacks, measured)),
         )
@@ -177,12 +173,12 @@ class AdversarialRun:
         }
         return ProtocolFacts(f"{PROTOCOL}_own_settings" if own else PROTOCOL, facts)
 
-    def _identity(self) -> dict[str, Any]:
-        """What every batch depends on; the attacks' numbers name the folders of their batches."""
+    def _facts(self) -> dict[str, Any]:
+        """What every batch depends on beside its images; the attacks' numbers name the folders of their batches."""
         about = self.dataset.images.description
         return {
-            "weights": self.revision,
-            "data": about.fingerprint or about.source,
+            **self.identity,
+            "data": about.fingerprint,
             "split": about.split,
             "images": len(self.dataset),
             "subset": self.subset,
@@ -191,56 +187,27 @@ class AdversarialRun:
             "seed": self.seed,
         }
 
-    def _finished(self) -> list[str]:
-        return [name for name in self.attacks if len(self.done.get(name, ())) == len(self.batches)]
+    def _measured(self) -> list[str]:
+        return [name for name in self.attacks if name in self.done]
 
-    def _attack_with(
-        self, network: PixelClassifier, name: str, attack: AttackSettings
-    ) -> Callable[[Tensor, Tensor, Tensor, int], AttackedBatch]:
+    def _attack_with(self, network: PixelClassifier, name: str, attack: AttackSettings) -> BatchMeasure:
         place = list(ATTACKS).index(name) if name in ATTACKS else len(ATTACKS)
 
-        def attack_one(images: Tensor, labels: Tensor, indices: Tensor, number: int) -> AttackedBatch:
+        def attack_one(images: Tensor, indices: Tensor, number: int) -> AttackedBatch:
             # 31 bits: numpy's old generator takes 32, and some devices store them signed.
             seed = random_key(self.seed, place, number) & 0x7FFFFFFF
-            return attack_batch(network, attack, images, labels, indices, seed)
+            return attack_batch(network, attack, images, self.targets[indices], indices, seed)
 
         return attack_one
 
-    def _measure(
-        self,
-        name: str,
-        kind: str,
-        dataset: EvaluationDataset,
-        measure: Callable[[Tensor, Tensor, Tensor, int], AttackedBatch],
-    ) -> None:
-        """Take finished batches from the store and measure the others, under a progress bar with the accuracy."""
-        finished = self.done[name] = []
-        kept = {number: self.store.load(kind, number) for number in range(len(self.batches))}
-        missing = [number for number, values in kept.items() if values is None]
-        loader = iter(self._loader(dataset, missing))
-        with tqdm(total=len(self.dataset), desc=name, unit="img", disable=not self.settings.progress) as bar:
-            for number, positions in enumerate(self.batches):
-                values = kept[number]
-                if values is None:
-                    batch = next(loader)
-                    self.ledger.record(batch["bad_index"])
-                    good = batch["bad_index"] < 0
-                    indices = batch["index"][good]
-                    empty = len(indices) == 0
-                    arguments = (batch["pixel_values"][good], self.targets[indices], indices, number)
-                    done = AttackedBatch((), ()) if empty else measure(*arguments)
-                    self.store.save(kind, number, done.to_dict())
-                else:
-                    done = AttackedBatch.from_dict(values)
-                    self.ledger.record(sorted(set(positions) - set(done.indices)))
-                finished.append(done)
-                bar.update(len(positions))
-                if any(batch.correct for batch in finished):
-                    bar.set_postfix({"top-1": f"{accuracy(finished):.1f} %"}, refresh=False)
+    def _classify_with(self, network: Callable[[Tensor], Tensor]) -> BatchMeasure:
+        def classify(images: Tensor, indices: Tensor, number: int) -> AttackedBatch:
+            with torch.no_grad():
+                logits = network(images).cpu()
+            right = target_ranks(logits, self.targets[indices]) == 0
+            return AttackedBatch(tuple(indices.tolist()), tuple(right.tolist()))
 
-    def _loader(self, dataset: EvaluationDataset, numbers: Sequence[int]) -> DataLoader[Any]:
-        wanted = [self.batches[number] for number in numbers]
-        return DataLoader(dataset, batch_sampler=wanted, num_workers=self.settings.num_workers if wanted else 0)
+        return classify
 
 
 def check_same_accuracy(plain: Sequence[AttackedBatch], wrapped: Sequence[AttackedBatch]) -> None:
@@ -259,9 +226,3 @@ def check_same_accuracy(plain: Sequence[AttackedBatch], wrapped: Sequence[Attack
             f"the plain classifier is right on {right[0]} images, the wrapped one on {right[1]}: the normalisation "
             "inside the wrapper is not that of the image processor, and attacks would be measured on another network"
         )
-
-
-def _classified(network: Callable[[Tensor], Tensor], images: Tensor, labels: Tensor, indices: Tensor) -> AttackedBatch:
-    with torch.no_grad():
-        logits = network(images).cpu()
-    return AttackedBatch(tuple(indices.tolist()), tuple((target_ranks(logits, labels) == 0).tolist()))

@@ -69,12 +69,21 @@ def neighbour_similarity(features: Tensor, bank: Tensor, k: int) -> Tensor:
 
     Source: Sun et al., "Out-of-distribution detection with deep nearest neighbors" (2022).
     """
-    if not 1 <= k <= len(bank):
-        raise ValueError(f"neighbour {k} of {len(bank)} known images: give k from 1 to their number")
+    check_neighbour(k, len(bank))
     unit = F.normalize(_finite(features, "features"), dim=1)
     known = F.normalize(_finite(bank, "features of known images"), dim=1)
     rows = [(part @ known.T).topk(k, dim=1).values[:, -1] for part in unit.split(1024)]
     return torch.cat(rows) if rows else unit.new_zeros(0)
+
+
+def check_neighbour(k: int, known: int) -> None:
+    """Check that there is a k-th neighbour.
+
+    Raises:
+        ValueError: If k is below 1 or above the number of known images.
+    """
+    if not 1 <= k <= known:
+        raise ValueError(f"neighbour {k} of {known} known images: give k from 1 to their number")
 
 
 def tied_share(scores: Tensor) -> float:

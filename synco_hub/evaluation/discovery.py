@@ -19,9 +19,11 @@ from tqdm import tqdm
 from synco_hub.data import decode_rgb
 from synco_hub.data.voc_boxes import BoxedImage
 from synco_hub.evaluation.any_size import pad_to_patches, patch_sides, pixel_values
+from synco_hub.evaluation.image_contents import contents_of_files
 from synco_hub.evaluation.lost import NUM_SEED_PATCHES, lost_mask
 from synco_hub.evaluation.measured_split import model_source
-from synco_hub.evaluation.resumable_folder import claim_folder, read_json, weights_fingerprint, write_json
+from synco_hub.evaluation.model_identity import model_identity
+from synco_hub.evaluation.resumable_folder import claim_folder, read_json, write_json
 from synco_hub.feature_adapter import feature_network
 from synco_hub.frozen import frozen
 from synco_hub.metrics import correct_localization
@@ -107,7 +109,7 @@ def evaluate_discovery(
         settings: How boxes are found.
         model_name: What the result calls the model.
         split: Name of the split.
-        folder: Where boxes are kept, and taken from when they are of the same model and settings.
+        folder: Where boxes are kept, and taken from when they are of the same model, settings and files.
         listed: Images that the split has; fewer given make the result partial. None for as many as are given.
 
     Returns:
@@ -121,9 +123,10 @@ def evaluate_discovery(
     method = METHODS[settings.method]
     parameters = {"method": method.title, **method.parameters, "features": "keys of the last block"}
     parameters |= {"iou_threshold": IOU_THRESHOLD, "max_side": settings.max_side}
-    known: dict[str, list[float]] = {}
+    known: dict[str, Any] = {}
     if folder is not None:
-        claim_folder(folder, {**parameters, "weights": weights_fingerprint(feature_network(model))})
+        look = {"mean": settings.mean, "std": settings.std}
+        claim_folder(folder, {**parameters, **look, **model_identity(feature_network(model))})
         known = read_json(folder / _BOXES_FILE) if (folder / _BOXES_FILE).is_file() else {}
     boxes = torch.tensor(_found_boxes(model, images, settings, known, folder), dtype=torch.float64).reshape(-1, 4)
     corloc = 100 * correct_localization(boxes, [image.boxes for image in images])
@@ -200,20 +203,23 @@ def _found_boxes(
     model: nn.Module,
     images: Sequence[BoxedImage],
     settings: DiscoverySettings,
-    known: dict[str, list[float]],
+    known: dict[str, Any],
     folder: Path | None,
 ) -> list[list[float]]:
-    """One box an image; `known` ones are taken, new ones join it and go to disk now and then."""
+    """One box an image; `known` ones of the same file are taken, new ones join them and go to disk now and then."""
     title = f"{METHODS[settings.method].title} boxes"
+    found, fresh = [], 0
     with frozen(feature_network(model), settings.device) as network:
-        fresh = 0
         for image in tqdm(images, title, unit="img", disable=not settings.progress):
-            if image.name in known:
-                continue
-            known[image.name] = discovered_box(network, decode_rgb(image.file), settings)
-            fresh += 1
-            if folder is not None and fresh % _KEPT_EVERY == 0:
-                write_json(folder / _BOXES_FILE, known)
+            contents = contents_of_files([image.file])
+            entry = known.get(image.name)
+            if entry is None or entry["contents"] != contents:
+                entry = {"contents": contents, "box": discovered_box(network, decode_rgb(image.file), settings)}
+                known[image.name] = entry
+                fresh += 1
+                if folder is not None and fresh % _KEPT_EVERY == 0:
+                    write_json(folder / _BOXES_FILE, known)
+            found.append(entry["box"])
     if folder is not None and fresh:
         write_json(folder / _BOXES_FILE, known)
-    return [known[image.name] for image in images]
+    return found

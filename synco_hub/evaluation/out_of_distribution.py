@@ -9,24 +9,30 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset
-from synco_hub.evaluation.batch_store import weights_fingerprint
-from synco_hub.evaluation.confidence_scores import maximum_softmax_log_odds, negative_energy, neighbour_similarity
+from synco_hub.data import EvaluationDataset
+from synco_hub.evaluation.classifier_outputs import FEATURES, LOGITS, ClassifierOutputs, Outputs
+from synco_hub.evaluation.confidence_scores import (
+    check_neighbour,
+    maximum_softmax_log_odds,
+    negative_energy,
+    neighbour_similarity,
+)
 from synco_hub.evaluation.detection_metrics import detection_metrics, explanation
 from synco_hub.evaluation.measured_split import preprocessing
-from synco_hub.feature_adapter import feature_network, feature_rule, image_features
+from synco_hub.evaluation.model_identity import model_identity
+from synco_hub.evaluation.resumable_folder import claim_folder
 from synco_hub.features import ExtractionSettings
 from synco_hub.frozen import frozen
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
 
 DEFAULT_NEIGHBOUR = 50
+# Of the known and of the unknown images, by the score's name.
+Scores = dict[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -50,23 +56,12 @@ class DetectionSets:
     protocol: str = "ood_pair"
 
 
-@dataclass(frozen=True)
-class Outputs:
-    """What a classifier gives for a set.
-
-    Attributes:
-        logits: Shape: (images, num_classes).
-        features: Shape: (images, dim), empty if they are not needed.
-        skipped: Names of the unreadable images.
-    """
-
-    logits: Tensor
-    features: Tensor
-    skipped: tuple[str, ...]
-
-
 def evaluate_out_of_distribution(
-    classifier: nn.Module, sets: DetectionSets, model_name: str, settings: ExtractionSettings | None = None
+    classifier: nn.Module,
+    sets: DetectionSets,
+    model_name: str,
+    settings: ExtractionSettings | None = None,
+    folder: Path | None = None,
 ) -> EvaluationResult:
     """Measure how well a classifier tells unknown images from known ones.
 
@@ -75,37 +70,38 @@ def evaluate_out_of_distribution(
         sets: The images.
         model_name: What the result calls it.
         settings: Batch size, workers, device, progress.
+        folder: Where what the classifier gives is kept, and taken from when it is of the same model, settings and
+            images; an interrupted run goes on there.
 
     Returns:
         For each score (``msp``, ``energy``, ``knn``; with ``_all_classes`` where ``sets.columns`` keeps some): see
         :func:`synco_hub.evaluation.detection_metrics.detection_metrics`.
 
     Raises:
-        ValueError: If a set is empty, a score is NaN, or the bank has fewer images than the neighbour's number.
+        ValueError: If a set is empty, a score is NaN, the bank has fewer images than the neighbour's number, or the
+            folder belongs to another measurement.
     """
     started = time.perf_counter()
     settings = settings or ExtractionSettings()
+    if sets.bank is not None:
+        check_neighbour(sets.neighbour, len(sets.bank))  # before hours of forward passes
+    identity = model_identity(classifier)
+    if folder is not None:
+        facts = {**identity, "preprocessing": preprocessing(sets.known), "batch size": settings.batch_size}
+        claim_folder(folder, facts)
     with frozen(classifier, settings.device) as network:
         device = device_name(next(network.parameters()).device)
-        wants_features = sets.bank is not None
-        known = classifier_outputs(network, sets.known, settings, "in-distribution", wants_features)
-        unknown = classifier_outputs(network, sets.unknown, settings, "out-of-distribution", wants_features)
-        bank = classifier_outputs(network, sets.bank, settings, "bank", True) if sets.bank is not None else None
+        outputs = ClassifierOutputs(network, settings, folder)
+        wanted = (LOGITS,) if sets.bank is None else (LOGITS, FEATURES)
+        known = outputs.of(sets.known, "in-distribution", wanted)
+        unknown = outputs.of(sets.unknown, "out-of-distribution", wanted)
+        bank = None if sets.bank is None else outputs.of(sets.bank, "bank", (FEATURES,))
     scores = confidence_scores(known, unknown, bank, sets.columns, sets.neighbour)
-    metrics: dict[str, float] = {}
-    notes: list[str] = []
-    for name, (inside, outside) in scores.items():
-        metrics |= detection_metrics(name, inside, outside)
-        if note := explanation(name, inside, outside):
-            notes.append(note)
-    if bank is None:
-        notes.append("no neighbour score: give training images of the known classes with --bank-dataset")
     about, inside_about = sets.unknown.images.description, sets.known.images.description
+    size = sum(parameter.numel() for parameter in classifier.parameters())
     return EvaluationResult(
-        metrics=metrics,
-        model=ModelSource(
-            model_name, "classifier", weights_fingerprint(classifier), sum(p.numel() for p in classifier.parameters())
-        ),
+        metrics=_metrics(scores),
+        model=ModelSource(model_name, "classifier", identity["weights"], size),
         dataset=DataSource(about.name, about.split, len(unknown.logits), about.fingerprint, about.source),
         protocol=ProtocolFacts(sets.protocol, _facts(sets, len(known.logits))),
         training_dataset=DataSource(
@@ -120,13 +116,13 @@ def evaluate_out_of_distribution(
         device=device,
         duration_s=time.perf_counter() - started,
         skipped_files=(*known.skipped, *unknown.skipped, *(bank.skipped if bank else ())),
-        notes=tuple(notes),
+        notes=_notes(scores, with_bank=bank is not None),
     )
 
 
 def confidence_scores(
     known: Outputs, unknown: Outputs, bank: Outputs | None, columns: Tensor | None, neighbour: int
-) -> dict[str, tuple[Tensor, Tensor]]:
+) -> Scores:
     """Every score of known and of unknown images.
 
     Args:
@@ -136,7 +132,7 @@ def confidence_scores(
         columns: Outputs that the first scores keep; None keeps all.
         neighbour: Which neighbour counts.
     """
-    scores: dict[str, tuple[Tensor, Tensor]] = {}
+    scores: Scores = {}
     views: list[tuple[str, Tensor | None]] = (
         [("", columns)] if columns is None else [("", columns), ("_all_classes", None)]
     )
@@ -150,45 +146,18 @@ def confidence_scores(
     return scores
 
 
-def classifier_outputs(
-    network: nn.Module, dataset: EvaluationDataset, settings: ExtractionSettings, title: str, with_features: bool
-) -> Outputs:
-    """Logits, and features if wanted, of every readable image.
+def _metrics(scores: Scores) -> dict[str, float]:
+    metrics: dict[str, float] = {}
+    for name, (inside, outside) in scores.items():
+        metrics |= detection_metrics(name, inside, outside)
+    return metrics
 
-    Args:
-        network: In eval mode, gives ``logits``.
-        dataset: Images, with or without labels.
-        settings: Batch size, workers, progress.
-        title: What the progress bar says.
-        with_features: Whether features are needed.
 
-    Raises:
-        ValueError: If there is no readable image.
-    """
-    ledger = BadImageLedger(dataset, settings.max_bad_fraction)
-    device = next(network.parameters()).device
-    backbone = feature_network(network)
-    if backbone is network:
-        backbone = getattr(network, "backbone", network)  # a linear head on a foreign backbone
-    rule: Any = feature_rule(backbone) if with_features else None
-    logits: list[Tensor] = []
-    features: list[Tensor] = []
-    loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)
-    with tqdm(total=len(dataset), desc=title, unit="img", disable=not settings.progress) as bar:
-        for batch in loader:
-            ledger.record(batch["bad_index"])
-            good = batch["bad_index"] < 0
-            pixels = batch["pixel_values"][good].to(device)
-            if len(pixels):
-                with torch.inference_mode():
-                    logits.append(network(pixels).logits.float().cpu())
-                    if with_features:
-                        features.append(image_features(feature_network(backbone), pixels, rule).float().cpu())
-            bar.update(len(good))
-    if not logits:
-        raise ValueError(f"{title}: no image could be read; check the folder")
-    empty = torch.empty(0, 0)
-    return Outputs(torch.cat(logits), torch.cat(features) if features else empty, tuple(ledger.names()))
+def _notes(scores: Scores, with_bank: bool) -> tuple[str, ...]:
+    notes = [note for name, (inside, outside) in scores.items() if (note := explanation(name, inside, outside))]
+    if not with_bank:
+        notes.append("no neighbour score: give training images of the known classes with --bank-dataset")
+    return tuple(notes)
 
 
 def _facts(sets: DetectionSets, known: int) -> dict[str, Any]:

@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from synco_hub.data.revisited_retrieval import SETUPS, RetrievalData
 from synco_hub.evaluation.measured_split import model_source
-from synco_hub.evaluation.resumable_folder import claim_folder, weights_fingerprint
+from synco_hub.evaluation.model_identity import model_identity
+from synco_hub.evaluation.resumable_folder import claim_folder
 from synco_hub.evaluation.retrieval_features import RetrievalInput, SearchedImage, retrieval_vectors
 from synco_hub.feature_adapter import feature_network
 from synco_hub.features import ExtractionSettings
@@ -54,7 +55,7 @@ def evaluate_retrieval(
         form: How an image becomes the network's input.
         settings: Workers, device, arithmetic, progress.
         model_name: What the result calls the model; None for the name it was loaded by.
-        folder: Where features are kept, and taken from when it holds those of the same model and settings.
+        folder: Where features are kept, and taken from when it holds those of the same model, settings and images.
 
     Returns:
         mAP and mP@1, 5, 10 under the easy, medium and hard setup, in percent.
@@ -67,44 +68,19 @@ def evaluate_retrieval(
     source = model_source(model, model_name)
     if folder is not None:
         data_facts = {"data": data.name, "ground_truth": data.fingerprint, "input": asdict(form)}
-        weights = weights_fingerprint(feature_network(model))
-        claim_folder(folder, {**data_facts, "weights": weights, "rule": source.feature, "dtype": str(settings.dtype)})
+        how = {"rule": source.feature, "dtype": str(settings.dtype)}
+        claim_folder(folder, {**data_facts, **model_identity(feature_network(model)), **how})
     queries = [SearchedImage(query.file, query.box) for query in data.queries]
     database = [SearchedImage(file) for file in data.database]
     query_vectors = retrieval_vectors(model, queries, form, settings, "queries", folder)
     database_vectors = retrieval_vectors(model, database, form, settings, "database", folder)
     scores = retrieval_scores(query_vectors @ database_vectors.T, data)
-    notes = [
-        f"{len(data.queries) - count} of {len(data.queries)} queries have no positive in the {setup} setup: skipped"
-        for setup, count in scores.queries.items()
-        if count < len(data.queries)
-    ]
-    if not data.is_official:
-        notes.append(f"{data.name} has other numbers of images or queries here than the published benchmark")
+    counts = f"{len(data.queries)} queries, {len(data.database)} database images"
     return EvaluationResult(
         metrics=scores.metrics,
         model=source,
-        dataset=DataSource(
-            data.name,
-            "queries",
-            len(data.queries),
-            data.fingerprint,
-            f"{len(data.queries)} queries, {len(data.database)} database images",
-        ),
-        protocol=ProtocolFacts(
-            "retrieval",
-            {
-                "similarity": "cosine",
-                "average_precision": "revisited: trapezoids, junk removed, queries without positives skipped",
-                "precision_ks": list(PRECISION_KS),
-                "ties": "lower index first",
-                "scales": list(form.scales),
-                "scale_pooling": "mean of the features, then L2",
-                "max_side": form.max_side,
-                "crop_queries": form.crop_queries,
-                "queries_counted": scores.queries,
-            },
-        ),
+        dataset=DataSource(data.name, "queries", len(data.queries), data.fingerprint, counts),
+        protocol=_protocol(form, scores),
         preprocessing={
             "steps": "aspect ratio kept, remainder of the last patch cut off, positions interpolated",
             "mean": list(form.mean),
@@ -113,7 +89,7 @@ def evaluate_retrieval(
         device=device_name(settings.device or "cpu"),
         duration_s=time.perf_counter() - started,
         partial=not data.is_official,
-        notes=tuple(notes),
+        notes=_notes(data, scores),
     )
 
 
@@ -139,3 +115,31 @@ def retrieval_scores(similarities: Tensor, data: RetrievalData) -> RetrievalScor
     if not metrics:
         raise ValueError(f"no query of {data.name} has a positive image: check its ground truth")
     return RetrievalScores(metrics, counted)
+
+
+def _protocol(form: RetrievalInput, scores: RetrievalScores) -> ProtocolFacts:
+    return ProtocolFacts(
+        "retrieval",
+        {
+            "similarity": "cosine",
+            "average_precision": "revisited: trapezoids, junk removed, queries without positives skipped",
+            "precision_ks": list(PRECISION_KS),
+            "ties": "lower index first",
+            "scales": list(form.scales),
+            "scale_pooling": "mean of the features, then L2",
+            "max_side": form.max_side,
+            "crop_queries": form.crop_queries,
+            "queries_counted": scores.queries,
+        },
+    )
+
+
+def _notes(data: RetrievalData, scores: RetrievalScores) -> tuple[str, ...]:
+    notes = [
+        f"{len(data.queries) - count} of {len(data.queries)} queries have no positive in the {setup} setup: skipped"
+        for setup, count in scores.queries.items()
+        if count < len(data.queries)
+    ]
+    if not data.is_official:
+        notes.append(f"{data.name} has other numbers of images or queries here than the published benchmark")
+    return tuple(notes)

@@ -10,16 +10,15 @@ from typing import Any, cast
 
 import torch
 from PIL import Image
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from synco_hub.atomic_write import written_whole
 from synco_hub.data import decode_rgb
 from synco_hub.evaluation.any_size import any_size_features, cut_to_patches, patch_sides, pixel_values
+from synco_hub.evaluation.image_contents import contents_of_files
+from synco_hub.evaluation.resumable_folder import finished_tensors, keep_tensors
 from synco_hub.feature_adapter import FeatureRule, feature_network, feature_rule
 from synco_hub.features import ExtractionSettings, check_finite
 from synco_hub.frozen import frozen
@@ -98,16 +97,17 @@ def retrieval_vectors(
         for start in range(0, len(images), BLOCK):
             block = images[start : start + BLOCK]
             file = None if folder is None else folder / f"{title}-{start:06d}.safetensors"
-            if file is not None and file.is_file():
-                vectors = _stored(file, len(block))
+            contents = "" if file is None else contents_of_files([image.file for image in block])
+            kept = None if file is None else finished_tensors(file, contents)
+            if kept is not None:
+                vectors = kept["vectors"]
                 bar.update(len(block))
             else:
                 vectors = _computed(network, feature_rule(model), block, form, settings, bar)
                 check_finite(vectors, torch.arange(start, start + len(block)))
                 vectors = F.normalize(vectors, dim=1)
                 if file is not None:
-                    with written_whole(file) as temporary:
-                        save_file({"vectors": vectors}, temporary)
+                    keep_tensors(file, contents, {"vectors": vectors})
             parts.append(vectors)
     return torch.cat(parts)
 
@@ -189,13 +189,3 @@ def _computed(
             rows.append(multi_scale_features(network, pixels.to(device), rule, form.scales).cpu())
         bar.update(1)
     return torch.cat(rows)
-
-
-def _stored(file: Path, count: int) -> Tensor:
-    try:
-        vectors = load_file(file)["vectors"]
-    except (SafetensorError, KeyError) as error:
-        raise ValueError(f"{str(file)!r} holds no features ({error}): delete it, they are computed again") from None
-    if len(vectors) != count:
-        raise ValueError(f"{str(file)!r} holds {len(vectors)} vectors instead of {count}: delete it")
-    return vectors

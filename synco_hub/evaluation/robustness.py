@@ -6,25 +6,32 @@ corruptions and 5 severities.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from tqdm import tqdm
 
+from synco_hub.data import ImageDataset
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.evaluation.accuracy_cell import AccuracyCell, measure_cell
-from synco_hub.evaluation.batch_store import weights_fingerprint
 from synco_hub.evaluation.class_columns import class_columns
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
+from synco_hub.evaluation.image_contents import contents_of_images
+from synco_hub.evaluation.model_identity import model_identity
+from synco_hub.evaluation.resumable_folder import differences
 from synco_hub.evaluation.robustness_metrics import robustness_metrics
 from synco_hub.evaluation.robustness_sets import PlannedCell
 from synco_hub.features import ExtractionSettings
 from synco_hub.frozen import frozen
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -39,6 +46,7 @@ class RobustnessFacts:
         seed: Of what is drawn, None if nothing is.
         notes: What a reader has to know.
         subset: Whether less is planned than the protocol asks for.
+        data_fingerprint: Of the data set that all cells are made of; None where each cell is a set of its own.
     """
 
     protocol: str
@@ -48,6 +56,7 @@ class RobustnessFacts:
     seed: int | None = None
     notes: tuple[str, ...] = ()
     subset: bool = False
+    data_fingerprint: str | None = None
 
 
 class RobustnessRun:
@@ -79,13 +88,23 @@ class RobustnessRun:
         # Before the first image: a classifier of other classes must not cost hours.
         lists = {cell.class_list for cell in self.plan if cell.class_list}
         self.columns = {name: class_columns(class_names, name) for name in sorted(lists)}
-        self.revision = weights_fingerprint(classifier)
+        self.identity: dict[str, Any] = {
+            **model_identity(classifier),
+            "classes": fingerprint(class_names),
+            "data": facts.data_fingerprint or facts.data_name,
+            "preprocessing": facts.preprocessing,
+            "seed": facts.seed,
+        }
         self.cells: dict[str, AccuracyCell] = {}
+        self._last_contents: tuple[ImageDataset, str] | None = None
         self.device = "cpu"
         self.duration = 0.0
 
     def take_finished(self, output: Path) -> int:
         """Take the cells of an earlier, perhaps interrupted, run of the same measurement.
+
+        A planned cell whose images have changed since is measured anew. Cells that are not planned now stay as they
+        are.
 
         Args:
             output: The result that it wrote; a missing file is no error.
@@ -100,13 +119,20 @@ class RobustnessRun:
             return 0
         earlier = EvaluationResult.load(output, self.facts.protocol)
         stored = earlier.protocol.parameters
-        if stored.get("identity") != self._identity():
+        if differing := differences(stored.get("identity", {}), self.identity):
             raise ValueError(
-                f"{output} holds another measurement (other weights, data, preprocessing or seed): give another "
-                "--output, or remove it to measure anew"
+                f"{output} holds another measurement ({differing}): give another --output, or remove it to measure "
+                "anew"
             )
         self.cells = {key: AccuracyCell.from_dict(dict(values)) for key, values in stored["cells"].items()}
         self.duration = earlier.duration_s
+        finished = [cell for cell in self.plan if cell.key in self.cells]
+        for cell in tqdm(finished, "comparing", unit="cell", leave=False, disable=not self.settings.progress):
+            images = cell.open().images
+            taken = self.cells[cell.key]
+            if (taken.fingerprint, taken.contents) != (images.description.fingerprint, self._contents(images)):
+                logger.warning("%s: its images are no longer those of %s; measured anew", cell.key, output)
+                del self.cells[cell.key]
         return len(self.cells)
 
     def results(self) -> Iterator[EvaluationResult]:
@@ -137,7 +163,7 @@ class RobustnessRun:
         size = sum(parameter.numel() for parameter in self.classifier.parameters())
         return EvaluationResult(
             metrics=robustness_metrics(cells),
-            model=ModelSource(self.model_name, "classifier", self.revision, size),
+            model=ModelSource(self.model_name, "classifier", self.identity["weights"], size),
             dataset=DataSource(
                 self.facts.data_name,
                 "test",
@@ -149,7 +175,7 @@ class RobustnessRun:
             protocol=ProtocolFacts(
                 self.facts.protocol,
                 {
-                    "identity": self._identity(),
+                    "identity": self.identity,
                     "view": "centre crop",
                     "ties": "lower class index first",
                     "corruption mean": "plain mean over 15 corruptions and 5 severities",
@@ -165,13 +191,11 @@ class RobustnessRun:
             notes=tuple(notes),
         )
 
-    def _identity(self) -> dict[str, Any]:
-        return {
-            "weights": self.revision,
-            "data": self.facts.description,
-            "preprocessing": self.facts.preprocessing,
-            "seed": self.facts.seed,
-        }
+    def _contents(self, images: ImageDataset) -> str:
+        # The cells of corruptions drawn on the fly are made of one data set.
+        if self._last_contents is None or self._last_contents[0] is not images:
+            self._last_contents = images, contents_of_images(images)
+        return self._last_contents[1]
 
     def _measured(self, network: nn.Module, cell: PlannedCell, title: str) -> AccuracyCell:
         dataset = cell.open()
@@ -184,4 +208,7 @@ class RobustnessRun:
         else:
             columns = self.columns[cell.class_list]
         is_subset = cell.class_list not in (None, "imagenet_1k")
-        return measure_cell(network, dataset, columns, self.settings, title, is_subset)
+        # Before the measurement: images that change while it runs are then others than those that it names.
+        contents = self._contents(dataset.images)
+        measured = measure_cell(network, dataset, columns, self.settings, title, is_subset)
+        return replace(measured, contents=contents)

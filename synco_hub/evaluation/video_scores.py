@@ -26,14 +26,12 @@ class VideoScores:
         region: J of each object and frame.
         contour: F of each object and frame.
         seconds: What the propagation took, for each frame after the first.
-        fingerprint: Of the video's files, see :meth:`synco_hub.data.davis.DavisVideo.fingerprint`.
     """
 
     name: str
     region: list[list[float]]
     contour: list[list[float]]
     seconds: list[float]
-    fingerprint: str = ""
 
     @property
     def num_frames(self) -> int:

@@ -148,5 +148,5 @@ def test_on_the_fly_is_partial_on_a_subset_and_says_what_it_is_not(command, tmp_
     kept = json.loads(output.read_text())
     assert command(*flags, "--num-images", 2).exit_code == 0
     assert json.loads(output.read_text())["metrics"] == kept["metrics"]
-    assert "other weights, data" in str(command(*flags).exception)
+    assert "holds another measurement (data: " in str(command(*flags).exception)
     assert "leave --sets" in str(command(*flags, "--sets", "all").exception)

@@ -70,7 +70,7 @@ def test_a_killed_run_goes_on_to_the_same_numbers(dataset, tmp_path, monkeypatch
     _, rest = measured(model, dataset, attacks, tmp_path / "cut", QUIET, seed=2)
     assert len(calls) == 5 + 5 * 3 - 4  # four batches of three an attack were kept
     assert without_time(rest[-1]) == without_time(whole[-1])
-    with pytest.raises(ValueError, match=r"another measurement \(seed differ\)"):
+    with pytest.raises(ValueError, match=r"another measurement \(seed: 2 there, 3 now\)"):
         AdversarialRun(model, dataset, attacks, tmp_path / "cut", QUIET, seed=3)
 
 
@@ -115,7 +115,7 @@ def test_a_wrapper_that_is_another_network_is_refused(dataset, tmp_path, monkeyp
     dataset.images.labels[:] = predicted
     monkeypatch.setattr(PixelClassifier, "forward", lambda self, images: -self.plain_logits(images))
     with pytest.raises(ValueError, match="plain classifier is right on 10 images, the wrapped one on"):
-        list(AdversarialRun(model, dataset, chosen_attacks("fgsm"), tmp_path, QUIET).results())
+        list(AdversarialRun(model, dataset, chosen_attacks("fgsm"), tmp_path / "s", QUIET).results())
     right, wrong = [AttackedBatch((0, 1), (True, True))], [AttackedBatch((0, 1), (True, False))]
     check_same_accuracy(right, right)
     with pytest.raises(ValueError, match="plain classifier is right on 2 images, the wrapped one on 1"):

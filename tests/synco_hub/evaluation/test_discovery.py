@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -83,8 +84,14 @@ def test_a_killed_run_goes_on_and_other_models_are_refused(images, tmp_path, mon
     result, _ = evaluate_discovery(model, images, settings, folder=tmp_path / "kept")
     assert len(seen) == 5
     assert result.metrics == {"corloc": 75.0}
-    with pytest.raises(ValueError, match="another measurement"):
-        evaluate_discovery(model, images, DiscoverySettings("tokencut"), folder=tmp_path / "kept")
+    # An image that changed on disk is looked at again, the others are not.
+    picture(box=(0, 8, 16, 32)).save(images[1].file)
+    _, boxes = evaluate_discovery(model, images, settings, folder=tmp_path / "kept")
+    assert len(seen) == 6
+    assert boxes.tolist() == [list(map(float, box)) for box in (BOX, (0, 8, 16, 32), BOX, BOX)]
+    for other in (DiscoverySettings("tokencut"), replace(settings, mean=(0.5, 0.5, 0.5))):
+        with pytest.raises(ValueError, match="another measurement"):
+            evaluate_discovery(model, images, other, folder=tmp_path / "kept")
 
 
 @pytest.mark.parametrize("method", ["lost", "tokencut"])

@@ -1,8 +1,16 @@
 import pytest
 import torch
-from torch import nn
 
-from synco_hub.evaluation.resumable_folder import claim_folder, read_json, weights_fingerprint, write_json
+from synco_hub.evaluation.resumable_folder import (
+    claim_folder,
+    differences,
+    finished_part,
+    finished_tensors,
+    keep_part,
+    keep_tensors,
+    read_json,
+    write_json,
+)
 
 
 def test_a_folder_belongs_to_one_measurement(tmp_path):
@@ -18,16 +26,28 @@ def test_a_folder_belongs_to_one_measurement(tmp_path):
         claim_folder(tmp_path / "c", {"weights": "x"})
 
 
-def test_the_fingerprint_sees_every_weight_and_buffer_and_nothing_else():
-    network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).bfloat16()
-    before = weights_fingerprint(network)
-    assert weights_fingerprint(network.eval()) == before
-    network[1].running_mean[2] += 1
-    changed = weights_fingerprint(network)
-    with torch.no_grad():
-        network[0].weight[0, 0] += 1
-    assert len({before, changed, weights_fingerprint(network)}) == 3
-    assert weights_fingerprint(network.float()) != changed
+def test_what_differs_is_named_and_long_values_are_cut():
+    said = differences({"a": 1, "b": [1, 2], "gone": 0}, {"a": 1, "b": (1, 3), "c": "x" * 500})
+    assert said == f"b: [1, 2] there, [1, 3] now; gone: 0 there, None now; c: None there, '{'x' * 59}… now"
+    assert differences({"b": [1]}, {"b": (1,)}) == ""
+
+
+def test_a_part_counts_while_its_images_are_the_same(tmp_path):
+    assert finished_part(tmp_path / "p.json", "one") is None
+    keep_part(tmp_path / "p.json", "one", {"correct": [True, False]})
+    assert finished_part(tmp_path / "p.json", "one") == {"correct": [True, False]}
+    assert finished_part(tmp_path / "p.json", "other") is None
+    file = tmp_path / "t.safetensors"
+    assert finished_tensors(file, "one") is None
+    tensors = {"logits": torch.rand(3, 2), "indices": torch.empty(0, dtype=torch.int64)}
+    keep_tensors(file, "one", tensors)
+    found = finished_tensors(file, "one")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensors[name]) for name in tensors)
+    assert finished_tensors(file, "other") is None
+    file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"t\.safetensors.*delete it"):
+        finished_tensors(file, "one")
 
 
 @pytest.mark.parametrize("text", ["{", "[1]", "\xff"])

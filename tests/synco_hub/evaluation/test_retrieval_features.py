@@ -76,9 +76,18 @@ def test_a_killed_extraction_goes_on_with_the_missing_block(network, images, tmp
     with pytest.raises(UnreadableImageError, match=r"gone\.png"):
         retrieval_vectors(network, broken, form, QUIET, "database", folder)
     assert [file.name for file in folder.iterdir()] == ["database-000000.safetensors"]
-    images[0].file.unlink()  # what is done is not read again
+    read = []
+    seen = retrieval_features.seen_image
+    monkeypatch.setattr(retrieval_features, "seen_image", lambda image, how: read.append(image) or seen(image, how))
     assert torch.equal(retrieval_vectors(network, images, form, QUIET, "database", folder), whole)
+    assert read == images[2:]  # what is done is not computed again
     assert torch.allclose(whole.norm(dim=1), torch.ones(5))
+    del read[:]
+    Image.new("RGB", (24, 24), "green").save(images[1].file)  # while it is the same
+    changed = retrieval_vectors(network, images, form, QUIET, "database", folder)
+    assert read == images[:2]
+    assert torch.equal(changed[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])
+    assert not torch.equal(changed[1], whole[1])
     (folder / "database-000002.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="delete it"):
         retrieval_vectors(network, images, form, QUIET, "database", folder)

@@ -1,3 +1,5 @@
+import os
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -52,11 +54,46 @@ def test_finished_cells_are_taken_and_not_measured_again(root, planted):
     only = run_of(root, planted, sets=("imagenet-sketch",))
     assert only.take_finished(output) == 2
     assert [result.metrics for result in only.results()] == [last.metrics]
-    with pytest.raises(ValueError, match="holds another measurement"):
+    with pytest.raises(ValueError, match=r"holds another measurement \(seed: None there, 4 now\)"):
         run_of(root, planted, facts=replace(FACTS, seed=4)).take_finished(output)
     with pytest.raises(ValueError, match="'robustness_on_the_fly' is asked for"):
         run_of(root, planted, facts=replace(FACTS, protocol="robustness_on_the_fly")).take_finished(output)
     assert run_of(root, planted).take_finished(root / "none.json") == 0
+
+
+def test_cells_of_replaced_images_are_measured_anew_and_those_of_equal_ones_are_not(root, planted):
+    output = root / "out.json"
+    for result in run_of(root, planted).results():
+        result.save(output)
+    # Elsewhere, with other times: the same images.
+    moved = root / "moved"
+    for name in ("imagenetv2-top-images-format-val", "sketch"):
+        shutil.copytree(root / name, moved / name)
+    assert run_of(moved, planted).take_finished(output) == 2
+    # Another image of the same name and size, by the same clock.
+    file = moved / "sketch" / planted.names[6] / "a.JPEG"
+    before = file.stat()
+    planted.write(file, 6)
+    os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
+    again = run_of(moved, planted)
+    assert again.take_finished(output) == 1
+    (last,) = again.results()
+    assert last.metrics == {"imagenet_v2_ti_top1": 80.0, "imagenet_sketch_top1": 100.0}
+    # One more image under another name.
+    planted.write(moved / "sketch" / planted.names[6] / "b.JPEG", 0)
+    assert run_of(moved, planted).take_finished(output) == 1
+
+
+def test_cells_of_another_model_are_refused(root, planted):
+    output = root / "out.json"
+    next(run_of(root, planted).results()).save(output)
+    planted.classifier.scale.data += 1
+    with pytest.raises(ValueError, match=r"another measurement \(weights: "):
+        run_of(root, planted).take_finished(output)
+    planted.classifier.scale.data -= 1
+    planted.names = (planted.names[1], planted.names[0], *planted.names[2:])
+    with pytest.raises(ValueError, match=r"another measurement \(classes: "):
+        run_of(root, planted).take_finished(output)
 
 
 def test_classes_are_checked_before_the_first_image(root, planted, tmp_path):

@@ -10,12 +10,8 @@ from PIL import Image
 from synco_hub.data.davis import load_davis, read_mask, write_mask
 from synco_hub.evaluation import video_segmentation
 from synco_hub.evaluation.label_propagation import PropagationSettings
-from synco_hub.evaluation.video_segmentation import (
-    RESULT_FILE,
-    VideoSettings,
-    evaluate_video_segmentation,
-    frame_size,
-)
+from synco_hub.evaluation.video_propagation import VideoSettings
+from synco_hub.evaluation.video_segmentation import RESULT_FILE, evaluate_video_segmentation
 from synco_hub.models import SynCoConfig, SynCoModel
 
 COLOURS = np.array([[40, 60, 90], [230, 40, 30], [30, 220, 60]], dtype=np.uint8)
@@ -153,19 +149,3 @@ def test_weights_that_are_nan_give_no_score(davis, tmp_path):
     with pytest.raises(ValueError, match=r"'right': the features of 00000.jpg are NaN or infinite"):
         evaluate_video_segmentation(model, load_davis(davis), tmp_path / "out", SETTINGS)
     assert not (tmp_path / "out" / RESULT_FILE).exists()
-
-
-@pytest.mark.parametrize(
-    ("video", "short_side", "stride", "seen"),
-    [
-        # 480p as the published scripts see it, both ways round, and with patches of 8 and 14.
-        ((854, 480), 480, (16, 16), (480, 832)),
-        ((480, 854), 480, (16, 16), (832, 480)),
-        ((854, 480), 480, (8, 8), (480, 832)),
-        ((854, 480), 480, (14, 14), (476, 826)),
-        ((40, 40), 40, (8, 8), (40, 40)),
-        ((60, 3), 4, (8, 8), (8, 64)),
-    ],
-)
-def test_frame_sizes(video, short_side, stride, seen):
-    assert frame_size(*video, short_side, stride) == seen

@@ -1,0 +1,63 @@
+import os
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synco_hub.data import load_dataset
+from synco_hub.data.image_subset import ImageSubset
+from synco_hub.evaluation import image_contents
+from synco_hub.evaluation.image_contents import contents_of_files, contents_of_images
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Ten files of one size: nothing but their bytes tells them apart."""
+    generator = np.random.default_rng(0)
+    for index in range(10):
+        path = tmp_path / "data" / "test" / f"c{index % 2}" / f"{index}.bmp"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    return tmp_path / "data"
+
+
+def test_bytes_count_and_names_places_and_times_do_not(folder, tmp_path, monkeypatch):
+    before = contents_of_images(load_dataset(folder, "test"))
+    shutil.copytree(folder, tmp_path / "moved")
+    changed = tmp_path / "moved" / "test" / "c1" / "3.bmp"
+    os.utime(changed, (1, 1))
+    assert contents_of_images(load_dataset(tmp_path / "moved", "test")) == before
+    monkeypatch.setattr(image_contents, "_RUN", 3)  # however the work is divided
+    assert contents_of_images(load_dataset(folder, "test")) == before
+    status = changed.stat()
+    changed.write_bytes(changed.read_bytes()[:-1] + b"\x07")
+    os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert changed.stat().st_size == status.st_size
+    images = load_dataset(tmp_path / "moved", "test")
+    assert images.description.fingerprint == load_dataset(folder, "test").description.fingerprint
+    assert contents_of_images(images) != before
+    # Five files of c0 come first, so that the changed one is the seventh.
+    unchanged = [0, 1, 2, 3, 4, 5, 7, 8, 9]
+    assert contents_of_images(images, unchanged) == contents_of_images(load_dataset(folder, "test"), unchanged)
+
+
+def test_the_order_and_the_missing_file_count(folder):
+    files = sorted(folder.rglob("*.bmp"))
+    whole = contents_of_files(files)
+    assert contents_of_files(files[::-1]) != whole
+    content = files[2].read_bytes()
+    files[2].unlink()
+    without = contents_of_files(files)
+    assert without not in (whole, contents_of_files([*files[:2], *files[3:]]))
+    files[2].write_bytes(content)
+    assert contents_of_files(files) == whole
+
+
+def test_a_part_of_a_data_set_is_its_own_images(folder, tmp_path):
+    images = load_dataset(folder, "test")
+    part = ImageSubset(images, np.array([1, 4, 6]), "three")
+    assert contents_of_images(part) == contents_of_images(images, [1, 4, 6])
+    drawn = [load_dataset("fractals:test_images_per_class=1", "test", cache_dir=tmp_path / str(i)) for i in range(2)]
+    assert contents_of_images(drawn[0]) == contents_of_images(drawn[1])
+    assert contents_of_images(drawn[0], [0]) != contents_of_images(drawn[0], [1])
