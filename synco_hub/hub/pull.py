@@ -67,12 +67,16 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
         info = client.model_info(source, revision=revision, files_metadata=True)
         files = _wanted(info.siblings or [], source)
     commit = _commit(info.sha, source)
-    staging = home_directory() / "pulling" / f"{source.replace('/', '--')}@{commit}"
+    repository = source.replace("/", "--")
+    staging = home_directory() / "pulling" / f"{repository}@{commit}"
     # Whoever pulls the same at the same time waits, and then finds it installed.
-    with one_at_a_time(f"pull-{staging.name}"):
+    with one_at_a_time(f"pull-{repository}"):
         if not _installed(short, source, commit, files):
             _download(client, source, commit, files, staging)
             _install(staging, short, source, commit)
+        # What is left is of pulls of other revisions that were stopped for good.
+        for stopped in staging.parent.glob(f"{repository}@*"):
+            shutil.rmtree(stopped)
     return Pulled(short, checkpoint_directory(short), source, commit, sum(file.size or 0 for file in files))
 
 
@@ -94,7 +98,7 @@ def _download(client: HfApi, source: str, commit: str, files: Sequence[Any], sta
 
 
 def _install(staging: Path, short: str, source: str, commit: str) -> None:
-    """Check what arrived, put it under its name, and remove what it was fetched into."""
+    """Check what arrived and put it under its name."""
     try:
         _check_backbone(staging, ZOO.get(short), source)
         _check_weights(staging, source)
@@ -102,7 +106,6 @@ def _install(staging: Path, short: str, source: str, commit: str) -> None:
     except ValueError:
         shutil.rmtree(staging)  # repeating brings the same bytes
         raise
-    shutil.rmtree(staging)
 
 
 def _source(name: str, repo_id: str | None) -> tuple[str, str]:

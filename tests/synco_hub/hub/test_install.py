@@ -1,5 +1,8 @@
 import errno
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -76,6 +79,28 @@ def test_weights_that_do_not_fit_replace_nothing(tmp_path, spoil):
     with pytest.raises(ValueError, match=f"{message[spoil]}.*Nothing was installed"):
         install_checkpoint(run, "my-vit")
     assert before == ((installed / "config.json").read_bytes(), (installed / "model.safetensors").read_bytes())
+
+
+def test_two_at_once_take_turns_at_the_place(tmp_path, monkeypatch):
+    """The first is held at its last step until the second has had a second's time to come there too."""
+    for seed in (0, 1):
+        checkpoint(tmp_path / f"run{seed}", seed)
+    rename, both = Path.rename, threading.Barrier(2)
+
+    def held(path, target):
+        if path.name == "new":
+            with suppress(threading.BrokenBarrierError):
+                both.wait(timeout=1)
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", held)
+    with ThreadPoolExecutor(2) as threads:
+        runs = [threads.submit(install_checkpoint, tmp_path / f"run{seed}", "my-vit") for seed in (0, 1)]
+        directory, other = (run.result(timeout=60) for run in runs)
+    assert directory == other == checkpoint_directory("my-vit")
+    source = Path({row.name: row for row in list_models()}["my-vit"].source)
+    assert (directory / "model.safetensors").read_bytes() == (source / "model.safetensors").read_bytes()
+    assert [path.name for path in directory.parent.iterdir()] == ["my-vit"]
 
 
 def killed_between_its_two_renames(directory):

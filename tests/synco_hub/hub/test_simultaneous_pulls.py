@@ -161,3 +161,12 @@ def test_what_is_installed_is_not_fetched_again_but_what_was_changed_there_is(hu
     assert not installed_is(model)
     pull(REPO, api=hub_api)
     assert installed_is(model)
+
+
+def test_what_stopped_pulls_of_other_revisions_left_is_removed(hub_api, tmp_path):
+    upload(hub_api, tmp_path / "run", seed=0)
+    folder = home_directory() / "pulling"
+    for name in (f"tester--mine@{'0' * 40}", f"tester--mine-too@{'0' * 40}"):
+        (folder / name).mkdir(parents=True)
+    pull(REPO, api=hub_api)
+    assert [path.name for path in folder.iterdir()] == [f"tester--mine-too@{'0' * 40}"]
