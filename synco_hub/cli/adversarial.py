@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from synco_hub.cli.output_paths import check_output_folder, check_result_file
+
 NULL_EXIT_CODE = 3
 
 
@@ -32,6 +34,9 @@ def adversarial(
 
     Example: synco-hub evaluate adversarial --model runs/probe --dataset fractals --num-images 100
     """
+    batches = output.with_name(f"{output.stem}.batches")
+    check_result_file(output)
+    check_output_folder(batches, "--output")
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split
     from synco_hub.data import EvaluationDataset
@@ -51,7 +56,7 @@ def adversarial(
         AttackedModel(classifier, names, model),
         EvaluationDataset(images, whole.transform),
         chosen,
-        output.with_name(f"{output.stem}.batches"),
+        batches,
         ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction),
         seed,
         subset,

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
+from synco_hub.cli.output_paths import check_output_file, check_output_folder, check_result_file
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -33,6 +35,11 @@ def discovery(
 
     Example: synco-hub evaluate discovery --model synco-v2-deit-s --method tokencut --data-dir VOCdevkit/VOC2007
     """
+    check_result_file(output)
+    if save_boxes is not None:
+        check_output_folder(save_boxes, "--save-boxes")
+    if figure is not None:
+        check_output_file(figure, "--figure", (".png", ".pdf"))
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.data.voc_boxes import load_voc_boxes

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from synco_hub.cli.output_paths import check_output_folder, check_result_file
+
 if TYPE_CHECKING:
     from synco_hub.data import EvaluationDataset, ImageDataset
     from synco_hub.evaluation.out_of_distribution import DetectionSets
@@ -38,6 +40,9 @@ def out_of_distribution(
 
     Example: synco-hub evaluate ood --model runs/probe --in-dataset fractals --out-dataset ./photographs
     """
+    outputs = output.with_name(f"{output.stem}.outputs")
+    check_result_file(output)
+    check_output_folder(outputs, "--output")
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.evaluation.out_of_distribution import evaluate_out_of_distribution
@@ -52,8 +57,7 @@ def out_of_distribution(
     else:
         sets = _pair(str(in_dataset), str(out_dataset), processor, names, (bank_dataset, neighbour, split_seed))
     settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
-    folder = output.with_name(f"{output.stem}.outputs")
-    result = evaluate_out_of_distribution(classifier, sets, model, settings, folder)
+    result = evaluate_out_of_distribution(classifier, sets, model, settings, outputs)
     result.save(output)
     print(f"{result.dataset.count} unknown images, {sets.known.images.description.num_images} known ones")
     for name, value in result.metrics.items():

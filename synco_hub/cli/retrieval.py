@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from synco_hub.cli.output_paths import check_output_folder, check_result_file
+
 
 def retrieval(
     model: str = typer.Option(..., help="Short name, checkpoint directory, Hub id, or timm:<name>."),
@@ -23,6 +25,9 @@ def retrieval(
 
     Example: synco-hub evaluate retrieval --model synco-v2-deit-s --data-dir data --dataset roxford5k --save-features f
     """
+    check_result_file(output)
+    if save_features is not None:
+        check_output_folder(save_features, "--save-features")
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.data.revisited_retrieval import load_retrieval_data

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from synco_hub.cli.output_paths import check_result_file
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -42,6 +44,7 @@ def robustness(
 
     Example: synco-hub evaluate robustness --model runs/probe --on-the-fly --dataset fractals --num-images 200
     """
+    check_result_file(output)
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.data import EvaluationTransform

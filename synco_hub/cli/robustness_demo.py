@@ -11,6 +11,7 @@ import typer
 
 from synco_hub.cli.adversarial import NULL_EXIT_CODE
 from synco_hub.cli.demo import SETTINGS
+from synco_hub.cli.output_paths import check_output_folder
 
 CHECKPOINT = "synco-v2-vit-nano"
 EPSILONS = (1, 2, 4)  # in 1/255; 8 is the paper's
@@ -30,6 +31,7 @@ def robustness_demo(
 
     Example: synco-hub robustness-demo --output-dir robustness
     """
+    check_output_folder(output_dir, "--output-dir")
     from synco_hub.atomic_write import written_whole
 
     classifier = _classifier(output_dir, model, pretraining_steps)

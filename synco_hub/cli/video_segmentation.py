@@ -6,6 +6,8 @@ from pathlib import Path
 
 import typer
 
+from synco_hub.cli.output_paths import check_output_folder
+
 
 def video_segmentation(
     model: str = typer.Option(..., help="Short name, checkpoint directory, Hub id, or timm:<name>."),
@@ -29,6 +31,7 @@ def video_segmentation(
 
     Example: synco-hub evaluate video-segmentation --model synco-v2-deit-s --data-dir DAVIS --output-dir runs/davis
     """
+    check_output_folder(output_dir, "--output-dir")
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.data.davis import load_davis

@@ -1,0 +1,81 @@
+"""Where a command is to write, checked before its work: a bad path must not cost the minutes or hours before it."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def check_result_file(path: Path, flag: str = "--output") -> None:
+    """Check that a result can be written as JSON.
+
+    Args:
+        path: What the user gave.
+        flag: How it was given, for the message.
+
+    Raises:
+        ValueError: If it is a folder or a device, lies inside a file, or is a file of something else.
+        OSError: If nothing can be written there.
+    """
+    check_output_file(path, flag)
+    if path.is_file() and path.stat().st_size and not _is_json(path):
+        raise ValueError(f"{flag} {path}: the file is there and no result; give another path, or remove it first.")
+
+
+def check_output_file(path: Path, flag: str, suffixes: Sequence[str] = ()) -> None:
+    """Check that a file can be written.
+
+    Args:
+        path: What the user gave.
+        flag: How it was given, for the message.
+        suffixes: The formats there are; none allows any.
+
+    Raises:
+        ValueError: If it is a folder or a device, lies inside a file, or has another suffix.
+        OSError: If nothing can be written there.
+    """
+    if path.is_dir():
+        raise ValueError(f"{flag} {path}: is a folder; give the path of a file.")
+    if path.exists() and not path.is_file():
+        raise ValueError(f"{flag} {path}: is no ordinary file, and would be replaced; give the path of a file.")
+    if suffixes and path.suffix.lower() not in suffixes:
+        raise ValueError(f"{flag} {path}: does not end in {' or '.join(suffixes)}; choose one of these formats.")
+    _check_place(path.parent, path, flag)
+
+
+def check_output_folder(path: Path, flag: str) -> None:
+    """Check that a folder can be written into, or be made.
+
+    Args:
+        path: What the user gave.
+        flag: How it was given, for the message.
+
+    Raises:
+        ValueError: If it is a file, or lies inside one.
+        OSError: If nothing can be written there.
+    """
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"{flag} {path}: is a file; give the path of a folder.")
+    _check_place(path, path, flag)
+
+
+def _check_place(folder: Path, path: Path, flag: str) -> None:
+    """Write and remove a file in the nearest folder that is there; missing ones are made with the output itself."""
+    place = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    if not place.is_dir():
+        raise ValueError(f"{flag} {path}: {place} is a file, so that nothing can lie in it; give another path.")
+    try:
+        # Permissions do not say everything: a disk can be full, or be mounted for reading only.
+        with tempfile.TemporaryFile(dir=place) as stream:
+            stream.write(b"\0")
+    except OSError as error:
+        raise OSError(error.errno, error.strerror, str(place)) from None
+
+
+def _is_json(path: Path) -> bool:
+    try:
+        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+    except ValueError:
+        return False
