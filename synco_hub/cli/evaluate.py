@@ -34,6 +34,15 @@ class Precision(StrEnum):
     fp16 = "fp16"
 
 
+class SearchPrecision(StrEnum):
+    """Arithmetic of the search for neighbours."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
 @evaluate.command("knn")
 def knn(
     model: str | None = typer.Option(None, help="Short name, checkpoint directory, Hub id, or timm:<name>."),
@@ -50,6 +59,9 @@ def knn(
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     num_processes: int = typer.Option(1, help="Processes that share images and queries; a GPU each on cuda."),
     precision: Precision = typer.Option(Precision.fp32, help="Arithmetic of the network; the vote is in fp32."),
+    search_precision: SearchPrecision = typer.Option(
+        SearchPrecision.auto, help="Arithmetic of the search; the neighbours are those of fp32. auto: fp16 on cuda."
+    ),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
     split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
     max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
@@ -70,7 +82,7 @@ def knn(
     from synco_hub.features import ExtractionSettings
 
     if features is not None:
-        result = knn_of_features(features, k or None, best_device(device), num_processes)
+        result = knn_of_features(features, k or None, best_device(device), num_processes, search_precision.value)
     else:
         if model is None:
             raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
@@ -82,7 +94,7 @@ def knn(
             *(batch_size, num_workers, best_device(device), autocast_dtype(precision.value), max_bad_fraction),
             num_processes=num_processes,
         )
-        result = knn_of_model(model, choice, k or None, settings, save_features)
+        result = knn_of_model(model, choice, k or None, settings, save_features, search_precision.value)
     result.save(output)
     print(f"{result.dataset.count} test images of {result.dataset.name}: {result.dataset.description}")
     for name, value in result.metrics.items():

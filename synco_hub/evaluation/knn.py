@@ -18,6 +18,7 @@ from synco_hub.data import EvaluationDataset, ImageDataset
 from synco_hub.evaluation.knn_accuracy import check_temperature, knn_accuracy
 from synco_hub.evaluation.knn_average_precision import knn_average_precision
 from synco_hub.evaluation.measured_split import MeasuredSplit, measure_split, model_source
+from synco_hub.evaluation.neighbour_precision import SearchPrecision, half_precision
 from synco_hub.feature_adapter import feature_network
 from synco_hub.features import ExtractionSettings
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
@@ -34,6 +35,7 @@ def evaluate_knn(
     temperature: float = TEMPERATURE,
     settings: ExtractionSettings | None = None,
     model_name: str | None = None,
+    precision: SearchPrecision = "auto",
 ) -> EvaluationResult:
     """Measure a frozen model: the features of the training split vote for the classes of the test split.
 
@@ -46,6 +48,7 @@ def evaluate_knn(
         temperature: Temperature of the vote, above 0.
         settings: How features are computed, and where neighbours are searched.
         model_name: What the result calls the model; None for the name it was loaded by.
+        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Returns:
         ``top1_k<k>`` and, from 5 classes on, ``top5_k<k>`` in percent, or ``map_11_point_k<k>`` and
@@ -63,8 +66,9 @@ def evaluate_knn(
     _check_same_classes(train_dataset.images.class_names, test_dataset.images.class_names)
     usable_ks(ks, len(train_dataset))
     check_temperature(temperature)
-    bank, queries = (measure_split(model, dataset, settings) for dataset in (train_dataset, test_dataset))
     device = next(feature_network(model).parameters()).device if settings.device is None else settings.device
+    half_precision(precision, device)
+    bank, queries = (measure_split(model, dataset, settings) for dataset in (train_dataset, test_dataset))
     return evaluate_knn_features(
         bank,
         queries,
@@ -75,6 +79,7 @@ def evaluate_knn(
         settings.progress,
         started,
         settings.num_processes,
+        precision,
     )
 
 
@@ -88,6 +93,7 @@ def evaluate_knn_features(
     progress: bool = True,
     started: float | None = None,
     num_processes: int = 1,
+    precision: SearchPrecision = "auto",
 ) -> EvaluationResult:
     """The second half of :func:`evaluate_knn`, for features that are there already.
 
@@ -101,6 +107,7 @@ def evaluate_knn_features(
         progress: Show a progress bar.
         started: ``time.perf_counter()`` when the measurement began; None for now.
         num_processes: Processes that share the queries.
+        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Raises:
         ValueError: See :func:`evaluate_knn`.
@@ -109,10 +116,11 @@ def evaluate_knn_features(
     _check_same_classes(bank.class_names, queries.class_names)
     kept, left_out = usable_ks(ks, len(bank.features.values))
     sides = (bank.features.values, bank.features.labels, queries.features.values, queries.features.labels)
+    search = (device, progress, num_processes, precision)
     if bank.features.labels.ndim == 2:
-        metrics = knn_average_precision(*sides, kept, temperature, device, progress, num_processes)
+        metrics = knn_average_precision(*sides, kept, temperature, *search)
     else:
-        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, progress, num_processes)
+        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, *search)
     notes = [f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out]
     return EvaluationResult(
         metrics=metrics,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from synco_hub.data import UNLABELED
+from synco_hub.evaluation.neighbour_precision import SearchPrecision
 from synco_hub.evaluation.neighbour_processes import nearest_neighbours_in_processes
 from synco_hub.features import check_finite
 from synco_hub.metrics import check_label_range, target_ranks, weighted_knn_votes
@@ -27,6 +28,7 @@ def knn_accuracy(
     device: torch.device | str = "cpu",
     progress: bool = False,
     num_processes: int = 1,
+    precision: SearchPrecision = "auto",
 ) -> dict[str, float]:
     """Accuracy of the weighted vote for every k, from one search.
 
@@ -44,6 +46,7 @@ def knn_accuracy(
         device: Where similarities are computed; the vote is always counted on the CPU, in a fixed order.
         progress: Show a progress bar.
         num_processes: Processes that share the queries; with `cuda` each has a GPU of its own.
+        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Returns:
         ``top1_k<k>`` for every k and, from 5 classes on, ``top5_k<k>``; in percent.
@@ -62,7 +65,9 @@ def knn_accuracy(
             "choose every k from 1 to their number"
         )
     check_temperature(temperature)
-    found = nearest_neighbours_in_processes(bank_features, query_features, max(ks), num_processes, device, progress)
+    found = nearest_neighbours_in_processes(
+        bank_features, query_features, max(ks), num_processes, device, progress, precision
+    )
     guesses = (1, 5) if num_classes >= 5 else (1,)
     right = {(guess, k): 0 for k in sorted(set(ks)) for guess in guesses}
     neighbour_labels, query_labels = bank_labels.cpu()[found.indices], query_labels.cpu()

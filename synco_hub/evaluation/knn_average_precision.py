@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from synco_hub.evaluation.knn_accuracy import check_temperature
+from synco_hub.evaluation.neighbour_precision import SearchPrecision
 from synco_hub.evaluation.neighbour_processes import nearest_neighbours_in_processes
 from synco_hub.features import check_finite
 from synco_hub.metrics import average_precision, voc_average_precision_11_point
@@ -30,6 +31,7 @@ def knn_average_precision(
     device: torch.device | str = "cpu",
     progress: bool = False,
     num_processes: int = 1,
+    precision: SearchPrecision = "auto",
 ) -> dict[str, float]:
     """Mean average precision of the vote for every k, from one search.
 
@@ -43,6 +45,7 @@ def knn_average_precision(
         device: Where similarities are computed; the vote is always counted on the CPU.
         progress: Show a progress bar.
         num_processes: Processes that share the queries; with `cuda` each has a GPU of its own.
+        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Returns:
         ``map_11_point_k<k>`` and ``map_integral_k<k>`` for every k; in percent.
@@ -66,7 +69,9 @@ def knn_average_precision(
             f"ks={tuple(ks)} with {len(bank_features)} training images: choose each from 1 to their number"
         )
     check_temperature(temperature)
-    found = nearest_neighbours_in_processes(bank_features, query_features, max(ks), num_processes, device, progress)
+    found = nearest_neighbours_in_processes(
+        bank_features, query_features, max(ks), num_processes, device, progress, precision
+    )
     metrics = {}
     for k in sorted(set(ks)):
         blocks = [
