@@ -37,7 +37,7 @@ def convert(
     Example: synco-hub convert synco_v2_vit_small.pth --output synco-v2-deit-s
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.hub.conversion.backbone import Choices
+    from synco_hub.hub.conversion.configuration import Choices
     from synco_hub.hub.conversion.convert import ConversionSettings
     from synco_hub.hub.conversion.convert import convert as convert_checkpoint
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from synco_hub.hub.conversion.backbone import BackboneTensors
-from synco_hub.hub.conversion.layouts import BACKBONES_OF_A_PAIR, Parts
+from synco_hub.hub.conversion.parts import BACKBONES_OF_A_PAIR, Parts
 from synco_hub.hub.conversion.source import CheckpointSource, tensors_in
+from synco_hub.hub.conversion.timm_names import BackboneTensors
 
 
 def account(

@@ -9,36 +9,25 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import save_file
-from torch import Tensor
-from transformers import AutoModel
-
-from synco_hub.hub.card.facts import FACTS_FILE, write_facts
-from synco_hub.hub.card.model_card import refresh_card
-from synco_hub.hub.classifier import LinearHead, save_classifier
+from synco_hub.hub.classifier import LinearHead
 from synco_hub.hub.conversion.accounting import account
-from synco_hub.hub.conversion.backbone import (
-    BackboneTensors,
-    Choices,
-    HeadsDecision,
-    configuration_of,
-    load_strictly,
-    refuse_misfit,
-    timm_names,
-)
-from synco_hub.hub.conversion.layouts import Parts, Recognised, licence_facts, recognise, split_parts
+from synco_hub.hub.conversion.attention_heads import HeadsDecision, recorded_heads
+from synco_hub.hub.conversion.configuration import Choices, configuration_of
+from synco_hub.hub.conversion.exported_configuration import exported_configuration
 from synco_hub.hub.conversion.linear_head import head_of_file, linear_head
-from synco_hub.hub.conversion.pretraining_state import ARCHITECTURE, pretraining_method, pretraining_state
+from synco_hub.hub.conversion.parts import Parts, split_parts
+from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
+from synco_hub.hub.conversion.recognition import Recognised, recognise
 from synco_hub.hub.conversion.report import ConversionReport, feature_checksum
 from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, open_source
 from synco_hub.hub.conversion.stock_configuration import stock_configuration
-from synco_hub.hub.export.network import CONFIG_FIELDS
+from synco_hub.hub.conversion.strict_loading import load_strictly, refuse_misfit
+from synco_hub.hub.conversion.timm_names import BackboneTensors, timm_names
+from synco_hub.hub.conversion.written_checkpoint import Converted, write_converted
 from synco_hub.hub.export.stock_names import from_stock_names
 from synco_hub.hub.loading import TIMM_PREFIX
-from synco_hub.hub.registration import register
-from synco_hub.hub.weight_fit import check_depth, expected_shapes
-from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.hub.weight_fit import expected_shapes
+from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.written_directory import directory_written_whole, refuse_filled
 
 _SHOWN = 20
@@ -62,18 +51,6 @@ class ConversionSettings:
     whole_pretraining_state: bool = False
     head: str | None = None
     choices: Choices = field(default_factory=Choices)
-
-
-@dataclass(frozen=True)
-class _Converted:
-    """A network in this package's form, before it is written."""
-
-    model: SynCoModel
-    backbones: dict[str, BackboneTensors]
-    heads: HeadsDecision
-    branch: tuple[str, str]
-    head: LinearHead | None
-    state: dict[str, Tensor] | None
 
 
 def convert(source_name: str, output: Path, settings: ConversionSettings | None = None) -> ConversionReport:
@@ -107,13 +84,13 @@ def convert(source_name: str, output: Path, settings: ConversionSettings | None 
     converted = _converted(source, recognised, parts, settings, method)
     report = _report(source, recognised, parts, settings.head is None, converted)
     with directory_written_whole(output) as directory:
-        _write(directory, output.absolute().name, source, recognised, converted, report)
+        write_converted(directory, output.absolute().name, source, recognised, converted, report)
     return report
 
 
 def _converted(
     source: CheckpointSource, recognised: Recognised, parts: Parts, settings: ConversionSettings, method: str | None
-) -> _Converted:
+) -> Converted:
     branch = _branch(recognised, parts, settings)
     backbone = _timm_tensors(source, parts.tensors[branch[0]])
     config, heads = _configuration(source, recognised, backbone, settings.choices)
@@ -135,7 +112,7 @@ def _converted(
             f"The head reads {head.weight.shape[1]} features, but the backbone gives {model.config.hidden_size}: it "
             "was trained on another feature (DINO's reads several blocks) or network."
         )
-    return _Converted(model, backbones, heads, branch, head, state)
+    return Converted(model, backbones, heads, branch, head, state)
 
 
 def _own_head(source: CheckpointSource, backbone: BackboneTensors) -> LinearHead | None:
@@ -175,7 +152,7 @@ def _configuration(
     if source.kind == "transformers":
         return stock_configuration(source.config, backbone, choices)
     if "architecture" not in source.config and source.config:
-        config = _exported_configuration(source)
+        config = exported_configuration(source)
         return config, HeadsDecision(config.num_heads, "as the file says, which this package exported")
     named = source.name.removeprefix(TIMM_PREFIX) if source.name.startswith(TIMM_PREFIX) else None
     named = named or source.config.get("architecture")
@@ -183,43 +160,7 @@ def _configuration(
         # timm's own name may end in a tag of the weights.
         choices = Choices(str(named).split(".")[0], choices.num_heads, choices.image_size)
     model = (source.content.get("config") or {}) if isinstance(source.content.get("config"), dict) else {}
-    return configuration_of(backbone, recognised.name, recognised.layout, choices, _recorded_heads(model))
-
-
-def _exported_configuration(source: CheckpointSource) -> SynCoConfig:
-    """The configuration that an export of ours carries; a stranger's file must not set anything else by it."""
-    if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
-        raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
-    labels = _labels(source)
-    values: dict[str, Any] = {key: value for key, value in source.config.items() if key != "id2label"}
-    values |= {"id2label": labels} if labels else {}
-    try:
-        if "depth" in values:
-            check_depth(values["depth"], len(source.content))
-        return SynCoConfig(**values)
-    except (TypeError, OverflowError, AttributeError) as error:
-        raise ValueError(f"{source.name} has a configuration of impossible values ({error}).") from error
-
-
-def _labels(source: CheckpointSource) -> dict[int, str]:
-    try:
-        return {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
-    except (ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{source.name} has a configuration whose id2label is no map of class numbers to names ({error}): the "
-            "file is refused."
-        ) from error
-
-
-def _recorded_heads(config: dict[str, Any]) -> Any:
-    """What the file's configuration says about heads; the synco-v2 authors' code does not read it."""
-    waiting: list[Any] = [config]
-    while waiting:
-        values = waiting.pop()
-        if "NUM_HEADS" in values:
-            return values["NUM_HEADS"]
-        waiting.extend(value for value in values.values() if isinstance(value, dict))
-    return None
+    return configuration_of(backbone, recognised.name, recognised.layout, choices, recorded_heads(model))
 
 
 def _target(parts: Parts, model: Any, recognised: Recognised, method: str | None) -> BackboneTensors:
@@ -235,7 +176,7 @@ def _target(parts: Parts, model: Any, recognised: Recognised, method: str | None
 
 
 def _report(
-    source: CheckpointSource, recognised: Recognised, parts: Parts, own_head: bool, converted: _Converted
+    source: CheckpointSource, recognised: Recognised, parts: Parts, own_head: bool, converted: Converted
 ) -> ConversionReport:
     layout, config = recognised.layout, converted.model.config
     whole = converted.state is not None
@@ -254,44 +195,3 @@ def _report(
         features=feature_checksum(converted.model),
         licence={"id": layout.licence, "note": layout.licence_note},
     )
-
-
-def _write(
-    directory: Path,
-    name: str,
-    source: CheckpointSource,
-    recognised: Recognised,
-    converted: _Converted,
-    report: ConversionReport,
-) -> None:
-    model: Any = converted.model
-    processor = source.processor or image_processor(model.config.image_size)
-    if converted.head is not None:
-        save_classifier(directory, name, model, processor, converted.head)
-    else:
-        model.save_pretrained(directory)
-        processor.save_pretrained(directory)
-    if converted.state is not None:
-        _write_state(directory, model.config, converted.state)
-    report.save(directory)
-    write_facts(directory / FACTS_FILE, licence_facts(recognised.layout))
-    refresh_card(directory, name)
-    _check_written(directory, model)
-
-
-def _write_state(directory: Path, config: SynCoConfig, state: dict[str, Tensor]) -> None:
-    config.architectures = [ARCHITECTURE]
-    config.save_pretrained(directory)
-    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
-    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
-
-
-@torch.no_grad()
-def _check_written(directory: Path, model: SynCoModel) -> None:
-    """Load what was written as a user would, and compare every weight."""
-    register()
-    loaded = AutoModel.from_pretrained(directory)
-    ours, theirs = model.state_dict(), loaded.state_dict()
-    differ = [key for key in ours if key not in theirs or not torch.equal(ours[key], theirs[key])]
-    if differ or loaded.config.num_heads != model.config.num_heads:
-        raise RuntimeError(f"{directory} does not load as it was written (first: {differ[:3]}).")

@@ -9,8 +9,8 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
 from synco_hub.hub.classifier import LinearHead
-from synco_hub.hub.conversion.backbone import finite
 from synco_hub.hub.conversion.source import is_tensor, load_tensor, open_source, shape_of
+from synco_hub.hub.conversion.strict_loading import finite
 
 # What projects call the layer, most telling first.
 _LAYERS = ("head.fc", "head", "linear", "classifier", "fc", "")

@@ -12,8 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synco_hub.hub.conversion.backbone import BackboneTensors, finite
 from synco_hub.hub.conversion.source import load_tensor, shape_of
+from synco_hub.hub.conversion.strict_loading import finite
+from synco_hub.hub.conversion.timm_names import BackboneTensors
 
 ARCHITECTURE = "SynCoForPreTraining"
 # A head is Linear, BatchNorm, ReLU, Linear (paper section 7.2); `linear_hidden.0` is an identity.

@@ -12,7 +12,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from synco_hub.hub.conversion.torch_file import StoredTensor, read_torch_file
+from synco_hub.hub.conversion.stored_tensor import StoredTensor
+from synco_hub.hub.conversion.torch_file import read_torch_file
 from synco_hub.hub.loading import TIMM_PREFIX, load_model
 
 _READ_AT_ONCE = 1 << 22
@@ -112,6 +113,30 @@ def _open_directory(path: Path) -> CheckpointSource:
     return CheckpointSource(
         str(path), "timm" if kind == "timm" else "transformers", sha256_of(weights), tensors, config
     )
+
+
+def weights_in(source: CheckpointSource, container: str | None) -> Mapping[str, Any]:
+    """The dictionary of weights of a checkpoint; a file that is nothing else is its own container.
+
+    Args:
+        source: The opened checkpoint.
+        container: Key of the dictionary; None where the weights are at the top.
+
+    Raises:
+        ValueError: If there is no such dictionary, or something in it is no tensor.
+    """
+    state = source.content if container is None else source.content.get(container)
+    if state is None and any(is_tensor(value) for value in source.content.values()):
+        state = source.content
+    if not isinstance(state, Mapping) or not any(is_tensor(value) for value in state.values()):
+        raise ValueError(
+            f"{source.name} has no dictionary of tensors under {container!r} (it has {sorted(source.content)[:8]}): "
+            "give another --layout."
+        )
+    wrong = [key for key, value in state.items() if not isinstance(key, str) or not is_tensor(value)]
+    if wrong:
+        raise ValueError(f"{source.name}: among the weights {wrong[:5]} are no tensors: the file is refused.")
+    return state
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

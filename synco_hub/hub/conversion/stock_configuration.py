@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from synco_hub.hub.conversion.backbone import BackboneTensors, Choices, HeadsDecision, nearest_backbone
-from synco_hub.hub.conversion.layouts import has_sincos_position_embedding
+from synco_hub.hub.conversion.attention_heads import HeadsDecision
+from synco_hub.hub.conversion.configuration import Choices, nearest_backbone
+from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
 from synco_hub.hub.conversion.source import load_tensor
+from synco_hub.hub.conversion.timm_names import BackboneTensors
 from synco_hub.models import SynCoConfig
 
 # What transformers' configurations take when config.json leaves a number out.

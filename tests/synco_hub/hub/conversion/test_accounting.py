@@ -3,9 +3,10 @@ import torch
 from foreign_checkpoints import AUTHORS_CONFIG, moby_like, swin
 
 from synco_hub.hub.conversion.accounting import account
-from synco_hub.hub.conversion.backbone import timm_names
-from synco_hub.hub.conversion.layouts import recognise, split_parts
+from synco_hub.hub.conversion.parts import split_parts
+from synco_hub.hub.conversion.recognition import recognise
 from synco_hub.hub.conversion.source import CheckpointSource
+from synco_hub.hub.conversion.timm_names import timm_names
 
 
 @pytest.mark.parametrize("whole", [False, True])

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 import synco_hub  # noqa: F401  (registers the model type)
-from synco_hub.hub.conversion.backbone import Choices
+from synco_hub.hub.conversion.configuration import Choices
 from synco_hub.hub.conversion.convert import ConversionSettings, convert
 from trainers import SynCoForPreTraining
 

@@ -2,8 +2,8 @@ import pytest
 import torch
 from foreign_checkpoints import head
 
-from synco_hub.hub.conversion.backbone import BackboneTensors
 from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
+from synco_hub.hub.conversion.timm_names import BackboneTensors
 from synco_hub.models import SynCoConfig
 from trainers import SynCoForPreTraining
 

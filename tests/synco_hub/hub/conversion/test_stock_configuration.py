@@ -2,8 +2,9 @@ import pytest
 from foreign_checkpoints import swin, vit
 from transformers import SwinConfig, ViTConfig
 
-from synco_hub.hub.conversion.backbone import Choices, timm_names
+from synco_hub.hub.conversion.configuration import Choices
 from synco_hub.hub.conversion.stock_configuration import stock_configuration
+from synco_hub.hub.conversion.timm_names import timm_names
 
 
 @pytest.mark.parametrize("stock", [ViTConfig(), SwinConfig()], ids=["vit", "swin"])

@@ -1,7 +1,6 @@
 import argparse
 import io
 import pickle
-import struct
 import zipfile
 from pathlib import Path
 
@@ -9,7 +8,8 @@ import pytest
 import torch
 from foreign_checkpoints import yacs
 
-from synco_hub.hub.conversion.torch_file import StoredTensor, read_torch_file
+from synco_hub.hub.conversion.stored_tensor import StoredTensor
+from synco_hub.hub.conversion.torch_file import read_torch_file
 
 
 @pytest.fixture(params=["zip", "legacy"])
@@ -106,29 +106,6 @@ def rewritten(path, change, **extra):
 def zipped(tmp_path, content):
     torch.save(content, tmp_path / "file.pth")
     return tmp_path / "file.pth"
-
-
-def test_absurd_sizes_are_refused_before_memory_is_taken(tmp_path):
-    tensor = torch.zeros(100)  # 100 is written as K\x64
-    absurd = b"J" + struct.pack("<i", 2**31 - 1)
-    for change, message in (
-        (lambda data: data.replace(b"K\x64", absurd), "has no room|claims|where the file has"),
-        (lambda data: data.replace(b"K\x64", b"K\x63"), r"claims 99 numbers of float32 \(396 bytes\)"),
-    ):
-        path = rewritten(zipped(tmp_path, {"x": tensor}), change)
-        with pytest.raises(ValueError, match=message):
-            read_torch_file(path)
-    # An expanded tensor: four bytes in the file, a terabyte in memory.
-    expanded = torch.zeros(1).expand(1 << 20, 1 << 18)
-    with pytest.raises(ValueError, match="which has no room"):
-        read_torch_file(zipped(tmp_path, {"x": expanded}))
-
-
-def test_views_outside_of_their_storage_are_refused(tmp_path):
-    tensor = torch.zeros(9)[2:5]  # offset 2, size 3
-    path = rewritten(zipped(tmp_path, {"x": tensor}), lambda data: data.replace(b"K\x02", b"K\x07", 1))
-    with pytest.raises(ValueError, match="has no room"):
-        read_torch_file(path)
 
 
 def test_zip_bombs_and_repeated_entries_are_refused(tmp_path):

@@ -1,0 +1,95 @@
+"""Which project's layout a checkpoint has, told by its keys, its configuration and its position embedding."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from synco_hub.hub.conversion.layouts import CHOICES, LAYOUTS, Layout
+from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
+from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, weights_in
+from synco_hub.models.backbones_synco import suggest
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """Which layout, and by what it was told."""
+
+    name: str
+    reason: str
+
+    @property
+    def layout(self) -> Layout:
+        """The row of `LAYOUTS`."""
+        return LAYOUTS[self.name]
+
+
+def recognise(source: CheckpointSource, wanted: str = "auto") -> Recognised:
+    """Tell a checkpoint's layout from its keys.
+
+    Args:
+        source: The opened checkpoint.
+        wanted: `auto`, or the layout that the user says it has.
+
+    Raises:
+        ValueError: If nothing tells it, or what is wanted is unknown.
+    """
+    if wanted not in CHOICES:
+        raise ValueError(f"layout={wanted!r} is unknown: use one of {', '.join(CHOICES)}.{suggest(wanted, CHOICES)}")
+    if source.kind == "transformers":
+        return Recognised("transformers", "a directory with a stock model's config.json")
+    if wanted != "auto":
+        return Recognised(wanted, "as given by --layout")
+    if source.kind == "timm" or source.config:
+        return Recognised("timm", "the network of a timm name, or a file of timm keys that says how it was built")
+    content = source.content
+    if {"student", "teacher"} & set(content):
+        return Recognised("dino", "it holds student and teacher")
+    container = next((key for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
+    keys = [key.removeprefix("module.") for key in (content[container] if container else content)]
+    if any(key.startswith(("base_encoder.", "momentum_encoder.")) for key in keys):
+        return Recognised("moco-v3", "keys begin with base_encoder. or momentum_encoder.")
+    if any(key.startswith("backbone.") for key in keys):
+        return Recognised("dino", "keys begin with backbone.")
+    if told := _told_by_config(content.get("config")):
+        return told
+    return _told_by_position_embedding(source, container, keys)
+
+
+def _told_by_config(config: Any) -> Recognised | None:
+    model = config.get("MODEL") if isinstance(config, Mapping) else None
+    if not isinstance(model, Mapping):
+        return None
+    # Both projects share their code's ancestor; only the later one names its encoder so, and has other methods.
+    field = "ENCODER" if "ENCODER" in model else "TYPE"
+    if field == "ENCODER" or model.get(field) in ("synco", "byol"):
+        return Recognised("synco-v2", f"its config says MODEL.{field} = {model[field]!r}")
+    return Recognised("moby", "its config has MODEL and no MODEL.ENCODER, as in Microsoft's code")
+
+
+def _told_by_position_embedding(source: CheckpointSource, container: str | None, keys: list[str]) -> Recognised:
+    state = {key.removeprefix("module."): value for key, value in weights_in(source, container).items()}
+    pair = any(key.startswith("encoder.") for key in keys)
+    embedding = next((state[key] for key in ("encoder.pos_embed", "pos_embed") if key in state), None)
+    if embedding is not None and not has_sincos_position_embedding(load_tensor(embedding)):
+        name = "moby" if pair else "timm"
+        return Recognised(name, f"{'encoder and ' if pair else ''}ViT keys with a learned position embedding")
+    if pair and embedding is not None:
+        return Recognised("synco-v2", "encoder, projector and a fixed sine-cosine position embedding")
+    if embedding is not None:
+        raise ValueError(
+            f"{source.name} holds a plain ViT with a fixed position embedding, as of synco-v2 or moco-v3 (12 heads "
+            "at width 384) or timm (6), and no key tells how many: give --layout, and if need be --num-heads."
+        )
+    if not pair and any(key.startswith(("layers.", "patch_embed.")) for key in keys):
+        return Recognised("timm", "plain Swin keys")
+    if pair:
+        raise ValueError(
+            f"{source.name} holds a Swin as synco-v2 and moby write it and no config; the two differ in the epsilon "
+            "of their norms: give --layout synco-v2 or --layout moby."
+        )
+    raise ValueError(
+        f"{source.name} has none of the known layouts ({', '.join(CHOICES[1:])}); its first keys are "
+        f"{sorted(map(str, keys))[:5]}: give --layout if it is one of them."
+    )
