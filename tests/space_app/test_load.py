@@ -4,6 +4,7 @@ The long form is `python tests/benchmarks/benchmark_space.py`, which also report
 """
 
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
 
 
 @pytest.fixture
-def benchmark(monkeypatch):
+def benchmark(monkeypatch, tmp_path):
+    # gradio's client leaves an empty folder there for each picture that it fetches.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     monkeypatch.setattr(sys, "path", [str(BENCHMARKS), *sys.path])
     import benchmark_space
 
