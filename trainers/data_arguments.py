@@ -5,9 +5,12 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
+from synco_hub.data import ImageDataset, load_dataset, open_stream
+from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.retries import DEFAULT_RETRIES
-from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER
+from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER, StreamSettings
 from synco_hub.models import SynCoConfig
+from trainers.stream_loading import StreamedData
 
 
 @dataclass
@@ -46,11 +49,62 @@ class DataArguments:
     split_seed: int = field(
         default=0, metadata={"help": "Seed of the 80/20 split of a folder without test images; the same in evaluate."}
     )
+    knn_dataset: str | None = field(
+        default=None,
+        metadata={"help": "What --knn-every-epochs measures on, as --dataset; default: that itself."},
+    )
+    knn_data_dir: str | None = field(default=None, metadata={"help": "Folder of the files of --knn-dataset."})
+    knn_images: int | None = field(
+        default=None,
+        metadata={"help": "Images of each split that k-NN takes at most; default: all, with --streaming 10000."},
+    )
 
     def __post_init__(self) -> None:
         """Refuses flags that would be ignored."""
         if self.images_per_epoch is not None and not self.streaming:
             raise ValueError("--images-per-epoch is for --streaming: add that, or leave it out.")
+        if self.knn_data_dir is not None and self.knn_dataset is None:
+            raise ValueError(f"--knn-data-dir {self.knn_data_dir}: say by --knn-dataset which set its files are of.")
+        if self.knn_images is not None and self.knn_images < 1:
+            raise ValueError(f"--knn-images {self.knn_images}: give at least 1, or leave it out.")
+
+    def images(self, split: str, image_size: int | None, max_images: int | None = None) -> ImageDataset:
+        """One split of the data set, by position.
+
+        Args:
+            split: `train` or `test`.
+            image_size: Size in pixels at which fractals are drawn.
+            max_images: See `load_dataset`.
+
+        Raises:
+            ValueError: As `load_dataset`.
+        """
+        return load_dataset(
+            self.dataset,
+            split=split,
+            seed=self.split_seed,
+            image_size=image_size,
+            data_dir=self.data_dir,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            config=self.config,
+            revision=self.revision,
+            dataset_id=self.dataset_id,
+            max_images=max_images,
+        )
+
+    def stream(self, seed: int) -> StreamedData:
+        """The training split as a stream; its labels are not read.
+
+        Args:
+            seed: Draws the order.
+
+        Raises:
+            ValueError: As `open_stream`.
+        """
+        source = HubSource(self.dataset, self.config, self.revision, self.data_dir, self.image_column)
+        settings = StreamSettings(seed, self.shuffle_buffer, self.stream_retries)
+        return StreamedData(open_stream(source, "train", self.dataset_id), settings)
 
 
 @dataclass

@@ -21,7 +21,7 @@ class KnnCallback(TrainerCallback):
     """Measures the online backbone at the end of every n-th epoch and of the run, on the first process.
 
     The network, its training flags and the random state are left as they were, so a measured run has the bits of one
-    that is not measured.
+    that is not measured. A measurement that fails is said and left out: it is no reason to lose the training.
 
     Args:
         trainer: Whose model is measured.
@@ -29,9 +29,6 @@ class KnnCallback(TrainerCallback):
         test: The queries.
         every_epochs: Epochs between two measurements, above 0.
         settings: How features are computed.
-
-    Raises:
-        ValueError: If the number of epochs is not positive.
     """
 
     def __init__(
@@ -42,13 +39,16 @@ class KnnCallback(TrainerCallback):
         every_epochs: float,
         settings: ExtractionSettings | None = None,
     ) -> None:
-        if every_epochs <= 0:
-            raise ValueError(f"knn_every_epochs={every_epochs} is not positive: give 1 or more, or leave it out.")
         self.trainer = trainer
         self.train = train
         self.test = test
         self.every_epochs = every_epochs
-        self.settings = settings or ExtractionSettings(num_workers=0, device=str(trainer.args.device), progress=False)
+        self.settings = settings or ExtractionSettings(
+            num_workers=0,
+            device=str(trainer.args.device),
+            max_bad_fraction=trainer.args.max_bad_fraction,
+            progress=False,
+        )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -66,10 +66,13 @@ class KnnCallback(TrainerCallback):
     def measure(self, state: TrainerState) -> None:
         """Add k-NN top-1 to the log of the current step."""
         devices = [self.trainer.args.device] if self.trainer.args.device.type == "cuda" else []
-        with torch.random.fork_rng(devices):
-            result = evaluate_knn(
-                self.trainer.unwrapped_model.synco, self.train, self.test, settings=self.settings, model_name="online"
-            )
+        network = self.trainer.unwrapped_model.synco
+        try:
+            with torch.random.fork_rng(devices):
+                result = evaluate_knn(network, self.train, self.test, settings=self.settings, model_name="online")
+        except (ValueError, OSError) as error:
+            logger.warning("k-NN after step %d was left out: %s", state.global_step, error)
+            return
         accuracies = {f"knn_{name}": value for name, value in result.metrics.items() if name.startswith("top1")}
         self.trainer.log(accuracies)
         logger.info("k-NN after step %d: %s", state.global_step, accuracies)

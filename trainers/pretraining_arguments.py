@@ -193,7 +193,8 @@ class SynCoTrainingArguments(TrainingArguments):
         default=0.01, metadata={"help": "Share of the data set that may be unreadable before the run fails."}
     )
     knn_every_epochs: float | None = field(
-        default=None, metadata={"help": "Measure k-NN accuracy every so many epochs; the data needs labels."}
+        default=None,
+        metadata={"help": "Measure k-NN accuracy every so many epochs; the images need classes, see --knn-dataset."},
     )
     resume: bool = field(default=False, metadata={"help": "Continue from the newest whole checkpoint, if any."})
     remove_unused_columns: bool = field(default=False, metadata={"help": "Off: the views are not model columns."})
@@ -234,6 +235,10 @@ class SynCoTrainingArguments(TrainingArguments):
         self.augment_on = resolved_place(self.augment_on, self.device.type)
         if given is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
+        if self.knn_every_epochs is not None and self.knn_every_epochs <= 0:
+            raise ValueError(
+                f"knn_every_epochs={self.knn_every_epochs} is not positive: give 1 or more, or leave it out."
+            )
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
                 f"save_total_limit={self.save_total_limit} would delete the only whole checkpoint while the next is "

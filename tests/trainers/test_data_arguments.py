@@ -1,7 +1,7 @@
 import pytest
 
 from trainers.data_arguments import BackboneArguments, DataArguments
-from trainers.pretrain import parse
+from trainers.pretraining_flags import parse
 
 
 def test_flags_describe_a_config(tmp_path):

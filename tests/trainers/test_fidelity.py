@@ -4,7 +4,7 @@ from torch import nn
 
 from synco_hub.models import SynCoConfig
 from trainers.fidelity import fidelity_settings
-from trainers.pretrain import parse
+from trainers.pretraining_flags import parse
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.schedules import learning_rate_factor, synthetic_epochs

@@ -1,10 +1,21 @@
+"""k-NN on the way: the run has the bits of one that is not measured, however its images come."""
+
+import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
+import torch
 from PIL import Image
 
 from trainers.knn_callback import KnnCallback
 from trainers.pretrain import main
+from trainers.pretraining_trainer import SynCoTrainer
+
+datasets = pytest.importorskip("datasets")
 
 FLAGS = (
     "--backbone vit-nano --depth 1 --queue-size 16 --num-hard-negatives 4 --projection-hidden-dim 16 "
@@ -42,6 +53,140 @@ def test_images_without_labels_cannot_be_measured(tmp_path, capsys):
     assert not (tmp_path / "run").exists()
 
 
-def test_an_interval_that_is_none_is_refused():
-    with pytest.raises(ValueError, match="knn_every_epochs=0 is not positive"):
-        KnnCallback(None, None, None, 0)  # type: ignore[arg-type]
+@pytest.fixture
+def table(tmp_path) -> Path:
+    """Parquet shards of three classes, sorted by class, one row of each shard damaged."""
+    generator = torch.Generator().manual_seed(0)
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["r", "g", "b"])})
+
+    def cell(label: int) -> dict[str, object]:
+        pixels = torch.randint(0, 90, (34, 33, 3), generator=generator, dtype=torch.uint8)
+        pixels[..., label] += 150
+        buffer = io.BytesIO()
+        Image.fromarray(pixels.numpy()).save(buffer, "PNG")
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    for split, files, rows in (("train", 4, 11), ("validation", 1, 9)):
+        labels = [index * 3 // (files * rows) for index in range(files * rows)]
+        cells = [cell(label) for label in labels]
+        for number in range(files):
+            part = slice(number * rows, (number + 1) * rows)
+            if split == "train":
+                cells[part.start + 3]["bytes"] = b"damaged"
+            shard = datasets.Dataset.from_dict({"image": cells[part], "label": labels[part]}, features=features)
+            shard.to_parquet(tmp_path / "table" / f"{split}-{number:05d}-of-{files:05d}.parquet", batch_size=4)
+    return tmp_path / "table"
+
+
+STREAMED = [
+    *("--streaming --shuffle-buffer 9 --max-bad-fraction 0.2 --save-strategy steps --save-steps 3").split(),
+    *("--max-steps 16 --learning-rate 1e-3 --dataloader-num-workers 1").split(),
+]
+
+
+def same_bits(one: Path, other: Path, step: int, processes: int = 1) -> bool:
+    """Weights, optimizer and random state of a checkpoint."""
+    states = ["rng_state.pth"] if processes == 1 else [f"rng_state_{rank}.pth" for rank in range(processes)]
+    folders = [run / f"checkpoint-{step}" for run in (one, other)]
+    assert all((folders[0] / name).is_file() for name in states)
+    weights = all(
+        (one / name).read_bytes() == (other / name).read_bytes()
+        for name in ("model.safetensors", f"checkpoint-{step}/model.safetensors")
+    )
+    loaded = [
+        [torch.load(folder / name, weights_only=False) for name in ("optimizer.pt", *states)] for folder in folders
+    ]
+    return weights and equal(*loaded)
+
+
+def equal(one: object, other: object) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(equal(one[key], other[key]) for key in one)
+    if isinstance(one, (list, tuple)):
+        return len(one) == len(other) and all(equal(a, b) for a, b in zip(one, other, strict=True))
+    return bool((one == other) if not hasattr(one, "shape") else (one == other).all())
+
+
+def test_a_measured_stream_has_the_bits_of_one_that_is_not_and_so_has_its_continuation(table, tmp_path, monkeypatch):
+    plain, measured, stopped = (tmp_path / name for name in ("plain", "measured", "stopped"))
+    knn = ["--knn-every-epochs", "0.5", "--knn-images", "30"]
+    argv = [*FLAGS, *STREAMED, "--dataset", str(table)]
+    main([*argv, "--output-dir", str(plain)])
+    main([*argv, *knn, "--output-dir", str(measured)])
+    assert same_bits(plain, measured, 16)
+    # Killed within the second epoch, when the stream's place is not at its start.
+    with monkeypatch.context() as patched:
+        step = SynCoTrainer.training_step
+
+        def dies(trainer, *args, **kwargs):
+            if trainer.state.global_step == 14:
+                raise KeyboardInterrupt
+            return step(trainer, *args, **kwargs)
+
+        patched.setattr(SynCoTrainer, "training_step", dies)
+        with pytest.raises(SystemExit):
+            main([*argv, *knn, "--output-dir", str(stopped)])
+    assert not (stopped / "model.safetensors").exists()
+    main([*argv, *knn, "--output-dir", str(stopped), "--resume"])
+    assert same_bits(plain, stopped, 16)
+    one, other = (json.loads((run / "pretraining_summary.json").read_text()) for run in (measured, stopped))
+    # 44 images in batches of 4: an epoch has 11 steps; half of one, and the end of the run.
+    assert [entry["step"] for entry in one["knn"]] == [6, 11, 16]
+    assert one["knn"] == other["knn"]
+    assert one["knn_data"] == other["knn_data"]
+    assert one["knn_data"]["bank"]["split_rule"].endswith("30 rows spread over it")
+    assert one["knn_data"]["queries"]["num_images"] == 9
+
+
+def test_another_data_set_can_be_measured_on(table, tmp_path):
+    argv = [*FLAGS, *STREAMED, "--dataset", str(table), "--knn-every-epochs", "9", "--max-steps", "3"]
+    own = "fractals:num_classes=3,train_images_per_class=9,test_images_per_class=2"
+    main([*argv, "--knn-dataset", own, "--knn-images", "12", "--output-dir", str(tmp_path / "run")])
+    summary = json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())
+    assert [entry["step"] for entry in summary["knn"]] == [3]
+    assert [summary["knn_data"][side]["num_images"] for side in ("bank", "queries")] == [12, 6]
+
+
+def test_a_measurement_that_fails_is_said_and_the_training_goes_on(table, tmp_path, monkeypatch, caplog):
+    def fails(*args, **kwargs):
+        raise ValueError("too many images cannot be read")
+
+    monkeypatch.setattr("trainers.knn_callback.evaluate_knn", fails)
+    argv = [*FLAGS, *STREAMED, "--dataset", str(table), "--knn-every-epochs", "9", "--max-steps", "2"]
+    main([*argv, "--output-dir", str(tmp_path / "run")])
+    assert "k-NN after step 2 was left out: too many images cannot be read" in caplog.text
+    assert json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())["knn"] == []
+
+
+def test_as_many_images_may_be_unreadable_as_in_training(table, tmp_path, monkeypatch):
+    seen = []
+    measure = KnnCallback.measure
+    monkeypatch.setattr(
+        KnnCallback, "measure", lambda callback, state: (seen.append(callback.settings), measure(callback, state))
+    )
+    argv = [*FLAGS, *STREAMED, "--dataset", str(table), "--knn-every-epochs", "9", "--max-steps", "1"]
+    main([*argv, "--output-dir", str(tmp_path / "run")])
+    assert [settings.max_bad_fraction for settings in seen] == [0.2]
+    # Four of 44 rows of the bank are damaged.
+    assert len(json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())["knn"]) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("way", ["by position", "as a stream"])
+def test_two_processes_have_the_same_bits_too(way, table, tmp_path):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "passive"}
+    argv = [*FLAGS, *STREAMED, "--dataset", str(table)]
+    if way == "by position":
+        argv.remove("--streaming")
+    launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "trainers.pretrain"]
+    for name, flags in (("plain", []), ("measured", ["--knn-every-epochs", "1"])):
+        command = [sys.executable, *launcher, *argv, *flags, "--output-dir", str(tmp_path / name)]
+        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
+        assert ended.returncode == 0, ended.stderr[-3000:]
+    assert same_bits(tmp_path / "plain", tmp_path / "measured", 16, processes=2)
+    summary = json.loads((tmp_path / "measured" / "pretraining_summary.json").read_text())
+    # Of a global batch of 8, five steps an epoch.
+    assert [entry["step"] for entry in summary["knn"]] == [5, 10, 15, 16]

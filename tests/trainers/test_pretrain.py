@@ -6,7 +6,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from synco_hub.data import load_dataset
-from trainers.pretrain import main, parse
+from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
 
 TINY = (
@@ -117,18 +117,3 @@ def test_bad_input_is_one_line_and_nothing_is_written(photographs, tmp_path, cap
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
-
-
-def test_an_unknown_flag_names_the_nearest(tmp_path):
-    with pytest.raises(ValueError, match=r"--quee-size is not a flag.*'--queue-size'"):
-        parse(["--output-dir", str(tmp_path), "--use-cpu", "--quee-size", "3"])
-
-
-def test_help_has_an_example_and_the_papers_defaults(capsys):
-    with pytest.raises(SystemExit) as exit_info:
-        parse(["--help"])
-    text = capsys.readouterr().out
-    assert exit_info.value.code == 0
-    assert "example: synco-hub pretrain" in text
-    assert "--num-hard-negatives" in text
-    assert "--num-processes" in text

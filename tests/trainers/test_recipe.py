@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from trainers.pretrain import main, parse
+from trainers.pretrain import main
+from trainers.pretraining_flags import parse
 from trainers.recipe import RECIPES, as_flags, recipe_flags, recipe_names
 from trainers.synthetic_negatives import SyntheticNegatives
 

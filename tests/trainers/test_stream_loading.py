@@ -124,12 +124,12 @@ def test_another_data_set_and_another_way_of_reading_are_refused(table, tmp_path
         assert any(word in error for word in text.split("|"))
 
 
-def test_an_epoch_of_a_stream_may_be_given_and_k_nn_needs_positions(table, tmp_path, capsys):
+def test_an_epoch_of_a_stream_may_be_given_and_bad_flags_are_refused(table, tmp_path, capsys):
     train(table, tmp_path / "short", "--images-per-epoch", "8", "--max-steps", "3")
     manifest = json.loads((tmp_path / "short" / "checkpoint-3" / "manifest.json").read_text())
     assert (manifest["steps_per_epoch"], manifest["num_images"]) == (2, 8)
     for flags, text in (
-        (["--knn-every-epochs", "1"], "--knn-every-epochs reads the images by position"),
+        (["--knn-every-epochs", "1"], "another data set to measure on with --knn-dataset"),
         (["--shuffle-buffer", "-1"], "--shuffle-buffer -1"),
         (["--per-device-train-batch-size", "32"], "fewer than one batch of 32"),
     ):
