@@ -16,8 +16,8 @@ def check_result_file(path: Path, flag: str = "--output") -> None:
         flag: How it was given, for the message.
 
     Raises:
-        ValueError: If it is a folder or a device, lies inside a file, or is a file of something else.
-        OSError: If nothing can be written there.
+        ValueError: If it is a folder or a device, lies inside a file, is a file of something else, or nothing can be
+            written there.
     """
     check_output_file(path, flag)
     if path.is_file() and path.stat().st_size and not _is_json(path):
@@ -33,8 +33,8 @@ def check_output_file(path: Path, flag: str, suffixes: Sequence[str] = ()) -> No
         suffixes: The formats there are; none allows any.
 
     Raises:
-        ValueError: If it is a folder or a device, lies inside a file, or has another suffix.
-        OSError: If nothing can be written there.
+        ValueError: If it is a folder or a device, lies inside a file, has another suffix, or nothing can be written
+            there.
     """
     if path.is_dir():
         raise ValueError(f"{flag} {path}: is a folder; give the path of a file.")
@@ -53,8 +53,7 @@ def check_output_folder(path: Path, flag: str) -> None:
         flag: How it was given, for the message.
 
     Raises:
-        ValueError: If it is a file, or lies inside one.
-        OSError: If nothing can be written there.
+        ValueError: If it is a file, lies inside one, or nothing can be written there.
     """
     if path.exists() and not path.is_dir():
         raise ValueError(f"{flag} {path}: is a file; give the path of a folder.")
@@ -71,7 +70,10 @@ def _check_place(folder: Path, path: Path, flag: str) -> None:
         with tempfile.TemporaryFile(dir=place) as stream:
             stream.write(b"\0")
     except OSError as error:
-        raise OSError(error.errno, error.strerror, str(place)) from None
+        raise ValueError(
+            f"{flag} {path}: nothing can be written in {place} ({error.strerror}); give a path on another disk or in "
+            "another folder, or make room or change its permissions."
+        ) from None
 
 
 def _is_json(path: Path) -> bool:

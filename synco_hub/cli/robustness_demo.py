@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -14,6 +15,9 @@ from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.output_paths import check_output_folder
 
 CHECKPOINT = "synco-v2-vit-nano"
+# What linear probing writes last, for our backbones and for others.
+FINISHED = ("model.safetensors", "linear_head.safetensors")
+PROBE_SETTINGS = "classification_settings.json"
 EPSILONS = (1, 2, 4)  # in 1/255; 8 is the paper's
 
 
@@ -58,7 +62,8 @@ def _classifier(output_dir: Path, model: str | None, steps: int) -> Path:
     from synco_hub.zoo import installed_directory
 
     probe = output_dir / "classifier"
-    if (probe / "model.safetensors").is_file():
+    if any((probe / name).is_file() for name in FINISHED):
+        check_backbone(probe, model)
         return probe
     if model is None and installed_directory(CHECKPOINT) is not None:
         model = CHECKPOINT
@@ -77,6 +82,20 @@ def _classifier(output_dir: Path, model: str | None, steps: int) -> Path:
         *[f"--{name}={value}" for name, value in flags.items()],
     )
     return probe
+
+
+def check_backbone(probe: Path, model: str | None) -> None:
+    """Check that a finished classifier was trained on the backbone that is asked for.
+
+    Raises:
+        ValueError: If it is another one's.
+    """
+    settings = probe / PROBE_SETTINGS
+    if model is None or not settings.is_file():
+        return
+    trained_on = json.loads(settings.read_text(encoding="utf-8")).get("model")
+    if trained_on != model:
+        raise ValueError(f"{probe} is a classifier on {trained_on}, not on {model}: give another --output-dir.")
 
 
 def _run(*arguments: str) -> None:

@@ -126,13 +126,12 @@ class RobustnessRun:
             )
         self.cells = {key: AccuracyCell.from_dict(dict(values)) for key, values in stored["cells"].items()}
         self.duration = earlier.duration_s
-        finished = [cell for cell in self.plan if cell.key in self.cells]
-        for cell in tqdm(finished, "comparing", unit="cell", leave=False, disable=not self.settings.progress):
-            images = cell.open().images
-            taken = self.cells[cell.key]
-            if (taken.fingerprint, taken.contents) != (images.description.fingerprint, self._contents(images)):
-                logger.warning("%s: its images are no longer those of %s; measured anew", cell.key, output)
-                del self.cells[cell.key]
+        if stale := self._stale_cells():
+            some = f"{', '.join(stale[:3])}{' …' if len(stale) > 3 else ''}"
+            logger.warning(
+                "%s: the images of %d cells are others now, which are measured anew: %s", output, len(stale), some
+            )
+        self.cells = {key: cell for key, cell in self.cells.items() if key not in stale}
         return len(self.cells)
 
     def results(self) -> Iterator[EvaluationResult]:
@@ -190,6 +189,16 @@ class RobustnessRun:
             partial=bool(unfinished) or self.facts.subset,
             notes=tuple(notes),
         )
+
+    def _stale_cells(self) -> list[str]:
+        """The planned cells whose images are no longer those that they were measured on."""
+        finished = [cell for cell in self.plan if cell.key in self.cells]
+        stale = []
+        for cell in tqdm(finished, "comparing", unit="cell", leave=False, disable=not self.settings.progress):
+            images, taken = cell.open().images, self.cells[cell.key]
+            if (taken.fingerprint, taken.contents) != (images.description.fingerprint, self._contents(images)):
+                stale.append(cell.key)
+        return stale
 
     def _contents(self, images: ImageDataset) -> str:
         # The cells of corruptions drawn on the fly are made of one data set.

@@ -54,10 +54,10 @@ def test_what_the_system_refuses_names_the_folder(tmp_path, monkeypatch, number)
         raise OSError(number, os.strerror(number), str(dir / "tmp1234"))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", refuse)
-    with pytest.raises(OSError, match=os.strerror(number)) as found:
-        check_result_file(tmp_path / "deep" / "r.json")
-    assert found.value.errno == number
-    assert found.value.filename == str(tmp_path)
+    path = tmp_path / "deep" / "r.json"
+    with pytest.raises(ValueError, match=os.strerror(number)) as found:
+        check_result_file(path)
+    assert str(found.value).startswith(f"--output {path}: nothing can be written in {tmp_path} (")
 
 
 @pytest.mark.parametrize(

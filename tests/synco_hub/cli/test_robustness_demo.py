@@ -42,6 +42,18 @@ def test_a_given_or_installed_backbone_is_used(commands, tmp_path):
     assert [command[:2] for command in started] == [["linear-probe", "--model=moby-vit-nano"]]
 
 
+def test_a_classifier_of_another_backbone_is_not_taken(commands, tmp_path):
+    started, _ = commands
+    probe = robustness_demo._classifier(tmp_path / "out", "timm:vit_tiny_patch16_224", 7)
+    (probe / "model.safetensors").rename(probe / "linear_head.safetensors")  # a foreign backbone has a head alone
+    (probe / robustness_demo.PROBE_SETTINGS).write_text('{"model": "timm:vit_tiny_patch16_224"}')
+    for model in ("timm:vit_tiny_patch16_224", None):
+        assert robustness_demo._classifier(tmp_path / "out", model, 7) == probe
+    assert len(started) == 1
+    with pytest.raises(ValueError, match="is a classifier on timm:vit_tiny_patch16_224, not on moby-vit-nano"):
+        robustness_demo._classifier(tmp_path / "out", "moby-vit-nano", 7)
+
+
 def test_a_failing_step_ends_the_demonstration_and_a_null_attack_does_not(commands, tmp_path):
     _, done = commands
     done.returncode = robustness_demo.NULL_EXIT_CODE

@@ -61,7 +61,7 @@ def test_finished_cells_are_taken_and_not_measured_again(root, planted):
     assert run_of(root, planted).take_finished(root / "none.json") == 0
 
 
-def test_cells_of_replaced_images_are_measured_anew_and_those_of_equal_ones_are_not(root, planted):
+def test_cells_of_replaced_images_are_measured_anew_and_those_of_equal_ones_are_not(root, planted, caplog):
     output = root / "out.json"
     for result in run_of(root, planted).results():
         result.save(output)
@@ -77,6 +77,7 @@ def test_cells_of_replaced_images_are_measured_anew_and_those_of_equal_ones_are_
     os.utime(file, ns=(before.st_atime_ns, before.st_mtime_ns))
     again = run_of(moved, planted)
     assert again.take_finished(output) == 1
+    assert "the images of 1 cells are others now, which are measured anew: imagenet_sketch" in caplog.text
     (last,) = again.results()
     assert last.metrics == {"imagenet_v2_ti_top1": 80.0, "imagenet_sketch_top1": 100.0}
     # One more image under another name.
