@@ -1,0 +1,159 @@
+"""The text of a card, made of facts and measurements alone; nothing is read but the template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from synco_hub.hub.card.evaluation_entries import model_index_entries
+from synco_hub.hub.card.facts import CardFacts
+from synco_hub.hub.card.reported_numbers import reported_markdown
+from synco_hub.hub.package_files import package_file
+from synco_hub.results import EvaluationResult
+from synco_hub.version import __version__
+
+_NO_LICENCE = "No licence has been chosen yet, so nobody may use these weights: `synco-hub card DIR --licence ID`."
+_LIMITS = (
+    "The features are learned from images alone and carry the biases of those images.",
+    "Meant for frozen-feature protocols (k-NN, linear probe), for fine-tuning and for study; nothing here has been "
+    "evaluated for decisions about people.",
+)
+_BROADER_IMPACT = (
+    "Features learned without labels serve any vision task, useful or harmful (paper, section 13). What the training "
+    "images show too often, too rarely or unfairly, the features repeat: measure that on your own data."
+)
+_UNKNOWN_DATA = "Unknown: nothing beside the weights says what they were trained on."
+_UNKNOWN_TRAINING = "Unknown: nothing beside the weights says how they were trained."
+_BACKBONE_KEYS = (
+    "backbone",
+    "image_size",
+    "patch_size",
+    "embed_dim",
+    "depth",
+    "num_heads",
+    "window_size",
+    "position_embedding",
+    "hidden_size",
+)
+
+
+def rendered_card(
+    name: str,
+    config: Mapping[str, Any],
+    pretraining: Mapping[str, Any],
+    results: Sequence[EvaluationResult],
+    facts: CardFacts,
+) -> ModelCard:
+    """Make a card.
+
+    Args:
+        name: What the checkpoint is loaded by; on the Hub `organisation/name`.
+        config: Its `config.json` as plain data.
+        pretraining: How it was made, as plain data; nested mappings become sections of the table.
+        results: Measurements of this very checkpoint.
+        facts: What people wrote about it.
+    """
+    return ModelCard.from_template(
+        _metadata(name, config, facts, results, bool(_trained_on(pretraining))),
+        template_path=str(package_file("model_cards", "card_template.md")),
+        title=facts.title or name.rsplit("/", 1)[-1],
+        summary=facts.summary or _summary(config),
+        model_id=name,
+        hidden_size=config["hidden_size"],
+        backbone_table=_table({key: value for key, value in config.items() if key in _BACKBONE_KEYS}),
+        training_data=_trained_on(pretraining) or facts.training_data or _UNKNOWN_DATA,
+        recipe=facts.recipe if facts.recipe and not pretraining.get("training") else "",
+        pretraining_table=_table(pretraining) or ("" if facts.recipe else _UNKNOWN_TRAINING),
+        results=results_table(results),
+        reported=reported_markdown(**facts.paper) if facts.paper else "",
+        limits=_bullets(facts.limits or _LIMITS),
+        broader_impact=facts.broader_impact or _BROADER_IMPACT,
+        licence=_licence_text(facts),
+        how_to_obtain=_bullets(facts.how_to_obtain),
+        version=__version__,
+    )
+
+
+def _metadata(
+    name: str,
+    config: Mapping[str, Any],
+    facts: CardFacts,
+    results: Sequence[EvaluationResult],
+    data_recorded: bool,
+) -> ModelCardData:
+    entries = model_index_entries(results)
+    return ModelCardData(
+        license=facts.licence,
+        license_name=facts.licence_name,
+        license_link=facts.licence_link,
+        library_name="transformers",
+        pipeline_tag=_pipeline(config),
+        tags=["self-supervised-learning", "vision", "synco"],
+        datasets=None if data_recorded else list(facts.datasets) or None,
+        model_name=name.rsplit("/", 1)[-1] if entries else None,
+        eval_results=entries or None,
+    )
+
+
+def _pipeline(config: Mapping[str, Any]) -> str:
+    classifies = any("ImageClassification" in name for name in config.get("architectures") or ())
+    return "image-classification" if classifies else "image-feature-extraction"
+
+
+def _summary(config: Mapping[str, Any]) -> str:
+    method = (config.get("pretraining") or {}).get("method")
+    by = f" by {method}" if method else ""
+    return f"A {config['backbone']} backbone pretrained without labels{by}."
+
+
+def _trained_on(pretraining: Mapping[str, Any]) -> str:
+    """The data that a run recorded; empty if none did."""
+    data = pretraining.get("data")
+    if not isinstance(data, Mapping) or not data.get("name"):
+        return ""
+    count = f", {data['num_images']} images" if data.get("num_images") else ""
+    source = f" ({data['source']})" if data.get("source") else ""
+    return f"{data['name']}{count}{source}, without labels."
+
+
+def _licence_text(facts: CardFacts) -> str:
+    if facts.licence is None:
+        return "\n\n".join(part for part in (facts.licence_note, _NO_LICENCE) if part)
+    name = facts.licence_name or facts.licence
+    link = f" ({facts.licence_link})" if facts.licence_link else ""
+    return f"{name}{link}." + (f" {facts.licence_note}" if facts.licence_note else "")
+
+
+def _bullets(entries: Sequence[str]) -> str:
+    return "\n".join(f"- {entry}" for entry in entries)
+
+
+def _table(values: Mapping[str, Any], prefix: str = "") -> str:
+    if not values:
+        return ""
+    lines = ["| setting | value |", "|---|---|"] if not prefix else []
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            lines.append(_table(value, f"{prefix}{key}."))
+        elif value is not None:
+            lines.append(f"| {prefix}{key} | {_cell(value)} |")
+    return "\n".join(line for line in lines if line)
+
+
+def results_table(results: Sequence[EvaluationResult]) -> str:
+    """The measured numbers as the card shows them, each with protocol, data, split and number of images."""
+    if not results:
+        return "Not measured yet: `synco-hub evaluate` writes results beside the weights."
+    rows = [
+        f"| {_cell(r.protocol.name)} | {_cell(r.dataset.name)} ({_cell(r.dataset.split)}, {r.dataset.count} images) "
+        f"| {metric} | {value:.2f}{' (partial)' if r.partial else ''} |"
+        for r in results
+        for metric, value in r.metrics.items()
+    ]
+    return "\n".join(["| protocol | data | metric | value |", "|---|---|---|---:|", *rows])
+
+
+def _cell(value: Any) -> str:
+    return " ".join(str(value).split()).replace("|", "\\|")

@@ -1,0 +1,73 @@
+import json
+
+from huggingface_hub import ModelCard
+
+from synco_hub.hub.card.facts import CardFacts
+from synco_hub.hub.card.rendering import rendered_card, results_table
+from synco_hub.models import SynCoConfig
+from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
+
+
+def config_of(**values) -> dict:
+    return json.loads(SynCoConfig(backbone="vit-nano", **values).to_json_string(use_diff=False))
+
+
+def result(partial=False, **metrics: float) -> EvaluationResult:
+    return EvaluationResult(
+        metrics=metrics,
+        model=ModelSource("my-vit"),
+        dataset=DataSource("photo|graphs", "test", 40),
+        protocol=ProtocolFacts("knn", {}),
+        partial=partial,
+    )
+
+
+def rows_of(text: str) -> list[list[str]]:
+    """A table of Markdown as cells; a bar that is escaped does not end a cell."""
+    lines = [line.replace("\\|", "\0") for line in text.splitlines() if line.startswith("|")]
+    return [[cell.strip().replace("\0", "|") for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_every_number_stands_beside_its_protocol_and_its_data():
+    header, _, *rows = rows_of(results_table([result(top1_k10=61.254, top1_k20=7.0), result(True, top1_k10=1.0)]))
+    assert header == ["protocol", "data", "metric", "value"]
+    assert rows == [
+        ["knn", "photo|graphs (test, 40 images)", "top1_k10", "61.25"],
+        ["knn", "photo|graphs (test, 40 images)", "top1_k20", "7.00"],
+        ["knn", "photo|graphs (test, 40 images)", "top1_k10", "1.00 (partial)"],
+    ]
+    assert results_table([]).startswith("Not measured yet")
+
+
+def test_what_nothing_says_is_said_to_be_unknown():
+    card = rendered_card("my-vit", config_of(), {}, [], CardFacts())
+    assert card.text.count("Unknown: nothing beside the weights") == 2
+    assert "No licence has been chosen yet" in card.text
+    assert "license" not in card.data.to_dict()
+
+
+def test_nested_settings_become_rows_and_a_cell_stays_one_cell():
+    pretraining = {"training": {"note": "a|b\nc", "nothing": None, "deep": {"er": 3}}}
+    card = rendered_card("my-vit", config_of(), pretraining, [], CardFacts())
+    rows = rows_of(card.text)
+    assert ["training.note", "a|b c"] in rows
+    assert ["training.deep.er", "3"] in rows
+    assert not [row for row in rows if row[0].endswith("nothing")]
+
+
+def test_the_kind_of_model_decides_what_the_hub_offers_it_for():
+    for architecture, pipeline in (
+        ("SynCoModel", "image-feature-extraction"),
+        ("SynCoForImageClassification", "image-classification"),
+    ):
+        card = rendered_card("me/my-vit", config_of() | {"architectures": [architecture]}, {}, [], CardFacts())
+        assert card.data.pipeline_tag == pipeline
+
+
+def test_the_metadata_are_yaml_whatever_people_wrote(tmp_path):
+    facts = CardFacts(licence="other", licence_name='a: "b" #c', licence_note="---\nnot: metadata", title="x: y")
+    rendered_card("my-vit", config_of(), {}, [result(top1=1.0)], facts).save(tmp_path / "README.md")
+    card = ModelCard.load(tmp_path / "README.md")
+    assert card.data.license_name == 'a: "b" #c'
+    assert card.data.to_dict().get("not") is None
+    assert "# x: y" in card.text
