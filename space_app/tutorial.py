@@ -70,11 +70,19 @@ def draw(output: Path, models: Sequence[str] = DEMO_MODELS) -> list[Path]:
             done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
             if done.returncode:
                 raise ValueError(f"{name} could not be drawn: {(done.stderr.splitlines() or ['?'])[-1]}")
-        return [_shrunk(folder / name, output / f"attention-{Path(name).stem}.jpg") for name in commands(models)]
+        return [shrunk(folder / name, output / f"attention-{Path(name).stem}.jpg") for name in commands(models)]
 
 
-def _shrunk(source: Path, destination: Path) -> Path:
-    """A page's width is enough for a README; colours at full resolution keep the letters sharp."""
+def shrunk(source: Path, destination: Path) -> Path:
+    """Make a picture fit for a README: a page's width is enough; colours at full resolution keep the letters sharp.
+
+    Args:
+        source: Any picture.
+        destination: JPEG to write.
+
+    Returns:
+        The destination.
+    """
     with Image.open(source) as figure:
         height = round(figure.height * min(WIDTH / figure.width, 1))
         small = figure.convert("RGB").resize((min(WIDTH, figure.width), height), Image.Resampling.LANCZOS)
