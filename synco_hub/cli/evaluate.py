@@ -16,6 +16,8 @@ from synco_hub.cli.retrieval import retrieval
 from synco_hub.cli.robustness import robustness
 from synco_hub.cli.video_segmentation import video_segmentation
 
+DEFAULT_BATCH_SIZE = 128
+
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a frozen model by one of the paper's protocols.")
 evaluate.command("adversarial")(adversarial)
 evaluate.command("discovery")(discovery)
@@ -55,7 +57,7 @@ def knn(
     revision: Revision = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
-    batch_size: int = typer.Option(128, help="Images per forward."),
+    batch_size: str = typer.Option(str(DEFAULT_BATCH_SIZE), help="Images per forward, or auto: the fastest."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     num_processes: int = typer.Option(1, help="Processes that share images and queries; a GPU each on cuda."),
     precision: Precision = typer.Option(Precision.fp32, help="Arithmetic of the network; the vote is in fp32."),
@@ -77,7 +79,7 @@ def knn(
     Example: synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json
     """
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.evaluation_inputs import DataChoice, autocast_dtype, best_device
+    from synco_hub.cli.evaluation_inputs import DataChoice, autocast_dtype, best_device, fixed_batch_size
     from synco_hub.cli.knn_evaluation import knn_of_features, knn_of_model
     from synco_hub.features import ExtractionSettings
 
@@ -90,9 +92,12 @@ def knn(
             *(dataset, data_dir, image_column, label_column, split_seed, train_fraction, train_list),
             *(dataset_id, config, revision, train_dataset, train_data_dir),
         )
+        size = fixed_batch_size(batch_size)
         settings = ExtractionSettings(
-            *(batch_size, num_workers, best_device(device), autocast_dtype(precision.value), max_bad_fraction),
+            *(size or DEFAULT_BATCH_SIZE, num_workers, best_device(device)),
+            *(autocast_dtype(precision.value), max_bad_fraction),
             num_processes=num_processes,
+            autotune_batch=size is None,
         )
         result = knn_of_model(model, choice, k or None, settings, save_features, search_precision.value)
     result.save(output)

@@ -20,7 +20,7 @@ from synco_hub.evaluation.knn_average_precision import knn_average_precision
 from synco_hub.evaluation.measured_split import MeasuredSplit, measure_split, model_source
 from synco_hub.evaluation.neighbour_precision import SearchPrecision, half_precision
 from synco_hub.feature_adapter import feature_network
-from synco_hub.features import ExtractionSettings
+from synco_hub.features import BATCH_SIZE_FACT, ExtractionSettings
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
 from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
 
@@ -122,6 +122,9 @@ def evaluate_knn_features(
     else:
         metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, *search)
     notes = [f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out]
+    for side in (bank, queries):
+        if size := side.features.facts.get(BATCH_SIZE_FACT):
+            notes.append(f"batch size {size} of the {side.source.split} images was found by autotuning")
     return EvaluationResult(
         metrics=metrics,
         model=model,

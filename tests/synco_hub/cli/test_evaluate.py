@@ -63,7 +63,14 @@ def test_a_broken_image_is_skipped_and_named(model, folder, tmp_path):
     assert len(data["skipped_files"]) == 1
 
 
-@pytest.mark.parametrize(("flags", "named"), [(["--k", "37"], "k=37"), (["--dataset", "nowhere/at/all"], "nowhere")])
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        (["--k", "37"], "k=37"),
+        (["--dataset", "nowhere/at/all"], "nowhere"),
+        (["--batch-size", "many"], "--batch-size many: give a number"),
+    ],
+)
 def test_bad_input_writes_nothing(model, folder, tmp_path, flags, named):
     result = evaluate(model, folder, tmp_path / "results.json", *flags)
     assert result.exit_code == 1
@@ -86,6 +93,21 @@ def test_kept_features_give_the_same_numbers_without_the_model(model, folder, tm
     (tmp_path / "features" / "test.safetensors").unlink()
     missing = CliRunner().invoke(app, ["evaluate", "knn", "--features", str(tmp_path / "features")])
     assert "--save-features" in str(missing.exception)
+
+
+def test_the_way_of_computing_changes_no_number(model, folder, tmp_path):
+    results = []
+    for number, flags in enumerate(
+        ([], ["--batch-size", "auto", "--search-precision", "bf16"], ["--batch-size", "5"])
+    ):
+        done = evaluate(model, folder, tmp_path / f"{number}.json", *flags)
+        assert done.exit_code == 0, done.output
+        results.append(json.loads((tmp_path / f"{number}.json").read_text()))
+    for key in ("metrics", "protocol", "preprocessing"):
+        assert results[0][key] == results[1][key] == results[2][key]
+    unknown = evaluate(model, folder, tmp_path / "unknown.json", "--search-precision", "int8")
+    assert unknown.exit_code == 2
+    assert not (tmp_path / "unknown.json").exists()
 
 
 def test_low_shot_bank_is_stated(model, folder, tmp_path):

@@ -209,7 +209,7 @@ def test_auto_is_half_precision_on_cuda_alone() -> None:
         half_precision("fp8", "cpu")
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.gpu
 @pytest.mark.parametrize("kind", KINDS)
 @HALVES
 def test_equals_a_full_sort_on_cuda(kind: Any, half: torch.dtype) -> None:
