@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from synco_hub.cli.output_paths import check_output_folder, check_result_file
+from synco_hub.cli.result_report import print_end
 
 NULL_EXIT_CODE = 3
 
@@ -65,11 +66,7 @@ def adversarial(
         result.save(output)
         for name in [name for name in result.metrics if name.startswith("top1_")][-1:]:
             print(f"  {name:<16} {result.metrics[name]:6.2f} %")
-    for note in result.notes:
-        print(f"  {note}")
-    if result.skipped_files:
-        print(f"  skipped {len(result.skipped_files)} unreadable files: {', '.join(result.skipped_files[:10])}")
-    print(f"wrote {output}")
+    print_end(result, output)
     if nulls := run.null_attacks():
         typer.echo(f"error: {', '.join(nulls)} left every input as it was: no measurement of robustness", err=True)
         raise typer.Exit(NULL_EXIT_CODE)

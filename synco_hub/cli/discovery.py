@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from synco_hub.cli.output_paths import check_output_file, check_output_folder, check_result_file
+from synco_hub.cli.result_report import print_end
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -57,9 +58,7 @@ def discovery(
     result.save(output)
     print(f"{result.protocol.parameters['method']} on {len(chosen)} images of {result.dataset.name} ({split})")
     print(f"  CorLoc {result.metrics['corloc']:6.2f} %")
-    for note in result.notes:
-        print(f"  {note}")
-    print(f"wrote {output}")
+    print_end(result, output)
     if figure is not None:
         title = f"{result.protocol.parameters['method']}, {model}"
         print(f"wrote {save_figure(_boxes_figure(chosen, boxes, figure_images, title), figure)}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from synco_hub.cli.output_paths import check_output_folder, check_result_file
+from synco_hub.cli.result_report import print_end
 
 if TYPE_CHECKING:
     from synco_hub.data import EvaluationDataset, ImageDataset
@@ -62,9 +63,7 @@ def out_of_distribution(
     print(f"{result.dataset.count} unknown images, {sets.known.images.description.num_images} known ones")
     for name, value in result.metrics.items():
         print(f"  {name:<38} {value:7.2f} %")
-    for note in result.notes:
-        print(f"  {note}")
-    print(f"wrote {output}")
+    print_end(result, output)
 
 
 def _imagenet_o(

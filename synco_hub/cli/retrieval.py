@@ -7,6 +7,7 @@ from pathlib import Path
 import typer
 
 from synco_hub.cli.output_paths import check_output_folder, check_result_file
+from synco_hub.cli.result_report import print_end
 
 
 def retrieval(
@@ -51,6 +52,4 @@ def retrieval(
     print(f"{data.name}: {result.dataset.description}")
     for name, value in result.metrics.items():
         print(f"  {name:<12} {value:6.2f} %")
-    for note in result.notes:
-        print(f"  {note}")
-    print(f"wrote {output}")
+    print_end(result, output)

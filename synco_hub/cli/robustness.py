@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 
 from synco_hub.cli.output_paths import check_result_file
+from synco_hub.cli.result_report import print_end
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -53,14 +54,14 @@ def robustness(
     from synco_hub.hub.classifier import load_classifier
 
     names = None if corruptions is None else [name.strip() for name in corruptions.split(",") if name.strip()]
+    if on_the_fly and (sets is not None or data_dir is not None):
+        raise ValueError("--on-the-fly corrupts the images of --dataset: leave --sets and --data-dir out.")
+    if not on_the_fly and num_images is not None:
+        raise ValueError("--num-images goes with --on-the-fly: the published sets are measured whole.")
     classifier, processor, classes = load_classifier(model)
     if on_the_fly:
-        if sets is not None or data_dir is not None:
-            raise ValueError("--on-the-fly corrupts the images of --dataset: leave --sets and --data-dir out.")
         plan, facts = _drawn(dataset, processor, (num_images, seed, split_seed), names)
     else:
-        if num_images is not None:
-            raise ValueError("--num-images goes with --on-the-fly: the published sets are measured whole.")
         plan, facts = _published(sets, data_dir, EvaluationTransform.from_image_processor(processor), names)
     settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
     run = RobustnessRun(classifier, classes, model, plan, facts, settings)
@@ -69,11 +70,7 @@ def robustness(
     for result in run.results():
         result.save(output)
     _print(result.metrics, run.cells)
-    for note in result.notes:
-        print(f"  {note}")
-    if result.skipped_files:
-        print(f"  skipped {len(result.skipped_files)} unreadable files: {', '.join(result.skipped_files[:10])}")
-    print(f"wrote {output}")
+    print_end(result, output)
 
 
 def _published(

@@ -30,12 +30,12 @@ from synco_hub.evaluation.attack_settings import ATTACKS, AttackSettings
 from synco_hub.evaluation.attacked_batches import AttackedBatches, BatchMeasure
 from synco_hub.evaluation.attacks import AttackedBatch, attack_batch
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
-from synco_hub.evaluation.measured_split import preprocessing
+from synco_hub.evaluation.measured_split import classifier_source, data_source, preprocessing
 from synco_hub.evaluation.model_identity import model_identity
 from synco_hub.evaluation.pixel_classifier import PixelClassifier, attackable
 from synco_hub.features import ExtractionSettings
 from synco_hub.metrics import target_ranks
-from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
+from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 
 PROTOCOL = "adversarial"
 CLEAN, PLAIN = "clean", "clean without wrapper"
@@ -130,23 +130,15 @@ class AdversarialRun:
 
     def result(self) -> EvaluationResult:
         """What is finished so far; partial while an attack is missing, and on a subset."""
-        about, measured, clean = self.dataset.images.description, self._measured(), self.done[CLEAN]
+        measured, clean = self._measured(), self.done[CLEAN]
         metrics = {"top1_clean": accuracy(clean)}
         for name in measured:
             metrics |= attack_metrics(name, self.done[name])
         nulls = [null_note(name, self.done[name], clean) for name in self.null_attacks()]
-        size = sum(parameter.numel() for parameter in self.model.classifier.parameters())
         return EvaluationResult(
             metrics=metrics,
-            model=ModelSource(self.model.name, "classifier", self.identity["weights"], size),
-            dataset=DataSource(
-                about.name,
-                about.split,
-                sum(len(batch.correct) for batch in clean),
-                about.fingerprint,
-                f"{about.source}; {about.split_rule}",
-                about.num_classes,
-            ),
+            model=classifier_source(self.model.classifier, self.model.name, self.identity["weights"]),
+            dataset=data_source(self.dataset.images.description, sum(len(batch.correct) for batch in clean)),
             protocol=self._protocol(measured),
             preprocessing=preprocessing(self.dataset),
             seed=self.seed,

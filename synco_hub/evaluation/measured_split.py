@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from synco_hub.data import EvaluationDataset
+from synco_hub.data import DatasetDescription, EvaluationDataset
 from synco_hub.feature_adapter import feature_network, feature_rule
 from synco_hub.feature_processes import extract_features_in_processes
 from synco_hub.features import ExtractionSettings, Features
@@ -56,14 +56,7 @@ def measure_split(
         features = replace(features, labels=rows)
     return MeasuredSplit(
         features=features,
-        source=DataSource(
-            name=about.name,
-            split=about.split,
-            count=len(features.values),
-            fingerprint=about.fingerprint,
-            description=f"{about.source}; {about.split_rule}",
-            num_classes=about.num_classes,
-        ),
+        source=data_source(about, len(features.values)),
         class_names=tuple(dataset.images.class_names),
         skipped_files=tuple(dataset.name(index) for index in features.skipped.tolist()),
         preprocessing={
@@ -86,6 +79,17 @@ def preprocessing(dataset: EvaluationDataset) -> dict[str, Any]:
     }
 
 
+def data_source(about: DatasetDescription, count: int) -> DataSource:
+    """What a result says about a split.
+
+    Args:
+        about: The split's own description.
+        count: Images that entered the measurement.
+    """
+    words = f"{about.source}; {about.split_rule}"
+    return DataSource(about.name, about.split, count, about.fingerprint, words, about.num_classes)
+
+
 def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
     """What a result says about a model.
 
@@ -102,3 +106,14 @@ def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
         revision=getattr(config, "_commit_hash", None),
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
+
+
+def classifier_source(classifier: nn.Module, name: str, revision: str) -> ModelSource:
+    """What a result says about a classifier.
+
+    Args:
+        classifier: The network with its head.
+        name: What the user called it.
+        revision: Hash of its weights.
+    """
+    return ModelSource(name, "classifier", revision, sum(parameter.numel() for parameter in classifier.parameters()))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +23,12 @@ from synco_hub.evaluation.confidence_scores import (
     neighbour_similarity,
 )
 from synco_hub.evaluation.detection_metrics import detection_metrics, explanation
-from synco_hub.evaluation.measured_split import preprocessing
+from synco_hub.evaluation.measured_split import classifier_source, data_source, preprocessing
 from synco_hub.evaluation.model_identity import model_identity
 from synco_hub.evaluation.resumable_folder import claim_folder
 from synco_hub.features import ExtractionSettings
 from synco_hub.frozen import frozen
-from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
+from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 
 DEFAULT_NEIGHBOUR = 50
 # Of the known and of the unknown images, by the score's name.
@@ -97,21 +97,14 @@ def evaluate_out_of_distribution(
         unknown = outputs.of(sets.unknown, "out-of-distribution", wanted)
         bank = None if sets.bank is None else outputs.of(sets.bank, "bank", (FEATURES,))
     scores = confidence_scores(known, unknown, bank, sets.columns, sets.neighbour)
-    about, inside_about = sets.unknown.images.description, sets.known.images.description
-    size = sum(parameter.numel() for parameter in classifier.parameters())
+    inside = data_source(sets.known.images.description, len(known.logits))
+    about = sets.unknown.images.description
     return EvaluationResult(
         metrics=_metrics(scores),
-        model=ModelSource(model_name, "classifier", identity["weights"], size),
+        model=classifier_source(classifier, model_name, identity["weights"]),
         dataset=DataSource(about.name, about.split, len(unknown.logits), about.fingerprint, about.source),
         protocol=ProtocolFacts(sets.protocol, _facts(sets, len(known.logits))),
-        training_dataset=DataSource(
-            inside_about.name,
-            inside_about.split,
-            len(known.logits),
-            inside_about.fingerprint,
-            f"the in-distribution images: {inside_about.source}; {inside_about.split_rule}",
-            inside_about.num_classes,
-        ),
+        training_dataset=replace(inside, description=f"the in-distribution images: {inside.description}"),
         preprocessing=preprocessing(sets.known),
         device=device,
         duration_s=time.perf_counter() - started,

@@ -23,13 +23,14 @@ from synco_hub.evaluation.accuracy_cell import AccuracyCell, measure_cell
 from synco_hub.evaluation.class_columns import class_columns
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
 from synco_hub.evaluation.image_contents import contents_of_images
+from synco_hub.evaluation.measured_split import classifier_source
 from synco_hub.evaluation.model_identity import model_identity
 from synco_hub.evaluation.resumable_folder import differences
 from synco_hub.evaluation.robustness_metrics import robustness_metrics
 from synco_hub.evaluation.robustness_sets import PlannedCell
 from synco_hub.features import ExtractionSettings
 from synco_hub.frozen import frozen
-from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
+from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +160,9 @@ class RobustnessRun:
         notes = list(self.facts.notes)
         if unfinished:
             notes.append(f"not finished: {len(unfinished)} of {len(self.plan)} cells, first {unfinished[0]}")
-        size = sum(parameter.numel() for parameter in self.classifier.parameters())
         return EvaluationResult(
             metrics=robustness_metrics(cells),
-            model=ModelSource(self.model_name, "classifier", self.identity["weights"], size),
+            model=classifier_source(self.classifier, self.model_name, self.identity["weights"]),
             dataset=DataSource(
                 self.facts.data_name,
                 "test",

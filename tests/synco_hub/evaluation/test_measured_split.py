@@ -11,6 +11,7 @@ from PIL import Image
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, FractalDataset, FractalParameters, load_image_folder
 from synco_hub.evaluation import measure_split, model_source
+from synco_hub.evaluation.measured_split import classifier_source, data_source
 from synco_hub.features import ExtractionSettings
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
 
@@ -85,6 +86,18 @@ def test_parameters_are_those_of_the_backbone() -> None:
     model = synco()
     backbone = sum(parameter.numel() for parameter in model.synco.parameters())
     assert model_source(model).num_parameters == backbone < sum(p.numel() for p in model.parameters())
+
+
+def test_a_classifier_counts_with_its_head_and_a_split_says_how_it_was_made(tmp_path: Path) -> None:
+    model = synco()
+    source = classifier_source(model, "probe", "abc")
+    assert (source.name, source.feature, source.revision) == ("probe", "classifier", "abc")
+    assert source.num_parameters == sum(parameter.numel() for parameter in model.parameters())
+    about = FractalDataset("test", FractalParameters(3, 1, 4, 32), tmp_path).description
+    said = data_source(about, 7)
+    assert (said.name, said.split, said.count, said.num_classes) == ("fractals", "test", 7, 3)
+    assert said.fingerprint == about.fingerprint
+    assert said.description == f"{about.source}; {about.split_rule}"
 
 
 def test_arithmetic_of_lower_precision_is_recorded_and_near(tmp_path: Path) -> None:
