@@ -101,6 +101,11 @@ def _number_alike(bank: ImageDataset, queries: ImageDataset) -> None:
 
 def _refuse_other_classes(bank: ImageDataset, queries: ImageDataset) -> None:
     """What the first measurement would refuse, after hours."""
+    if bank.num_classes < 2:
+        raise ValueError(
+            f"--knn-every-epochs: all images of {bank.description.name} are of one class, {bank.class_names[0]!r}, so "
+            "that every guess is right; name another data set with --knn-dataset."
+        )
     if bank.class_names != queries.class_names:
         raise ValueError(
             f"--knn-every-epochs: the training images of {bank.description.name} have {bank.num_classes} classes, the "

@@ -19,6 +19,7 @@ from synco_hub.models.backbones_synco import suggest
 from trainers.objectives import OBJECTIVES
 from trainers.schedules import scaled_learning_rate
 from trainers.synthetic_draws import SyntheticNegativesConfig
+from trainers.training_checks import refuse_ignored, refuse_impossible
 
 # The numbers of the synthesis stand in `SyntheticNegativesConfig`; here they become flags.
 _SYNTHESIS = SyntheticNegativesConfig()
@@ -219,6 +220,8 @@ class SynCoTrainingArguments(TrainingArguments):
     )
 
     def __post_init__(self) -> None:
+        refuse_impossible(vars(self))
+        refuse_ignored(vars(self), {f.name: f.default for f in dataclasses.fields(self)})
         if self.disable_tqdm is None:
             # The Trainer would hide the bar because its library was told to write no warnings.
             self.disable_tqdm = False
@@ -235,10 +238,6 @@ class SynCoTrainingArguments(TrainingArguments):
         self.augment_on = resolved_place(self.augment_on, self.device.type)
         if given is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
-        if self.knn_every_epochs is not None and self.knn_every_epochs <= 0:
-            raise ValueError(
-                f"knn_every_epochs={self.knn_every_epochs} is not positive: give 1 or more, or leave it out."
-            )
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
                 f"save_total_limit={self.save_total_limit} would delete the only whole checkpoint while the next is "

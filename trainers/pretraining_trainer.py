@@ -197,6 +197,12 @@ class SynCoTrainer(CheckpointingTrainer):
         """Linear warm-up from zero, then a cosine to zero, per optimizer step."""
         if self.lr_scheduler is None:
             warmup = self.args.warmup_steps_of(num_training_steps, self.steps_per_epoch)
+            if warmup >= num_training_steps > 1:
+                logger.warning(
+                    "The warm-up of %d steps is as long as the run of %d: the learning rate only rises. Lower "
+                    "--warmup-epochs, or train longer.",
+                    *(warmup, num_training_steps),
+                )
             peak = max(self.args.learning_rate or 0.0, 1e-30)
             start, end = self.args.learning_rate_start / peak, self.args.learning_rate_end / peak
             self.lr_scheduler = LambdaLR(

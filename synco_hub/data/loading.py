@@ -86,6 +86,7 @@ def _opened(name: str, split: str, source: HubSource, seed: int, image_size: int
     path = Path(name).expanduser()
     kind, _, options = name.partition(":")
     if kind == FRACTALS and not path.is_dir():
+        _refuse_ignored(name, source, "fractals are drawn here")
         return FractalDataset(split, _fractal_parameters(options, image_size), source.cache_dir)
     other_copy = None if source.dataset_id == name else source.dataset_id
     if other_copy is not None and (name not in CATALOG or source.data_dir is not None):
@@ -115,7 +116,17 @@ def _of_folder(name: str, path: Path, split: str, source: HubSource, seed: int) 
     require_complete(path)
     if not contains_images(path) and any(next(path.rglob(pattern), None) for pattern in TABLE_FILES):
         return load_hub_dataset(source, split)
+    _refuse_ignored(name, source, "it is a folder of image files")
     return load_image_folder(path, split, seed)
+
+
+def _refuse_ignored(name: str, source: HubSource, reason: str) -> None:
+    """What is said of a table, and would not be heard."""
+    for field in ("data_dir", "config", "revision", "image_column", "label_column"):
+        if (value := getattr(source, field)) is not None:
+            raise ValueError(
+                f"--{field.replace('_', '-')} {value} says nothing of data set {name!r}, since {reason}: leave it out."
+            )
 
 
 def _fractal_parameters(options: str, image_size: int | None) -> FractalParameters:

@@ -91,6 +91,9 @@ def test_what_cannot_be_measured_is_refused_before_the_training(tmp_path):
     other = load_dataset("fractals:num_classes=3,train_images_per_class=4", "train", image_size=32)
     with pytest.raises(ValueError, match=r"have 3 classes, the test images 4, and not the same.*--knn-dataset"):
         knn_data(DataArguments(dataset=FRACTALS), 32, other)
+    alone = load_dataset("fractals:num_classes=1,train_images_per_class=4", "train", image_size=32)
+    with pytest.raises(ValueError, match=r"are of one class, .*--knn-dataset"):
+        knn_data(DataArguments(dataset="fractals:num_classes=1"), 32, alone)
     with pytest.raises(ValueError, match=r"imagenet-a has no split 'train'"):
         knn_data(DataArguments(dataset=FRACTALS, knn_dataset="imagenet-a", knn_data_dir=str(tmp_path)), 32, training)
 

@@ -15,6 +15,7 @@ def test_help_has_an_example_and_the_papers_defaults(capsys):
         parse(["--help"])
     text = capsys.readouterr().out
     assert exit_info.value.code == 0
+    assert text.startswith("usage: synco-hub pretrain --output-dir FOLDER [--flag value ...]\n\nPretrain a vision")
     assert "example: synco-hub pretrain" in text
     assert "--num-hard-negatives" in text
     assert "--num-processes" in text
@@ -27,7 +28,7 @@ def test_flags_of_k_nn_without_k_nn_are_refused(tmp_path):
         (["--knn-dataset", "cifar10"], "--knn-dataset is for --knn-every-epochs"),
         (["--knn-data-dir", "here"], "--knn-data-dir here: say by --knn-dataset"),
         (["--knn-every-epochs", "1", "--knn-images", "0"], "--knn-images 0: give at least 1"),
-        (["--knn-every-epochs", "0"], "knn_every_epochs=0.0 is not positive"),
+        (["--knn-every-epochs", "0"], "--knn-every-epochs 0: give more than 0"),
         (["--images-per-epoch", "9"], "--images-per-epoch is for --streaming"),
     ):
         with pytest.raises(ValueError, match=text):

@@ -151,3 +151,12 @@ def test_a_bounded_number_of_rows_is_streamed(tmp_path: Path, monkeypatch: pytes
     assert images.labels.tolist() == [0] * 4 + [1] * 4
     # Nothing was written as a copy of the table.
     assert not list((tmp_path / "hf").rglob("*.arrow"))
+
+
+@pytest.mark.parametrize("flag", ["data_dir", "config", "revision", "image_column", "label_column"])
+def test_what_is_said_of_tables_is_refused_where_there_is_none(flag: str, tmp_path: Path) -> None:
+    text = f"--{flag.replace('_', '-')} abc says nothing of data set"
+    with pytest.raises(ValueError, match=f"{text} 'fractals', since fractals are drawn here"):
+        load_dataset("fractals", **{flag: "abc"})
+    with pytest.raises(ValueError, match=f"{text} .*, since it is a folder of image files"):
+        load_dataset(folder(tmp_path / "images"), **{flag: "abc"})
