@@ -52,9 +52,11 @@ def _hash_of(read: Callable[[int], bytes], positions: Sequence[int]) -> str:
     def digests(start: int) -> list[str]:
         return [_digest(read, position) for position in positions[start : start + _RUN]]
 
+    # The first run alone: a data set that is drawn or opened by its first image is drawn or opened once.
+    first = digests(0)
     with ThreadPoolExecutor(_THREADS) as threads:
-        runs = threads.map(digests, range(0, len(positions), _RUN))
-        return fingerprint([digest for run in runs for digest in run])
+        rest = threads.map(digests, range(_RUN, len(positions), _RUN))
+        return fingerprint([*first, *(digest for run in rest for digest in run)])
 
 
 def _digest(read: Callable[[int], bytes], position: int) -> str:

@@ -1,11 +1,15 @@
 import os
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from synco_hub.data import load_dataset
+from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.fractals.dataset import FractalDataset
 from synco_hub.data.image_subset import ImageSubset
 from synco_hub.evaluation import image_contents
 from synco_hub.evaluation.image_contents import contents_of_files, contents_of_images
@@ -61,3 +65,27 @@ def test_a_part_of_a_data_set_is_its_own_images(folder, tmp_path):
     drawn = [load_dataset("fractals:test_images_per_class=1", "test", cache_dir=tmp_path / str(i)) for i in range(2)]
     assert contents_of_images(drawn[0]) == contents_of_images(drawn[1])
     assert contents_of_images(drawn[0], [0]) != contents_of_images(drawn[0], [1])
+
+
+def test_a_data_set_that_is_drawn_by_its_first_image_is_drawn_once(tmp_path, monkeypatch):
+    drawn = []
+    original = FractalDataset._drawn
+    monkeypatch.setattr(FractalDataset, "_drawn", lambda self: drawn.append(1) or original(self))
+    monkeypatch.setattr(image_contents, "_RUN", 1)
+    contents_of_images(load_dataset("fractals:test_images_per_class=2", "test", cache_dir=tmp_path))
+    assert drawn == [1]
+
+
+def test_rows_of_a_table_and_watermarked_images_are_known_by_their_stored_bytes(folder, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    images = load_dataset(folder, "test")
+    rows = {"image": [{"bytes": images.encoded(i), "path": None} for i in range(10)], "label": images.labels.tolist()}
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["c0", "c1"])})
+    (tmp_path / "table").mkdir()
+    datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "table" / "test.parquet")
+    monkeypatch.setattr(image_contents, "_RUN", 1)
+    table = load_dataset(tmp_path / "table", "test")
+    assert contents_of_images(table) == contents_of_images(images)
+    monkeypatch.setitem(sys.modules, "imagenet_w", SimpleNamespace())
+    assert contents_of_images(WatermarkedImages(images)) == contents_of_images(images)
