@@ -84,7 +84,7 @@ def _imagenet_o(
     return DetectionSets(
         EvaluationDataset(known, transform),
         EvaluationDataset(unknown, transform),
-        _bank(bank_dataset, transform, 0),
+        None if bank_dataset is None else _bank(bank_dataset, transform, 0),
         neighbour,
         class_columns(names, "imagenet_o"),
         "ood",
@@ -104,15 +104,12 @@ def _pair(
     check_same_classes(names, tuple(known.images.class_names))
     unknown = EvaluationDataset(unknown_images(out_dataset, split_seed, processor), known.transform)
     bank = _bank(bank_dataset or in_dataset, known.transform, split_seed)
-    smaller = min(neighbour, len(bank)) if bank is not None else neighbour
-    return DetectionSets(known, unknown, bank, smaller)
+    return DetectionSets(known, unknown, bank, min(neighbour, len(bank)))
 
 
-def _bank(name: str | None, transform: Any, split_seed: int) -> EvaluationDataset | None:
+def _bank(name: str, transform: Any, split_seed: int) -> EvaluationDataset:
     from synco_hub.data import EvaluationDataset, load_dataset
 
-    if name is None:
-        return None
     images = load_dataset(name, "train", seed=split_seed, image_size=transform.image_size)
     return EvaluationDataset(images, transform)
 

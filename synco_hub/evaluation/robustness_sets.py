@@ -75,7 +75,7 @@ class PlannedCell:
 
 
 def chosen_sets(names: str) -> list[str]:
-    """Names of sets.
+    """Names of sets, each once.
 
     Args:
         names: Keys of `ROBUSTNESS_SETS` separated by commas; "all" for every one.
@@ -89,7 +89,7 @@ def chosen_sets(names: str) -> list[str]:
     unknown = [name for name in wanted if name not in ROBUSTNESS_SETS]
     if unknown or not wanted:
         raise ValueError(f"sets {names!r}: {unknown or 'none'} given, known are {', '.join(ROBUSTNESS_SETS)} and all")
-    return wanted
+    return list(dict.fromkeys(wanted))
 
 
 def planned_cells(
@@ -141,13 +141,9 @@ def planned_corruptions(
     cells = [PlannedCell("clean", lambda: EvaluationDataset(images, transform))]
     for name in checked_corruptions(corruptions):
         for severity in SEVERITIES:
-            dataset = ChangedDataset(images, transform, Corruption(name, severity, seed))
-            cells.append(PlannedCell(f"corrupted/{name}/{severity}", partial(_itself, dataset)))
+            dataset = partial(ChangedDataset, images, transform, Corruption(name, severity, seed))
+            cells.append(PlannedCell(f"corrupted/{name}/{severity}", dataset))
     return cells
-
-
-def _itself(dataset: EvaluationDataset) -> EvaluationDataset:
-    return dataset
 
 
 def checked_corruptions(corruptions: Sequence[str] | None) -> list[str]:

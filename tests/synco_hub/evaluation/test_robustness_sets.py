@@ -20,7 +20,7 @@ TRANSFORM = EvaluationTransform(32)
 
 def test_sets_are_named_and_found_where_their_archives_unpack(tmp_path):
     assert chosen_sets("all") == list(ROBUSTNESS_SETS)
-    assert chosen_sets("imagenet-r, imagenet-a") == ["imagenet-r", "imagenet-a"]
+    assert chosen_sets("imagenet-r, imagenet-a,imagenet-r") == ["imagenet-r", "imagenet-a"]
     with pytest.raises(ValueError, match=r"\['imagenet-x'\] given, known are imagenet,"):
         chosen_sets("imagenet-x")
     (tmp_path / "sketch").mkdir()
