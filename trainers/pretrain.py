@@ -26,6 +26,7 @@ from synco_hub.data.views.augmentation_place import two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import image_processor
 from trainers.checkpoints import manifest_of
+from trainers.first_process import by_the_first
 from trainers.knn_callback import KnnCallback
 from trainers.knn_data import knn_data
 from trainers.pretraining_flags import PretrainingRun, parse
@@ -56,8 +57,9 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     else:
         images = stream.source.images(run.data.images_per_epoch)
     every_epochs, knn = run.training.knn_every_epochs, None
-    if every_epochs is not None and run.training.process_index == 0:
-        knn = knn_data(run.data, config.image_size or 224, images)
+    place = (run.training.process_index, run.training.world_size)
+    if every_epochs is not None:
+        knn = by_the_first(lambda: knn_data(run.data, config.image_size or 224, images), *place)
     transform = two_view_transform(run.training.augment_on, config.image_size or 224)
     views = TwoViewDataset(images, transform, seed=run.training.seed)
     trainer = SynCoTrainer(
@@ -67,8 +69,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs))
     directory = Path(str(run.training.output_dir))
     recorded = run.recorded(config, images.description.to_dict())
-    if trainer.is_world_process_zero():
-        claim(directory, recorded, run.training.resume)
+    by_the_first(lambda: claim(directory, recorded, run.training.resume), *place)
     checkpoint = trainer.newest_checkpoint() if run.training.resume else None
     if run.training.resume and trainer.is_world_process_zero():
         logger.warning("resuming from %s", checkpoint or "the beginning: there is no whole checkpoint")

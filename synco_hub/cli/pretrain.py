@@ -34,8 +34,7 @@ def command_line(arguments: Sequence[str]) -> list[str]:
         return [sys.executable, "-m", "trainers.pretrain", *rest]
     if not number.isdecimal() or int(number) < 1:
         raise ValueError(f"{FLAG} {number} is no number of processes: give a whole number, usually one a GPU.")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", number]
-    return [*launcher, "--module", "trainers.pretrain", *rest]
+    return [sys.executable, "-m", "trainers.several_processes", number, *rest]
 
 
 def _without_flag(arguments: list[str]) -> tuple[list[str], str | None]:

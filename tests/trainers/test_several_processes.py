@@ -15,8 +15,11 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
 from synco_hub.models import SynCoConfig
+from trainers import several_processes
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import with_shared_batch_statistics
 
@@ -160,3 +163,57 @@ def test_batch_statistics_are_shared_where_the_device_can(caplog):
     assert sum(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) == 3
     assert not any(isinstance(module, nn.BatchNorm1d) for module in shared.modules())
     assert list(shared.state_dict()) == keys
+
+
+@pytest.mark.parametrize(
+    ("exit_code", "code", "said"),
+    [(1, 1, ""), (143, 143, ""), (-9, 137, "error: process 1 was ended by SIGKILL"), (-11, 139, "SIGSEGV")],
+)
+def test_the_launcher_ends_as_the_process_that_failed_first(exit_code, code, said, tmp_path, monkeypatch, capsys):
+    launched = []
+
+    def launch(argv: list[str]) -> None:
+        launched.append(argv)
+        failures = {
+            rank: ProcessFailure(local_rank=rank, pid=9, exitcode=number, error_file=str(tmp_path / "none"))
+            for rank, number in ((0, -15), (1, exit_code))
+        }
+        failures[0].timestamp = failures[1].timestamp + 1
+        raise ChildFailedError("trainers.pretrain", failures)
+
+    monkeypatch.setattr(several_processes, "launch", launch)
+    with pytest.raises(SystemExit) as ended:
+        several_processes.main(["2", "--output-dir", "a b"])
+    assert ended.value.code == code
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == bool(said)
+    expected = ["--standalone", "--nproc-per-node", "2", "--module", "trainers.pretrain", "--output-dir", "a b"]
+    assert launched == [expected]
+
+
+def test_a_signal_to_the_launcher_is_its_exit_code(monkeypatch):
+    def launch(argv: list[str]) -> None:
+        raise SignalException("stopped", 15)
+
+    monkeypatch.setattr(several_processes, "launch", launch)
+    with pytest.raises(SystemExit) as ended:
+        several_processes.main(["2"])
+    assert ended.value.code == 143
+
+
+@pytest.mark.slow
+def test_what_the_first_process_refuses_is_one_line_for_all(tmp_path):
+    (tmp_path / "run" / "checkpoint-4").mkdir(parents=True)
+    command = [sys.executable, "-m", "synco_hub.cli", "pretrain", "--num-processes", "2", *FLAGS]
+    command += ["--dataset", "fractals:num_classes=2,train_images_per_class=9", "--output-dir", str(tmp_path / "run")]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "SYNCO_HUB_HOME": str(tmp_path / "home")}
+    ended = subprocess.run(
+        [*command, "--per-device-train-batch-size", "2"], capture_output=True, text=True, env=environment
+    )
+    assert ended.returncode == 1
+    assert [line for line in ended.stderr.splitlines() if "error" in line.lower()] == [
+        f"error: {tmp_path / 'run'} holds checkpoints but no pretraining_settings.json, so they are not a run of this "
+        "program: choose another --output-dir."
+    ]
+    assert "Traceback" not in ended.stderr

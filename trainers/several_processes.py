@@ -1,0 +1,50 @@
+"""Pretraining by several processes of this machine: torch's launcher, with the run's own line as the last word.
+
+    python -m trainers.several_processes 4 --method synco-v2 --dataset PATH --output-dir runs/first
+
+`synco-hub pretrain --num-processes 4` becomes this. On several machines use `torchrun -m trainers.pretrain`.
+"""
+
+from __future__ import annotations
+
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+
+from torch.distributed.elastic.multiprocessing.api import SignalException
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.run import main as launch
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Start the processes and wait for them; ends with the exit code of the one that failed first.
+
+    Args:
+        argv: Number of processes, then the flags of `trainers.pretrain`.
+    """
+    number, *flags = sys.argv[1:] if argv is None else argv
+    # It would report at length that a process ended, after that process has said why in one line.
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    try:
+        launch(["--standalone", "--nproc-per-node", number, "--module", "trainers.pretrain", *flags])
+    except ChildFailedError as error:
+        rank, failure = error.get_first_failure()
+        sys.exit(failure.exitcode if failure.exitcode > 0 else _killed(rank, -failure.exitcode))
+    except SignalException as error:
+        sys.exit(128 + int(error.sigval))
+
+
+def _killed(rank: int, number: int) -> int:
+    """Say what a killed process could not, and return the exit code."""
+    name = signal.Signals(number).name
+    print(  # noqa: T201
+        f"error: process {rank} was ended by {name}, often for want of memory; the others were stopped. Continue from "
+        "the last whole checkpoint with --resume.",
+        file=sys.stderr,
+    )
+    return 128 + number
+
+
+if __name__ == "__main__":
+    main()
