@@ -23,12 +23,15 @@ Source of how tensor cores add: Fasi, Higham, Mikaitis, Pranesh, Numerical behav
 
 from __future__ import annotations
 
+import logging
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
 from synco_hub.evaluation.neighbour_scan import SearchBlocks, best_keys, normalised, packed, product_dtype, unpacked
+
+logger = logging.getLogger(__name__)
 
 SearchPrecision = Literal["auto", "fp32", "bf16", "fp16"]
 """Arithmetic of the search; ``auto`` is fp16 on CUDA, where it is several times faster, and fp32 elsewhere."""
@@ -104,6 +107,7 @@ def exact_keys_from_half(
             certain = (unpacked(keys)[0][:, -1].double() > limit).cpu()
         best[unsure[certain].to(best.device)] = keys[certain.to(keys.device)]
         unsure = unsure[~certain]
+        logger.info("%s settles the neighbours of %d of %d queries", arithmetic, int(certain.sum()), len(asked))
     return best
 
 

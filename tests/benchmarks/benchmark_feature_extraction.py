@@ -1,8 +1,8 @@
-"""Measures feature extraction: images of a core-second by batch size, and fp32 against bf16.
+"""Measures feature extraction: images of a core-second by batch size, fp32 against bf16, and the autotuned batch.
 
     OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_feature_extraction.py
 
-About three minutes on one core; writes tests/benchmarks/results/feature_extraction_cpu.json (`--device cuda`: _cuda).
+About ten minutes on one core; writes tests/benchmarks/results/feature_extraction_cpu.json (`--device cuda`: _cuda).
 Images are ready on the device; the data path is benchmark_two_views.py's.
 """
 
@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, write_report
 
+from synco_hub.batch_autotune import BatchChoice, fastest_batch_size
 from synco_hub.models import SynCoConfig, SynCoModel
 
 
@@ -31,11 +32,25 @@ def features_of(model: SynCoModel, images: torch.Tensor, dtype: torch.dtype | No
     return call
 
 
+def autotuned(model: SynCoModel, largest: int, device: str) -> BatchChoice:
+    """What `--batch-size auto` chooses up to a largest size."""
+
+    def run(size: int) -> None:
+        features_of(model, torch.zeros(size, 3, 224, 224, device=device), None)()
+        if device == "cuda":
+            torch.cuda.synchronize()
+
+    choice = fastest_batch_size(run, largest)
+    if choice is None:
+        raise ValueError(f"--batches up to {largest}: autotuning begins at 8, give a larger batch too")
+    return choice
+
+
 def main() -> None:
     """Measure, write the JSON whole, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32])
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 32, 128])
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, help="JSON file to write")
     options = parser.parse_args()
@@ -48,16 +63,27 @@ def main() -> None:
         model.to(options.device)
         images = {batch: torch.randn(batch, 3, 224, 224, device=options.device) for batch in options.batches}
         calls = {f"fp32, batch {batch}": features_of(model, images[batch], None) for batch in options.batches}
-        middle = options.batches[len(options.batches) // 2]
+        middle = options.batches[(len(options.batches) - 1) // 2]
         calls[f"bf16, batch {middle}"] = features_of(model, images[middle], torch.bfloat16)
+        choice = autotuned(model, max(options.batches), options.device)
+        tuned = f"fp32, autotuned batch {choice.batch_size}"
+        found = torch.randn(choice.batch_size, 3, 224, 224, device=options.device)
+        calls[tuned] = features_of(model, found, None)
         times = interleaved_seconds(calls, options.rounds, options.device)
+        rates: dict[str, list[float]] = {}
         for name, values in times.items():
             batch = int(name.rsplit(" ", 1)[1])
-            rate = batch / statistics.median(values)
+            rates[name] = [batch / seconds for seconds in values]
+            rate = statistics.median(rates[name])
             rows.append({"backbone": backbone, "variant": name, "images_per_second": round(rate, 2)})
             findings.append(Finding(f"{backbone}, {name}", rate, "images/s"))
         ratio = median_ratio(times[f"bf16, batch {middle}"], times[f"fp32, batch {middle}"])
         findings.append(Finding(f"{backbone}, bf16 over fp32, batch {middle}", ratio, "×"))
+        largest = f"fp32, batch {options.batches[-1]}"
+        ratio = median_ratio(rates[tuned], rates[largest])
+        findings.append(
+            Finding(f"{backbone}, images/s of the autotuned batch over batch {options.batches[-1]}", ratio, "×")
+        )
     settings = {"rounds": options.rounds, "image_size": 224}
     path = options.output or RESULTS / f"feature_extraction_{options.device}.json"
     write_report(path, "Feature extraction", settings, rows, findings, options.device)
