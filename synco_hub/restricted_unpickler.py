@@ -13,8 +13,11 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from synco_hub.foreign_text import shown
+
 # The most objects that a pickle may remember or nest: real checkpoints have tens of thousands.
 MAX_OPERATIONS = 20_000_000
+_LONGEST_REASON = 300
 _REMEDY = "Only plain data and tensors are read; if you trust its author, ask for a file without code (.safetensors)."
 # Numbers given to classes by whoever filled `copyreg`'s registry: they would bypass the look-up of names.
 _EXTENSION_OPERATIONS = {"EXT1", "EXT2", "EXT4"}
@@ -157,9 +160,9 @@ def load_plain(
     except RecursionError:
         raise ValueError(f"{origin} is refused: it is nested too deeply to be data. {remedy}") from None
     except Exception as error:  # a hostile pickle can provoke any kind of error in any operation
+        reason = shown(" ".join(str(error).split()), _LONGEST_REASON)
         raise ValueError(
-            f"{origin} is refused and nothing in it was run: {' '.join(str(error).split()) or type(error).__name__}. "
-            f"{remedy}"
+            f"{origin} is refused and nothing in it was run: {reason or type(error).__name__}. {remedy}"
         ) from error
 
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
+from synco_hub.foreign_text import listed
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
 Shapes = dict[str, tuple[int, ...]]
@@ -73,13 +74,13 @@ def expected_shapes(config: SynCoConfig, num_tensors: int, model_class: Any = Sy
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], shown: int = 20) -> str:
+def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], most: int = 20) -> str:
     """What is missing, left over and wrong-shaped, first keys of each; empty if everything fits.
 
     Args:
         wanted: Key to shape of the network.
         found: Key to shape of the weights.
-        shown: How many keys of each.
+        most: How many keys of each.
     """
     faults = {
         "missing": sorted(set(wanted) - set(found)),
@@ -90,11 +91,7 @@ def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int,
             if found[key] != wanted[key]
         ],
     }
-    return "; ".join(
-        f"{len(keys)} {fault}: {', '.join(keys[:shown])}{' …' if len(keys) > shown else ''}"
-        for fault, keys in faults.items()
-        if keys
-    )
+    return "; ".join(f"{len(keys)} {fault}: {listed(keys, most)}" for fault, keys in faults.items() if keys)
 
 
 def directory_misfit(directory: Path) -> str:
@@ -121,8 +118,8 @@ def directory_misfit(directory: Path) -> str:
         wanted, compared = _wanted(SynCoConfig.from_pretrained(directory), values.get("architectures"), found)
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
         return f"config.json describes no network for these weights: {' '.join(str(error).split()).rstrip('.')}"
-    listed = misfit(wanted, compared, _SHOWN_OF_DIRECTORY)
-    return f"the weights are not those of config.json ({listed})" if listed else ""
+    fault = misfit(wanted, compared, _SHOWN_OF_DIRECTORY)
+    return f"the weights are not those of config.json ({fault})" if fault else ""
 
 
 def _wanted(config: Any, architectures: Any, found: Shapes) -> tuple[Shapes, Shapes]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from synco_hub.foreign_text import shown
 from synco_hub.hub.conversion.layouts import Layout
 from synco_hub.models.backbones_synco import specification_of
 
@@ -66,6 +67,8 @@ def recorded_heads(config: dict[str, Any]) -> Any:
             continue
         seen.add(id(values))
         if "NUM_HEADS" in values:
-            return values["NUM_HEADS"]
+            recorded = values["NUM_HEADS"]
+            numbers = recorded if isinstance(recorded, (list, tuple)) else [recorded]
+            return recorded if all(type(number) is int for number in numbers) else shown(recorded)
         waiting.extend(value for value in values.values() if isinstance(value, dict))
     return None

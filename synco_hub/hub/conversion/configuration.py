@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from synco_hub.foreign_text import listed, shown
 from synco_hub.hub.conversion.attention_heads import HeadsDecision, vit_heads
 from synco_hub.hub.conversion.layouts import Layout
 from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
@@ -54,10 +55,10 @@ def configuration_of(
         if "cls_token" in backbone.tensors:
             return _vit_configuration(backbone.tensors, layout_name, layout, choices, recorded)
         return _swin_configuration(backbone, layout, choices)
-    except (KeyError, IndexError, ZeroDivisionError) as error:
+    except (KeyError, IndexError, ZeroDivisionError, TypeError) as error:  # a TypeError is the root of -1 patches
         raise ValueError(
             f"The weights are neither a ViT's nor a Swin's ({error} is missing or misshapen; first keys: "
-            f"{sorted(backbone.tensors)[:5]}): give --backbone and the right --layout."
+            f"{listed(sorted(backbone.tensors), 5)}): give --backbone and the right --layout."
         ) from error
 
 
@@ -158,8 +159,8 @@ def _count(tensors: Mapping[str, Any], pattern: str) -> int:
     due = {str(number) for number in range(len(keys))}
     if stray := sorted(key for number, key in keys.items() if number not in due):
         raise ValueError(
-            f"The key {stray[0]!r:.200} does not fit: {len(keys)} blocks or stages are there, which are numbered 0 to "
-            f"{len(keys) - 1}. The file is incomplete or has tensors of something else; nothing was written."
+            f"The key {shown(stray[0])!r} does not fit: {len(keys)} blocks or stages are there, which are numbered 0 "
+            f"to {len(keys) - 1}. The file is incomplete or has tensors of something else; nothing was written."
         )
     return len(keys)
 

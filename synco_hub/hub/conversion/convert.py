@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from synco_hub.foreign_text import listed
 from synco_hub.hub.classifier import LinearHead
 from synco_hub.hub.conversion.accounting import account
 from synco_hub.hub.conversion.attention_heads import HeadsDecision, recorded_heads
@@ -18,7 +19,7 @@ from synco_hub.hub.conversion.linear_head import head_of_file, linear_head
 from synco_hub.hub.conversion.parts import Parts, split_parts
 from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
 from synco_hub.hub.conversion.recognition import Recognised, recognise
-from synco_hub.hub.conversion.report import ConversionReport, feature_checksum
+from synco_hub.hub.conversion.report import MAX_IMAGE_SIZE, ConversionReport, feature_checksum
 from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, open_source
 from synco_hub.hub.conversion.stock_configuration import stock_configuration
 from synco_hub.hub.conversion.strict_loading import load_strictly, refuse_misfit
@@ -78,7 +79,7 @@ def convert(source_name: str, output: Path, settings: ConversionSettings | None 
     if parts.leftover:
         raise ValueError(
             f"{source.name} has {len(parts.leftover)} tensors that do not belong to the layout {recognised.name!r}: "
-            f"{', '.join(sorted(parts.leftover)[:_SHOWN])}. Give the right --layout."
+            f"{listed(sorted(parts.leftover), _SHOWN)}. Give the right --layout."
         )
     method = pretraining_method(recognised.name, parts.tensors, source.content.get("config"))
     converted = _converted(source, recognised, parts, settings, method)
@@ -99,6 +100,11 @@ def _converted(
     shapes = expected_shapes(config, len(backbone.tensors))
     wanted = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
     refuse_misfit(wanted, backbone.tensors, f"the {branch[0]} backbone")
+    if config.image_size > MAX_IMAGE_SIZE:
+        raise ValueError(
+            f"image_size={config.image_size} is larger than {MAX_IMAGE_SIZE}, up to which a conversion is checked: "
+            "give --image-size."
+        )
     model: Any = SynCoModel(config)
     model.eval()
     load_strictly(model.backbone, backbone.tensors, f"the {branch[0]} backbone")

@@ -12,7 +12,7 @@ def has_sincos_position_embedding(embedding: Any) -> bool:
     if embedding.ndim != 3 or embedding.shape[-1] % 4 or not embedding.numel():
         return False
     grid = round((embedding.shape[1] - 1) ** 0.5)
-    if grid * grid != embedding.shape[1] - 1 or embedding[0, 0].abs().max() > 0:
+    if not grid or grid * grid != embedding.shape[1] - 1 or embedding[0, 0].float().abs().max() > 0:
         return False
     fixed = sincos_position_embedding(grid, grid, embedding.shape[-1])
     return bool((embedding[0, 1:].float() - fixed).abs().max() < 1e-3)

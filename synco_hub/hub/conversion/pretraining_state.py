@@ -33,8 +33,9 @@ def pretraining_method(layout_name: str, parts: Mapping[str, Any], config: Any) 
     """
     if layout_name not in ("synco-v2", "moby"):
         return None
-    model = config.get("MODEL", {}) if isinstance(config, Mapping) else {}
-    said = {"synco": "synco-v2", "moby": "moby", "byol": "byol"}.get(str(model.get("TYPE")))
+    model = config.get("MODEL") if isinstance(config, Mapping) else None
+    kind = model.get("TYPE") if isinstance(model, Mapping) else None
+    said = {"synco": "synco-v2", "moby": "moby", "byol": "byol"}.get(str(kind))
     if said is not None:
         return said
     if "projector" in parts and "queue" not in parts:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from synco_hub.foreign_text import listed, shown
 from synco_hub.hub.conversion.layouts import CHOICES, LAYOUTS, Layout
 from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
 from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, weights_in
@@ -47,7 +48,7 @@ def recognise(source: CheckpointSource, wanted: str = "auto") -> Recognised:
     if {"student", "teacher"} & set(content):
         return Recognised("dino", "it holds student and teacher")
     container = next((key for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
-    keys = [key.removeprefix("module.") for key in (content[container] if container else content)]
+    keys = [str(key).removeprefix("module.") for key in (content[container] if container else content)]
     if any(key.startswith(("base_encoder.", "momentum_encoder.")) for key in keys):
         return Recognised("moco-v3", "keys begin with base_encoder. or momentum_encoder.")
     if any(key.startswith("backbone.") for key in keys):
@@ -64,7 +65,7 @@ def _told_by_config(config: Any) -> Recognised | None:
     # Both projects share their code's ancestor; only the later one names its encoder so, and has other methods.
     field = "ENCODER" if "ENCODER" in model else "TYPE"
     if field == "ENCODER" or model.get(field) in ("synco", "byol"):
-        return Recognised("synco-v2", f"its config says MODEL.{field} = {model[field]!r}")
+        return Recognised("synco-v2", f"its config says MODEL.{field} = {shown(model[field])!r}")
     return Recognised("moby", "its config has MODEL and no MODEL.ENCODER, as in Microsoft's code")
 
 
@@ -91,5 +92,5 @@ def _told_by_position_embedding(source: CheckpointSource, container: str | None,
         )
     raise ValueError(
         f"{source.name} has none of the known layouts ({', '.join(CHOICES[1:])}); its first keys are "
-        f"{sorted(map(str, keys))[:5]}: give --layout if it is one of them."
+        f"{listed(sorted(keys), 5)}: give --layout if it is one of them."
     )

@@ -14,12 +14,15 @@ import torch
 from torch import Tensor
 
 from synco_hub.atomic_write import written_whole
+from synco_hub.foreign_text import shown
 from synco_hub.results import library_versions
 
 REPORT_FILE = "conversion_report.json"
 SCHEMA_VERSION = 1
 _SEED = 20240521
 _SHOWN_VALUES = 8
+# Side in pixels up to which features are computed here; what anybody pretrained on has less than half of it.
+MAX_IMAGE_SIZE = 2048
 
 
 @dataclass(frozen=True)
@@ -83,7 +86,7 @@ class ConversionReport:
             f"heads: {self.heads['num_heads']} ({self.heads['reason']}{told})",
             "carried over: " + ", ".join(f"{count} tensors of {part}" for part, count in self.mapped.items()),
             *(f"renamed: {fact}" for fact in self.renamed),
-            *(f"dropped: {row['what']}, {row['tensors']} tensors ({row['reason']})" for row in lost),
+            *(f"dropped: {shown(row['what'])}, {row['tensors']} tensors ({row['reason']})" for row in lost),
             f"accounted for: all {self.tensors_in_file} tensors of the file",
             f"source sha256: {self.source['sha256']}",
             f"features of the fixed input: mean {self.features['mean']:.6f}, std {self.features['std']:.6f}, "

@@ -12,6 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from synco_hub.foreign_text import listed, shown
 from synco_hub.hub.conversion.stored_tensor import StoredTensor
 from synco_hub.hub.conversion.torch_file import read_torch_file
 from synco_hub.hub.loading import TIMM_PREFIX, load_model
@@ -76,6 +77,8 @@ def _open_file(path: Path) -> CheckpointSource:
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, but a checkpoint is a dictionary of tensors.")
+    if strange := [key for key in content if not isinstance(key, str)]:
+        raise ValueError(f"{path} has keys that are no text ({listed(strange, 3)}): the file is refused.")
     return CheckpointSource(str(path), "torch", sha256_of(path), content)
 
 
@@ -102,8 +105,8 @@ def _open_directory(path: Path) -> CheckpointSource:
         raise ValueError(f"{path} is a checkpoint of this package already: load it by AutoModel, or export it.")
     if kind not in ("timm", *_STOCK_MODEL_TYPES):
         raise ValueError(
-            f"{path} holds a model of the type {kind!r}: of transformers' own models ViT and Swin are converted "
-            f"({', '.join(_STOCK_MODEL_TYPES)})."
+            f"{path} holds a model of the type {shown(kind)!r}: of transformers' own models ViT and Swin are "
+            f"converted ({', '.join(_STOCK_MODEL_TYPES)})."
         )
     if kind == "timm":
         config = config.get("synco_config") or config
@@ -130,12 +133,12 @@ def weights_in(source: CheckpointSource, container: str | None) -> Mapping[str, 
         state = source.content
     if not isinstance(state, Mapping) or not any(is_tensor(value) for value in state.values()):
         raise ValueError(
-            f"{source.name} has no dictionary of tensors under {container!r} (it has {sorted(source.content)[:8]}): "
+            f"{source.name} has no dictionary of tensors under {container!r} (it has {listed(source.content, 8)}): "
             "give another --layout."
         )
     wrong = [key for key, value in state.items() if not isinstance(key, str) or not is_tensor(value)]
     if wrong:
-        raise ValueError(f"{source.name}: among the weights {wrong[:5]} are no tensors: the file is refused.")
+        raise ValueError(f"{source.name}: among the weights, {listed(wrong, 5)} are no tensors: the file is refused.")
     return state
 
 

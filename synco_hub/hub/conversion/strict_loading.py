@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from synco_hub.foreign_text import shown
 from synco_hub.hub.conversion.source import load_tensor, shape_of
 from synco_hub.hub.weight_fit import misfit
 
@@ -40,9 +41,9 @@ def refuse_misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any
     Raises:
         ValueError: Listing missing, superfluous and wrong-shaped keys.
     """
-    if listed := misfit(wanted, {key: shape_of(value) for key, value in found.items()}):
+    if fault := misfit(wanted, {key: shape_of(value) for key, value in found.items()}):
         raise ValueError(
-            f"The tensors of {what} do not fit ({listed}). Nothing was written: give the right --layout, --backbone, "
+            f"The tensors of {what} do not fit ({fault}). Nothing was written: give the right --layout, --backbone, "
             "--image-size or file."
         )
 
@@ -54,5 +55,5 @@ def finite(key: str, tensor: Tensor) -> Tensor:
         ValueError: If it holds NaN or infinities.
     """
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{key} holds NaN or infinite numbers: the checkpoint is spoilt, nothing was written.")
+        raise ValueError(f"{shown(key)} holds NaN or infinite numbers: the checkpoint is spoilt, nothing was written.")
     return tensor

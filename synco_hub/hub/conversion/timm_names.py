@@ -64,5 +64,5 @@ def _later_stage(key: str) -> str:
 
 def _stored_grid(found: Mapping[str, Any]) -> int | None:
     """Patches a side of the first stage, from its stored mask of shape (windows, area, area)."""
-    mask = next((shape_of(found[k]) for k in found if re.fullmatch(r"layers\.0\.blocks\.\d+\.attn_mask", k)), None)
-    return None if mask is None else round(mask[0] ** 0.5) * round(mask[1] ** 0.5)
+    mask = next((shape_of(found[k]) for k in found if re.fullmatch(r"layers\.0\.blocks\.\d+\.attn_mask", k)), ())
+    return None if len(mask) != 3 else round(mask[0] ** 0.5) * round(mask[1] ** 0.5)

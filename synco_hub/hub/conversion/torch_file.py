@@ -10,6 +10,8 @@ from __future__ import annotations
 import functools
 import struct
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +36,9 @@ def read_torch_file(path: Path) -> Any:
     Raises:
         ValueError: If it is neither, names code, is damaged, or claims more than it holds.
     """
-    if zipfile.is_zipfile(path):
+    with _damage_told(path):
+        zipped = zipfile.is_zipfile(path)
+    if zipped:
         return _read_zip(path)
     with path.open("rb") as stream:
         start = stream.read(512)
@@ -48,27 +52,30 @@ def read_torch_file(path: Path) -> Any:
     return _read_legacy(path)
 
 
-def _read_zip(path: Path) -> Any:
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Within this context whatever the zip library says about forged or damaged bytes becomes a `ValueError`."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = _checked_entries(path, archive)
-            pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-            if len(pickles) != 1:
-                raise ValueError(f"{path} is a zip file, but none that torch.save wrote: it has no data.pkl.")
-            root = pickles[0].removesuffix("data.pkl")
-            if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-                raise ValueError(f"{path} was written on a big-endian computer: save it anew on a usual one.")
-            data = archive.read(pickles[0])
-    except (zipfile.BadZipFile, EOFError) as error:
+        yield
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error) as error:
         raise ValueError(f"{path} is a damaged zip file ({error}): download it again.") from error
+
+
+def _read_zip(path: Path) -> Any:
+    with _damage_told(path), zipfile.ZipFile(path) as archive:
+        entries = _checked_entries(path, archive)
+        pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
+        if len(pickles) != 1:
+            raise ValueError(f"{path} is a zip file, but none that torch.save wrote: it has no data.pkl.")
+        root = pickles[0].removesuffix("data.pkl")
+        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
+            raise ValueError(f"{path} was written on a big-endian computer: save it anew on a usual one.")
+        data = archive.read(pickles[0])
 
     @functools.lru_cache(maxsize=2)
     def read(name: str) -> bytes:
-        try:
-            with zipfile.ZipFile(path) as archive:
-                return archive.read(name)
-        except (zipfile.BadZipFile, EOFError) as error:
-            raise ValueError(f"{path} is damaged ({error}): download it again.") from error
+        with _damage_told(path), zipfile.ZipFile(path) as archive:
+            return archive.read(name)
 
     def storage(identifier: Any) -> StoredStorage:
         dtype, key, numel = storage_identifier(identifier)

@@ -53,5 +53,5 @@ def test_no_backbone_at_all_is_told():
 )
 def test_one_stray_key_does_not_decide_how_many_blocks_are_built(network, key):
     tensors = timm_names(network.state_dict() | {key: torch.zeros(96)})
-    with pytest.raises(ValueError, match=rf"The key '{key[:150]}.* does not fit: \d blocks or stages are there"):
+    with pytest.raises(ValueError, match=rf"The key '{key[:100]}.* does not fit: \d blocks or stages are there"):
         configuration_of(tensors, "timm", LAYOUTS["timm"], Choices())
