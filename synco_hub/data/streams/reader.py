@@ -45,7 +45,9 @@ class ReadAhead(Generic[Row]):
         """End the thread; a read that is under way is waited for a moment only."""
         self._ended = True
         self._closed.set()
-        self._thread.join(timeout=1.0)
+        # Garbage collection may close a reader in whatever thread it runs, also in the reader's own.
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=1.0)
 
     def _next_pair(self) -> tuple[Row | None, BaseException | None]:
         while True:

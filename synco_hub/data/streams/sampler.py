@@ -101,16 +101,23 @@ class StreamSampler(Sampler[Any]):
         self.epoch = epoch
 
     def close(self) -> None:
-        """End the threads that read ahead."""
-        for reader in self._open:
+        """End the threads that read ahead, of every iteration."""
+        self._close(list(self._open))
+
+    def _close(self, readers: list[ReadAhead[StreamRow]]) -> None:
+        for reader in readers:
             reader.close()
-        self._open = []
+            if reader in self._open:
+                self._open.remove(reader)
 
     def __iter__(self) -> Iterator[tuple[int, StreamRow | None]]:
         epoch, yielded = self.epoch, 0
+        # Its own: the iteration of an epoch before may be abandoned behind its last row, and is ended only when it is
+        # collected as garbage, perhaps while this one is under way.
+        readers: list[ReadAhead[StreamRow]] = []
         self.failure = None
         try:
-            for row in islice(self._rows(epoch), self.rows_per_epoch):
+            for row in islice(self._rows(epoch, readers), self.rows_per_epoch):
                 yielded += 1
                 if self.on_row is not None:
                     self.on_row(yielded)
@@ -118,26 +125,28 @@ class StreamSampler(Sampler[Any]):
         except StreamReadError as error:
             self.failure = error
         finally:
-            self.close()
+            self._close(readers)
         for _ in range(self.rows_per_epoch - yielded):
             yield epoch, None
 
-    def _rows(self, epoch: int) -> Iterator[StreamRow]:
+    def _rows(self, epoch: int, readers: list[ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
         """The part of this process over and over, in another order each time."""
         seed, process = self.settings.seed, self.part.process
         for number in count():
             order = shard_order(self.part, seed, epoch, number)
             some = False
-            rows = interleaved(order, self._read_ahead)
+            rows = interleaved(order, lambda shard: self._read_ahead(shard, readers))
             for row in shuffled(rows, self.settings.shuffle_buffer, seed, epoch, number, process):
                 some = True
                 yield row
-            self.close()
+            self._close(readers)
+            readers.clear()
             if not some:
                 raise StreamReadError(", ".join(self.source.shard_names[:3]), 0, f"no rows for process {process}")
 
-    def _read_ahead(self, shard: int) -> Iterator[StreamRow]:
+    def _read_ahead(self, shard: int, readers: list[ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
         reader = ReadAhead(lambda wait: self._owned(shard, wait))
+        readers.append(reader)
         self._open.append(reader)
         return reader
 

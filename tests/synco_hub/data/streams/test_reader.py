@@ -58,3 +58,22 @@ def test_closing_ends_a_pause():
     assert paused.wait(10)
     reader.close()
     assert not reader._thread.is_alive()
+
+
+def test_it_may_be_closed_in_its_own_thread():
+    readers, failures = [], []
+    started = threading.Event()
+
+    def rows(wait):
+        started.wait(10)
+        try:
+            readers[0].close()
+        except RuntimeError as error:
+            failures.append(error)
+        yield 1
+
+    readers.append(ReadAhead(rows))
+    started.set()
+    readers[0]._thread.join(10)
+    assert failures == []
+    assert list(readers[0]) == []

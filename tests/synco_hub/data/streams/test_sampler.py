@@ -129,6 +129,38 @@ def test_where_the_network_fails_for_good_the_rest_of_the_epoch_is_marked_and_th
     assert threading.active_count() == before
 
 
+def test_an_epoch_abandoned_behind_its_last_row_takes_nothing_from_the_next_when_it_is_collected():
+    source = Rows([400, 300])
+    sampler = StreamSampler(source, StreamSettings(0, 20), 700)
+    sampler.set_epoch(1)
+    whole = [row.cell for _, row in sampler]
+    sampler.set_epoch(0)
+    # A training loop takes as many rows as an epoch has and never asks for the end.
+    abandoned = iter(sampler)
+    for _ in range(700):
+        next(abandoned)
+    unfinished = iter(sampler)
+    next(unfinished)
+    sampler.set_epoch(1)
+    rows = iter(sampler)
+    seen = [next(rows)[1].cell for _ in range(100)]
+    abandoned.close()
+    unfinished.close()
+    seen += [row.cell for _, row in rows]
+    assert seen == whole
+
+
+def test_closing_ends_the_threads_of_every_iteration():
+    before = threading.active_count()
+    sampler = StreamSampler(Rows([400, 300]), StreamSettings(0, 4), 700)
+    iterations = [iter(sampler), iter(sampler)]
+    for rows in iterations:
+        next(rows)
+    assert threading.active_count() > before
+    sampler.close()
+    assert threading.active_count() == before
+
+
 def test_a_shard_that_changed_since_it_was_counted_and_one_without_rows_are_failures():
     shrunk = Rows([6])
     shrunk.real = [4]
