@@ -28,6 +28,7 @@ from trainers.interruption import leave_signals_to_the_main_process
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
+from trainers.shared_batch_statistics import with_shared_batch_statistics
 from trainers.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.training_monitor import TrainingMonitor, gradient_norm
 
@@ -296,23 +297,6 @@ def device_views_of(transform: object, args: SynCoTrainingArguments) -> DeviceVi
     if args.torch_compile:
         half.compile()
     return half
-
-
-def with_shared_batch_statistics(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:
-    """Let BatchNorm see the whole batch of a step's micro-batches over all processes, where the device can.
-
-    Args:
-        model: Changed in place; its keys stay the same.
-        device_type: Only `cuda` has a synchronised BatchNorm; elsewhere each process keeps statistics of its own part.
-    """
-    if device_type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        logger.warning(
-            "BatchNorm of the heads is not synchronised on %s: statistics are of each process's part of the batch.",
-            device_type,
-        )
-    return model
 
 
 def _refuse_small_data(num_images: int, args: SynCoTrainingArguments) -> None:

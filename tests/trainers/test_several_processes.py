@@ -14,14 +14,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
-from torch import nn
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
-from synco_hub.models import SynCoConfig
 from trainers import several_processes
 from trainers.pretraining_model import SynCoForPreTraining
-from trainers.pretraining_trainer import with_shared_batch_statistics
 
 # Plain gradient descent: Adam would turn the last bit of a gradient that should be zero into a whole step.
 FLAGS = (
@@ -149,20 +146,6 @@ def test_both_launchers_train_on_a_stream_and_continue_it(tmp_path):
     assert "resuming from" in launch("torchrun", "--resume")
     one, other = (tmp_path / name / "model.safetensors" for name in launchers)
     assert one.read_bytes() == other.read_bytes()
-
-
-def test_batch_statistics_are_shared_where_the_device_can(caplog):
-    settings = {"queue_size": 8, "num_hard_negatives": 2, "projection_hidden_dim": 16, "projection_dim": 8}
-    config = SynCoConfig(backbone="vit-nano", depth=1, pretraining=settings)
-    model = SynCoForPreTraining(config)
-    keys = list(model.state_dict())
-    assert with_shared_batch_statistics(model, "cpu") is model
-    assert "not synchronised on cpu" in caplog.text
-    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
-    shared = with_shared_batch_statistics(model, "cuda")
-    assert sum(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) == 3
-    assert not any(isinstance(module, nn.BatchNorm1d) for module in shared.modules())
-    assert list(shared.state_dict()) == keys
 
 
 @pytest.mark.parametrize(
