@@ -31,6 +31,8 @@ def claim(directory: Path, settings: dict[str, Any], resume: bool) -> None:
         ValueError: If the directory holds another run (naming the differences), this run without `resume`, or
             checkpoints of unknown origin. Settings alone are a run only for `resume`.
     """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"--output-dir {directory} is a file: name a folder, which may be new.")
     file = directory / SETTINGS_FILE
     settings = json.loads(json.dumps(settings, default=str))
     if file.exists() and (resume or holds_more_than(directory, SETTINGS_FILE)):

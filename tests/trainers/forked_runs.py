@@ -84,8 +84,8 @@ class Moments:
             self.pass_through("after rename")
             return result
 
-        def read(sampler: StreamSampler, epoch: int) -> Any:
-            for row in rows(sampler, epoch):
+        def read(sampler: StreamSampler, epoch: int, readers: Any) -> Any:
+            for row in rows(sampler, epoch, readers):
                 self.pass_through("row of a stream")
                 yield row
 

@@ -73,3 +73,10 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         write_json(tmp_path / "a.json", {"b": object()})
     assert json.loads((tmp_path / "a.json").read_text()) == {"b": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["a.json"]
+
+
+def test_a_file_is_no_directory_of_a_run(tmp_path):
+    (tmp_path / "taken").write_text("mine")
+    with pytest.raises(ValueError, match="taken is a file: name a folder"):
+        claim(tmp_path / "taken", {"seed": 1}, resume=False)
+    assert (tmp_path / "taken").read_text() == "mine"
