@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -13,6 +14,8 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+# Without it the client waits for ever on a Hub that has taken the connection and does not answer.
+ANSWER_SECONDS = 30.0
 _LOGIN = "`hf auth login`, or the variable HF_TOKEN"
 
 
@@ -30,6 +33,10 @@ def explained(action: str, repo_id: str, afterwards: str) -> Iterator[None]:
     """
     try:
         yield
+    except json.JSONDecodeError as error:
+        raise OSError(
+            f"{action} {repo_id}: the Hub's answer arrived damaged, it is no JSON ({error}). {afterwards}"
+        ) from error
     except ValueError:
         raise
     except GatedRepoError as error:

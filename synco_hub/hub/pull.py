@@ -17,7 +17,7 @@ from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
 from synco_hub.foreign_text import listed
-from synco_hub.hub.client_errors import explained
+from synco_hub.hub.client_errors import ANSWER_SECONDS, explained
 from synco_hub.hub.install import PATTERNS, install_checkpoint
 from synco_hub.hub.one_at_a_time import one_at_a_time
 from synco_hub.zoo import ZOO, ZooRow, checkpoint_directory, home_directory, list_models
@@ -65,7 +65,7 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
     short, source = _source(name, repo_id)
     client = api or HfApi()
     with explained("pulling", source, _AGAIN):
-        info = client.model_info(source, revision=revision, files_metadata=True)
+        info = client.model_info(source, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS)
         files = _wanted(info.siblings or [], source)
     commit = _commit(info.sha, source)
     repository = source.replace("/", "--")

@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import ModelCard
+
 from synco_hub.atomic_write import written_whole
 from synco_hub.hub.card.evaluation_entries import write_evaluation_files
 from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, write_facts, zoo_facts
@@ -20,6 +22,8 @@ CARD_FILE = "README.md"
 SETTINGS_FILE = "pretraining_settings.json"
 CONVERSION_REPORT = "conversion_report.json"
 RESULTS_FOLDER = "results"
+# It stands inside quotes in the card's code.
+_LOADABLE = re.compile(r'[^\x00-\x1f\x7f"\\]{1,255}')
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
 _CONVERSION_KEYS = ("source", "layout", "branch", "heads", "tensors_in_file", "clean")
 
@@ -56,8 +60,8 @@ def write_card(
         card.save(temporary)
 
 
-def expected_card_text(directory: Path) -> str:
-    """What `refresh_card` would write below the metadata of this directory's card now.
+def expected_card(directory: Path) -> ModelCard:
+    """The card that `refresh_card` would write now.
 
     Args:
         directory: A checkpoint directory.
@@ -65,10 +69,10 @@ def expected_card_text(directory: Path) -> str:
     Raises:
         ValueError: If its configuration or facts are not understood.
     """
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
+    config = _config(directory)
     facts = _chosen_facts(directory, None, config)
     name = facts.loaded_by or directory.resolve().name
-    return str(rendered_card(name, config, _made_by(directory), results_in(directory), facts).text)
+    return rendered_card(name, config, _made_by(directory), results_in(directory), facts)
 
 
 def refresh_card(
@@ -93,19 +97,38 @@ def refresh_card(
     """
     if not (directory / "config.json").is_file():
         raise ValueError(f"{directory} is no checkpoint: it has no config.json; give the directory with the weights.")
-    config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
-    if "hidden_size" not in config or "backbone" not in config:
-        raise ValueError(f"{directory} holds a model of type {config.get('model_type')!r}, not one of this package.")
+    config = _config(directory)
     kept = _chosen_facts(directory, facts, config)
     if licence is not None:
         kept = _licensed(kept, licence)
     if name is not None:
         kept = dataclasses.replace(kept, loaded_by=name)
+    if kept.loaded_by is not None and not _LOADABLE.fullmatch(kept.loaded_by):
+        raise ValueError(
+            f"{kept.loaded_by!r:.200} cannot be what the model is loaded by: give organisation/name, or a name "
+            "without quotation marks and line breaks."
+        )
     results = results_in(directory)
     if (facts, licence, name) != (None, None, None):
         write_facts(directory / FACTS_FILE, kept)
     write_card(directory, kept.loaded_by or directory.resolve().name, config, _made_by(directory), results, facts=kept)
     return results
+
+
+def _config(directory: Path) -> dict[str, Any]:
+    """The configuration of a model of this package."""
+    file = directory / "config.json"
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{file} is no configuration ({' '.join(str(error).split())}): save the model anew."
+        ) from None
+    if not isinstance(config, dict) or not isinstance(config.get("pretraining") or {}, dict):
+        raise ValueError(f"{file} is no configuration: save the model anew.")
+    if "hidden_size" not in config or "backbone" not in config:
+        raise ValueError(f"{directory} holds a model of type {config.get('model_type')!r}, not one of this package.")
+    return config
 
 
 def results_in(directory: Path) -> list[EvaluationResult]:

@@ -16,13 +16,15 @@ from safetensors import SafetensorError, safe_open
 
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.card.evaluation_entries import evaluation_files, model_index_entries
-from synco_hub.hub.card.model_card import CARD_FILE, CONVERSION_REPORT, expected_card_text, results_in
+from synco_hub.hub.card.model_card import CARD_FILE, CONVERSION_REPORT, expected_card, results_in
 from synco_hub.hub.card.rendering import results_table
 from synco_hub.hub.weight_fit import directory_misfit
 from synco_hub.results import EvaluationResult
 
 REQUIRED_METADATA = ("license", "library_name", "pipeline_tag", "tags")
 REQUIRED_SECTIONS = ("Use", "Backbone", "Training data", "Pretraining", "Results", "Limits", "Licence")
+# Beside the numbers, what the Hub shows or filters by; languages and tags of one's own may stand beside these.
+_MADE_METADATA = ("license", "license_name", "license_link", "library_name", "pipeline_tag", "datasets")
 _PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt", "*.npy", "*.npz", "*.joblib")
 _SECRET_NAMES = (
     ".env",
@@ -172,12 +174,17 @@ def card_problems(directory: Path) -> list[str]:
 
 
 def text_problems(directory: Path, card: ModelCard) -> list[str]:
-    """Text in the card that does not come from facts and result files: there anybody could type any number."""
+    """Text and licence in the card that do not come from facts and result files, but were typed into it."""
     try:
-        due = expected_card_text(directory).strip().splitlines()
+        made = expected_card(directory)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{CARD_FILE} cannot be compared with what it was made from ({' '.join(str(error).split())})"]
-    stated = card.text.strip().splitlines()
+    if changed := [key for key in _MADE_METADATA if card.data.get(key) != made.data.get(key)]:
+        return [
+            f"the metadata of {CARD_FILE} say {changed[0]} = {card.data.get(changed[0])!r:.80}, but facts and result "
+            f"files {made.data.get(changed[0])!r:.80}: write it anew with `synco-hub card {directory}`"
+        ]
+    due, stated = made.text.strip().splitlines(), card.text.strip().splitlines()
     if stated == due:
         return []
     line = next((ours for ours, theirs in zip_longest(stated, due, fillvalue="") if ours != theirs), "")

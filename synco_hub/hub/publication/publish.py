@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.card.facts import FACTS_FILE
 from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER
-from synco_hub.hub.client_errors import explained
+from synco_hub.hub.client_errors import ANSWER_SECONDS, explained
 from synco_hub.hub.package_files import package_file
 from synco_hub.hub.publication.checks import (
     card_problems,
@@ -189,7 +191,7 @@ def publish(
     with explained("publishing", repo_id, "Nothing was published; repeat the command."):
         sdk = "gradio" if kind == "space" else None
         client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
-        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
+        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True, timeout=ANSWER_SECONDS)
     before = str(info.sha)
     removed = tuple(
         file.rfilename
@@ -223,12 +225,16 @@ def publish(
 def _check_name(repo_id: str) -> None:
     if repo_id.count("/") != 1 or not all(repo_id.split("/")):
         raise ValueError(f"--repo-id {repo_id!r} has not the form organisation/name.")
+    try:
+        validate_repo_id(repo_id)
+    except HFValidationError as error:
+        raise ValueError(f"--repo-id {repo_id!r} is no name that the Hub allows: {error}") from error
 
 
 def _head_with(client: HfApi, repo_id: str, kind: str, before: str, plan: UploadPlan) -> str | None:
     """The new head, if it holds exactly what was planned; None if nothing happened or nobody can be asked."""
     try:
-        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True)
+        info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True, timeout=ANSWER_SECONDS)
     except Exception:
         return None  # the first failure is the one to report
     if info.sha == before:

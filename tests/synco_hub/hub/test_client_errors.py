@@ -1,3 +1,5 @@
+import json
+
 import httpx
 import pytest
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
@@ -22,6 +24,10 @@ def answer(status: int) -> HfHubHTTPError:
         (OfflineModeIsEnabled("off"), "pulling a/b: HF_HUB_OFFLINE forbids the network: unset it, then repeat."),
         (httpx.ReadError("reset\nby peer"), "the connection failed (ReadError: reset by peer). Repeat."),
         (KeyError("ab12"), "the Hub's answer arrived damaged, 'ab12' is not in it. Repeat."),
+        (
+            json.JSONDecodeError("Expecting value", "{", 1),
+            "the Hub's answer arrived damaged, it is no JSON (Expecting",
+        ),
         (RuntimeError(), "the connection failed (RuntimeError: no reason given). Repeat."),
     ],
 )

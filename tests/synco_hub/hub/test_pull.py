@@ -77,6 +77,24 @@ def test_small_files_are_checked_too(hub, hub_api, tmp_path):
     assert not checkpoint_directory("synco-v2-vit-nano").exists()
 
 
+@pytest.mark.parametrize(
+    ("kind", "says"),
+    [
+        (Kind.stall, "the connection failed"),
+        (Kind.truncate, "the connection failed"),
+        (Kind.error_500, "the Hub answered 500"),
+    ],
+)
+def test_a_hub_that_answers_late_or_badly_is_one_line(hub, hub_api, tmp_path, monkeypatch, kind, says):
+    upload(hub_api, tmp_path / "run", seed=0)
+    monkeypatch.setattr("synco_hub.hub.pull.ANSWER_SECONDS", 0.3)
+    hub.plan(kind, "GET /api/models/")
+    with pytest.raises(OSError, match=rf"pulling {REPO}: {says}.*Nothing was installed; repeat the command"):
+        pull(REPO, api=hub_api)
+    monkeypatch.setattr("synco_hub.hub.pull.ANSWER_SECONDS", 30)
+    assert pull(REPO, api=hub_api).repo_id == REPO
+
+
 def test_one_broken_connection_heals_itself(hub, hub_api, tmp_path):
     model = upload(hub_api, tmp_path / "run", seed=0)
     hub.plan(Kind.truncate, "GET /cdn/")

@@ -116,3 +116,22 @@ def test_bad_facts_and_licences_are_refused(tmp_path):
     assert not (run / "README.md").exists()
     with pytest.raises(ValueError, match=r"it has no config\.json"):
         refresh_card(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["", 'x")\nimport os  #', "two\nlines", "back\\slash", "\x1b[2J", "n" * 300])
+def test_a_name_that_would_break_the_cards_code_is_refused_and_not_kept(tmp_path, name):
+    run = checkpoint(tmp_path / "my-vit")
+    with pytest.raises(ValueError, match="cannot be what the model is loaded by"):
+        refresh_card(run, name)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+    refresh_card(run, "runs/it's mine")
+    assert 'from_pretrained("runs/it\'s mine")' in (run / "README.md").read_text()
+
+
+@pytest.mark.parametrize(
+    "config", ["{", "[]", "3", "[" * 100_000, '{"hidden_size": 1, "backbone": "x", "pretraining": 3}']
+)
+def test_a_configuration_that_is_none_is_named(tmp_path, config):
+    (tmp_path / "config.json").write_text(config)
+    with pytest.raises(ValueError, match=r"config\.json is no configuration.*save the model anew"):
+        refresh_card(tmp_path)

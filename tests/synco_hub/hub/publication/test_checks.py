@@ -169,3 +169,26 @@ def test_names_and_contents_that_must_not_leave(tmp_path):
         assert len(secret_problems([tmp_path / name])) == 1
     (tmp_path / "harmless").write_text("hf_hub_download; sk-learn; AKIA")
     assert secret_problems([tmp_path / "harmless"]) == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ("license: mit", "license: apache-2.0", "license = 'apache-2.0', but facts and result files 'mit'"),
+        ("license: mit", "license: mit\nlicense_name: mine", "license_name = 'mine'"),
+        ("license: mit", "license: mit\ndatasets:\n- a/b", r"datasets = \['a/b'\]"),
+        ("library_name: transformers", "library_name: timm", "library_name = 'timm'"),
+    ],
+)
+def test_metadata_that_somebody_typed_into_the_card_are_found(run, old, new, message):
+    card = (run / "README.md").read_text()
+    assert old in card
+    (run / "README.md").write_text(card.replace(old, new, 1))
+    (problem,) = card_problems(run)
+    assert re.search(message, problem)
+
+
+def test_languages_of_ones_own_may_stand_in_the_metadata(run):
+    card = (run / "README.md").read_text()
+    (run / "README.md").write_text(card.replace("license: mit", "license: mit\nlanguage: en", 1))
+    assert card_problems(run) == []

@@ -208,3 +208,9 @@ def test_every_problem_is_named_at_once_and_the_model_code_is_the_packages_own(r
         upload_plan(run, REPO)
     with pytest.raises(ValueError, match="is no folder"):
         upload_plan(run / "nothing", REPO)
+
+
+@pytest.mark.parametrize("name", ["../x", "tester/..", "tester/a b", "tester/.git", "tester/-x", "a\nb/c"])
+def test_names_that_the_hub_does_not_allow_are_refused_before_anything_else(tmp_path, name):
+    with pytest.raises(ValueError, match="is no name that the Hub allows"):
+        upload_plan(tmp_path, name)
