@@ -29,17 +29,8 @@ evaluate.command("video-segmentation")(video_segmentation)
 
 
 class Precision(StrEnum):
-    """Arithmetic of a network's forward pass."""
+    """Arithmetic of many products."""
 
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
-
-
-class SearchPrecision(StrEnum):
-    """Arithmetic of the search for neighbours."""
-
-    auto = "auto"
     fp32 = "fp32"
     bf16 = "bf16"
     fp16 = "fp16"
@@ -61,8 +52,8 @@ def knn(
     num_workers: int = typer.Option(2, help="Processes that decode images."),
     num_processes: int = typer.Option(1, help="Processes that share images and queries; a GPU each on cuda."),
     precision: Precision = typer.Option(Precision.fp32, help="Arithmetic of the network; the vote is in fp32."),
-    search_precision: SearchPrecision = typer.Option(
-        SearchPrecision.auto, help="Arithmetic of the search; the neighbours are those of fp32. auto: fp16 on cuda."
+    search_precision: Precision = typer.Option(
+        Precision.fp32, help="Arithmetic that candidates are found in; the neighbours are exact in every one."
     ),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
     split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),

@@ -24,7 +24,7 @@ def knn_of_model(
     ks: Sequence[int] | None,
     settings: ExtractionSettings,
     save_features: Path | None = None,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> EvaluationResult:
     """Measure a model, and keep its features if a folder for them is given.
 
@@ -68,7 +68,7 @@ def knn_of_features(
     ks: Sequence[int] | None,
     device: str,
     num_processes: int = 1,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> EvaluationResult:
     """Measure features that :func:`knn_of_model` kept.
 

@@ -35,7 +35,7 @@ def evaluate_knn(
     temperature: float = TEMPERATURE,
     settings: ExtractionSettings | None = None,
     model_name: str | None = None,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> EvaluationResult:
     """Measure a frozen model: the features of the training split vote for the classes of the test split.
 
@@ -93,7 +93,7 @@ def evaluate_knn_features(
     progress: bool = True,
     started: float | None = None,
     num_processes: int = 1,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> EvaluationResult:
     """The second half of :func:`evaluate_knn`, for features that are there already.
 

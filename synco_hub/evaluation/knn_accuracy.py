@@ -28,7 +28,7 @@ def knn_accuracy(
     device: torch.device | str = "cpu",
     progress: bool = False,
     num_processes: int = 1,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> dict[str, float]:
     """Accuracy of the weighted vote for every k, from one search.
 

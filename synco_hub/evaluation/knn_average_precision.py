@@ -31,7 +31,7 @@ def knn_average_precision(
     device: torch.device | str = "cpu",
     progress: bool = False,
     num_processes: int = 1,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> dict[str, float]:
     """Mean average precision of the vote for every k, from one search.
 

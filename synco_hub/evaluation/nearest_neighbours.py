@@ -35,7 +35,7 @@ def nearest_neighbours(
     device: torch.device | str = "cpu",
     blocks: SearchBlocks | None = None,
     progress: bool = False,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> Neighbours:
     """Find the k nearest bank rows of each query by cosine similarity, exactly.
 

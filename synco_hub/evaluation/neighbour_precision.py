@@ -33,8 +33,9 @@ from synco_hub.evaluation.neighbour_scan import SearchBlocks, best_keys, normali
 
 logger = logging.getLogger(__name__)
 
-SearchPrecision = Literal["auto", "fp32", "bf16", "fp16"]
-"""Arithmetic of the search; ``auto`` is fp16 on CUDA, where it is several times faster, and fp32 elsewhere."""
+SearchPrecision = Literal["fp32", "bf16", "fp16"]
+"""Arithmetic of the search. Halves are for devices that multiply them faster; of the two fp16 has three more digits,
+and unit vectors need none of bf16's range."""
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _SUM_ROUNDOFF = 2.0**-22
@@ -54,9 +55,6 @@ def half_precision(precision: str, device: torch.device | str) -> torch.dtype | 
     if precision not in get_args(SearchPrecision):
         raise ValueError(f"search precision {precision!r}: choose one of {', '.join(get_args(SearchPrecision))}")
     kind = torch.device(device).type
-    if precision == "auto":
-        # Of the two halves float16 has 3 more digits; unit vectors need none of bfloat16's range.
-        return torch.float16 if kind == "cuda" else None
     if precision != "fp32" and kind == "mps":
         raise ValueError(f"search precision {precision!r} on {kind}, which has no float64 to re-rank in: choose fp32")
     return _HALVES.get(precision)

@@ -17,7 +17,7 @@ def nearest_neighbours_in_processes(
     num_processes: int,
     device: torch.device | str = "cpu",
     progress: bool = False,
-    precision: SearchPrecision = "auto",
+    precision: SearchPrecision = "fp32",
 ) -> Neighbours:
     """As :func:`synco_hub.evaluation.nearest_neighbours.nearest_neighbours`, bit for bit on a CPU.
 

@@ -1,7 +1,7 @@
 """k-NN for four k: one search in blocks against the usual matmul + topk + one-hot vote repeated for each k.
 
 The same search is also timed in half precision with its exact re-ranking: bf16 on a CPU, where selecting and
-re-ranking take what AVX512-BF16 saves, so that `auto` stays in fp32 there; bf16 and fp16 on CUDA.
+re-ranking take what AVX512-BF16 saves, so that fp32 is the default; bf16 and fp16 on CUDA.
 
 Run: OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_knn.py
 Takes about six minutes; writes tests/benchmarks/results/knn_cpu.json (``--device cuda``: knn_cuda.json).

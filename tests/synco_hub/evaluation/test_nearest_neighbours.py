@@ -101,5 +101,5 @@ def test_bad_input_is_refused(bank: Tensor, queries: Tensor, k: int, message: st
 
 
 def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="search precision 'int8': choose one of auto, fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="search precision 'int8': choose one of fp32, bf16, fp16"):
         nearest_neighbours(torch.ones(3, 2), torch.ones(1, 2), 1, precision="int8")  # type: ignore[arg-type]

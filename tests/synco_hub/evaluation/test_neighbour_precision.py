@@ -192,20 +192,19 @@ def test_the_vote_is_that_of_the_float32_search(kind: Any) -> None:
     truth = torch.randint(7, (len(queries),), generator=torch.Generator().manual_seed(13))
     plain, *others = (
         knn_accuracy(bank, labels, queries, truth, [1, 10, 200], 7, precision=precision)
-        for precision in ("fp32", "auto", "bf16", "fp16")
+        for precision in ("fp32", "bf16", "fp16")
     )
     assert all(other == plain for other in others)
 
 
-def test_auto_is_half_precision_on_cuda_alone() -> None:
-    assert half_precision("auto", "cpu") is None
-    assert half_precision("auto", torch.device("cuda", 1)) == torch.float16
+def test_the_half_that_a_name_means() -> None:
     assert half_precision("fp32", "cuda") is None
+    assert half_precision("fp32", "mps") is None
     assert half_precision("bf16", "cpu") == torch.bfloat16
-    assert half_precision("auto", "mps") is None
+    assert half_precision("fp16", torch.device("cuda", 1)) == torch.float16
     with pytest.raises(ValueError, match="'fp16' on mps, which has no float64"):
         half_precision("fp16", "mps")
-    with pytest.raises(ValueError, match="precision 'fp8': choose one of auto, fp32, bf16, fp16"):
+    with pytest.raises(ValueError, match="precision 'fp8': choose one of fp32, bf16, fp16"):
         half_precision("fp8", "cpu")
 
 
