@@ -45,7 +45,7 @@ _LEFT = (
     "all_results.json", "train_results.json", "training_curve.*", "*.png", "*.csv", "*.log", "*.jsonl", ORIGIN_FILE,
     "run_manifest.json", "manifest.json",
 )  # fmt: skip
-_LEFT_FOLDERS = ("checkpoint-*", "runs", "logs", "tensorboard", ".cache", "__pycache__")
+_LEFT_FOLDERS = ("checkpoint-*", "*.batches", "*.outputs", "runs", "logs", "tensorboard", ".cache", "__pycache__")
 # On the Hub, files of these kinds are this package's: what is not sent any more is removed in the same commit.
 _OWNED = {
     "model": (
@@ -132,16 +132,28 @@ def _sort_folder(folder: Path, files: dict[str, Path], left: list[str], problems
     elif folder.name == EVALUATION_FOLDER:
         files.update({f"{EVALUATION_FOLDER}/{file.name}": file for file in sorted(folder.glob("*.yaml"))})
     elif folder.name == RESULTS_FOLDER:
-        for file in sorted(folder.rglob("*")):
-            path = f"{RESULTS_FOLDER}/{file.relative_to(folder).as_posix()}"
-            if not file.is_symlink() and _is_result(file):
-                files[path] = file
-            elif file.is_symlink() or not file.is_dir():
-                problems.append(f"{path} is no result of this package: move it away")
-    elif any(fnmatchcase(folder.name, pattern) for pattern in _LEFT_FOLDERS):
+        _sort_results(folder, RESULTS_FOLDER, files, left, problems)
+    elif _is_left(folder):
         left.append(f"{folder.name}/")
     else:
         problems.append(f"the folder {folder.name}/ is not expected beside a checkpoint: move it away")
+
+
+def _sort_results(folder: Path, published: str, files: dict[str, Path], left: list[str], problems: list[str]) -> None:
+    for entry in sorted(folder.iterdir()):
+        path = f"{published}/{entry.name}"
+        if entry.is_symlink() or not (entry.is_dir() or _is_result(entry)):
+            problems.append(f"{path} is no result of this package: move it away")
+        elif not entry.is_dir():
+            files[path] = entry
+        elif _is_left(entry):
+            left.append(f"{path}/")
+        else:
+            _sort_results(entry, path, files, left, problems)
+
+
+def _is_left(folder: Path) -> bool:
+    return any(fnmatchcase(folder.name, pattern) for pattern in _LEFT_FOLDERS)
 
 
 def _sort_file(file: Path, files: dict[str, Path], left: list[str], problems: list[str]) -> None:

@@ -46,6 +46,21 @@ def changed(run: Path) -> dict[str, bytes]:
     return {path: file.read_bytes() for path, file in upload_plan(run, REPO).files.items()}
 
 
+def test_what_measurements_keep_to_be_continued_stays_here(run):
+    result = (run / "results_knn.json").read_bytes()
+    for folder in ("attacks.batches", "results/ood.outputs", "results/shifts/more.batches"):
+        (run / folder).mkdir(parents=True)
+        (run / folder / "part.safetensors").write_bytes(b"half a measurement")
+    (run / "results" / "shifts" / "knn.json").write_bytes(result)
+    refresh_card(run)
+    plan = upload_plan(run, REPO)
+    assert {path for path in plan.files if path.startswith("results/")} == {"results/shifts/knn.json"}
+    assert {"attacks.batches/", "results/ood.outputs/", "results/shifts/more.batches/"} <= set(plan.left)
+    (run / "results" / "shifts" / "part.safetensors").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"results/shifts/part.safetensors is no result of this package"):
+        upload_plan(run, REPO)
+
+
 def test_everything_that_makes_a_checkpoint_goes_and_nothing_else(run, hub, hub_api):
     plan = upload_plan(run, REPO)
     expected = {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "results_knn.json"}
