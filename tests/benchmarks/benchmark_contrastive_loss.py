@@ -149,7 +149,7 @@ def measure(batch: int, queue_size: int, rounds: int, device: str, slow: bool) -
     def call(name: str) -> Callable[[], None]:
         return lambda: run(variants[name], tensors[name])
 
-    times = interleaved_seconds({name: call(name) for name in variants}, rounds, device)
+    times = interleaved_seconds({name: call(name) for name in variants}, rounds, device, settled=True)
     rows = []
     for name, loss in variants.items():
         ordered = sorted(1e3 * value for value in times[name])
@@ -197,7 +197,7 @@ def main() -> None:
     """Measure, write the JSON whole, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--batch", type=int, nargs="+", default=[128, 512], help="batch sizes with every variant")
-    parser.add_argument("--rounds", type=int, default=11, help="turns that each variant is timed")
+    parser.add_argument("--rounds", type=int, default=21, help="turns that each variant is timed")
     parser.add_argument("--device", default="cpu", choices=["cpu", "cuda"])
     parser.add_argument("--scaling", action=argparse.BooleanOptionalAction, default=True, help="larger sizes, too")
     parser.add_argument("--output", type=Path, help="JSON file to write")

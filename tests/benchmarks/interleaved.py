@@ -65,7 +65,7 @@ def seconds(call: Callable[[], object], device: str = "cpu") -> float:
 
 
 def interleaved_seconds(
-    calls: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warmup: int = 1
+    calls: Mapping[str, Callable[[], object]], rounds: int, device: str = "cpu", warmup: int = 1, settled: bool = False
 ) -> dict[str, list[float]]:
     """Time the variants in turns.
 
@@ -74,6 +74,8 @@ def interleaved_seconds(
         rounds: Turns that count.
         device: `cpu` or `cuda`.
         warmup: Turns before them.
+        settled: Call each variant once untimed in each turn before it is timed, so that none pays for the caches as
+            its neighbour left them: for calls of milliseconds beside calls of half a second.
 
     Returns:
         By name, the seconds of each round.
@@ -81,6 +83,8 @@ def interleaved_seconds(
     times: dict[str, list[float]] = {name: [] for name in calls}
     for turn in range(warmup + rounds):
         for name, call in calls.items():
+            if settled:
+                call()
             spent = seconds(call, device)
             if turn >= warmup:
                 times[name].append(spent)
