@@ -6,7 +6,6 @@ pixel is 0 on the background, 1, 2, … on the objects of the first frame, 255 w
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,11 +47,6 @@ class DavisVideo:
     name: str
     frames: tuple[Path, ...]
     annotations: tuple[Path, ...]
-
-    def fingerprint(self) -> str:
-        """Hash of the names and sizes of all files, which changes with the video."""
-        files = [(file.name, file.stat().st_size if file.is_file() else -1) for file in self.frames + self.annotations]
-        return hashlib.sha256(repr(files).encode()).hexdigest()[:16]
 
     def read_annotations(self) -> Mask:
         """Read and check the masks of all frames.

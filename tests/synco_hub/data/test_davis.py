@@ -107,12 +107,3 @@ def test_missing_folders_and_lists(tmp_path):
     (tmp_path / "ImageSets" / "2017" / "val.txt").write_text("../one\n")
     with pytest.raises(ValueError, match="no name of a folder"):
         load_davis(tmp_path)
-
-
-def test_the_fingerprint_changes_with_the_files(tmp_path):
-    davis(tmp_path)
-    one, _ = load_davis(tmp_path)
-    before = one.fingerprint()
-    assert before == load_davis(tmp_path)[0].fingerprint()
-    Image.effect_noise((12, 8), 90).convert("RGB").save(one.frames[1])
-    assert one.fingerprint() != before
