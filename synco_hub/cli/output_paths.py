@@ -20,7 +20,7 @@ def check_result_file(path: Path, flag: str = "--output") -> None:
             written there.
     """
     check_output_file(path, flag)
-    if path.is_file() and path.stat().st_size and not _is_json(path):
+    if path.is_file() and path.stat().st_size and not _is_result(path):
         raise ValueError(f"{flag} {path}: the file is there and no result; give another path, or remove it first.")
 
 
@@ -76,8 +76,10 @@ def _check_place(folder: Path, path: Path, flag: str) -> None:
         ) from None
 
 
-def _is_json(path: Path) -> bool:
+def _is_result(path: Path) -> bool:
+    """Whether it is a result, of any version; other JSON, such as a checkpoint's configuration, is not replaced."""
     try:
-        return isinstance(json.loads(path.read_text(encoding="utf-8")), dict)
+        values = json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return False
+    return isinstance(values, dict) and {"schema_version", "metrics"} <= values.keys()

@@ -16,7 +16,7 @@ def test_good_places_leave_no_trace(tmp_path, monkeypatch):
         check_result_file(path)
         check_output_folder(path, "--output-dir")
     assert not list(tmp_path.iterdir())
-    (tmp_path / "old.json").write_text('{"schema_version": 1}')
+    (tmp_path / "old.json").write_text('{"schema_version": 0, "metrics": {}}')
     (tmp_path / "empty.json").touch()
     for name in ("old.json", "empty.json"):
         check_result_file(tmp_path / name)
@@ -27,12 +27,16 @@ def test_good_places_leave_no_trace(tmp_path, monkeypatch):
 def test_bad_places_are_named_with_their_flag(tmp_path):
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0")
     (tmp_path / "list.json").write_text("[1]")
+    (tmp_path / "config.json").write_text('{"model_type": "vit"}')
+    (tmp_path / "conversion_report.json").write_text('{"schema_version": 1, "source": "a.pth"}')
     os.mkfifo(tmp_path / "pipe")
     for path, text in (
         (tmp_path, "is a folder"),
         (Path(), "is a folder"),
         (tmp_path / "photo.jpg", "is there and no result"),
         (tmp_path / "list.json", "is there and no result"),
+        (tmp_path / "config.json", "is there and no result"),
+        (tmp_path / "conversion_report.json", "is there and no result"),
         (tmp_path / "pipe", "is no ordinary file"),
         (Path("/dev/null"), "is no ordinary file"),
         (tmp_path / "photo.jpg" / "r.json", "photo.jpg is a file, so that nothing can lie in it"),
