@@ -77,24 +77,25 @@ def load_dataset(
         cache_dir=None if cache_dir is None else os.fspath(cache_dir),
         max_images=max_images,
     )
-    images = _opened(name, split, source, seed, image_size)
+    images = _opened(name, split, source, dataset_id, seed, image_size)
     return images if max_images is None else spread_subset(images, max_images)
 
 
-def _opened(name: str, split: str, source: HubSource, seed: int, image_size: int | None) -> ImageDataset:
+def _opened(
+    name: str, split: str, source: HubSource, named_copy: str | None, seed: int, image_size: int | None
+) -> ImageDataset:
     """The images of what a name or path means: fractals, a set of the catalog, a folder, a Hub id."""
     path = Path(name).expanduser()
     kind, _, options = name.partition(":")
     if kind == FRACTALS and not path.is_dir():
         _refuse_ignored(name, source, "fractals are drawn here")
         return FractalDataset(split, _fractal_parameters(options, image_size), source.cache_dir)
-    other_copy = None if source.dataset_id == name else source.dataset_id
-    if other_copy is not None and (name not in CATALOG or source.data_dir is not None):
+    if named_copy is not None and (name not in CATALOG or source.data_dir is not None):
         raise ValueError(
-            f"dataset_id {other_copy!r} is another copy of a set of the catalog, which {name!r} "
+            f"dataset_id {named_copy!r} is another copy of a set of the catalog, which {name!r} "
             f"{'is' if name in CATALOG else 'is not'}, and --data-dir takes the place of both; give one of them."
         )
-    row = row_meant(name, source.data_dir, other_copy)
+    row = row_meant(name, source.data_dir, named_copy)
     if row is not None:
         return load_catalog_dataset(row, source, split, seed)
     if path.is_dir():
