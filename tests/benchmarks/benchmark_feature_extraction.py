@@ -78,7 +78,7 @@ def main() -> None:
             rows.append({"backbone": backbone, "variant": name, "images_per_second": round(rate, 2)})
             findings.append(Finding(f"{backbone}, {name}", rate, "images/s"))
         ratio = median_ratio(times[f"bf16, batch {middle}"], times[f"fp32, batch {middle}"])
-        findings.append(Finding(f"{backbone}, bf16 over fp32, batch {middle}", ratio, "×"))
+        findings.append(Finding(f"{backbone}, time of bf16 over fp32, batch {middle}", ratio, "×"))
         largest = f"fp32, batch {options.batches[-1]}"
         ratio = median_ratio(rates[tuned], rates[largest])
         findings.append(
