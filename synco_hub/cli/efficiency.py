@@ -10,6 +10,7 @@ from pathlib import Path
 
 import typer
 
+from synco_hub.cli.output_paths import check_result_file
 from synco_hub.results import EvaluationResult
 
 
@@ -28,6 +29,7 @@ def efficiency(
 
     Example: synco-hub evaluate efficiency --backbone swin-t --methods moby,synco-v2 --batch-size 128 --output e.json
     """
+    check_result_file(output)
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.evaluation.efficiency import EfficiencySettings, evaluate_efficiency

@@ -12,6 +12,7 @@ from synco_hub.cli.dataset_flags import Config, DataDir, Dataset, DatasetId, Ima
 from synco_hub.cli.discovery import discovery
 from synco_hub.cli.efficiency import efficiency
 from synco_hub.cli.out_of_distribution import out_of_distribution
+from synco_hub.cli.output_paths import check_result_file
 from synco_hub.cli.retrieval import retrieval
 from synco_hub.cli.robustness import robustness
 from synco_hub.cli.video_segmentation import video_segmentation
@@ -69,6 +70,7 @@ def knn(
 
     Example: synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json
     """
+    check_result_file(output)
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import DataChoice, autocast_dtype, best_device, fixed_batch_size
     from synco_hub.cli.knn_evaluation import knn_of_features, knn_of_model
@@ -123,6 +125,7 @@ def classification(
 
     Example: synco-hub evaluate classification --model runs/probe --dataset fractals --output classification.json
     """
+    check_result_file(output)
     from synco_hub.cli.evaluation_inputs import DataChoice, best_device, classification_of_model
     from synco_hub.features import ExtractionSettings
 

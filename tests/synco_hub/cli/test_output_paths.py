@@ -68,10 +68,13 @@ def test_what_the_system_refuses_names_the_folder(tmp_path, monkeypatch, number)
     ("flags", "flag"),
     [
         (["adversarial", "--output", "FILE/x.json"], "--output"),
+        (["classification", "--output", "FILE/x.json"], "--output"),
         (["discovery", "--data-dir", "d", "--output", "FILE/x.json"], "--output"),
         (["discovery", "--data-dir", "d", "--save-boxes", "FILE"], "--save-boxes"),
         (["discovery", "--data-dir", "d", "--figure", "FILE/x.png"], "--figure"),
         (["discovery", "--data-dir", "d", "--figure", "x.svg"], "--figure"),
+        (["efficiency", "--output", "FILE/x.json"], "--output"),
+        (["knn", "--output", "FILE/x.json"], "--output"),
         (["ood", "--in-dataset", "fractals", "--out-dataset", "d", "--output", "FILE/x.json"], "--output"),
         (["retrieval", "--data-dir", "d", "--output", "FILE/x.json"], "--output"),
         (["retrieval", "--data-dir", "d", "--save-features", "FILE/x"], "--save-features"),
