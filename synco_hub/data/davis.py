@@ -55,8 +55,8 @@ class DavisVideo:
             Indices of objects. Shape: (frames, height, width).
 
         Raises:
-            ValueError: If there are fewer than three frames, an annotation is missing or no indexed PNG, frames or
-                masks have different sizes, the first frame has no object, or a later one has more.
+            ValueError: If there are fewer than three frames, a frame or an annotation is missing, a mask is no indexed
+                PNG, frames or masks have different sizes, the first frame has no object, or a later one has more.
         """
         if len(self.frames) < LEAST_FRAMES:
             raise ValueError(
@@ -68,6 +68,12 @@ class DavisVideo:
             raise ValueError(
                 f"video {self.name!r} has no annotation of {len(missing)} of its {len(self.frames)} frames, first "
                 f"{str(self.annotations[0].parent / missing[0])!r}: unpack the trainval archive, test videos have none"
+            )
+        # A video without one of its frames is another video, which would be measured as if it were whole.
+        if unseen := sorted(set(self.annotations[0].parent.glob("*.png")) - set(self.annotations)):
+            raise ValueError(
+                f"video {self.name!r} has no frame of {len(unseen)} of its annotations, first {str(unseen[0])!r}: "
+                "unpack the archive again"
             )
         self._check_sizes()
         masks = np.stack([read_mask(file) for file in self.annotations])

@@ -67,6 +67,8 @@ def damage(kind, root):
         Image.new("RGB", (12, 8)).save(masks / "00001.png")
     elif kind == "broken":
         (masks / "00001.png").write_bytes((masks / "00001.png").read_bytes()[:60])
+    elif kind == "frame":
+        (images / "00001.jpg").unlink()
     elif kind == "short":
         for frame in (2, 3):
             (images / f"{frame:05d}.jpg").unlink()
@@ -79,6 +81,7 @@ def damage(kind, root):
         ("mask size", r"Annotations|00001.png is 4x4"),
         ("objects", r"00003.png has object 3, the first frame only 1, 2"),
         ("gap", r"00002.png has object 2, the first frame only 1, 3"),
+        ("frame", r"no frame of 1 of its annotations.*00001.png"),
         ("missing", r"no annotation of 1 of its 4 frames.*00002.png"),
         ("none", "no object in its first frame"),
         ("colours", "RGB colours"),
