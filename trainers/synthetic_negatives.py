@@ -236,5 +236,7 @@ def _expected_noisy_negative(query: Tensor, negative: Tensor, draw: Draw) -> Ten
     across = F.normalize(negative - (negative * towards).sum(dim=-1, keepdim=True) * towards, dim=-1)
     noise = along_query.unsqueeze(-1) * towards + across_query.unsqueeze(-1) * across
     vectors = noise_injection(towards, negative, noise, draw.coefficient.unsqueeze(-1))
+    # Where n points along q any direction across will do, and none is there: its part has a length all the same.
+    rest = rest + across_query**2 * (1 - across.square().sum(dim=-1))
     norm = (vectors.square().sum(dim=-1) + draw.coefficient**2 * rest).sqrt()
     return vectors / norm.unsqueeze(-1)

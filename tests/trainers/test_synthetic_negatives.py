@@ -204,6 +204,16 @@ def test_fused_equals_readable_for_other_sizes_and_lengths(
     assert relative(gradient, expected) < 1e-9
 
 
+@pytest.mark.parametrize("noise", ["independent", "marginal"])
+@pytest.mark.parametrize("sign", [1.0, -1.0])
+def test_fused_equals_readable_where_every_negative_lies_along_the_query(sign: float, noise: str) -> None:
+    query, key, _ = (each.double() for each in batch_of(1, 24, 40, seed=41))
+    queue = sign * query.expand(40, 24)
+    module = small(noise=noise, temperature=0.1)
+    loss, expected = (each(query, key, queue, generator(42)) for each in (module.loss, module.readable_loss))
+    assert loss.item() == pytest.approx(expected.item(), abs=1e-7)
+
+
 def test_all_counts_zero_is_info_nce_and_draws_nothing() -> None:
     query, key, queue = batch_of(9, 16, 5, seed=17)
     module = SyntheticNegatives(counts={}, temperature=0.1)
