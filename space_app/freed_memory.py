@@ -4,7 +4,7 @@ glibc gives every thread that finds the others busy an arena of its own, up to e
 which a piece is mapped on its own whenever such a piece is freed. So arrays of pictures end up between small live
 objects in many arenas, and a server whose threads come and go grows, although what its program holds stays the same:
 340 MiB, with 32 visitors at once, lay in 800 MiB of arenas after 1,700 answers. With two arenas and every larger piece
-on its own, resident memory did not grow, and as many visitors were answered.
+on its own, resident memory stayed within 3 % over as many.
 """
 
 from __future__ import annotations
