@@ -1,7 +1,7 @@
 """Dot products of chosen pairs of vectors, out of all pairs of two sets: a sampled matrix product.
 
 On a CPU the pairs become the pattern of a sparse matrix, whose product fills in nothing else and copies no vector. An
-accelerator, and a compiler's trace, gathers the vectors, a chunk at a time: there a gather runs at the memory's pace.
+accelerator, and a compiler's trace, gathers the vectors a chunk at a time: sparse products were measured on CPUs only.
 """
 
 import warnings

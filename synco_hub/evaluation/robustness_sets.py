@@ -150,14 +150,14 @@ def checked_corruptions(corruptions: Sequence[str] | None) -> list[str]:
     """The fifteen corruptions, or some of them in their order.
 
     Raises:
-        ValueError: If one is unknown, or a hold-out, which no average here contains.
+        ValueError: If one is unknown, or a hold-out, which no average here contains, or none is given.
     """
     unknown = [name for name in corruptions or () if name not in BENCHMARK_CORRUPTIONS]
-    if unknown:
+    if unknown or (corruptions is not None and not corruptions):
         hold_outs = ", ".join(sorted(HOLD_OUT_CORRUPTIONS))
         raise ValueError(
-            f"corruptions {unknown}: use some of {', '.join(BENCHMARK_CORRUPTIONS)} (the hold-outs {hold_outs} are "
-            "not part of the benchmark's averages)"
+            f"corruptions {unknown or 'none'}: use some of {', '.join(BENCHMARK_CORRUPTIONS)} "
+            f"(the hold-outs {hold_outs} are not part of the benchmark's averages)"
         )
     return [name for name in BENCHMARK_CORRUPTIONS if corruptions is None or name in corruptions]
 

@@ -111,6 +111,7 @@ def test_absent_sets_are_left_out_if_not_named_and_errors_if_they_are(command, r
         ([], "--data-dir is missing"),
         (["--data-dir", root, "--num-images", 3], "--num-images goes with --on-the-fly"),
         (["--data-dir", root, "--sets", "imagenet-c", "--corruptions", "rain"], "corruptions ['rain']"),
+        (["--data-dir", root, "--sets", "imagenet-c", "--corruptions", ","], "corruptions none: use some of"),
     ):
         done = command(*flags, "--output", tmp_path / "x.json")
         assert done.exit_code == 1
