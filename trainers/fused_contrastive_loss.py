@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from trainers.info_nce import NegativeSummary
-from trainers.paired_products import similarity_to
-from trainers.synthetic_draws import Draw, draw_noise
-from trainers.synthetic_mixtures import CLOSED_FORMS, HardNegatives, Mixture, hardest_negatives
+from trainers.synthetic_draws import Draw, draw_noise, query_chunks
+from trainers.synthetic_mixtures import CLOSED_FORMS, HardNegatives, Mixture, hardest_negatives, noise_mixture
 
 
 def summarise_negatives(
@@ -50,7 +49,8 @@ def summarise_negatives(
     total, mean = torch.zeros_like(maximum), torch.zeros_like(query)
     for kind, draw in draws.items():
         if _needs_vectors(kind, draw):
-            maximum, total, mean = _noise_vectors(hard, draw, maximum, temperature, generator)
+            mixture, maximum, mean = _noise_vectors(hard, draw, maximum, temperature, generator)
+            mixtures.append(mixture)
 
     # From here on all is relative to the largest negative, and the similarities' memory holds their exponentials.
     weights = torch.add(-maximum / temperature, similarity, alpha=1 / temperature, out=similarity).exp_()
@@ -86,18 +86,17 @@ def _needs_vectors(kind: str, draw: Draw) -> bool:
 
 def _noise_vectors(
     hard: HardNegatives, draw: Draw, maximum: Tensor, temperature: float, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Mixes n + σ·ε, every ε drawn: new maximum, sum of exponentials and weighted sum of unit vectors."""
-    maxima, totals, sums = [], [], []
-    all_noise = draw_noise(hard.query, draw.negative.shape[1], generator)
-    for (queries, vectors), noise in zip(hard.vectors(draw.negative), all_noise, strict=True):
-        query = hard.query[queries]
-        vectors.addcmul_(noise, draw.coefficient)
-        norm = torch.linalg.vector_norm(vectors, dim=-1).clamp_min(torch.finfo(query.dtype).tiny)
-        similarity = similarity_to(query, vectors) / norm
-        chunk_maximum = torch.maximum(maximum[queries], similarity.amax(dim=1, keepdim=True))
-        exponentials = ((similarity - chunk_maximum) / temperature).exp()
+) -> tuple[Mixture, Tensor, Tensor]:
+    """Mixes n + σ·ε, every ε drawn: the mixtures, the new maximum, and what the vectors σ·ε / |v| weigh together."""
+    similarities, norms, maxima, sums = [], [], [], []
+    count, one = draw.negative.shape[1], torch.ones_like(draw.coefficient)
+    for queries, noise in zip(query_chunks(hard.query, count), draw_noise(hard.query, count, generator), strict=True):
+        mixture = noise_mixture(hard.of(queries), draw.negative[queries], draw.coefficient, noise)
+        chunk_maximum = torch.maximum(maximum[queries], mixture.similarity.amax(dim=1, keepdim=True))
+        weights = ((mixture.similarity - chunk_maximum) / temperature).exp()
+        sums.append(torch.bmm((draw.coefficient * weights / mixture.norm).unsqueeze(1), noise).squeeze(1))
+        similarities.append(mixture.similarity)
+        norms.append(mixture.norm)
         maxima.append(chunk_maximum)
-        totals.append(exponentials.sum(dim=1, keepdim=True))
-        sums.append(torch.bmm((exponentials / norm).unsqueeze(1), vectors).squeeze(1))
-    return torch.cat(maxima), torch.cat(totals), torch.cat(sums)
+    mixture = Mixture(torch.cat(similarities), torch.cat(norms), ((draw.negative, one),))
+    return mixture, torch.cat(maxima), torch.cat(sums)

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor
 
 from trainers.info_nce import check_temperature
+from trainers.random_numbers import RandomNumbers
 
-# Vectors in work at a time, in bytes: a CPU's second-level cache; on an accelerator few launches in little memory.
-CPU_CHUNK_BYTES = 2**20
+# Vectors in work at a time, in bytes: on a CPU few calls within its caches, on an accelerator in little memory.
+CPU_CHUNK_BYTES = 2**22
 ACCELERATOR_CHUNK_BYTES = 2**24
 
 
@@ -135,13 +136,13 @@ def draw_synthetic(
         "gradient_perturbation": (config.gradient_step, config.gradient_step),
         "adversarial_perturbation": (config.adversarial_step, config.adversarial_step),
     }
-    draws = {}
+    draws, numbers = {}, RandomNumbers(query, generator)
     for kind, count in config.active_counts.items():
         shape = (query.shape[0], count)
         draws[kind] = Draw(
-            negative=_choice(config.num_hard_negatives, shape, query, generator),
+            negative=numbers.choices(config.num_hard_negatives, shape),
             coefficient=_uniform(*ranges[kind], shape, query, generator),
-            partner=_choice(config.num_hard_negatives, shape, query, generator) if kind == "mixup" else None,
+            partner=numbers.choices(config.num_hard_negatives, shape) if kind == "mixup" else None,
             noise_law=_noise_law(shape, query, generator)
             if kind == "noise_injection" and config.noise == "marginal"
             else None,
@@ -163,9 +164,9 @@ def draw_noise(query: Tensor, count: int, generator: torch.Generator | None = No
         Noise of a few queries. Shape: (queries, count, dim).
     """
     chunks = query_chunks(query, count)
-    memory = query.new_empty(chunks[0].stop, count, query.shape[1])
+    memory, numbers = query.new_empty(chunks[0].stop, count, query.shape[1]), RandomNumbers(query, generator)
     for queries in chunks:
-        yield memory[: queries.stop - queries.start].normal_(generator=generator)
+        yield numbers.normal_(memory[: queries.stop - queries.start])
 
 
 def query_chunks(query: Tensor, count: int) -> list[slice]:
@@ -177,10 +178,6 @@ def query_chunks(query: Tensor, count: int) -> list[slice]:
     chunk_bytes = CPU_CHUNK_BYTES if query.device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
     length = max(1, chunk_bytes // (count * dim * query.element_size()))
     return [slice(start, min(start + length, batch)) for start in range(0, batch, length)]
-
-
-def _choice(num: int, shape: tuple[int, int], query: Tensor, generator: torch.Generator | None) -> Tensor:
-    return torch.randint(num, shape, generator=generator, device=query.device)
 
 
 def _uniform(

@@ -21,7 +21,7 @@ SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24,
 @pytest.mark.parametrize(
     ("method", "place"), [("synco-v2", "device"), ("synco-v2", "worker"), ("moby", "worker"), ("byol", "worker")]
 )
-def test_only_logging_steps_wait_for_the_device(tmp_path, monkeypatch, method, place):
+def test_only_logging_steps_wait_for_the_device(tmp_path, monkeypatch, as_on_an_accelerator, method, place):
     for index in range(24):
         path = tmp_path / "images" / "train" / f"class{index % 2}" / f"{index}.png"
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from trainers import synthetic_mixtures
 from trainers.synthetic_draws import Draw
 from trainers.synthetic_mixtures import (
     CLOSED_FORMS,
@@ -12,6 +13,7 @@ from trainers.synthetic_mixtures import (
     Mixture,
     hardest_negatives,
     largest_in_rows,
+    noise_mixture,
 )
 
 BATCH, COUNT, DIM, NUM_NEGATIVES, NUM_HARD = 5, 12, 24, 40, 10
@@ -51,8 +53,15 @@ def test_the_hardest_negatives_are_the_most_similar_ones() -> None:
             assert hard.products.squared_norm[row, column].item() == pytest.approx(torch.dot(negative, negative))
 
 
-@pytest.mark.parametrize(("columns", "num"), [(4096, 256), (64, 1), (60, 7), (61, 3), (9, 9), (100, 1), (1, 1)])
-def test_the_largest_values_are_those_of_a_full_sort(columns: int, num: int) -> None:
+@pytest.mark.parametrize("eager", [True, False])
+@pytest.mark.parametrize(
+    ("columns", "num"), [(4096, 256), (64, 1), (60, 7), (61, 3), (640, 10), (9, 9), (100, 1), (1, 1)]
+)
+def test_the_largest_values_are_those_of_a_full_sort(
+    columns: int, num: int, eager: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Accelerators take torch's topk: the same code runs here on a CPU.
+    monkeypatch.setattr(synthetic_mixtures, "computes_eagerly_on_cpu", lambda _: eager)
     values = random(6, columns, seed=columns)
     largest, index = largest_in_rows(values, num)
     assert torch.equal(values.gather(1, index), largest)
@@ -61,15 +70,20 @@ def test_the_largest_values_are_those_of_a_full_sort(columns: int, num: int) -> 
     assert all(len(set(row.tolist())) == num for row in largest_in_rows(ties, num)[1])
 
 
-def test_chosen_vectors_come_in_chunks_that_overwrite_each_other() -> None:
-    query, queue = random(70, 256, seed=2), random(300, 256, seed=3)
-    hard = hardest_negatives(query, queue, query @ queue.T, 60)
-    chosen = torch.randint(60, (70, 50), generator=torch.Generator().manual_seed(4))
-    chunks = [(queries, vectors.data_ptr(), vectors.clone()) for queries, vectors in hard.vectors(chosen)]
-    assert len(chunks) > 2
-    assert len({address for _, address, _ in chunks}) == 1
-    for queries, _, vectors in chunks:
-        assert torch.equal(vectors, queue[hard.index.gather(1, chosen)[queries]])
+def test_a_few_queries_keep_their_own_products() -> None:
+    hard = hard_negatives(query_length=0.7)
+    few, alone = hard.of(slice(1, 3)), hardest_negatives(*_of(hard, slice(1, 3)), NUM_HARD)
+    for row in range(2):
+        order, expected = few.index[row].argsort(), alone.index[row].argsort()
+        assert torch.equal(few.index[row][order], alone.index[row][expected])
+        for ours, theirs in zip(few.products, alone.products, strict=True):
+            torch.testing.assert_close(ours[row][order], theirs[row][expected])
+    torch.testing.assert_close(few.query_products, alone.query_products)
+
+
+def _of(hard: HardNegatives, queries: slice) -> tuple[Tensor, Tensor, Tensor]:
+    query = hard.query[queries]
+    return query, hard.queue, query @ hard.queue.T
 
 
 @pytest.mark.parametrize("query_length", [1.0, 0.7])
@@ -104,6 +118,17 @@ def test_adversarial_perturbation_with_a_coordinate_that_is_zero() -> None:
             expected[row, :, column] += 0.3 * ((q > 0) - (q < 0))
     mixture = CLOSED_FORMS["adversarial_perturbation"](hard, Draw(first, eta))
     torch.testing.assert_close(written_out(mixture, hard), expected)
+    torch.testing.assert_close(mixture.norm, expected.norm(dim=-1))
+    torch.testing.assert_close(mixture.similarity, F.normalize(expected, dim=-1).mul(hard.query.unsqueeze(1)).sum(-1))
+
+
+@pytest.mark.parametrize("query_length", [1.0, 0.7])
+def test_noise_at_hand(query_length: float) -> None:
+    hard, first, noise = hard_negatives(query_length), choice(17), random(BATCH, COUNT, DIM, seed=18)
+    mixture = noise_mixture(hard, first, torch.tensor([[0.4]], dtype=torch.float64), noise)
+    along_noise = 0.4 * noise
+    expected = hard.queue[hard.index.gather(1, first)] + along_noise
+    torch.testing.assert_close(written_out(mixture, hard) + along_noise, expected)
     torch.testing.assert_close(mixture.norm, expected.norm(dim=-1))
     torch.testing.assert_close(mixture.similarity, F.normalize(expected, dim=-1).mul(hard.query.unsqueeze(1)).sum(-1))
 

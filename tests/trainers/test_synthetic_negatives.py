@@ -153,6 +153,15 @@ def test_perturbed_samples_are_hard_negatives_moved_by_the_step() -> None:
     assert torch.cdist(vectors, F.normalize(hardest + 0.1 * query.sign(), dim=-1)).amin(-1).max() < 1e-3
 
 
+def test_the_way_of_an_accelerator_is_fused_equals_readable_too(as_on_an_accelerator: None) -> None:
+    query, key, queue = batch_of(600, 32, 300, seed=43)
+    counts = {"noise_injection": 64, "mixup": 64, "adversarial_perturbation": 64}
+    module = SyntheticNegatives(num_hard_negatives=8, counts=counts, noise_std=0.3)
+    ours = module.loss(query, key, queue, generator(44))
+    assert torch.equal(ours, module.loss(query, key, queue, generator(44)))
+    assert ours.item() == pytest.approx(module.readable_loss(query, key, queue, generator(44)).item(), rel=1e-6)
+
+
 @pytest.mark.parametrize("kinds", EVERY_SELECTION, ids=lambda kinds: kinds[0] if len(kinds) == 1 else "all")
 def test_the_loss_equals_a_slow_loop_over_the_sample(kinds: list[str]) -> None:
     query, key, queue = (each.double() for each in batch_of(4, 10, 25, seed=11))
@@ -350,7 +359,7 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("noise", ["independent", "marginal"])
-def test_compiles_without_graph_breaks(noise: str) -> None:
+def test_compiles_without_graph_breaks(noise: str, as_on_an_accelerator: None) -> None:
     query, key, queue = batch_of(5, 16, 300, seed=34)
     module, leaf = SyntheticNegatives(noise=noise), query.requires_grad_()
     torch._dynamo.reset()
