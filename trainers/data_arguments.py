@@ -10,7 +10,7 @@ from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.retries import DEFAULT_RETRIES
 from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER, StreamSettings
 from synco_hub.models import SynCoConfig
-from trainers.stream_loading import StreamedData
+from trainers.runs.stream_loading import StreamedData
 
 
 @dataclass

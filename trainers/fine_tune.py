@@ -18,15 +18,15 @@ from typing import Any
 from transformers import set_seed
 
 from synco_hub.evaluation import model_source
-from synco_hub.evaluation.measured_split import preprocessing
+from synco_hub.evaluation.measurement.measured_split import preprocessing
 from synco_hub.hub.loading import model_facts
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
-from trainers.classification_arguments import FineTuningArguments, LabelledDataArguments
-from trainers.classification_run import claim_run, run_command
-from trainers.fine_tuning_model import check_fine_tunable, load_processor, new_classifier
-from trainers.fine_tuning_trainer import FineTuningTrainer
-from trainers.labelled_data import LabelledData, data_source, labelled_data
-from trainers.probe_metrics import final_metrics
+from trainers.classification.classification_arguments import FineTuningArguments, LabelledDataArguments
+from trainers.classification.classification_run import claim_run, run_command
+from trainers.classification.fine_tuning_model import check_fine_tunable, load_processor, new_classifier
+from trainers.classification.fine_tuning_trainer import FineTuningTrainer
+from trainers.classification.labelled_data import LabelledData, data_source, labelled_data
+from trainers.classification.probe_metrics import final_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -20,19 +20,19 @@ from transformers import set_seed
 
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.classification_targets import ClassificationTargets
-from synco_hub.evaluation.measured_split import preprocessing
+from synco_hub.evaluation.measurement.measured_split import preprocessing
 from synco_hub.feature_adapter import feature_rule
 from synco_hub.features import ExtractionSettings, Features, extract_features
 from synco_hub.hub.classifier import LinearHead, save_classifier
 from synco_hub.hub.loading import load_model, model_facts
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
-from trainers.classification_arguments import LabelledDataArguments, LinearProbeArguments
-from trainers.classification_run import claim_run, run_command
-from trainers.feature_dataset import FeatureDataset
-from trainers.labelled_data import LabelledData, data_source, labelled_data
-from trainers.linear_heads import LinearHeads
-from trainers.linear_probe_trainer import LinearProbeTrainer
-from trainers.probe_metrics import final_metrics
+from trainers.classification.classification_arguments import LabelledDataArguments, LinearProbeArguments
+from trainers.classification.classification_run import claim_run, run_command
+from trainers.classification.feature_dataset import FeatureDataset
+from trainers.classification.labelled_data import LabelledData, data_source, labelled_data
+from trainers.classification.linear_heads import LinearHeads
+from trainers.classification.linear_probe_trainer import LinearProbeTrainer
+from trainers.classification.probe_metrics import final_metrics
 
 logger = logging.getLogger(__name__)
 

@@ -25,15 +25,15 @@ from synco_hub.data import TwoViewDataset
 from synco_hub.data.views.augmentation_place import two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import image_processor
-from trainers.checkpoints import manifest_of
-from trainers.first_process import by_the_first
 from trainers.knn_callback import KnnCallback
 from trainers.knn_data import knn_data
 from trainers.pretraining_flags import PretrainingRun, parse
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
-from trainers.run_directory import SUMMARY_FILE, claim, write_json
-from trainers.training_curve import CURVE_FILE, save_training_curve
+from trainers.runs.checkpoints import manifest_of
+from trainers.runs.first_process import by_the_first
+from trainers.runs.run_directory import SUMMARY_FILE, claim, write_json
+from trainers.runs.training_curve import CURVE_FILE, save_training_curve
 
 logger = logging.getLogger(__name__)
 

@@ -16,9 +16,9 @@ from transformers.trainer_pt_utils import AcceleratorConfig
 
 from synco_hub.data.views.augmentation_place import AUTO, resolved_place
 from synco_hub.models.backbones_synco import suggest
+from trainers.contrast.synthetic_draws import SyntheticNegativesConfig
 from trainers.objectives import OBJECTIVES
 from trainers.schedules import scaled_learning_rate
-from trainers.synthetic_draws import SyntheticNegativesConfig
 from trainers.training_checks import refuse_ignored, refuse_impossible
 
 # The numbers of the synthesis stand in `SyntheticNegativesConfig`; here they become flags.

@@ -12,9 +12,9 @@ from synco_hub.models import SynCoConfig
 from synco_hub.models.backbones_synco import suggest
 from trainers.data_arguments import BackboneArguments, DataArguments
 from trainers.fidelity import AUTHORS_CODE, PAPER, fidelity_settings
-from trainers.flag_parser import FlagParser
 from trainers.pretraining_arguments import PretrainingSettings, SynCoTrainingArguments
-from trainers.recipe import as_flags, recipe_flags
+from trainers.runs.flag_parser import FlagParser
+from trainers.runs.recipe import as_flags, recipe_flags
 
 EXAMPLE = (
     "example: synco-hub pretrain --method synco-v2 --backbone deit-s --dataset ./photographs "

@@ -13,8 +13,8 @@ from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
 
 from synco_hub.models import SynCoConfig, SynCoModel, SynCoPreTrainedModel
+from trainers.contrast.info_nce import info_nce
 from trainers.ema import copy_parameters, update_target
-from trainers.info_nce import info_nce
 from trainers.negative_queue import NegativeQueue
 from trainers.objectives import OBJECTIVES, agreement_loss
 from trainers.pretraining_arguments import PretrainingSettings

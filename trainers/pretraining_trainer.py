@@ -20,16 +20,16 @@ from synco_hub.data.views.augmentation_place import place_of
 from synco_hub.data.views.device_views import DeviceViews, finished_views
 from synco_hub.data.views.split_views import SplitTwoViewTransform
 from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
-from trainers.checkpointing_trainer import CheckpointingTrainer
-from trainers.checkpoints import manifest_of
 from trainers.collapse import CollapseCallback
 from trainers.drop_path import pays_off, skip_dropped_samples
-from trainers.interruption import leave_signals_to_the_main_process
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
+from trainers.runs.checkpointing_trainer import CheckpointingTrainer
+from trainers.runs.checkpoints import manifest_of
+from trainers.runs.interruption import leave_signals_to_the_main_process
+from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
 from trainers.shared_batch_statistics import with_shared_batch_statistics
-from trainers.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.training_monitor import TrainingMonitor, gradient_norm
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ function below is one kind. What it returns is scaled to unit norm and detached:
 and learn nothing themselves. `STRATEGIES` names the six in the paper's order.
 
 `SyntheticNegatives` computes InfoNCE with all of them exactly but without building them: that is
-`trainers.fused_contrastive_loss`. `sample` builds them, and `readable_loss` is the loss as one would write it from
-there: the oracle of the fast one.
+`trainers.contrast.fused_contrastive_loss`. `sample` builds them, and `readable_loss` is the loss as one would write
+it from there: the oracle of the fast one.
 
 Source: paper §7.4 (numbers), §10.2 (what each kind is for); Giakoumoglou and Stathaki 2025 (SynCo) for the formulas.
 """
@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.fused_contrastive_loss import summarise_negatives
-from trainers.info_nce import (
+from trainers.contrast.fused_contrastive_loss import summarise_negatives
+from trainers.contrast.info_nce import (
     ContrastiveOutput,
     check_contrastive_inputs,
     contrast_with_summary,
@@ -28,8 +28,8 @@ from trainers.info_nce import (
     info_nce,
     wants_gradient,
 )
-from trainers.synthetic_draws import Draw, SyntheticNegativesConfig, draw_noise, draw_synthetic
-from trainers.synthetic_mixtures import largest_in_rows
+from trainers.contrast.synthetic_draws import Draw, SyntheticNegativesConfig, draw_noise, draw_synthetic
+from trainers.contrast.synthetic_mixtures import largest_in_rows
 
 
 def interpolation(query: Tensor, negative: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:

@@ -42,9 +42,9 @@ def adversarial(
     from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split
     from synco_hub.data import EvaluationDataset
     from synco_hub.evaluation.adversarial import AdversarialRun, AttackedModel
-    from synco_hub.evaluation.attack_settings import chosen_attacks
-    from synco_hub.evaluation.attacks import require_library
-    from synco_hub.evaluation.image_sample import sampled_images
+    from synco_hub.evaluation.attacks.attack_settings import chosen_attacks
+    from synco_hub.evaluation.attacks.attacks import require_library
+    from synco_hub.evaluation.measurement.image_sample import sampled_images
     from synco_hub.features import ExtractionSettings
     from synco_hub.hub.classifier import load_classifier
 

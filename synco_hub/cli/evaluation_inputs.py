@@ -14,7 +14,7 @@ from synco_hub.data.class_lists import class_list
 from synco_hub.data.image_subset import subset_of_classes
 from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.evaluation.efficiency import PRECISIONS
-from synco_hub.evaluation.low_shot import low_shot_subset
+from synco_hub.evaluation.neighbours.low_shot import low_shot_subset
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.classifier import load_classifier
 from synco_hub.results import EvaluationResult

@@ -9,8 +9,8 @@ from pathlib import Path
 from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
 from synco_hub.evaluation import evaluate_knn, evaluate_knn_features, measure_split, model_source, usable_ks
 from synco_hub.evaluation.knn import require_classes
-from synco_hub.evaluation.neighbour_precision import SearchPrecision, half_precision
-from synco_hub.evaluation.saved_split import check_same_model, load_split, save_split
+from synco_hub.evaluation.measurement.saved_split import check_same_model, load_split, save_split
+from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision, half_precision
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.loading import load_model, model_facts
 from synco_hub.results import EvaluationResult

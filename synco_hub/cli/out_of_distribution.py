@@ -71,9 +71,9 @@ def _imagenet_o(
 ) -> DetectionSets:
     from synco_hub.data import EvaluationDataset, EvaluationTransform
     from synco_hub.data.class_folders import read_class_folders
-    from synco_hub.evaluation.class_columns import class_columns
     from synco_hub.evaluation.out_of_distribution import DetectionSets
-    from synco_hub.evaluation.robustness_sets import found_folder
+    from synco_hub.evaluation.shifts.class_columns import class_columns
+    from synco_hub.evaluation.shifts.robustness_sets import found_folder
 
     transform = EvaluationTransform.from_image_processor(processor)
     folder = data_dir / "imagenet-o"

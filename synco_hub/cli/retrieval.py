@@ -32,8 +32,8 @@ def retrieval(
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.data.revisited_retrieval import load_retrieval_data
+    from synco_hub.evaluation.dense.retrieval_features import RetrievalInput
     from synco_hub.evaluation.retrieval import evaluate_retrieval
-    from synco_hub.evaluation.retrieval_features import RetrievalInput
     from synco_hub.features import ExtractionSettings
     from synco_hub.hub.loading import load_model
 

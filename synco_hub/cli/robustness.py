@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from synco_hub.data import EvaluationTransform
-    from synco_hub.evaluation.accuracy_cell import AccuracyCell
     from synco_hub.evaluation.robustness import RobustnessFacts
-    from synco_hub.evaluation.robustness_sets import PlannedCell
+    from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell
+    from synco_hub.evaluation.shifts.robustness_sets import PlannedCell
 
 
 def robustness(
@@ -77,7 +77,7 @@ def _published(
     sets: str | None, data_dir: Path | None, transform: EvaluationTransform, corruptions: list[str] | None
 ) -> tuple[list[PlannedCell], RobustnessFacts]:
     from synco_hub.evaluation.robustness import RobustnessFacts
-    from synco_hub.evaluation.robustness_sets import chosen_sets, planned_cells
+    from synco_hub.evaluation.shifts.robustness_sets import chosen_sets, planned_cells
 
     if data_dir is not None and not data_dir.is_dir():
         raise FileNotFoundError(f"--data-dir {data_dir}: no such folder; give the one that holds the sets.")
@@ -109,10 +109,10 @@ def _drawn(
 ) -> tuple[list[PlannedCell], RobustnessFacts]:
     from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
     from synco_hub.data.corruptions.corruptions import LABEL, SMALLEST_SIDE, require_package
-    from synco_hub.evaluation.image_sample import sampled_images
-    from synco_hub.evaluation.measured_split import preprocessing
+    from synco_hub.evaluation.measurement.image_sample import sampled_images
+    from synco_hub.evaluation.measurement.measured_split import preprocessing
     from synco_hub.evaluation.robustness import RobustnessFacts
-    from synco_hub.evaluation.robustness_sets import planned_corruptions
+    from synco_hub.evaluation.shifts.robustness_sets import planned_corruptions
 
     num_images, seed, split_seed = draw
     require_package()
@@ -135,7 +135,7 @@ def _drawn(
 
 def _print(metrics: Mapping[str, float], cells: Mapping[str, AccuracyCell]) -> None:
     from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
-    from synco_hub.evaluation.robustness_metrics import severity_table
+    from synco_hub.evaluation.shifts.robustness_metrics import severity_table
 
     for family in ("imagenet_c", "corrupted"):
         if table := severity_table(family, cells):

@@ -35,8 +35,8 @@ def video_segmentation(
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.data.davis import load_davis
-    from synco_hub.evaluation.label_propagation import PropagationSettings
-    from synco_hub.evaluation.video_propagation import VideoSettings
+    from synco_hub.evaluation.dense.label_propagation import PropagationSettings
+    from synco_hub.evaluation.dense.video_propagation import VideoSettings
     from synco_hub.evaluation.video_segmentation import RESULT_FILE, evaluate_video_segmentation
     from synco_hub.hub.loading import load_model
 

@@ -18,7 +18,7 @@ from synco_hub.data import EvaluationDataset
 from synco_hub.data.corruptions.corrupted_dataset import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.random_keys import random_key
-from synco_hub.evaluation.adversarial_report import (
+from synco_hub.evaluation.attacks.adversarial_report import (
     accuracy,
     attack_facts,
     attack_metrics,
@@ -26,13 +26,13 @@ from synco_hub.evaluation.adversarial_report import (
     missing_note,
     null_note,
 )
-from synco_hub.evaluation.attack_settings import ATTACKS, AttackSettings
-from synco_hub.evaluation.attacked_batches import AttackedBatches, BatchMeasure
-from synco_hub.evaluation.attacks import AttackedBatch, attack_batch
+from synco_hub.evaluation.attacks.attack_settings import ATTACKS, AttackSettings
+from synco_hub.evaluation.attacks.attacked_batches import AttackedBatches, BatchMeasure
+from synco_hub.evaluation.attacks.attacks import AttackedBatch, attack_batch
+from synco_hub.evaluation.attacks.pixel_classifier import PixelClassifier, attackable
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
-from synco_hub.evaluation.measured_split import classifier_source, data_source, preprocessing
-from synco_hub.evaluation.model_identity import model_identity
-from synco_hub.evaluation.pixel_classifier import PixelClassifier, attackable
+from synco_hub.evaluation.measurement.measured_split import classifier_source, data_source, preprocessing
+from synco_hub.evaluation.measurement.model_identity import model_identity
 from synco_hub.features import ExtractionSettings
 from synco_hub.metrics import target_ranks
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from synco_hub.data import BadImageLedger, EvaluationDataset
 from synco_hub.evaluation.classification_scores import ClassificationScores
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
-from synco_hub.evaluation.measured_split import preprocessing
+from synco_hub.evaluation.measurement.measured_split import preprocessing
 from synco_hub.features import ExtractionSettings
 from synco_hub.frozen import frozen
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name

@@ -18,12 +18,12 @@ from tqdm import tqdm
 
 from synco_hub.data import decode_rgb
 from synco_hub.data.voc_boxes import BoxedImage
-from synco_hub.evaluation.any_size import pad_to_patches, patch_sides, pixel_values
-from synco_hub.evaluation.image_contents import contents_of_files
-from synco_hub.evaluation.lost import NUM_SEED_PATCHES, lost_mask
-from synco_hub.evaluation.measured_split import model_source
-from synco_hub.evaluation.model_identity import model_identity
-from synco_hub.evaluation.resumable_folder import claim_folder, read_json, write_json
+from synco_hub.evaluation.dense.any_size import pad_to_patches, patch_sides, pixel_values
+from synco_hub.evaluation.dense.lost import NUM_SEED_PATCHES, lost_mask
+from synco_hub.evaluation.measurement.image_contents import contents_of_files
+from synco_hub.evaluation.measurement.measured_split import model_source
+from synco_hub.evaluation.measurement.model_identity import model_identity
+from synco_hub.evaluation.measurement.resumable_folder import claim_folder, read_json, write_json
 from synco_hub.feature_adapter import feature_network
 from synco_hub.frozen import frozen
 from synco_hub.metrics import correct_localization

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from synco_hub.evaluation.measured_split import model_source
+from synco_hub.evaluation.measurement.measured_split import model_source
 from synco_hub.feature_adapter import feature_network
 from synco_hub.frozen import frozen
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name

@@ -15,17 +15,17 @@ from typing import Any
 from torch import Tensor, nn
 
 from synco_hub.data import EvaluationDataset
-from synco_hub.evaluation.classifier_outputs import FEATURES, LOGITS, ClassifierOutputs, Outputs
-from synco_hub.evaluation.confidence_scores import (
+from synco_hub.evaluation.detection.classifier_outputs import FEATURES, LOGITS, ClassifierOutputs, Outputs
+from synco_hub.evaluation.detection.confidence_scores import (
     check_neighbour,
     maximum_softmax_log_odds,
     negative_energy,
     neighbour_similarity,
 )
-from synco_hub.evaluation.detection_metrics import detection_metrics, explanation
-from synco_hub.evaluation.measured_split import classifier_source, data_source, preprocessing
-from synco_hub.evaluation.model_identity import model_identity
-from synco_hub.evaluation.resumable_folder import claim_folder
+from synco_hub.evaluation.detection.detection_metrics import detection_metrics, explanation
+from synco_hub.evaluation.measurement.measured_split import classifier_source, data_source, preprocessing
+from synco_hub.evaluation.measurement.model_identity import model_identity
+from synco_hub.evaluation.measurement.resumable_folder import claim_folder
 from synco_hub.features import ExtractionSettings
 from synco_hub.frozen import frozen
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -75,7 +75,7 @@ def evaluate_out_of_distribution(
 
     Returns:
         For each score (``msp``, ``energy``, ``knn``; with ``_all_classes`` where ``sets.columns`` keeps some): see
-        :func:`synco_hub.evaluation.detection_metrics.detection_metrics`.
+        :func:`synco_hub.evaluation.detection.detection_metrics.detection_metrics`.
 
     Raises:
         ValueError: If a set is empty, a score is NaN, the bank has fewer images than the neighbour's number, or the

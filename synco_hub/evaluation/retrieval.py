@@ -13,10 +13,10 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from synco_hub.data.revisited_retrieval import SETUPS, RetrievalData
-from synco_hub.evaluation.measured_split import model_source
-from synco_hub.evaluation.model_identity import model_identity
-from synco_hub.evaluation.resumable_folder import claim_folder
-from synco_hub.evaluation.retrieval_features import RetrievalInput, SearchedImage, retrieval_vectors
+from synco_hub.evaluation.dense.retrieval_features import RetrievalInput, SearchedImage, retrieval_vectors
+from synco_hub.evaluation.measurement.measured_split import model_source
+from synco_hub.evaluation.measurement.model_identity import model_identity
+from synco_hub.evaluation.measurement.resumable_folder import claim_folder
 from synco_hub.feature_adapter import feature_network
 from synco_hub.features import ExtractionSettings
 from synco_hub.metrics import revisited_average_precision, revisited_precision_at_k

@@ -19,15 +19,15 @@ from tqdm import tqdm
 
 from synco_hub.data import ImageDataset
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.evaluation.accuracy_cell import AccuracyCell, measure_cell
-from synco_hub.evaluation.class_columns import class_columns
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
-from synco_hub.evaluation.image_contents import contents_of_images
-from synco_hub.evaluation.measured_split import classifier_source
-from synco_hub.evaluation.model_identity import model_identity
-from synco_hub.evaluation.resumable_folder import differences
-from synco_hub.evaluation.robustness_metrics import robustness_metrics
-from synco_hub.evaluation.robustness_sets import PlannedCell
+from synco_hub.evaluation.measurement.image_contents import contents_of_images
+from synco_hub.evaluation.measurement.measured_split import classifier_source
+from synco_hub.evaluation.measurement.model_identity import model_identity
+from synco_hub.evaluation.measurement.resumable_folder import differences
+from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell, measure_cell
+from synco_hub.evaluation.shifts.class_columns import class_columns
+from synco_hub.evaluation.shifts.robustness_metrics import robustness_metrics
+from synco_hub.evaluation.shifts.robustness_sets import PlannedCell
 from synco_hub.features import ExtractionSettings
 from synco_hub.frozen import frozen
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name

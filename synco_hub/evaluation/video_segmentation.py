@@ -20,13 +20,13 @@ from torch import nn
 from tqdm import tqdm
 
 from synco_hub.data.davis import RESOLUTION, VOID, DavisVideo, read_mask, write_mask
-from synco_hub.evaluation.dense_features import chosen_stage, feature_stride
-from synco_hub.evaluation.image_contents import contents_of_files
-from synco_hub.evaluation.measured_split import model_source
-from synco_hub.evaluation.model_identity import model_identity
-from synco_hub.evaluation.resumable_folder import claim_folder, finished_part, keep_part
-from synco_hub.evaluation.video_propagation import VideoSettings, propagated_masks
-from synco_hub.evaluation.video_scores import VideoScores, score_video, video_metrics
+from synco_hub.evaluation.dense.dense_features import chosen_stage, feature_stride
+from synco_hub.evaluation.dense.video_propagation import VideoSettings, propagated_masks
+from synco_hub.evaluation.dense.video_scores import VideoScores, score_video, video_metrics
+from synco_hub.evaluation.measurement.image_contents import contents_of_files
+from synco_hub.evaluation.measurement.measured_split import model_source
+from synco_hub.evaluation.measurement.model_identity import model_identity
+from synco_hub.evaluation.measurement.resumable_folder import claim_folder, finished_part, keep_part
 from synco_hub.feature_adapter import feature_network
 from synco_hub.frozen import frozen
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name

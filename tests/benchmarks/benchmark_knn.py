@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from synco_hub.evaluation import DEFAULT_KS, Neighbours, knn_accuracy, nearest_neighbours
-from synco_hub.evaluation.neighbour_precision import SearchPrecision
+from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision
 
 NUM_CLASSES = 1000
 DIM = 384

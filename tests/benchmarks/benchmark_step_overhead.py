@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from synco_hub.models import SynCoConfig
-from trainers.info_nce import info_nce
+from trainers.contrast.info_nce import info_nce
 from trainers.pretraining_arguments import PretrainingSettings
 from trainers.pretraining_model import SynCoForPreTraining, synthetic_negatives_of
 

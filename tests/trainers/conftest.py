@@ -1,12 +1,16 @@
 """What the tests of several trainers share."""
 
+from collections.abc import Iterator
+
 import pytest
 
-from trainers import paired_products, random_numbers, synthetic_mixtures
+from trainers.contrast import paired_products, random_numbers, synthetic_mixtures
 
 
 @pytest.fixture
-def as_on_an_accelerator(monkeypatch: pytest.MonkeyPatch) -> None:
+def as_on_an_accelerator() -> Iterator[None]:
     """The loss computes on this CPU as it does on an accelerator and in a compiler's trace."""
-    for module in (paired_products, random_numbers, synthetic_mixtures):
-        monkeypatch.setattr(module, "computes_eagerly_on_cpu", lambda _: False)
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (paired_products, random_numbers, synthetic_mixtures):
+            patch.setattr(module, "computes_eagerly_on_cpu", lambda _: False)
+        yield

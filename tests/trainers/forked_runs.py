@@ -19,8 +19,8 @@ from typing import Any
 import datasets  # noqa: F401 - streams need it, and a fork of what is imported costs nothing
 import torch
 
-import trainers.checkpoints
 import trainers.pretraining_model
+import trainers.runs.checkpoints
 from synco_hub.data import StreamSampler, StreamSource
 from trainers.pretrain import main
 from trainers.pretraining_trainer import SynCoTrainer
@@ -48,7 +48,7 @@ class Moments:
         update, save, sha256, rename = (
             trainers.pretraining_model.update_target,
             torch.save,
-            trainers.checkpoints._sha256,
+            trainers.runs.checkpoints._sha256,
             Path.rename,
         )
 
@@ -92,7 +92,7 @@ class Moments:
         rows, StreamSampler._rows = StreamSampler._rows, read  # type: ignore[method-assign]
         SynCoTrainer.__init__, SynCoTrainer.training_step = created, stepped  # type: ignore[method-assign]
         trainers.pretraining_model.update_target = updated  # type: ignore[assignment]
-        trainers.checkpoints._sha256 = hashed
+        trainers.runs.checkpoints._sha256 = hashed
         torch.save, Path.rename = saved, renamed  # type: ignore[assignment,method-assign]
 
 

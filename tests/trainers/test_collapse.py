@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from trainers.collapse import PATIENCE, CollapseCallback, guessing_loss
-from trainers.info_nce import info_nce
+from trainers.contrast.info_nce import info_nce
 
 STATE = SimpleNamespace(global_step=7)
 

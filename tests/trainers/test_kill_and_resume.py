@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers.checkpoints import UNFINISHED, what_is_broken
+from trainers.runs.checkpoints import UNFINISHED, what_is_broken
 
 STEPS = 30
 # 44 images in batches of 4, two a step: an epoch has 11 micro-batches, so its last step accumulates one only.

@@ -2,7 +2,7 @@ import pytest
 
 from synco_hub.models import SynCoConfig
 from trainers.pretraining_flags import parse
-from trainers.run_directory import IDENTITY
+from trainers.runs.run_directory import IDENTITY
 
 
 def test_an_unknown_flag_names_the_nearest(tmp_path):

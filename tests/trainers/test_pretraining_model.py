@@ -7,9 +7,9 @@ from torch.nn import functional as F
 from transformers import AutoModel
 
 from synco_hub.models import SynCoConfig, SynCoModel
+from trainers.contrast.synthetic_draws import SyntheticNegativesConfig
 from trainers.pretraining_arguments import PretrainingSettings
 from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state, synthetic_negatives_of
-from trainers.synthetic_draws import SyntheticNegativesConfig
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.info_nce import info_nce
+from trainers.contrast.info_nce import info_nce
 from trainers.synthetic_negatives import (
     STRATEGIES,
     SyntheticNegatives,

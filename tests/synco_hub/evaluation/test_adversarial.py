@@ -10,9 +10,9 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
 from synco_hub.evaluation import adversarial
 from synco_hub.evaluation.adversarial import AdversarialRun, AttackedModel, check_same_accuracy
-from synco_hub.evaluation.attack_settings import ATTACKS, chosen_attacks, with_epsilon
-from synco_hub.evaluation.attacks import AttackedBatch
-from synco_hub.evaluation.pixel_classifier import PixelClassifier
+from synco_hub.evaluation.attacks.attack_settings import ATTACKS, chosen_attacks, with_epsilon
+from synco_hub.evaluation.attacks.attacks import AttackedBatch
+from synco_hub.evaluation.attacks.pixel_classifier import PixelClassifier
 from synco_hub.features import ExtractionSettings
 
 pytest.importorskip("torchattacks")

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
-from synco_hub.evaluation.classifier_outputs import ClassifierOutputs, Outputs
+from synco_hub.evaluation.detection.classifier_outputs import ClassifierOutputs, Outputs
 from synco_hub.evaluation.out_of_distribution import (
     DetectionSets,
     confidence_scores,

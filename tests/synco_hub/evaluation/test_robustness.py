@@ -6,7 +6,7 @@ import pytest
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
 from synco_hub.evaluation.robustness import RobustnessFacts, RobustnessRun
-from synco_hub.evaluation.robustness_sets import PlannedCell, planned_cells
+from synco_hub.evaluation.shifts.robustness_sets import PlannedCell, planned_cells
 from synco_hub.features import ExtractionSettings
 
 QUIET = ExtractionSettings(batch_size=8, progress=False)

@@ -9,8 +9,8 @@ from PIL import Image
 
 from synco_hub.data.davis import load_davis, read_mask, write_mask
 from synco_hub.evaluation import video_segmentation
-from synco_hub.evaluation.label_propagation import PropagationSettings
-from synco_hub.evaluation.video_propagation import VideoSettings
+from synco_hub.evaluation.dense.label_propagation import PropagationSettings
+from synco_hub.evaluation.dense.video_propagation import VideoSettings
 from synco_hub.evaluation.video_segmentation import RESULT_FILE, evaluate_video_segmentation
 from synco_hub.models import SynCoConfig, SynCoModel
 

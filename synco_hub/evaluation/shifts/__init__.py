@@ -1,0 +1,1 @@
+"""Shifted test sets: what they are, which classes they share with ImageNet, and accuracies over them."""

@@ -1,0 +1,22 @@
+"""A CPU's tensors qualify, an accelerator's and those of a trace do not."""
+
+import torch
+
+from trainers.contrast.eager_cpu import computes_eagerly_on_cpu
+
+
+def test_a_tensor_on_a_cpu_does() -> None:
+    assert computes_eagerly_on_cpu(torch.empty(2))
+
+
+def test_a_tensor_elsewhere_does_not() -> None:
+    assert not computes_eagerly_on_cpu(torch.empty(2, device="meta"))
+
+
+def test_nor_does_one_in_a_compiler_s_trace() -> None:
+    def answer(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + (1 if computes_eagerly_on_cpu(tensor) else 2)
+
+    torch._dynamo.reset()
+    assert torch.compile(answer, backend="eager", fullgraph=True)(torch.zeros(1)).item() == 2
+    assert answer(torch.zeros(1)).item() == 1

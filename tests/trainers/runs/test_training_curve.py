@@ -1,0 +1,47 @@
+import pytest
+from PIL import Image
+
+from trainers.runs.training_curve import save_training_curve, series, training_curve
+
+HISTORY = [
+    {"step": 10, "loss": 9.0, "contrast_accuracy": 0.1, "synthetic_active": 0.0, "learning_rate": 1e-4},
+    {"step": 20, "loss": 8.0, "contrast_accuracy": 0.2, "synthetic_active": 1.0, "learning_rate": 2e-4},
+    {"step": 25, "knn_top1_k10": 40.0},
+    {"step": 30, "loss": 7.0, "contrast_accuracy": 0.4, "synthetic_active": 1.0, "learning_rate": 3e-4},
+    {"train_runtime": 3.0},
+]
+
+
+def test_a_series_has_the_steps_at_which_it_was_logged():
+    assert series(HISTORY, "loss") == ([10.0, 20.0, 30.0], [9.0, 8.0, 7.0])
+    assert series(HISTORY, "knn_top1_k10") == ([25.0], [40.0])
+    assert series(HISTORY, "momentum") == ([], [])
+
+
+def test_the_panels_show_the_logged_numbers_and_no_others():
+    figure = training_curve(HISTORY, "moby on fractals")
+    assert [axis.get_title() for axis in figure.axes] == [
+        "loss",
+        "contrast accuracy",
+        "k-NN top-1 (%)",
+        "learning rate",
+    ]
+    line = figure.axes[0].lines[0]
+    assert list(line.get_xdata()) == [10.0, 20.0, 30.0]
+    assert list(line.get_ydata()) == [9.0, 8.0, 7.0]
+    assert figure.get_suptitle() == "moby on fractals"
+    shaded = figure.axes[0].patches[0].get_extents().transformed(figure.axes[0].transData.inverted())
+    assert (shaded.x0, shaded.x1) == pytest.approx((20.0, 30.0))
+
+
+def test_the_picture_is_a_png(tmp_path):
+    path = save_training_curve(HISTORY, "x", tmp_path / "curve.png")
+    with Image.open(path) as image:
+        assert image.format == "PNG"
+        assert image.width > 500
+
+
+def test_a_run_that_logged_nothing_has_no_picture(tmp_path):
+    with pytest.raises(ValueError, match="--logging-steps"):
+        save_training_curve([{"train_runtime": 3.0}], "x", tmp_path / "curve.png")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,186 @@
+"""What linear probing and fine-tuning share: SGD with warm-up and cosine, seeded augmentation, test-split metrics."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from tqdm import tqdm
+
+from synco_hub.data import BadImageLedger, EpochSampler
+from synco_hub.evaluation.classification_scores import ClassificationScores
+from synco_hub.evaluation.classification_targets import ClassificationTargets
+from trainers.callbacks import EpochCallback
+from trainers.classification.classification_arguments import ClassificationArguments
+from trainers.classification.classification_loss import masked_targets
+from trainers.runs.checkpointing_trainer import CheckpointingTrainer
+from trainers.schedules import learning_rate_factor
+
+logger = logging.getLogger(__name__)
+
+
+class ClassificationTrainer(CheckpointingTrainer):
+    """Trains a classifier on labelled images and measures it on the test split; a subclass says what is trained.
+
+    Args:
+        model: What is optimized.
+        args: How.
+        train_dataset: Indexed by (epoch, index), see `trainers.classification.augmented_dataset.AugmentedDataset`.
+        eval_dataset: Items with `index`, `bad_index` and what :meth:`scores` reads.
+        eval_targets: Targets of the test split.
+        **kwargs: What `transformers.Trainer` takes.
+    """
+
+    args: ClassificationArguments
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: ClassificationArguments,
+        train_dataset: Any,
+        eval_dataset: Any,
+        eval_targets: ClassificationTargets,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.eval_targets = eval_targets
+        self.num_images = len(train_dataset)
+        self.train_ledger = BadImageLedger(train_dataset, args.max_bad_fraction)
+        self.eval_ledger = BadImageLedger(eval_dataset, args.max_bad_fraction)
+        self.epoch_sampler: EpochSampler | None = None
+        self._bad_indices: list[Tensor] = []
+        self.add_callback(EpochCallback(self))
+
+    def train_and_measure(self) -> None:
+        """Train, from the newest whole checkpoint if the run is resumed, and measure the end of it.
+
+        Raises:
+            ValueError: If the checkpoint is of a run that this one cannot continue.
+            SystemExit: If a signal stopped the run, with its exit code; a checkpoint is left.
+        """
+        directory = Path(str(self.args.output_dir))
+        checkpoint = self.newest_checkpoint() if self.args.resume and directory.is_dir() else None
+        self.train(resume_from_checkpoint=checkpoint)
+        received = self.interruption.received
+        if received is not None and self.state.global_step < self.state.max_steps:
+            logger.warning("stopped by %s at step %d; continue with --resume", received.name, self.state.global_step)
+            sys.exit(128 + received)
+        measured_at = [entry["step"] for entry in self.state.log_history if any("eval_" in key for key in entry)]
+        if not measured_at or measured_at[-1] != self.state.global_step:
+            self.evaluate()
+
+    def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Scores of a test batch by a suffix for its metrics: "" for a single classifier. Shape: (batch, classes)."""
+        raise NotImplementedError
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps of one epoch, over all processes."""
+        return max(math.ceil(self.num_images / self.args.global_batch_size), 1)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
+        self.epoch_sampler = EpochSampler(self.num_images, seed=self.args.seed)
+        return self.epoch_sampler
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Linear warm-up from zero, then a cosine to zero, per optimizer step (7.6; our choice for 7.5)."""
+        if self.lr_scheduler is None:
+            warmup = self.args.warmup_steps_of(num_training_steps, self.steps_per_epoch)
+            self.lr_scheduler = LambdaLR(
+                cast(torch.optim.Optimizer, optimizer or self.optimizer),
+                lambda step: learning_rate_factor(step, num_training_steps, warmup),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def counted_targets(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Targets of a training batch, unreadable images not counting; enters those into the ledger."""
+        bad = inputs["bad_index"]
+        self._bad_indices.append(bad)
+        return masked_targets(inputs["target"], bad >= 0)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The one place where training waits for the device: unreadable images and a broken loss stop the run here.
+
+        Raises:
+            FloatingPointError: If the loss is no number.
+            TooManyBadImagesError: If too many images are unreadable.
+        """
+        if self._bad_indices and ("loss" in logs or "train_loss" in logs):
+            indices = torch.cat(self._bad_indices)
+            self._bad_indices = []
+            self.train_ledger.record(
+                self.accelerator.gather(self.accelerator.pad_across_processes(indices, pad_index=-1)).cpu()
+            )
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} near step {self.state.global_step}: lower the learning rate, or check "
+                "the images and the checkpoint."
+            )
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure the test split: every process a part of it, every metric over the whole.
+
+        Returns:
+            Metrics in percent, named `eval_<metric><suffix>`.
+        """
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        names = self.eval_targets.class_names
+        kept: dict[str, ClassificationScores] = {}
+        bad: list[int] = []
+        cast(nn.Module, self.model).eval()
+        for batch in self._test_batches(dataset):
+            good = batch["bad_index"] < 0
+            bad += batch["bad_index"][~good].tolist()
+            targets = self.eval_targets.values[batch["index"]]
+            with torch.no_grad(), self.compute_loss_context_manager():
+                scores = self.scores(self._prepare_inputs(dict(batch)))
+            for suffix, values in scores.items():
+                keeper = kept.setdefault(suffix, ClassificationScores(len(names), self.eval_targets.multi_label))
+                keeper.add(values.cpu()[good], targets[good])
+        gathered = gather_object([(kept, bad)]) if self.args.world_size > 1 else [(kept, bad)]
+        self.eval_ledger.record(index for _, part in gathered for index in part)
+        metrics = {
+            f"{metric_key_prefix}_{name}{suffix}": value
+            for suffix, keeper in _together([part for part, _ in gathered]).items()
+            for name, value in keeper.metrics().items()
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _test_batches(self, dataset: Any) -> Any:
+        part = Subset(
+            cast("Dataset[Any]", dataset), range(self.args.process_index, len(dataset), self.args.world_size)
+        )
+        loader: DataLoader[Any] = DataLoader(
+            part,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.device.type == "cuda",
+        )
+        hidden = self.args.disable_tqdm or not self.is_world_process_zero()
+        return tqdm(loader, desc="test split", unit="batch", leave=False, disable=hidden)
+
+
+def _together(parts: list[dict[str, ClassificationScores]]) -> dict[str, ClassificationScores]:
+    """The scores of all processes as if one had collected them."""
+    whole: dict[str, ClassificationScores] = {}
+    for part in parts:
+        for suffix, keeper in part.items():
+            joined = whole.setdefault(suffix, ClassificationScores(keeper.num_classes, keeper.multi_label))
+            joined.kept += keeper.kept
+            joined.targets += keeper.targets
+    return whole

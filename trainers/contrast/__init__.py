@@ -1,0 +1,1 @@
+"""The contrastive loss: InfoNCE, synthetic negatives in closed form, and what chance decides about them."""

@@ -1,0 +1,198 @@
+"""The settings of the synthetic negatives, and everything about them that chance decides.
+
+The fused loss and the readable definition make the same vectors from the same draws, so the draws stand apart from
+both. All randomness comes from one generator in one fixed order: first the draws of each kind; then, where they are
+wanted, noise vectors, a few queries at a time. The same generator state gives the same bits.
+
+Source: paper §7.4 for every number and range.
+"""
+
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from trainers.contrast.info_nce import check_temperature
+from trainers.contrast.random_numbers import RandomNumbers
+
+# Vectors in work at a time, in bytes: on a CPU few calls within its caches, on an accelerator in little memory.
+CPU_CHUNK_BYTES = 2**22
+ACCELERATOR_CHUNK_BYTES = 2**24
+
+
+def _paper_counts() -> dict[str, int]:
+    return {
+        "interpolation": 128,
+        "extrapolation": 128,
+        "mixup": 128,
+        "noise_injection": 128,
+        "gradient_perturbation": 128,
+        "adversarial_perturbation": 128,
+    }
+
+
+@dataclass(frozen=True)
+class SyntheticNegativesConfig:
+    """The settings of the six kinds of synthetic hard negatives; the defaults are the paper's (§7.4).
+
+    Attributes:
+        num_hard_negatives: N, how many of the queue vectors most similar to a query count as hard.
+        counts: How many synthetic negatives of each kind a query gets. A kind left out, or given 0, is not made.
+        temperature: τ of InfoNCE.
+        interpolation_range: α is uniform in it.
+        extrapolation_range: β is uniform in it.
+        mixup_range: γ is uniform in it.
+        noise_std: σ of noise injection.
+        gradient_step: δ of gradient perturbation.
+        adversarial_step: η of adversarial perturbation.
+        noise: "independent" draws every noise vector: the definition itself. "marginal" draws only what a noise vector
+            does to the logit, from its exact law, and takes the gradient's exact expectation given that: cheaper,
+            unbiased, of lower variance.
+
+    Raises:
+        ValueError: If a setting is out of its range.
+    """
+
+    num_hard_negatives: int = 256
+    counts: Mapping[str, int] = field(default_factory=_paper_counts)
+    temperature: float = 0.2
+    interpolation_range: tuple[float, float] = (0.0, 0.5)
+    extrapolation_range: tuple[float, float] = (1.0, 1.5)
+    mixup_range: tuple[float, float] = (0.0, 1.0)
+    noise_std: float = 0.01
+    gradient_step: float = 0.01
+    adversarial_step: float = 0.01
+    noise: Literal["independent", "marginal"] = "independent"
+
+    def __post_init__(self) -> None:
+        check_temperature(self.temperature)
+        if self.num_hard_negatives < 1:
+            raise ValueError(
+                f"num_hard_negatives={self.num_hard_negatives} must be at least 1; the paper uses 256. "
+                "To make no synthetic negatives, set all counts to 0."
+            )
+        kinds = _paper_counts()
+        for kind, count in self.counts.items():
+            if kind not in kinds:
+                raise ValueError(f"counts names the unknown kind {kind!r}; the kinds are {', '.join(kinds)}.")
+            if not isinstance(count, int) or count < 0:
+                raise ValueError(f"counts[{kind!r}]={count} must be a whole number from 0 up; 0 leaves the kind out.")
+        for name in ("interpolation_range", "extrapolation_range", "mixup_range"):
+            low, high = getattr(self, name)
+            if not (math.isfinite(low) and math.isfinite(high) and low <= high):
+                raise ValueError(f"{name}=({low}, {high}) must be finite and in order; give the lower end first.")
+        for name in ("noise_std", "gradient_step", "adversarial_step"):
+            value = getattr(self, name)
+            if not (value >= 0 and math.isfinite(value)):
+                raise ValueError(f"{name}={value} must be finite and not negative; the paper uses 0.01.")
+        if self.noise not in ("independent", "marginal"):
+            raise ValueError(f'noise={self.noise!r} must be "independent" or "marginal"; the first is the definition.')
+
+    @property
+    def active_counts(self) -> dict[str, int]:
+        """The kinds that are made, in the paper's order, with their counts."""
+        return {kind: self.counts[kind] for kind in _paper_counts() if self.counts.get(kind, 0)}
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What chance decides about the synthetic negatives of one kind.
+
+    Attributes:
+        negative: Which of the query's hard negatives n is. Shape: (batch, count), in [0, num_hard_negatives).
+        coefficient: α, β, γ, σ, δ or η. Shape: (batch, count) if drawn, (1, 1) if constant.
+        partner: Mixup: which of the hard negatives n′ is. Shape: (batch, count).
+        noise_law: Marginal noise: ⟨ε, q⟩ / |q|; ⟨ε, t⟩ with t the unit vector across q in the plane of q and n; and
+            the squared length of the rest of ε. Shape: three of (batch, count).
+    """
+
+    negative: Tensor
+    coefficient: Tensor
+    partner: Tensor | None = None
+    noise_law: tuple[Tensor, Tensor, Tensor] | None = None
+
+
+def draw_synthetic(
+    config: SyntheticNegativesConfig, query: Tensor, generator: torch.Generator | None = None
+) -> dict[str, Draw]:
+    """Draws all that is random about the synthetic negatives of a batch, apart from noise vectors.
+
+    Args:
+        config: Settings.
+        query: Gives batch size, dim, dtype and device. Shape: (batch, dim).
+        generator: Source of randomness on the query's device; None means the device's global one.
+
+    Returns:
+        One draw for each kind with a count above 0, in the paper's order.
+    """
+    ranges = {
+        "interpolation": config.interpolation_range,
+        "extrapolation": config.extrapolation_range,
+        "mixup": config.mixup_range,
+        "noise_injection": (config.noise_std, config.noise_std),
+        "gradient_perturbation": (config.gradient_step, config.gradient_step),
+        "adversarial_perturbation": (config.adversarial_step, config.adversarial_step),
+    }
+    draws, numbers = {}, RandomNumbers(query, generator)
+    for kind, count in config.active_counts.items():
+        shape = (query.shape[0], count)
+        draws[kind] = Draw(
+            negative=numbers.choices(config.num_hard_negatives, shape),
+            coefficient=_uniform(*ranges[kind], shape, query, generator),
+            partner=numbers.choices(config.num_hard_negatives, shape) if kind == "mixup" else None,
+            noise_law=_noise_law(shape, query, generator)
+            if kind == "noise_injection" and config.noise == "marginal"
+            else None,
+        )
+    return draws
+
+
+def draw_noise(query: Tensor, count: int, generator: torch.Generator | None = None) -> Iterator[Tensor]:
+    """Yields standard normal noise vectors chunk by chunk of `query_chunks`, each time in the same memory.
+
+    The caller draws nothing else in between, so whether it keeps them or not, they are the same vectors.
+
+    Args:
+        query: Gives batch size, dim, dtype and device. Shape: (batch, dim).
+        count: Vectors a query.
+        generator: As in `draw_synthetic`.
+
+    Yields:
+        Noise of a few queries. Shape: (queries, count, dim).
+    """
+    chunks = query_chunks(query, count)
+    memory, numbers = query.new_empty(chunks[0].stop, count, query.shape[1]), RandomNumbers(query, generator)
+    for queries in chunks:
+        yield numbers.normal_(memory[: queries.stop - queries.start])
+
+
+def query_chunks(query: Tensor, count: int) -> list[slice]:
+    """Cuts a batch into runs of queries whose `count` vectors each are few enough to be in work at a time.
+
+    Since the runs decide how noise is drawn, they depend on nothing but shape, dtype and kind of device.
+    """
+    batch, dim = query.shape
+    chunk_bytes = CPU_CHUNK_BYTES if query.device.type == "cpu" else ACCELERATOR_CHUNK_BYTES
+    length = max(1, chunk_bytes // (count * dim * query.element_size()))
+    return [slice(start, min(start + length, batch)) for start in range(0, batch, length)]
+
+
+def _uniform(
+    low: float, high: float, shape: tuple[int, int], query: Tensor, generator: torch.Generator | None
+) -> Tensor:
+    if low == high:
+        return query.new_full((1, 1), low)
+    return query.new_empty(shape).uniform_(low, high, generator=generator)
+
+
+def _noise_law(
+    shape: tuple[int, int], query: Tensor, generator: torch.Generator | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Two standard normals and a χ² of dim − 2 degrees of freedom: twice a gamma variable of half as many."""
+    along, across = query.new_empty((2, *shape)).normal_(generator=generator)
+    # torch.distributions has the gamma law but takes no generator; this is the function below it.
+    half_rest = torch._standard_gamma(query.new_full(shape, (query.shape[1] - 2) / 2), generator=generator)
+    return along, across, 2 * half_rest

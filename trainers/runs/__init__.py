@@ -1,0 +1,1 @@
+"""A run from its flags to its last checkpoint: started, saved whole, interrupted, continued to the same bits."""

@@ -1,0 +1,182 @@
+"""`CheckpointingTrainer`: `transformers.Trainer` whose checkpoints are whole or absent, on every process alike."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from accelerate.utils import broadcast_object_list, gather_object
+from safetensors import SafetensorError
+from torch import nn
+from torch.utils.data import DataLoader
+from transformers import Trainer, TrainerState, set_seed
+from transformers.trainer import TRAINER_STATE_NAME
+
+from synco_hub.data.random_keys import random_key
+from synco_hub.results import library_versions
+from trainers.runs.checkpoints import UNFINISHED, clear_unfinished, commit, manifest_of, newest_whole, rotate
+from trainers.runs.continuation import refuse_or_warn
+from trainers.runs.interruption import InterruptionCallback, leave_signals_to_the_main_process
+
+logger = logging.getLogger(__name__)
+
+
+class CheckpointingTrainer(Trainer):
+    """Writes checkpoints that survive being killed, finds the newest whole one, stops cleanly on SIGTERM and Ctrl-C.
+
+    Arguments are those of `transformers.Trainer`.
+
+    Attributes:
+        interruption: Knows whether a signal stopped the run.
+        last_good_checkpoint: The newest checkpoint of this run that is whole, or None.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        self._saving_to: Path | None = None
+        self.last_good_checkpoint: str | None = None
+        self._earlier_seconds = 0.0
+        self._started: float | None = None
+        super().__init__(*args, **kwargs)
+        self.interruption = InterruptionCallback()
+        self.add_callback(self.interruption)
+
+    def facts(self) -> dict[str, Any]:
+        """What a checkpoint's manifest says about how it was made; JSON values."""
+        args = self.args
+        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
+        return {
+            "step": self.state.global_step,
+            "seconds": round(self.seconds, 3),
+            "world_size": args.world_size,
+            "global_batch_size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            "gradient_accumulation_steps": args.gradient_accumulation_steps,
+            "num_workers": args.dataloader_num_workers,
+            "precision": precision,
+            "versions": library_versions(),
+        }
+
+    def newest_checkpoint(self) -> str | None:
+        """The newest whole checkpoint of the output directory, the same on every process, or None.
+
+        Raises:
+            ValueError: If this run cannot continue it, naming the difference.
+        """
+        chosen: list[str | None] = [None]
+        if self.is_world_process_zero():
+            clear_unfinished(self._directory)
+            found = newest_whole(self._directory)
+            chosen = [None if found is None else str(found)]
+        if self.args.world_size > 1:
+            broadcast_object_list(chosen)
+        checkpoint = chosen[0]
+        if checkpoint is not None:
+            manifest = manifest_of(Path(checkpoint))
+            refuse_or_warn(Path(checkpoint), manifest, self.facts())
+            self._earlier_seconds = float(manifest.get("seconds", 0.0))
+            self.last_good_checkpoint = checkpoint
+        return checkpoint
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock seconds of training so far, those before the checkpoint it continues included."""
+        return self._earlier_seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
+
+    def load_finished(self, checkpoint: str) -> None:
+        """Take over model and log of a checkpoint of the last step, after which there is nothing to train."""
+        self._load_from_checkpoint(checkpoint)
+        self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+
+    @property
+    def _directory(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """As `transformers.Trainer.train`; signals are given back to the caller also after an error."""
+        if self.args.world_size > 1:
+            # Weights were drawn alike everywhere; drop path and synthesis shall not be.
+            seed_process(self.args.seed, self.args.process_index, 0)
+        self._started = time.perf_counter()
+        try:
+            return super().train(*args, **kwargs)
+        finally:
+            self.interruption.stop_listening()
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        """The Trainer's loader, whose workers leave signals to the main process."""
+        loader: DataLoader[Any] = super().get_train_dataloader()
+        loader.worker_init_fn = partial(leave_signals_to_the_main_process, loader.worker_init_fn)
+        return loader
+
+    def _get_output_dir(self, trial: Any) -> str:
+        """While a checkpoint is being written, a folder in which nobody looks for one."""
+        return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Write beside, and rename when every process has written its part.
+
+        Raises:
+            OSError: If the disk does not take it; earlier checkpoints stay.
+        """
+        name = f"checkpoint-{self.state.global_step}"
+        if self.is_world_process_zero():
+            clear_unfinished(self._directory)
+        self.accelerator.wait_for_everyone()
+        self._saving_to = self._directory / UNFINISHED
+        failure = None
+        try:
+            super()._save_checkpoint(model, trial)
+        # torch reports a full disk as RuntimeError, safetensors as its own kind.
+        except (OSError, RuntimeError, SafetensorError) as error:
+            failure = str(error)
+        finally:
+            self._saving_to = None
+        self._refuse_failed_save(name, failure)
+        if self.is_world_process_zero():
+            try:
+                commit(self._directory / UNFINISHED / name, self._directory / name, self.facts())
+                rotate(self._directory, self.args.save_total_limit)
+                clear_unfinished(self._directory)
+            except OSError as error:
+                failure = str(error)
+        self._refuse_failed_save(name, failure)
+        self.last_good_checkpoint = str(self._directory / name)
+
+    def _refuse_failed_save(self, name: str, failure: str | None) -> None:
+        """Stop on every process if one could not write."""
+        failures = [failure] if self.args.world_size == 1 else gather_object([failure])
+        first = next((text for text in failures if text is not None), None)
+        if first is None:
+            return
+        if self.is_world_process_zero():
+            clear_unfinished(self._directory)
+        free = shutil.disk_usage(self._directory).free / 1e9
+        raise OSError(
+            f"{self._directory / name} could not be written ({first.splitlines()[0]}; {free:.1f} GB are free): the "
+            f"last whole checkpoint is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
+        )
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        """The random state of this process; one that the checkpoint does not know draws what no other drew."""
+        if checkpoint is not None and not (Path(checkpoint) / self._rng_file).is_file():
+            seed_process(self.args.seed, self.args.process_index, self.state.global_step)
+            return
+        super()._load_rng_state(checkpoint)
+
+    @property
+    def _rng_file(self) -> str:
+        return "rng_state.pth" if self.args.world_size == 1 else f"rng_state_{self.args.process_index}.pth"
+
+
+def seed_process(seed: int, process_index: int, step: int) -> None:
+    """Seed every generator of this process, another way than those of the other processes.
+
+    Args:
+        seed: `--seed`.
+        process_index: Rank.
+        step: Optimizer step, so that a continued run does not repeat the draws of its beginning.
+    """
+    set_seed(random_key(seed, process_index, step) % 2**32)
