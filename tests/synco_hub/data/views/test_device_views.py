@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from pretended_gpu import pretended_gpu
 from scipy import stats
 
 from synco_hub.data.random_keys import random_key
@@ -127,6 +128,17 @@ def test_finished_views_of_either_kind_of_batch() -> None:
     assert finished_views(None, whole) == views
     with pytest.raises(ValueError, match=r"device_half.*--augment-on worker"):
         finished_views(None, batch)
+
+
+def test_on_a_pretended_gpu_nothing_waits_or_stays_behind() -> None:
+    split = SplitTwoViewTransform(32)
+    pairs = [split(np.array(photograph(index)), index) for index in range(4)]
+    crops, draws = torch.stack([pair[0].crop for pair in pairs]), torch.stack([pair[0].draw for pair in pairs])
+    half = split.device_half()
+    with pretended_gpu() as gpu:
+        views = gpu.put(half)(gpu.put(crops), gpu.put(draws))
+        assert views.device.type == "cuda"
+        assert views.shape == (4, 3, 32, 32)
 
 
 @pytest.mark.gpu

@@ -1,0 +1,50 @@
+"""Everything between a batch and its loss runs on a GPU without waiting for it, as far as that shows without one."""
+
+import pytest
+import torch
+from pretended_gpu import pretended_gpu
+from torch._subclasses.fake_tensor import DataDependentOutputException
+from torch.nn import functional as F
+
+from synco_hub.models import SynCoConfig
+from trainers import SynCoForPreTraining, SyntheticNegatives
+
+SMALL = {"queue_size": 512, "num_hard_negatives": 32}
+
+
+def test_the_pretence_refuses_what_a_gpu_would_wait_for_or_refuse() -> None:
+    with pretended_gpu() as gpu:
+        there, here = gpu.put(torch.ones(3)), torch.ones(3)
+        assert (there + there).device.type == "cuda"
+        with pytest.raises(RuntimeError, match="device"):
+            there + here
+        with pytest.raises(DataDependentOutputException):
+            there.sum().item()
+
+
+@pytest.mark.parametrize("noise", ["independent", "marginal"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_loss(noise: str, dtype: torch.dtype) -> None:
+    query, key = F.normalize(torch.randn(2, 64, 256), dim=-1).to(dtype)
+    queue = F.normalize(torch.randn(4096, 256), dim=-1).to(dtype)
+    with pretended_gpu() as gpu:
+        query = gpu.put(query).requires_grad_()
+        output = SyntheticNegatives(noise=noise).contrast(query, gpu.put(key), gpu.put(queue))
+        assert output.loss.device.type == output.accuracy.device.type == "cuda"
+        assert output.loss.dtype == torch.float32
+        assert output.loss.requires_grad
+
+
+@pytest.mark.parametrize("backbone", ["vit-nano", "swin-t"])
+@pytest.mark.parametrize("method", ["synco-v2", "moby", "byol"])
+def test_a_step_of_pretraining(method: str, backbone: str) -> None:
+    settings = {"method": method, **(SMALL if method != "byol" else {})}
+    model = SynCoForPreTraining(SynCoConfig(backbone=backbone, pretraining=settings)).train()
+    views = torch.randn(2, 4, 3, model.config.image_size, model.config.image_size)
+    with pretended_gpu() as gpu:
+        gpu.put(model)
+        output = model(*gpu.put(views), synthetic_active=True)
+        assert output.loss.device.type == output.feature_std.device.type == "cuda"
+        model.update_target_network(0.99)
+        assert {parameter.device.type for parameter in model.parameters()} == {"cuda"}
+        assert {buffer.device.type for buffer in model.buffers()} == {"cuda"}
