@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from huggingface_hub import get_session
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -14,9 +15,26 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-# Without it the client waits for ever on a Hub that has taken the connection and does not answer.
+# Without them the client waits for ever on a Hub that has taken the connection and does not answer.
 ANSWER_SECONDS = 30.0
+COMMIT_SECONDS = 120.0
 _LOGIN = "`hf auth login`, or the variable HF_TOKEN"
+
+
+@contextmanager
+def no_silence_above(seconds: float) -> Iterator[None]:
+    """Within this context no request of the client waits longer for the next bytes, unless it has a limit of its own.
+
+    Args:
+        seconds: Of silence; a long transfer that goes on may take any time.
+    """
+    session = get_session()
+    before = session.timeout
+    session.timeout = seconds
+    try:
+        yield
+    finally:
+        session.timeout = before
 
 
 @contextmanager

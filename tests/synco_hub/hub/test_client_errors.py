@@ -2,9 +2,10 @@ import json
 
 import httpx
 import pytest
+from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from synco_hub.hub.client_errors import explained
+from synco_hub.hub.client_errors import explained, no_silence_above
 
 
 def answer(status: int) -> HfHubHTTPError:
@@ -41,3 +42,11 @@ def test_every_failure_is_one_line_that_says_what_to_do(error, line):
 def test_a_wrong_value_is_nothing_of_the_connections():
     with pytest.raises(ValueError, match="as it was"), explained("pulling", "a/b", "Repeat."):
         raise ValueError("as it was")
+
+
+def test_a_limit_of_silence_ends_with_its_context():
+    before = get_session().timeout
+    with pytest.raises(RuntimeError), no_silence_above(7.0):
+        assert get_session().timeout.read == 7.0
+        raise RuntimeError
+    assert get_session().timeout == before

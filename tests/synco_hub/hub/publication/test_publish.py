@@ -100,21 +100,31 @@ FAULTS = [
     (Kind.error_500, "POST .*/commit/"),
     (Kind.drop_request, "POST .*/commit/"),
 ]
+SILENCE = [(Kind.stall, "POST /api/repos/create"), (Kind.stall, "PUT /lfs/"), (Kind.stall, "POST .*/commit/")]
 
 
-@pytest.mark.parametrize(("kind", "pattern"), FAULTS)
-def test_after_a_lasting_fault_the_old_revision_is_whole_and_repeating_publishes(run, hub, hub_api, kind, pattern):
+@pytest.mark.parametrize(("kind", "pattern"), FAULTS + SILENCE)
+def test_after_a_lasting_fault_the_old_revision_is_whole_and_repeating_publishes(
+    run, hub, hub_api, kind, pattern, monkeypatch
+):
     publish(upload_plan(run, REPO), REPO, api=hub_api)
     old = hub.files(REPO)
     new = changed(run)
     fault = hub.plan(kind, pattern, times=99)
-    with pytest.raises(OSError, match=r"publishing tester/my-vit: .*(Nothing was published).*[Rr]epeat the command"):
-        publish(upload_plan(run, REPO), REPO, api=hub_api)
+    with monkeypatch.context() as impatient:
+        if kind is Kind.stall:
+            for name in ("ANSWER_SECONDS", "COMMIT_SECONDS"):
+                impatient.setattr(f"synco_hub.hub.publication.publish.{name}", 0.3)
+        with pytest.raises(
+            OSError, match=r"publishing tester/my-vit: .*(Nothing was published).*[Rr]epeat the command"
+        ):
+            publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert fault.seen >= 1
     assert hub.files(REPO) == old
     hub.application.planned.clear()
     publish(upload_plan(run, REPO), REPO, api=hub_api)
     assert {path: content for path, content in hub.files(REPO).items() if path in new} == new
+    fault.released.set()
 
 
 @pytest.mark.parametrize(("kind", "pattern"), [fault for fault in FAULTS if "commit" not in fault[1]][1:])
