@@ -125,7 +125,7 @@ class RobustnessRun:
                 f"{output} holds another measurement ({differing}): give another --output, or remove it to measure "
                 "anew"
             )
-        self.cells = {key: AccuracyCell.from_dict(dict(values)) for key, values in stored["cells"].items()}
+        self.cells = _stored_cells(output, stored.get("cells"))
         self.duration = earlier.duration_s
         if stale := self._stale_cells():
             some = f"{', '.join(stale[:3])}{' …' if len(stale) > 3 else ''}"
@@ -221,3 +221,13 @@ class RobustnessRun:
         contents = self._contents(dataset.images)
         measured = measure_cell(network, dataset, columns, self.settings, title, is_subset)
         return replace(measured, contents=contents)
+
+
+def _stored_cells(output: Path, stored: Any) -> dict[str, AccuracyCell]:
+    try:
+        return {key: AccuracyCell.from_dict(dict(values)) for key, values in stored.items()}
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{output} holds no cells that could be continued ({error}), as if it had been edited: give another "
+            "--output, or remove it to measure anew"
+        ) from error

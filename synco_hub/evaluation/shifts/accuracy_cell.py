@@ -51,8 +51,19 @@ class AccuracyCell:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` gave."""
-        return cls(**{**values, "skipped": tuple(values.get("skipped", ()))})
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If it cannot have given this: a field is missing or unknown, or a count is impossible.
+        """
+        try:
+            cell = cls(**{**values, "skipped": tuple(values.get("skipped", ()))})
+            right = (cell.correct, cell.correct_of_subset or 0)
+            if cell.images < 1 or not 0 <= min(right) <= max(right) <= cell.images:
+                raise ValueError(f"{right} of {cell.images} images cannot be right")
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return cell
 
 
 def measure_cell(

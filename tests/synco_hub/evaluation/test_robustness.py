@@ -1,3 +1,4 @@
+import json
 import os
 import shutil
 from dataclasses import replace
@@ -59,6 +60,20 @@ def test_finished_cells_are_taken_and_not_measured_again(root, planted):
     with pytest.raises(ValueError, match="'robustness_on_the_fly' is asked for"):
         run_of(root, planted, facts=replace(FACTS, protocol="robustness_on_the_fly")).take_finished(output)
     assert run_of(root, planted).take_finished(root / "none.json") == 0
+
+
+@pytest.mark.parametrize("cells", [None, [], 5, {"imagenet_sketch": 5}, {"imagenet_sketch": {"images": 3}}])
+def test_an_edited_result_is_refused_in_one_line(root, planted, cells):
+    output = root / "out.json"
+    next(run_of(root, planted).results()).save(output)
+    edited = json.loads(output.read_text())
+    if cells is None:
+        del edited["protocol"]["parameters"]["cells"]
+    else:
+        edited["protocol"]["parameters"]["cells"] = cells
+    output.write_text(json.dumps(edited))
+    with pytest.raises(ValueError, match=r"out\.json holds no cells that could be continued.*remove it"):
+        run_of(root, planted).take_finished(output)
 
 
 def test_cells_of_replaced_images_are_measured_anew_and_those_of_equal_ones_are_not(root, planted, caplog):

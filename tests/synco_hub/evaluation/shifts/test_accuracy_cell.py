@@ -36,3 +36,22 @@ def test_nothing_readable_is_an_error(tmp_path, planted):
         measure_cell(
             planted.classifier, EvaluationDataset(images, EvaluationTransform(32)), torch.tensor([0]), settings, "cell"
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"images": None}, "missing"),
+        ({"kappa": 2}, "unexpected keyword argument 'kappa'"),
+        ({"correct": 4}, r"\(4, 2\) of 3 images cannot be right"),
+        ({"correct": -1}, "cannot be right"),
+        ({"correct_of_subset": 5}, "cannot be right"),
+        ({"images": 0, "correct": 0, "correct_of_subset": 0}, "of 0 images cannot be right"),
+        ({"images": "3"}, "not supported"),
+        ({"skipped": 5}, "not iterable"),
+    ],
+)
+def test_values_that_no_cell_gave_are_refused(changes, says):
+    values = AccuracyCell(images=3, correct=1, correct_of_subset=2).to_dict() | changes
+    with pytest.raises(ValueError, match=says):
+        AccuracyCell.from_dict({name: value for name, value in values.items() if value is not None})
