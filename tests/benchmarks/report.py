@@ -105,19 +105,39 @@ def plot(path: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.ticker import LogLocator, NullLocator, StrMethodFormatter
 
-    figure, axes = pyplot.subplots(1, 4, figsize=(15, 3.6), layout="constrained")
-    for axis, (panel, curves) in zip(axes, scaling_curves().items(), strict=True):
+    figure, axes = pyplot.subplots(1, 4, figsize=(15, 4.2), layout="constrained")
+    panels = scaling_curves()
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    for axis, (panel, curves) in zip(axes, panels.items(), strict=True):
+        sizes: list[float] = []
         for name, curve in curves.items():
-            sizes, times = zip(*curve, strict=True)
-            axis.loglog(sizes, times, "o-", label=name, linewidth=1.5, markersize=4)
+            at, times = zip(*curve, strict=True)
+            sizes = sorted({*sizes, *at})
+            axis.loglog(at, times, "o-", color=f"C{names.index(name)}", label=name, linewidth=1.5, markersize=4)
         if curves:
-            sizes, times = zip(*next(iter(curves.values())), strict=True)
-            axis.loglog(sizes, [times[0] * size / sizes[0] for size in sizes], ":", color="gray", label="linear")
+            at, times = zip(*next(iter(curves.values())), strict=True)
+            axis.loglog(at, [times[0] * size / at[0] for size in at], ":", color="gray", label="linear")
+        # Sizes as they were measured; a logarithmic axis would label its own between them.
+        axis.set_xticks(sizes, [f"{size:,.0f}" for size in sizes])
+        axis.xaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.yaxis.set_minor_locator(NullLocator())
+        axis.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
         axis.set_xlabel(panel)
-        axis.set_ylabel("milliseconds")
-        axis.legend(fontsize=7)
         axis.spines[["top", "right"]].set_visible(False)
+    axes[0].set_ylabel("milliseconds")
+    for axis, name in (
+        (axes[0], "contrastive_loss"),
+        (axes[1], "contrastive_loss"),
+        (axes[2], "knn"),
+        (axes[3], "knn"),
+    ):
+        if report := load(name, "cpu"):
+            axis.set_title(f"{name.replace('_', ' ')}, {report['machine']['device']}", fontsize=9)
+    handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=9)
     with written_whole(path) as unfinished:
         figure.savefig(unfinished, dpi=120)
     pyplot.close(figure)
