@@ -296,6 +296,26 @@ def test_half_precision_is_computed_in_float32_also_under_autocast(dtype: torch.
     torch.testing.assert_close(gradient, expected.to(dtype), rtol=2e-2, atol=1e-6)
 
 
+def test_torch_func_gives_the_gradient_of_autograd(as_on_an_accelerator: None) -> None:
+    query, key, queue = batch_of(6, 16, 300, seed=45)
+    module, leaf = SyntheticNegatives(), query.clone().requires_grad_()
+    (expected,) = torch.autograd.grad(module.loss(leaf, key, queue, generator(46)), leaf)
+    gradient = torch.func.grad(lambda each: module.loss(each, key, queue, generator(46)))(query)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_another_default_device_and_type_change_nothing() -> None:
+    query, key, queue = batch_of(6, 16, 300, seed=47)
+    expected = SyntheticNegatives().loss(query, key, queue, generator(48))
+    torch.set_default_dtype(torch.float64)
+    try:
+        with torch.device("meta"):
+            loss = SyntheticNegatives().loss(query, key, queue, torch.Generator("cpu").manual_seed(48))
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert torch.equal(loss, expected)
+
+
 def test_queue_and_detached_key_get_no_gradient() -> None:
     query, key, queue = batch_of(4, 16, 300, seed=28)
     leaf, queue = query.requires_grad_(), queue.requires_grad_()

@@ -29,7 +29,7 @@ def products_with_rows(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
     """
     num, count = index.shape
     if _can_be_sampled(left, index, len(right)):
-        starts = torch.arange(0, num * count + 1, count)
+        starts = torch.arange(0, num * count + 1, count, device=left.device)
         return _sampled_product(left, right, starts, index.flatten()).view(num, count)
     chunks = query_chunks(left, count)
     return torch.cat([similarity_to(left[chunk], right[index[chunk]]) for chunk in chunks])
@@ -70,5 +70,5 @@ def _can_be_sampled(left: Tensor, index: Tensor, columns: int) -> bool:
 def _sampled_product(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:
     """Entries of left @ right.mT where a pattern in compressed rows has one. Shape: that of the columns."""
     nothing, shape = left.new_zeros(len(columns)), (len(left), len(right))
-    pattern = torch.sparse_csr_tensor(starts, columns, nothing, shape, check_invariants=False)
+    pattern = torch.sparse_csr_tensor(starts, columns, nothing, shape, device=left.device, check_invariants=False)
     return torch.sparse.sampled_addmm(pattern, left, right.mT, beta=0.0).values()

@@ -37,14 +37,14 @@ class RandomNumbers:
         self._device, self._generator = like.device, generator
         self._keystream: CipherContext | None = None
         if like.dtype == torch.float32 and computes_eagerly_on_cpu(like):
-            key = torch.randint(256, (16,), generator=generator, dtype=torch.uint8)
+            key = torch.randint(256, (16,), generator=generator, dtype=torch.uint8, device="cpu")
             self._keystream = Cipher(algorithms.AES(bytes(key.tolist())), modes.CTR(bytes(16))).encryptor()
 
     def choices(self, num: int, shape: tuple[int, ...]) -> Tensor:
         """Draws whole numbers in [0, num), int64. For num below 2³², each is equally likely up to num / 2³²."""
         if self._keystream is None:
             return torch.randint(num, shape, generator=self._generator, device=self._device)
-        choices = torch.empty(shape, dtype=torch.int64)
+        choices = torch.empty(shape, dtype=torch.int64, device="cpu")
         for piece, words in self._words_for(choices):
             piece.copy_(words).add_(2**31).mul_(num).bitwise_right_shift_(32)
         return choices
@@ -60,7 +60,7 @@ class RandomNumbers:
     def _words_for(self, memory: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields pieces of a contiguous tensor, each with as many signed words, which the next overwrite."""
         assert self._keystream is not None
-        all_words = torch.empty(min(WORDS, memory.numel()), dtype=torch.int32)
+        all_words = torch.empty(min(WORDS, memory.numel()), dtype=torch.int32, device="cpu")
         all_bytes = all_words.numpy().data.cast("B")
         for piece in memory.view(-1).split(WORDS):
             size = 4 * len(piece)

@@ -20,3 +20,14 @@ def test_nor_does_one_in_a_compiler_s_trace() -> None:
     torch._dynamo.reset()
     assert torch.compile(answer, backend="eager", fullgraph=True)(torch.zeros(1)).item() == 2
     assert answer(torch.zeros(1)).item() == 1
+
+
+def test_nor_does_a_wrapped_one_of_torch_func() -> None:
+    seen = []
+
+    def loss(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(computes_eagerly_on_cpu(tensor.detach()))
+        return tensor.sum()
+
+    torch.func.grad(loss)(torch.ones(3))
+    assert seen == [False]
