@@ -45,6 +45,13 @@ def test_the_loss(noise: str, dtype: torch.dtype) -> None:
         assert output.loss.requires_grad
 
 
+def test_a_generator_of_another_device_is_refused() -> None:
+    with pretended_gpu() as gpu:
+        query, queue = gpu.put(torch.ones(4, 16)), gpu.put(torch.ones(300, 16))
+        with pytest.raises(ValueError, match="the generator is on cpu but the query on cuda"):
+            SyntheticNegatives().loss(query, query, queue, torch.Generator())
+
+
 @pytest.mark.parametrize("backbone", ["vit-nano", "swin-t"])
 @pytest.mark.parametrize("method", ["synco-v2", "moby", "byol"])
 def test_a_step_of_pretraining(method: str, backbone: str) -> None:

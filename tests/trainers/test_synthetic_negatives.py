@@ -392,6 +392,20 @@ def test_compiles_without_graph_breaks(noise: str, as_on_an_accelerator: None) -
     assert torch.isfinite(gradient).all()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dynamic", [None, True])
+def test_compiles_for_batches_of_any_size(dynamic: bool | None, as_on_an_accelerator: None) -> None:
+    torch._dynamo.reset()
+    compiled = torch.compile(SyntheticNegatives().loss, backend="aot_eager", dynamic=dynamic)
+    for size in (8, 5, 7, 33):
+        query, key, queue = batch_of(size, 16, 300, seed=size)
+        with torch.random.fork_rng():
+            torch.manual_seed(35)
+            loss = compiled(query.requires_grad_(), key, queue)
+        expected = SyntheticNegatives().loss(query, key, queue, generator(35))
+        assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+
+
 @pytest.mark.gpu
 @pytest.mark.parametrize("noise", ["independent", "marginal"])
 def test_fused_equals_readable_on_cuda_without_waiting_for_it(noise: str) -> None:

@@ -12,8 +12,10 @@ from torch import Tensor
 from trainers.contrast.eager_cpu import computes_eagerly_on_cpu
 from trainers.contrast.synthetic_draws import query_chunks
 
-# Said once by torch 2.15 and before; here every entry is tested against a loop.
-warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+# torch 2.15 and before says once a process that such tensors are in beta; here every entry is tested against a loop.
+with warnings.catch_warnings():
+    warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta")
+    torch.sparse_csr_tensor([0, 0], [], [], (1, 1), dtype=torch.float32, device="cpu", check_invariants=False)
 
 
 def products_with_rows(left: Tensor, right: Tensor, index: Tensor) -> Tensor:

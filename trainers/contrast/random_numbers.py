@@ -4,13 +4,15 @@ torch draws random bits for a CPU one number after the other, which takes longer
 Processors have instructions for AES, and its keystream in counter mode is a sequence of random bits, too: word number
 i depends on i and the key alone. The key comes from torch's generator, so the generator's state decides everything. A
 32-bit word w, taken as signed, becomes the normal distribution's quantile √2 · erf⁻¹(w / 2³¹), as finely as float32
-resolves it; taken as unsigned, the choice ⌊w · n / 2³²⌋ among n. An accelerator draws by torch's own kernels.
+resolves it; taken as unsigned, the choice ⌊w · n / 2³²⌋ among n. Double precision, a compiler's trace and accelerators
+draw by torch's own kernels, and so other numbers from the same state.
 
 Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", §4.1 (AES as a generator).
 """
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from cryptography.hazmat.primitives.ciphers import Cipher, CipherContext, algorithms, modes
@@ -41,9 +43,11 @@ class RandomNumbers:
             self._keystream = Cipher(algorithms.AES(bytes(key.tolist())), modes.CTR(bytes(16))).encryptor()
 
     def choices(self, num: int, shape: tuple[int, ...]) -> Tensor:
-        """Draws whole numbers in [0, num), int64. For num below 2³², each is equally likely up to num / 2³²."""
+        """Draws whole numbers in [0, num), int64, each equally likely up to num / 2³²; num is at most 2³¹."""
         if self._keystream is None:
-            return torch.randint(num, shape, generator=self._generator, device=self._device)
+            # A trace with sizes that change takes no generator, not even None (torch 2.15).
+            source: dict[str, Any] = {} if self._generator is None else {"generator": self._generator}
+            return torch.randint(num, shape, device=self._device, **source)
         choices = torch.empty(shape, dtype=torch.int64, device="cpu")
         for piece, words in self._words_for(choices):
             piece.copy_(words).add_(2**31).mul_(num).bitwise_right_shift_(32)

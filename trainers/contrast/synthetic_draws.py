@@ -2,7 +2,8 @@
 
 The fused loss and the readable definition make the same vectors from the same draws, so the draws stand apart from
 both. All randomness comes from one generator in one fixed order: first the draws of each kind; then, where they are
-wanted, noise vectors, a few queries at a time. The same generator state gives the same bits.
+wanted, noise vectors, some queries at a time. The same generator state gives the same bits on the same device, eager
+or compiled; one from the other draws other numbers (see `trainers.contrast.random_numbers`).
 
 Source: paper §7.4 for every number and range.
 """

@@ -1,6 +1,7 @@
 """A CPU's tensors qualify, an accelerator's and those of a trace do not."""
 
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainers.contrast.eager_cpu import computes_eagerly_on_cpu
 
@@ -11,6 +12,11 @@ def test_a_tensor_on_a_cpu_does() -> None:
 
 def test_a_tensor_elsewhere_does_not() -> None:
     assert not computes_eagerly_on_cpu(torch.empty(2, device="meta"))
+
+
+def test_one_without_values_does_not() -> None:
+    with FakeTensorMode():
+        assert not computes_eagerly_on_cpu(torch.empty(2))
 
 
 def test_nor_does_one_in_a_compiler_s_trace() -> None:

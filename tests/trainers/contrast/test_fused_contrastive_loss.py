@@ -106,3 +106,22 @@ def test_inputs_are_left_as_they_were() -> None:
     summarise_negatives(query, queue, draw_synthetic(CONFIG, query), CONFIG.num_hard_negatives, 0.2)
     assert torch.equal(query, query_before)
     assert torch.equal(queue, queue_before)
+
+
+def test_noise_far_above_every_other_negative_does_not_overflow() -> None:
+    # All real negatives are opposite to the query; noise this strong points anywhere, at similarities around 0.
+    query = unit(4, 16, seed=10)
+    queue, temperature = -query[:1].expand(20, 16).contiguous(), 1e-3
+    query = query[:1].expand(4, 16).contiguous()
+    config = SyntheticNegativesConfig(num_hard_negatives=6, counts={"noise_injection": 7}, noise_std=100.0)
+    generator = torch.Generator().manual_seed(11)
+    draws = draw_synthetic(config, query, generator)
+    state = generator.get_state()
+    summary = summarise_negatives(query, queue, draws, 6, temperature, generator)
+    generator.set_state(state)
+    noise = torch.cat([each.clone() for each in draw_noise(query, 7, generator)])
+    vectors = F.normalize(-query[0] + 100 * noise, dim=-1)  # every hard negative is −q
+    logits = torch.einsum("bd,bnd->bn", query, torch.cat([queue.expand(4, 20, 16), vectors], dim=1)) / temperature
+    torch.testing.assert_close(summary.maximum, logits.amax(1, keepdim=True))
+    torch.testing.assert_close(summary.log_sum_exp, logits.logsumexp(1, keepdim=True))
+    assert (summary.maximum - logits[:, :1] > 800).all()  # exp(800) is no double

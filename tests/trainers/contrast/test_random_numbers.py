@@ -105,6 +105,22 @@ def test_the_generator_decides_everything(dtype: torch.dtype) -> None:
         assert torch.equal(RandomNumbers(memory).normal_(memory), drawn(5, 70_000, dtype=dtype))
 
 
+def test_keys_are_sixteen_uniform_bytes_and_never_come_twice(monkeypatch: pytest.MonkeyPatch) -> None:
+    keys: list[bytes] = []
+    aes = random_numbers.algorithms.AES
+    monkeypatch.setattr(
+        random_numbers, "algorithms", type("Algorithms", (), {"AES": lambda key: keys.append(key) or aes(key)})
+    )
+    source = generator(10)
+    for _ in range(1000):
+        RandomNumbers(torch.empty(0), source)
+    assert len(set(keys)) == 1000
+    for place in range(16):
+        counts = torch.bincount(torch.tensor([key[place] for key in keys]), minlength=256)
+        assert len(counts) == 256
+        assert stats.chisquare(counts.numpy()).pvalue > 1e-4
+
+
 def test_elsewhere_torch_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(random_numbers, "computes_eagerly_on_cpu", lambda _: False)
     assert torch.equal(drawn(8, 100), torch.randn(100, generator=generator(8)))

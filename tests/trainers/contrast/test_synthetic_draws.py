@@ -86,9 +86,21 @@ def test_noise_vectors_are_standard_normal_and_independent() -> None:
     assert noise.shape == (100, 128, 256)
     assert stats.kstest(noise.flatten()[::37].numpy(), stats.norm.cdf).pvalue > 1e-3
     standard_error = math.sqrt(1 / (128 * 256))
-    for shift_batch, shift_count in [(1, 0), (0, 1), (8, 0)]:
+    chunk = query_chunks(torch.ones(100, 256), 128)[0].stop
+    assert 1 < chunk < 100
+    for shift_batch, shift_count in [(1, 0), (0, 1), (chunk, 0)]:
         correlation = (noise * noise.roll((shift_batch, shift_count), (0, 1))).mean(dim=(1, 2))
         assert correlation.abs().max().item() < 5 * standard_error
+
+
+def test_noise_of_another_state_or_call_is_other_noise() -> None:
+    query, source = torch.ones(100, 256), generator(8)
+    first, second, other = (
+        torch.cat([each.clone() for each in draw_noise(query, 128, each_source)])
+        for each_source in (source, source, generator(9))
+    )
+    for a, b in [(first, second), (first, other)]:
+        assert ((a * b).mean(dim=(1, 2)).abs() < 5 / math.sqrt(128 * 256)).all()
 
 
 @pytest.mark.parametrize(("batch", "count", "dim"), [(1, 128, 256), (100, 128, 256), (3, 5000, 256), (50, 1, 8)])
