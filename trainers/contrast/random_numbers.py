@@ -7,7 +7,7 @@ i depends on i and the key alone. The key comes from torch's generator, so the g
 resolves it; taken as unsigned, the choice ⌊w · n / 2³²⌋ among n. Double precision, a compiler's trace and accelerators
 draw by torch's own kernels, and so other numbers from the same state.
 
-Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3", §4.1 (AES as a generator).
+Source: Salmon et al. 2011, "Parallel random numbers: as easy as 1, 2, 3" (generators that are a cipher of a counter).
 """
 
 import math
