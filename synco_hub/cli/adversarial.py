@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer
 
-from synco_hub.cli.output_paths import check_output_folder, check_result_file
+from synco_hub.output_paths import check_output_folder, check_result_file
 from synco_hub.cli.result_report import print_end
 
 NULL_EXIT_CODE = 3

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from synco_hub.cli.output_paths import check_output_file, check_output_folder, check_result_file
+from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 from synco_hub.cli.result_report import print_end
 
 if TYPE_CHECKING:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import typer
 
-from synco_hub.cli.output_paths import check_result_file
+from synco_hub.output_paths import check_result_file
 from synco_hub.results import EvaluationResult
 
 

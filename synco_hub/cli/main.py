@@ -1,94 +1,98 @@
-"""`synco-hub`: one command for each thing a user wants; each has an example in its help."""
+"""`synco-hub`: one command for each thing a user wants; each has an example in its help.
+
+The table names every command; what one needs is imported when it runs, so that `--help` answers at once.
+"""
 
 from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
 
-import typer
-
-from synco_hub.cli.ablate import ablate
-from synco_hub.cli.attention import attention
-from synco_hub.cli.card import card
-from synco_hub.cli.convert import convert
-from synco_hub.cli.data import data
-from synco_hub.cli.demo import demo
-from synco_hub.cli.evaluate import evaluate
-from synco_hub.cli.export import export
-from synco_hub.cli.fine_tune import fine_tune
-from synco_hub.cli.linear_probe import linear_probe
-from synco_hub.cli.list_models import list_models
-from synco_hub.cli.pretrain import pretrain
-from synco_hub.cli.publish import publish
-from synco_hub.cli.publish_space import publish_space
-from synco_hub.cli.pull import pull
-from synco_hub.cli.results import results
-from synco_hub.cli.robustness_demo import robustness_demo
-from synco_hub.cli.space import space
-from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
+from synco_hub.cli import options
+from synco_hub.errors import DEBUG_VARIABLE, one_line_errors
+from synco_hub.flag_parser import FlagParser
+from synco_hub.protocols import EVALUATORS, resolve
+from synco_hub.settings import DatasetChoice
 from synco_hub.version import __version__
 
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
-    help="SynCo-v2, MoBY and BYOL vision transformers: pretrain, load, measure, look.",
-    epilog="Any command takes --debug, which shows the traceback of an error.",
-)
-app.command("demo")(demo)
-app.command("list")(list_models)
-app.command("pull")(pull)
-app.command("publish")(publish)
-app.command("publish-space")(publish_space)
-app.add_typer(card, name="card")
-app.command(
-    "pretrain",
-    # The trainer's own parser reads the flags and prints the help; nothing is interpreted here.
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)(pretrain)
-app.command(
-    "linear-probe",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)(linear_probe)
-app.command(
-    "fine-tune",
-    context_settings={"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []},
-)(fine_tune)
-app.command("ablate", context_settings={"ignore_unknown_options": True, "allow_extra_args": True})(ablate)
-app.add_typer(data, name="data")
-app.add_typer(evaluate, name="evaluate")
-app.add_typer(results, name="results")
-app.command("attention")(attention)
-app.command("convert")(convert)
-app.command("export")(export)
-app.command("robustness-demo")(robustness_demo)
-app.command("space")(space)
+ABOUT = "SynCo-v2, MoBY and BYOL vision transformers: pretrain, load, measure, look."
+HELP = ("-h", "--help")
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        print(__version__)
-        raise typer.Exit
+@dataclass(frozen=True)
+class Command:
+    """One line of the table.
+
+    Attributes:
+        function: ``module:function``; takes an instance of each of ``options`` and may return an exit code. Without
+            options it takes the list of arguments as it is, `--help` included.
+        summary: First lines of its help.
+        example: A command that works.
+        options: Dataclasses whose fields are its flags.
+        only: Fields of `DatasetChoice` that it takes, where not all.
+        defaults: Where its defaults are not those of the dataclasses.
+    """
+
+    function: str
+    summary: str
+    example: str
+    options: tuple[type, ...] = ()
+    only: tuple[str, ...] | None = None
+    defaults: tuple[tuple[str, Any], ...] = ()
 
 
-@app.callback()
-def root(
-    version: bool = typer.Option(
-        False, "--version", callback=_print_version, is_eager=True, help="Print the version."
+COMMANDS: dict[str, Command] = {
+    "demo": Command(
+        "synco_hub.cli.demo:demo",
+        "Draw fractals, pretrain a small ViT on them, measure it before and after, install it and show its attention.",
+        "synco-hub demo --method moby --output-dir demo-moby",
+        (options.DemoOptions,),
     ),
-) -> None:
-    """SynCo-v2, MoBY and BYOL vision transformers: pretrain, load, measure, look."""
+    **{
+        f"evaluate {name}": Command(
+            f"synco_hub.cli.evaluate:{name.replace('-', '_')}",
+            row.summary,
+            row.example,
+            (options.ModelOption, DatasetChoice, row.settings, options.output_option(row)),
+            row.data,
+            (("dataset", row.dataset), ("output", row.output)),
+        )
+        for name, row in EVALUATORS.items()
+    },
+}
+GROUPS = {
+    "evaluate": "Measure a frozen model by one of the paper's protocols.",
+    "data": "The data sets of the paper.",
+    "results": "Compare results with each other and with the paper.",
+    "card": "Write the card of a checkpoint (`card DIR`), or measure its numbers again (`card verify DIR`).",
+}
 
 
-def main() -> None:
-    """Entry point of the console script."""
-    if "--debug" in sys.argv:
-        sys.argv.remove("--debug")
-        os.environ[DEBUG_VARIABLE] = "1"
-    with one_line_errors():
-        app()
-
-
-if __name__ == "__main__":
-    main()
+def run(words: Sequence[str]) -> int:
+    """Run a command line and give its exit code."""
+    if not words or words[0] in HELP:
+        print(overview(COMMANDS, ABOUT, "synco-hub"))
+        return 0
+    if words[0] == "--version":
+        print(__version__)
+        return 0
+    name, rest = command_of(list(words))
+    if name in GROUPS:
+        own = {key: command for key, command in COMMANDS.items() if key.startswith(f"{name} ")}
+        print(overview(own, GROUPS[name], f"synco-hub {name}"))
+        return 0
+    command = COMMANDS[name]
+    if not command.options:
+        return resolve(command.function)(rest) or 0
+    parser = FlagParser(
+        command.options,
+        only={} if command.only is None else {DatasetChoice: command.only},
+        defaults=dict(command.defaults),
+        prog=f"synco-hub {name}",
+        description=command.summary,
+        epilog=f"example: {command.example}",
+    )
+    return resolve(command.function)(*parser.parse(rest)) or 0

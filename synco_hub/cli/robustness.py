@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from synco_hub.cli.output_paths import check_result_file
+from synco_hub.output_paths import check_result_file
 from synco_hub.cli.result_report import print_end
 
 if TYPE_CHECKING:

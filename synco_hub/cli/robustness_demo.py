@@ -12,7 +12,7 @@ import typer
 
 from synco_hub.cli.adversarial import NULL_EXIT_CODE
 from synco_hub.cli.demo import SETTINGS
-from synco_hub.cli.output_paths import check_output_folder
+from synco_hub.output_paths import check_output_folder
 
 CHECKPOINT = "synco-v2-vit-nano"
 # What linear probing writes last, for our backbones and for others.

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.cli.output_paths import check_output_file, check_output_folder, check_result_file
+from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 
 
 def test_good_places_leave_no_trace(tmp_path, monkeypatch):

@@ -1,0 +1,260 @@
+"""Every protocol by name: the one way in for Python, commands, cards and callbacks.
+
+    synco_hub.evaluate("knn", model="synco-v2-vit-nano", dataset="fractals").metrics
+
+The table is read without torch; what it names is imported when it is used.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
+
+from synco_hub.output_paths import check_output_folder, check_result_file
+from synco_hub.results import EvaluationResult
+from synco_hub.settings import (
+    AdversarialSettings,
+    ClassificationSettings,
+    DatasetChoice,
+    DiscoverySettings,
+    EfficiencySettings,
+    KnnSettings,
+    OutOfDistributionSettings,
+    RetrievalSettings,
+    RobustnessSettings,
+    VideoSegmentationSettings,
+)
+
+_EVERY = tuple(field.name for field in fields(DatasetChoice))
+BACKBONE, CLASSIFIER, NOTHING = "backbone", "classifier", "nothing"
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """A protocol that steps no optimizer.
+
+    Attributes:
+        function: ``module:function`` of `evaluate(model, data, settings, output) -> EvaluationResult`; the module has
+            `format_table(result) -> str` too.
+        settings: Dataclass of its settings.
+        model: What it measures: a backbone, a classifier, or a backbone that may be left out.
+        data: Fields of `DatasetChoice` that it reads.
+        dataset: Its default data set.
+        summary: First lines of its help.
+        example: A command that works.
+        output: Where commands write the result: a file, or a folder where the name has no suffix.
+    """
+
+    function: str
+    settings: type
+    model: str
+    summary: str
+    example: str
+    data: tuple[str, ...] = _EVERY
+    dataset: str = DatasetChoice.dataset
+    output: str = "results.json"
+
+
+EVALUATORS: dict[str, Evaluator] = {
+    "knn": Evaluator(
+        "synco_hub.evaluation.knn:evaluate",
+        KnnSettings,
+        BACKBONE,
+        "Weighted k-nearest-neighbour accuracy of frozen features (paper 8.1; the protocol of DINO).",
+        "synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json",
+    ),
+    "classification": Evaluator(
+        "synco_hub.evaluation.classification:evaluate",
+        ClassificationSettings,
+        CLASSIFIER,
+        "Top-1, top-5 and mean per-class accuracy (or mAP) of a trained classifier on centre crops.",
+        "synco-hub evaluate classification --model runs/probe --dataset fractals --output classification.json",
+        output="classification.json",
+    ),
+    "robustness": Evaluator(
+        "synco_hub.evaluation.robustness:evaluate",
+        RobustnessSettings,
+        CLASSIFIER,
+        "Accuracy on ImageNet-V2, -C (mean and mCE), -A, -R (of 200 and of 1000 classes), -W and -Sketch (paper "
+        "8.2).\n\nThe classifier must have been trained on clean ImageNet. Started again it goes on after the last "
+        "finished cell.",
+        "synco-hub evaluate robustness --model runs/probe --on-the-fly --dataset fractals --num-images 200",
+        output="robustness.json",
+    ),
+    "ood": Evaluator(
+        "synco_hub.evaluation.out_of_distribution:evaluate",
+        OutOfDistributionSettings,
+        CLASSIFIER,
+        "FPR95, AUROC, AUPR of maximum softmax, energy and nearest-neighbour scores, in both conventions (paper "
+        "8.2).\n\nStarted again after an interruption it goes on where it was; images that have changed since are "
+        "measured anew.",
+        "synco-hub evaluate ood --model runs/probe --in-dataset fractals --out-dataset ./photographs",
+        data=("data_dir", "split_seed"),
+        output="ood.json",
+    ),
+    "adversarial": Evaluator(
+        "synco_hub.evaluation.adversarial:evaluate",
+        AdversarialSettings,
+        CLASSIFIER,
+        "Top-1 accuracy under FGSM, PGD, C&W, Square, AutoAttack, TIFGSM and OnePixel (paper 8.3, torchattacks).\n\n"
+        "Started again after an interruption it goes on where it was. Exit code 3: an attack left every input as it "
+        "was.",
+        "synco-hub evaluate adversarial --model runs/probe --dataset fractals --num-images 100",
+        output="adversarial.json",
+    ),
+    "retrieval": Evaluator(
+        "synco_hub.evaluation.retrieval:evaluate",
+        RetrievalSettings,
+        BACKBONE,
+        "Mean average precision of ranking a database by similarity to each query (easy, medium, hard).\n\n"
+        "--dataset is roxford5k or rparis6k, --data-dir the folder that holds it: gnd_<name>.pkl and jpg/.",
+        "synco-hub evaluate retrieval --model synco-v2-deit-s --data-dir data --dataset roxford5k --save-features f",
+        data=("dataset", "data_dir"),
+        dataset="roxford5k",
+        output="retrieval.json",
+    ),
+    "video-segmentation": Evaluator(
+        "synco_hub.evaluation.video_segmentation:evaluate",
+        VideoSegmentationSettings,
+        BACKBONE,
+        "J, F and J&F of following the objects of each video's first frame by frozen patch features.\n\n"
+        "--data-dir is DAVIS: JPEGImages/480p, Annotations/480p, ImageSets/2017. Writes masks/<video>/*.png with "
+        "DAVIS's palette and video-segmentation.json, renewed after each video; a killed run continues there. A video "
+        "that cannot be measured is named at the end, with a non-zero exit code; the others' result is kept, marked "
+        "partial.",
+        "synco-hub evaluate video-segmentation --model synco-v2-deit-s --data-dir DAVIS --output-dir runs/davis",
+        data=("data_dir",),
+        dataset="davis2017",
+        output="video-segmentation",
+    ),
+    "discovery": Evaluator(
+        "synco_hub.evaluation.discovery:evaluate",
+        DiscoverySettings,
+        BACKBONE,
+        "CorLoc: the share of images whose one found box lies well (IoU >= 0.5) on any annotated one.\n\n"
+        "The model is a ViT; --data-dir is VOC2007, or the folder that holds it or VOCdevkit.",
+        "synco-hub evaluate discovery --model synco-v2-deit-s --method tokencut --data-dir VOCdevkit/VOC2007",
+        data=("data_dir",),
+        dataset="voc2007",
+        output="discovery.json",
+    ),
+    "efficiency": Evaluator(
+        "synco_hub.evaluation.efficiency:evaluate",
+        EfficiencySettings,
+        NOTHING,
+        "Parameters, operations, images a second, memory, time of a step, hours of a run (paper Tables 10 and 15).",
+        "synco-hub evaluate efficiency --backbone swin-t --methods moby,synco-v2 --batch-size 128 --output e.json",
+        data=(),
+        output="efficiency.json",
+    ),
+}
+TRAINED = {
+    "linear-probe": "synco-hub linear-probe --model MODEL --dataset DATA --output-dir FOLDER",
+    "fine-tune": "synco-hub fine-tune --model MODEL --dataset DATA --output-dir FOLDER",
+}
+"""Protocols that step an optimizer, and the command that does."""
+
+
+def evaluate(
+    protocol: str,
+    model: str | os.PathLike[str] | None = None,
+    dataset: str | os.PathLike[str] | None = None,
+    output: str | os.PathLike[str] | None = None,
+    **settings: Any,
+) -> EvaluationResult:
+    """Measure a frozen model by a protocol of the paper.
+
+    Args:
+        protocol: A key of `EVALUATORS`: knn, classification, robustness, ood, adversarial, retrieval,
+            video-segmentation, discovery, efficiency.
+        model: Short name, checkpoint directory, Hub id, or ``timm:<name>``; where a classifier is measured, the
+            output folder of linear probing or fine-tuning, or a classifier on the Hub.
+        dataset: See `DatasetChoice.dataset`; None for the protocol's own.
+        output: Where the result is written too, and what an interrupted measurement continues from; a folder for
+            video-segmentation. None writes nothing.
+        settings: Fields of the protocol's settings (`synco_hub.settings`) and of `DatasetChoice`.
+
+    Raises:
+        ValueError: If the protocol or a setting is unknown, naming the nearest, or something does not fit.
+        OSError: If model or files are not there.
+    """
+    row = evaluator(protocol)
+    own = {field.name for field in fields(row.settings)}
+    if dataset is not None:
+        name = "in_dataset" if "in_dataset" in own else "dataset"
+        settings = {name: os.fspath(dataset), **settings}
+    known = own | set(row.data)
+    for name in settings:
+        if name not in known:
+            raise ValueError(f"{protocol} has no setting {name!r}{_nearest(name, known)}: use {', '.join(sorted(known))}")
+    values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
+    data = {"dataset": row.dataset, **{name: value for name, value in values.items() if name not in own}}
+    chosen = row.settings(**{name: value for name, value in values.items() if name in own})
+    place = None if output is None else Path(output)
+    return measure(protocol, None if model is None else os.fspath(model), DatasetChoice(**data), chosen, place)
+
+
+def measure(
+    protocol: str, model: str | None, data: DatasetChoice, settings: Any, output: Path | None = None
+) -> EvaluationResult:
+    """As :func:`evaluate`, for settings that are made already."""
+    row = evaluator(protocol)
+    if output is not None:
+        _check_output(row, output)
+    if settings.device is None:
+        settings = replace(settings, device=resolve("synco_hub.features:best_device")())
+    return resolve(row.function)(_loaded(row, model, settings), data, settings, output)
+
+
+def evaluator(protocol: str) -> Evaluator:
+    """The row of a protocol.
+
+    Raises:
+        ValueError: If there is none, naming the nearest, or it trains, naming its command.
+    """
+    if protocol in TRAINED:
+        raise ValueError(f"{protocol} trains a classifier, which is a run of its own: {TRAINED[protocol]}")
+    if protocol not in EVALUATORS:
+        known = [*EVALUATORS, *TRAINED]
+        raise ValueError(f"protocol {protocol!r} is unknown{_nearest(protocol, known)}: use one of {', '.join(known)}")
+    return EVALUATORS[protocol]
+
+
+def resolve(name: str) -> Callable[..., Any]:
+    """What ``module:function`` names."""
+    module, _, function = name.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _loaded(row: Evaluator, model: str | None, settings: Any) -> Any:
+    """What is measured, as `evaluation.measurement.EvaluatedModel`; None where nothing is needed."""
+    if model is None:
+        if row.model == NOTHING or getattr(settings, "features", None) is not None:
+            return None
+        instead = ", or --features of an earlier measurement" if hasattr(settings, "features") else ""
+        raise ValueError(f"--model is missing: give the model to measure{instead}.")
+    evaluated = resolve("synco_hub.evaluation.measurement:EvaluatedModel")
+    if row.model == CLASSIFIER:
+        classifier, processor, class_names = resolve("synco_hub.hub.loading:load_classifier")(model)
+        return evaluated(classifier, processor, model, class_names)
+    network, processor = resolve("synco_hub.hub.loading:load_model")(model)
+    return evaluated(network, processor, model)
+
+
+def _check_output(row: Evaluator, output: Path) -> None:
+    """A bad path must not cost the minutes or hours before it."""
+    if Path(row.output).suffix:
+        check_result_file(output)
+    else:
+        check_output_folder(output, "--output-dir")
+
+
+def _nearest(name: str, known: Iterable[str]) -> str:
+    found = difflib.get_close_matches(name, list(known), n=2)
+    return f" (did you mean {' or '.join(found)}?)" if found else ""
