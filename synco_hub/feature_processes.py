@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from synco_hub.data import BadImageLedger
+from synco_hub.data import UnreadableImages
 from synco_hub.feature_adapter import FeatureRule
 from synco_hub.features import BATCH_SIZE_FACT, ExtractionSettings, Features, NamedItems, extract_features
 
@@ -124,7 +124,7 @@ def extract_features_in_processes(
         ]
         found = [each.result() for each in running]
     together = joined(found, [start for start, _ in shares])
-    ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     ledger.record(together.skipped)
     return together
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from synco_hub.atomic_write import written_whole
 from synco_hub.batch_autotune import autotuned_batch_size
-from synco_hub.data import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
+from synco_hub.data import DEFAULT_MAX_BAD_FRACTION, UnreadableImages
 from synco_hub.feature_adapter import FeatureRule, feature_network, feature_rule, image_features
 from synco_hub.frozen import frozen
 
@@ -174,7 +174,7 @@ def extract_features(
     count = len(dataset)
     if count == 0:
         raise ValueError("the data set is empty: features need at least one image; check the folder or the split")
-    kept, ledger = _Kept(count), BadImageLedger(dataset, settings.max_bad_fraction)
+    kept, ledger = _Kept(count), UnreadableImages(dataset, settings.max_bad_fraction)
     with (
         frozen(feature_network(model), settings.device) as network,
         tqdm(total=count, desc=title, unit="img", disable=not settings.progress) as bar,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from synco_hub.output_paths import check_output_folder, check_result_file
 from synco_hub.cli.result_report import print_end
+from synco_hub.output_paths import check_output_folder, check_result_file
 
 NULL_EXIT_CODE = 3
 
@@ -41,10 +41,10 @@ def adversarial(
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split
     from synco_hub.data import EvaluationDataset
+    from synco_hub.data.subsets import sampled_images
     from synco_hub.evaluation.adversarial import AdversarialRun, AttackedModel
     from synco_hub.evaluation.attacks.attack_settings import chosen_attacks
     from synco_hub.evaluation.attacks.attacks import require_library
-    from synco_hub.evaluation.measurement.image_sample import sampled_images
     from synco_hub.features import ExtractionSettings
     from synco_hub.hub.classifier import load_classifier
 

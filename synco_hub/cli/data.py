@@ -33,10 +33,10 @@ def list_datasets(
 
     Example: synco-hub data list --json
     """
-    from synco_hub.data.catalog.rows import (
+    from synco_hub.data.catalog.sets import (
         CATALOG,  # torch comes with it: only when the command runs, never for --help
+        catalog_markdown,
     )
-    from synco_hub.data.catalog.table import catalog_markdown
 
     if as_json:
         print(json.dumps([_published(row) for row in CATALOG.values()], indent=2))
@@ -70,7 +70,7 @@ def verify(
     """
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.data import load_dataset
-    from synco_hub.data.catalog.rows import catalog_row
+    from synco_hub.data.catalog.sets import catalog_row
     from synco_hub.data.verification import verify_dataset
 
     row = catalog_row(name)
@@ -155,7 +155,7 @@ def prepare(
 
 
 def _splits_of(source: str, data_dir: str | None, dataset_id: str | None) -> list[str]:
-    from synco_hub.data.catalog.rows import row_meant
+    from synco_hub.data.catalog.sets import row_meant
 
     row = row_meant(source, data_dir, dataset_id)
     return ["train", "test"] if row is None else list(row.splits)

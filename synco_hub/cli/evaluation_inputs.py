@@ -9,12 +9,11 @@ from typing import Any
 import torch
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
-from synco_hub.data.catalog.rows import CATALOG, row_meant
+from synco_hub.data.catalog.sets import CATALOG, row_meant
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.image_subset import subset_of_classes
+from synco_hub.data.subsets import low_shot_subset, subset_of_classes
 from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.evaluation.efficiency import PRECISIONS
-from synco_hub.evaluation.neighbours.low_shot import low_shot_subset
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.classifier import load_classifier
 from synco_hub.results import EvaluationResult

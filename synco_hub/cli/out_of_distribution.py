@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from synco_hub.output_paths import check_output_folder, check_result_file
 from synco_hub.cli.result_report import print_end
+from synco_hub.output_paths import check_output_folder, check_result_file
 
 if TYPE_CHECKING:
     from synco_hub.data import EvaluationDataset, ImageDataset
@@ -71,8 +71,8 @@ def _imagenet_o(
 ) -> DetectionSets:
     from synco_hub.data import EvaluationDataset, EvaluationTransform
     from synco_hub.data.class_folders import read_class_folders
+    from synco_hub.data.class_labels import class_columns
     from synco_hub.evaluation.out_of_distribution import DetectionSets
-    from synco_hub.evaluation.shifts.class_columns import class_columns
     from synco_hub.evaluation.shifts.robustness_sets import found_folder
 
     transform = EvaluationTransform.from_image_processor(processor)
@@ -121,7 +121,7 @@ def unknown_images(name: str, split_seed: int, processor: Any) -> ImageDataset:
         ValueError: If there is no image.
     """
     from synco_hub.data import UNLABELED, EvaluationTransform, ImageFolderDataset, load_dataset
-    from synco_hub.data.file_listing import image_files
+    from synco_hub.data.image_folder import image_files
 
     folder = Path(name).expanduser()
     if not folder.is_dir():

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from synco_hub.output_paths import check_result_file
 from synco_hub.cli.result_report import print_end
+from synco_hub.output_paths import check_result_file
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -109,7 +109,7 @@ def _drawn(
 ) -> tuple[list[PlannedCell], RobustnessFacts]:
     from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
     from synco_hub.data.corruptions.corruptions import LABEL, SMALLEST_SIDE, require_package
-    from synco_hub.evaluation.measurement.image_sample import sampled_images
+    from synco_hub.data.subsets import sampled_images
     from synco_hub.evaluation.measurement.measured_split import preprocessing
     from synco_hub.evaluation.robustness import RobustnessFacts
     from synco_hub.evaluation.shifts.robustness_sets import planned_corruptions
@@ -134,7 +134,7 @@ def _drawn(
 
 
 def _print(metrics: Mapping[str, float], cells: Mapping[str, AccuracyCell]) -> None:
-    from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+    from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
     from synco_hub.evaluation.shifts.robustness_metrics import severity_table
 
     for family in ("imagenet_c", "corrupted"):

@@ -8,8 +8,7 @@ import numpy as np
 
 from synco_hub.data.class_labels import labels_of_list
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.file_listing import image_files
-from synco_hub.data.image_folder import ImageFolderDataset
+from synco_hub.data.image_folder import ImageFolderDataset, image_files
 
 
 def read_class_folders(folder: Path, list_name: str, whole: bool = False, others: bool = False) -> ImageFolderDataset:

@@ -1,16 +1,27 @@
 """From the bytes of any image file to RGB, or to one clear error."""
 
+import importlib
 import io
 import os
 import re
 import warnings
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from synco_hub.data.opencv import opencv
+
+@cache
+def opencv() -> Any:
+    """OpenCV, kept to one thread: loader processes must not fight over cores."""
+    # Not at the top: it takes a tenth of a second, and much of the package works without a picture.
+    module = importlib.import_module("cv2")
+    module.setNumThreads(0)
+    return module
+
 
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _HIGHEST_16_BIT = 65535.0

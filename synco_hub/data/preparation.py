@@ -1,25 +1,110 @@
 """Any data set as parquet files of a chosen size, which stream from many files at once where a folder is one.
 
-Images keep their bytes. A run that is killed anywhere continues with the next file, and the files are the same.
+Images keep their bytes. A run that is killed anywhere continues with the next file, and the files are the same: a
+manifest says what is written so far, and of what.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from synco_hub.atomic_write import written_whole
-from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
-from synco_hub.data.shard_manifest import MANIFEST, Shard, ShardManifest
-from synco_hub.data.table_columns import DIFFICULT_COLUMN, LABELS_COLUMN
+from synco_hub.data.table_source import DIFFICULT_COLUMN, LABELS_COLUMN
+from synco_hub.data.unreadable_images import DEFAULT_MAX_BAD_FRACTION, UnreadableImages
+
+MANIFEST = "prepared.json"
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One parquet file.
+
+    Attributes:
+        file: Its name.
+        after: Position in the source after its last image: where the next one begins.
+        images: Images in it.
+        skipped: Positions of the unreadable images before `after` and since the last shard.
+    """
+
+    file: str
+    after: int
+    images: int
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass
+class ShardManifest:
+    """The state of a preparation.
+
+    Attributes:
+        source: Description of each split.
+        settings: What else changes the files.
+        shards: The files of each split that are whole.
+        complete: Whether nothing is left to do.
+    """
+
+    source: dict[str, Any]
+    settings: dict[str, Any]
+    shards: dict[str, list[Shard]] = field(default_factory=dict)
+    complete: bool = False
+
+    def save(self, folder: Path) -> None:
+        """Writes it whole or not at all."""
+        with written_whole(folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Reads it; None where there is none.
+
+        Raises:
+            ValueError: If the file is damaged or of another version.
+        """
+        path = folder / MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != _FORMAT:
+                raise ValueError("it is of another version")
+            parts = values.pop("shards")
+            shards = {
+                split: [Shard(**{**each, "skipped": tuple(each["skipped"])}) for each in entries]
+                for split, entries in parts.items()
+            }
+            return cls(shards=shards, **values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: not a manifest of prepared shards ({error}); give an empty folder.") from error
+
+
+def require_complete(folder: Path) -> None:
+    """Refuses to read a folder in which a preparation was killed.
+
+    Raises:
+        ValueError: If shards are missing, of the preparation or since then.
+    """
+    manifest = ShardManifest.load(folder)
+    if manifest is None:
+        return
+    files = [shard.file for shards in manifest.shards.values() for shard in shards]
+    missing = [file for file in files if not (folder / file).is_file()]
+    if not manifest.complete or missing:
+        state = f"{missing[0]} is missing" if missing else "its preparation was stopped"
+        raise ValueError(
+            f"{folder}: {state}; run the same `synco-hub data prepare` again, which continues, before it is read."
+        )
+
 
 _READ_TOGETHER = 64
 _ROWS_A_GROUP = 100
@@ -98,7 +183,7 @@ def prepare_dataset(
     manifest = _claimed(splits, output, settings)
     prepared = {}
     for split, images in splits.items():
-        ledger = BadImageLedger(images, settings.max_bad_fraction)
+        ledger = UnreadableImages(images, settings.max_bad_fraction)
         shards = manifest.shards.setdefault(split, [])
         ledger.record(index for shard in shards for index in shard.skipped)
         for shard in _written(images, split, output, shards, ledger, settings):
@@ -145,7 +230,7 @@ def _written(
     split: str,
     output: Path,
     done: list[Shard],
-    ledger: BadImageLedger,
+    ledger: UnreadableImages,
     settings: PreparationSettings,
 ) -> Iterator[Shard]:
     """Writes the files that are not there yet."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from synco_hub.data import EvaluationDataset
 from synco_hub.data.corruptions.corrupted_dataset import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.evaluation.attacks.adversarial_report import (
     accuracy,
     attack_facts,

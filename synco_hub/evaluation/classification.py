@@ -10,7 +10,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset
+from synco_hub.data import EvaluationDataset, UnreadableImages
 from synco_hub.evaluation.classification_scores import ClassificationScores
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
 from synco_hub.evaluation.measurement.measured_split import preprocessing
@@ -47,7 +47,7 @@ def evaluate_classification(
     targets = classification_targets(dataset.images, "classification")
     check_same_classes(class_names, targets.class_names)
     scores = ClassificationScores(len(class_names), targets.multi_label)
-    ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     with frozen(classifier, settings.device) as network:
         device = next(network.parameters()).device
         loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)

@@ -18,6 +18,7 @@ from torch import nn
 from tqdm import tqdm
 
 from synco_hub.data import ImageDataset
+from synco_hub.data.class_labels import class_columns
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
 from synco_hub.evaluation.measurement.image_contents import contents_of_images
@@ -25,7 +26,6 @@ from synco_hub.evaluation.measurement.measured_split import classifier_source
 from synco_hub.evaluation.measurement.model_identity import model_identity
 from synco_hub.evaluation.measurement.resumable_folder import differences
 from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell, measure_cell
-from synco_hub.evaluation.shifts.class_columns import class_columns
 from synco_hub.evaluation.shifts.robustness_metrics import robustness_metrics
 from synco_hub.evaluation.shifts.robustness_sets import PlannedCell
 from synco_hub.features import ExtractionSettings

@@ -21,6 +21,7 @@ from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.features import ExtractionSettings
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
+from synco_hub.settings import DatasetChoice
 from trainers import fine_tune, linear_probe
 
 QUICK = (
@@ -174,7 +175,7 @@ class Planted(torch.nn.Module):
 @pytest.mark.parametrize("seed", range(3))
 def test_eleven_points_without_the_difficult_of_planted_scores(seed: int, tmp_path: Path):
     tree = write_original("voc2007", tmp_path, seed)
-    images = load_dataset("voc2007", "test", data_dir=tmp_path)
+    images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
     model = Planted()
     found = evaluate_classification(
@@ -199,7 +200,7 @@ def test_eleven_points_without_the_difficult_of_planted_scores(seed: int, tmp_pa
 
 def test_difficult_images_counted_as_absent_would_be_another_number(tmp_path: Path):
     write_original("voc2007", tmp_path, 1)
-    images = load_dataset("voc2007", "test", data_dir=tmp_path)
+    images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
     settings = ExtractionSettings(progress=False)
     ignored = evaluate_classification(Planted(), class_list("voc2007"), dataset, "planted", settings)

@@ -15,7 +15,7 @@ from synco_hub.data import (
     TwoViewParameters,
     UnreadableImageError,
 )
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.two_views import apply_view
 from synco_hub.data.views.view_draw import draw_view
 

@@ -21,10 +21,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.data.corruptions.diamond_square import plasma
-from synco_hub.data.opencv import opencv
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.decoding import opencv
+from synco_hub.data.samplers import random_key
 
 Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]

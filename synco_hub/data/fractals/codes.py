@@ -7,7 +7,7 @@ that equals the union of its own images, the attractor, is the shape; the coeffi
 import math
 from dataclasses import dataclass
 
-from synco_hub.data.random_keys import random_key, sample_uniforms
+from synco_hub.data.samplers import random_key, sample_uniforms
 
 AffineMap = tuple[float, float, float, float, float, float]
 

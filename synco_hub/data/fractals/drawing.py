@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from synco_hub.data.fractals.codes import FractalCode, fractal_code
-from synco_hub.data.random_keys import random_key, uniforms
+from synco_hub.data.samplers import random_key, uniforms
 
 FRACTAL_VERSION = 2  # part of every cache key: raise it whenever the drawing code changes a pixel
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from synco_hub.data.file_listing import subfolders
-from synco_hub.data.image_folder import ImageFolderDataset
+from synco_hub.data.image_folder import ImageFolderDataset, subfolders
 
 
 class LayoutNotFoundError(ValueError):

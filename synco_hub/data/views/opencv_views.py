@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
-from synco_hub.data.opencv import opencv
+from synco_hub.data.decoding import opencv
 from synco_hub.data.views.crop_resize import crop_resized
 from synco_hub.data.views.two_view_parameters import TwoViewParameters
 from synco_hub.data.views.two_views import refuse_no_pixels

@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset
+from synco_hub.data import EvaluationDataset, UnreadableImages
 from synco_hub.evaluation.attacks.adversarial_report import accuracy
 from synco_hub.evaluation.attacks.attacks import AttackedBatch
 from synco_hub.evaluation.measurement.image_contents import contents_of_images
@@ -43,7 +43,7 @@ class AttackedBatches:
         claim_folder(folder, facts)
         size = settings.batch_size
         self.positions = [list(range(at, min(at + size, len(dataset)))) for at in range(0, len(dataset), size)]
-        self.ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+        self.ledger = UnreadableImages(dataset, settings.max_bad_fraction)
         self._images, self._folder, self._settings = dataset.images, folder, settings
         self._known_contents: dict[int, str] = {}
 

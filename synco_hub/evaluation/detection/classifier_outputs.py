@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset
+from synco_hub.data import EvaluationDataset, UnreadableImages
 from synco_hub.evaluation.measurement.image_contents import contents_of_images
 from synco_hub.evaluation.measurement.resumable_folder import finished_tensors, keep_tensors
 from synco_hub.feature_adapter import feature_network, feature_rule, image_features
@@ -72,7 +72,7 @@ class ClassifierOutputs:
         missing = [batch for block, values in zip(blocks, kept, strict=True) if values is None for batch in block]
         workers = self._settings.num_workers if missing else 0
         loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=missing, num_workers=workers)
-        ledger, fresh, parts = BadImageLedger(dataset, self._settings.max_bad_fraction), iter(loader), []
+        ledger, fresh, parts = UnreadableImages(dataset, self._settings.max_bad_fraction), iter(loader), []
         with tqdm(total=len(dataset), desc=title, unit="img", disable=not self._settings.progress) as bar:
             for number, (block, values) in enumerate(zip(blocks, kept, strict=True)):
                 if values is None:
@@ -104,7 +104,7 @@ class ClassifierOutputs:
         fresh: Iterator[Mapping[str, Tensor]],
         block: Sequence[Sequence[int]],
         wanted: Sequence[str],
-        reports: tuple[BadImageLedger, Any],
+        reports: tuple[UnreadableImages, Any],
     ) -> dict[str, Tensor]:
         ledger, bar = reports
         indices, rows = [torch.empty(0, dtype=torch.int64)], []

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset
+from synco_hub.data import EvaluationDataset, UnreadableImages
 from synco_hub.features import ExtractionSettings
 from synco_hub.metrics import target_ranks
 
@@ -87,7 +87,7 @@ def measure_cell(
     Raises:
         ValueError: If the set is empty, none of its images is readable or too many are not, or a logit is NaN.
     """
-    ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     device = next(network.parameters()).device
     loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)
     images = correct = of_subset = 0

@@ -6,9 +6,10 @@ from data_trees.original import write_original
 from PIL import Image
 from typer.testing import CliRunner
 
+from synco_hub.settings import DatasetChoice
 from synco_hub.cli.main import app
 from synco_hub.data import load_dataset
-from synco_hub.data.catalog.rows import CATALOG
+from synco_hub.data.catalog.sets import CATALOG
 
 
 @pytest.fixture
@@ -51,7 +52,7 @@ def test_verify_of_pets(tmp_path, monkeypatch):
     command = ["data", "verify", "oxford-pets", "--data-dir", str(tmp_path)]
     whole = CliRunner().invoke(app, command)
     assert (whole.exit_code, whole.output.count("agrees")) == (0, 2), whole.output
-    removed = load_dataset("oxford-pets", "test", data_dir=tmp_path).names[3]
+    removed = load_dataset(DatasetChoice("oxford-pets", data_dir=str(tmp_path)), "test").names[3]
     (tmp_path / "images" / removed).unlink()
     damaged = CliRunner().invoke(app, [*command, "--json"])
     assert damaged.exit_code == 1
@@ -110,7 +111,7 @@ def test_prepare_images_without_classes_and_a_set_of_test_images(tmp_path, offli
     command = ["data", "prepare", "imagenet-r", "--data-dir", str(tmp_path / "r"), "--output", str(tmp_path / "r-out")]
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 0, run.exception
-    assert load_dataset("imagenet-r", "test", data_dir=tmp_path / "r-out").num_classes == 200
+    assert load_dataset(DatasetChoice("imagenet-r", data_dir=str(tmp_path / "r-out")), "test").num_classes == 200
 
 
 def test_a_folder_of_the_sets_own_name_is_not_taken_for_it(tmp_path, monkeypatch, offline):
@@ -119,13 +120,13 @@ def test_a_folder_of_the_sets_own_name_is_not_taken_for_it(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     prepared = CliRunner().invoke(app, ["data", "prepare", "dtd", "--data-dir", "dtd", "--output", "out"])
     assert prepared.exit_code == 0, prepared.exception
-    assert len(load_dataset("dtd", "test", data_dir="out")) == CATALOG["dtd"].counts["test"]
+    assert len(load_dataset(DatasetChoice("dtd", data_dir="out"), "test")) == CATALOG["dtd"].counts["test"]
     whole = CliRunner().invoke(app, ["data", "verify", "dtd", "--data-dir", "dtd"])
     assert whole.exit_code == 0, whole.output
     # Without --data-dir the help promises the Hub copy.
     asked = []
     monkeypatch.setattr(
-        "synco_hub.data.catalog.loading.load_hub_dataset",
+        "synco_hub.data.catalog.loading.load_table",
         lambda source, split: asked.append(source.dataset_id) or load_dataset("out", split.replace("+validation", "")),
     )
     run = CliRunner().invoke(app, ["data", "verify", "dtd"])
@@ -139,7 +140,7 @@ def test_prepare_takes_the_sets_own_splits_beside_a_folder_of_its_name(tmp_path,
     command = ["data", "prepare", "imagenet-r", "--data-dir", "imagenet-r", "--output", "out"]
     run = CliRunner().invoke(app, command)
     assert run.exit_code == 0, run.exception
-    assert load_dataset("imagenet-r", "test", data_dir="out").num_classes == 200
+    assert load_dataset(DatasetChoice("imagenet-r", data_dir="out"), "test").num_classes == 200
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "prepare"])

@@ -7,7 +7,7 @@ import torch
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.data.class_lists import class_list
 from synco_hub.results import EvaluationResult
 

@@ -2,7 +2,7 @@ import pytest
 from PIL import Image
 
 from synco_hub.cli.robustness_demo_report import FAMILIES, draw, table
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell
 from synco_hub.evaluation.shifts.robustness_metrics import robustness_metrics
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts

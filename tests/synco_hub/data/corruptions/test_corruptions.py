@@ -3,7 +3,7 @@ import sys
 import numpy as np
 import pytest
 
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.data.corruptions import corruptions
 from synco_hub.data.corruptions.corruptions import (
     SEVERITIES,

@@ -6,6 +6,7 @@ from data_trees.original import put, write_original
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.loading import load_dataset
 from synco_hub.data.original.lists import read_dtd, read_fgvc_aircraft, read_food101, read_oxford_pets, read_sun397
+from synco_hub.settings import DatasetChoice
 
 
 def test_labels_that_do_not_belong_to_the_pets(tmp_path: Path):
@@ -63,7 +64,7 @@ def test_sun_reads_lists_among_the_images_too(tmp_path: Path):
 
 def test_an_image_that_is_not_there_is_an_unreadable_one(tmp_path: Path):
     write_original("food101", tmp_path)
-    images = load_dataset("food101", "test", data_dir=tmp_path)
+    images = load_dataset(DatasetChoice("food101", data_dir=str(tmp_path)), "test")
     for position, content in ((0, None), (1, b""), (2, b"\xff\xd8\xff cut off")):
         path = tmp_path / "food-101/images" / images.name(position)
         path.unlink() if content is None else path.write_bytes(content)

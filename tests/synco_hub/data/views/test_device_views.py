@@ -8,7 +8,7 @@ from PIL import Image
 from pretended_gpu import pretended_gpu
 from scipy import stats
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.device_views import DeviceViews, finished_views
 from synco_hub.data.views.draw_row import draw_row
 from synco_hub.data.views.split_views import SplitTwoViewTransform

@@ -5,7 +5,7 @@ import torchvision.transforms.v2.functional as F
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.two_view_parameters import TwoViewParameters
 from synco_hub.data.views.two_views import TwoViewTransform, apply_view, gaussian_blur, normalized
 from synco_hub.data.views.view_draw import ColorJitterDraw, ViewDraw, draw_view

@@ -6,7 +6,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.two_view_parameters import TwoViewParameters
 from synco_hub.data.views.view_draw import ViewDraw, draw_view
 

@@ -10,7 +10,7 @@ from PIL import Image
 from synco_hub.data import load_dataset
 from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
 from synco_hub.data.fractals.dataset import FractalDataset
-from synco_hub.data.image_subset import ImageSubset
+from synco_hub.data.subsets import ImageSubset
 from synco_hub.evaluation.measurement import image_contents
 from synco_hub.evaluation.measurement.image_contents import contents_of_files, contents_of_images
 

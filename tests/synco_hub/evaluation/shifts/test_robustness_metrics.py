@@ -2,7 +2,7 @@ import random
 
 import pytest
 
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell
 from synco_hub.evaluation.shifts.robustness_metrics import robustness_metrics, severity_table
 

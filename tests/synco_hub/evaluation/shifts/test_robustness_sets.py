@@ -4,7 +4,7 @@ from types import SimpleNamespace
 import pytest
 
 from synco_hub.data import EvaluationTransform, load_dataset
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.evaluation.shifts.robustness_sets import (
     ROBUSTNESS_SETS,
     checked_corruptions,

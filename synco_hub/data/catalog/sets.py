@@ -1,12 +1,17 @@
-"""The data sets beside Table 9: shifted and corrupted ImageNets, the label subsets, and the embedded fractals.
+"""The catalog: every data set of the paper by the name that a user types.
 
-Source: paper, sections 7.6 and 8; the authors' archives of each set.
+Here are the sets beside Table 9: shifted and corrupted ImageNets, the label subsets, and the embedded fractals; those
+of Table 9 are in `transfer.py`. Source: paper, sections 7.6 and 8; the authors' archives of each set.
 """
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
 from synco_hub.data.catalog.row import DatasetRow, Layout, Metric
-from synco_hub.data.catalog.transfer import IMAGENET_TERMS
+from synco_hub.data.catalog.transfer import IMAGENET_TERMS, TABLE_9_ROWS
 from synco_hub.data.fractals.dataset import FractalParameters
 
 FRACTALS = FractalParameters()
@@ -30,6 +35,7 @@ BENCHMARK_CORRUPTIONS = [
     "pixelate",
     "jpeg_compression",
 ]
+HOLD_OUT_CORRUPTIONS = frozenset({"speckle_noise", "gaussian_blur", "spatter", "saturate"})
 
 ROBUSTNESS_ROWS = (
     *(
@@ -45,6 +51,7 @@ ROBUSTNESS_ROWS = (
             layout=Layout.class_folders,
             class_list="imagenet_1k",
             per_class={"test": (10, 10)},
+            folders=(f"imagenetv2-{name}-format-val", f"imagenet-v2-{name}"),
             original_files=f"imagenetv2-{name}.tar.gz as imagenetv2-{name}-format-val/<0 to 999>/*.jpeg",
             notes="The Hub copy holds archives that the datasets library cannot read. A folder's name is its label: "
             "sorted as text, 100 comes before 2.",
@@ -61,6 +68,7 @@ ROBUSTNESS_ROWS = (
         licence="CC BY 4.0",
         layout=Layout.class_folders,
         class_list="imagenet_1k",
+        folders=("imagenet-c", "ImageNet-C"),
         original_files="<corruption>/<severity 1 to 5>/<wnid>/*.JPEG; one severity's folder may be given alone",
         notes="The files are cropped to 224 pixels already. The four hold-out corruptions are left out.",
     ),
@@ -77,6 +85,7 @@ ROBUSTNESS_ROWS = (
         metric=Metric.top_1_of_200,
         layout=Layout.class_folders,
         class_list="imagenet_a",
+        folders=("imagenet-a",),
         original_files="imagenet-a.tar as imagenet-a/<wnid>/*.jpg",
         notes="The Hub copy names its only split train.",
     ),
@@ -93,6 +102,7 @@ ROBUSTNESS_ROWS = (
         metric=Metric.top_1_of_200,
         layout=Layout.class_folders,
         class_list="imagenet_r",
+        folders=("imagenet-r",),
         original_files="imagenet-r.tar as imagenet-r/<wnid>/*.jpg",
         notes="The labels of the Hub copy are wnids as text.",
     ),
@@ -108,6 +118,7 @@ ROBUSTNESS_ROWS = (
         metric=Metric.top_1,
         layout=Layout.class_folders,
         class_list="imagenet_1k",
+        folders=("imagenet-sketch", "sketch"),
         original_files="ImageNet-Sketch.zip as sketch/<wnid>/*.JPEG",
         difference="Its authors round the count to 50,000.",
     ),
@@ -124,6 +135,7 @@ ROBUSTNESS_ROWS = (
         metric=Metric.false_positives,
         layout=Layout.class_folders,
         class_list="imagenet_o",
+        folders=("imagenet-o",),
         original_files="imagenet-o.tar as imagenet-o/<wnid>/*.jpg",
         notes="A label is the class that an image is taken for, never its class. The 10,000 validation images of the "
         "same 200 classes are the known ones.",
@@ -179,3 +191,64 @@ ROBUSTNESS_ROWS = (
         notes="The counts are the defaults; another number of classes or images can be asked for.",
     ),
 )
+
+
+CATALOG: dict[str, DatasetRow] = {row.name: row for row in (*TABLE_9_ROWS, *ROBUSTNESS_ROWS)}
+
+
+def catalog_row(name: str) -> DatasetRow:
+    """Finds a data set of the paper.
+
+    Args:
+        name: Such as `imagenet-100`.
+
+    Raises:
+        ValueError: If the catalog has no such name; the message has the nearest ones.
+    """
+    if name not in CATALOG:
+        nearest = difflib.get_close_matches(name, CATALOG, n=3)
+        meant = f" (did you mean {' or '.join(nearest)}?)" if nearest else ""
+        raise ValueError(f"data set {name!r} is not in the catalog{meant}; `synco-hub data list` shows every name.")
+    return CATALOG[name]
+
+
+def row_meant(name: str, data_dir: object = None, dataset_id: object = None) -> DatasetRow | None:
+    """The row that the name of a data set means, None where it means a folder or nothing in the catalog.
+
+    An archive often unpacks to a folder of the set's own name. It comes before a bare name, and must not stand for
+    the files or the copy that were named beside it.
+
+    Args:
+        name: As the user gave it.
+        data_dir: `--data-dir`, None if it was not given.
+        dataset_id: `--dataset-id`, None if it was not given.
+    """
+    if data_dir is None and dataset_id is None and Path(name).expanduser().is_dir():
+        return None
+    return CATALOG.get(name)
+
+
+BEGIN = "<!-- data table: made by `synco-hub data list --markdown` -->"
+END = "<!-- end of data table -->"
+
+
+def catalog_markdown(rows: Iterable[DatasetRow]) -> str:
+    """One line a set: name, copy on the Hub, classes, images, metric, whether a licence has to be accepted first.
+
+    Args:
+        rows: Rows of the catalog.
+
+    Returns:
+        A Markdown table, each line ended.
+    """
+    lines = [
+        "| `--dataset` | on the Hub | classes | train | test | metric | gated |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        copy = f"`{row.dataset_id}`" if row.dataset_id and row.is_table else "files only"
+        copy = f"with `{row.base}`" if row.base else "drawn here" if row.name == "fractals" else copy
+        counts = " | ".join(f"{row.counts[split]:,}" if split in row.counts else "–" for split in ("train", "test"))
+        gated = "yes" if row.gated else "no"
+        lines.append(f"| `{row.name}` | {copy} | {row.num_classes} | {counts} | {row.metric} | {gated} |")
+    return "\n".join(lines) + "\n"

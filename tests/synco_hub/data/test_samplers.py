@@ -1,8 +1,11 @@
+"""Orders of epochs and the numbers of a key: the same everywhere, each once, uniform."""
+
 import numpy as np
+import pytest
 import torch
 from scipy import stats
 
-from synco_hub.data.random_keys import mix64, random_key, sample_uniforms, uniforms
+from synco_hub.data.samplers import EpochSampler, mix64, random_key, sample_uniforms, uniforms
 
 
 def test_the_published_sequence_of_splitmix64() -> None:
@@ -51,3 +54,50 @@ def test_global_generators_are_left_alone() -> None:
     sample_uniforms(random_key(1, 2, 3), 50)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])
+
+
+def order(sampler: EpochSampler, epoch: int) -> list[int]:
+    sampler.set_epoch(epoch)
+    pairs = list(sampler)
+    assert {pair[0] for pair in pairs} == {epoch}
+    return [index for _, index in pairs]
+
+
+def test_every_index_once_in_another_order_each_epoch() -> None:
+    sampler = EpochSampler(500, seed=1)
+    orders = [order(sampler, epoch) for epoch in range(4)]
+    assert all(sorted(each) == list(range(500)) for each in orders)
+    assert len({tuple(each) for each in orders}) == 4
+    assert orders[2] == order(EpochSampler(500, seed=1), 2)
+    assert orders[2] != order(EpochSampler(500, seed=2), 2)
+    assert len(sampler) == 500
+
+
+def test_places_are_uniform() -> None:
+    sampler = EpochSampler(20)
+    first = [order(sampler, epoch)[0] for epoch in range(2000)]
+    counts = torch.bincount(torch.tensor(first), minlength=20)
+    assert 60 < counts.min() <= counts.max() < 145
+
+
+def test_without_shuffling() -> None:
+    assert order(EpochSampler(5, shuffle=False), 3) == [0, 1, 2, 3, 4]
+
+
+def test_the_epoch_of_an_iteration_is_fixed_when_it_begins() -> None:
+    sampler = EpochSampler(6)
+    iterator = iter(sampler)
+    begun = [next(iterator)]
+    sampler.set_epoch(9)
+    assert {epoch for epoch, _ in [*begun, *iterator]} == {0}
+
+
+def test_the_global_generator_is_left_alone() -> None:
+    state = torch.get_rng_state()
+    list(EpochSampler(10))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_nothing_to_sample() -> None:
+    with pytest.raises(ValueError, match="0 images"):
+        EpochSampler(0)
