@@ -90,5 +90,7 @@ def test_the_synthetic_negatives_in_anyones_loop():
 
 
 def test_every_file_named_exists():
-    for path in re.findall(r"`((?:synco_hub|trainers|tests|space_app|model_cards)/[\w./-]+)`", README):
+    for path in re.findall(
+        r"`(?:python )?((?:synco_hub|trainers|tests|space_app|model_cards|docs)/[\w./-]+)`", README
+    ):
         assert (ROOT / path).exists(), path

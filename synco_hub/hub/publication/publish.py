@@ -55,6 +55,9 @@ _OWNED = {
     "space": ("synco_hub/*", "space_app/*", "model_cards/*"),
 }  # fmt: skip
 
+# What a new Space is told: with an arena of memory for every thread, a server whose threads come and go grows.
+_SPACE_VARIABLES = [{"key": "MALLOC_ARENA_MAX", "value": "2"}]
+
 
 @dataclass(frozen=True)
 class UploadPlan:
@@ -202,8 +205,8 @@ def publish(
     client = api or HfApi()
     again = "Nothing was published; repeat the command."
     with explained("publishing", repo_id, again), no_silence_above(ANSWER_SECONDS):
-        sdk = "gradio" if kind == "space" else None
-        client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+        space: dict[str, Any] = {"space_sdk": "gradio", "space_variables": _SPACE_VARIABLES} if kind == "space" else {}
+        client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **space)
         info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True, timeout=ANSWER_SECONDS)
     before = str(info.sha)
     removed = tuple(
