@@ -27,20 +27,14 @@ from space_app.board import (
 from space_app.model_cache import ModelCache
 from space_app.uploads import draw_examples
 from space_app.views import ResultCache
-from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+from synco_hub.models import SynCoForImageClassification
 
 
 @pytest.fixture(scope="module")
-def sources(tmp_path_factory) -> list[str]:
-    names = []
-    headed = ("headed", "vit-nano", SynCoForImageClassification)
-    for name, backbone, kind in (("vit-nano", "vit-nano", SynCoModel), ("swin-nano", "swin-nano", SynCoModel), headed):
-        torch.manual_seed(0)
-        directory = tmp_path_factory.mktemp("models") / name
-        kind(SynCoConfig(backbone=backbone)).save_pretrained(directory)
-        image_processor(32).save_pretrained(directory)
-        names.append(str(directory))
-    return names
+def sources(tmp_path_factory, save_checkpoint) -> list[str]:
+    folder = tmp_path_factory.mktemp("models")
+    names = [save_checkpoint(folder / backbone, backbone) for backbone in ("vit-nano", "swin-nano")]
+    return [*names, save_checkpoint(folder / "headed", kind=SynCoForImageClassification)]
 
 
 @pytest.fixture

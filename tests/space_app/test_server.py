@@ -22,7 +22,7 @@ from PIL import Image
 from space_app.app import build_app, launch
 from space_app.model_cache import ModelCache
 from space_app.views import ResultCache, Selection
-from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+from synco_hub.models import SynCoForImageClassification
 from synco_hub.visualization import attention_maps, overlay, prepared_image, token_map
 
 
@@ -38,16 +38,11 @@ class Running:
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory) -> Iterator[Running]:
+def running(tmp_path_factory, save_checkpoint) -> Iterator[Running]:
     # gradio's client leaves an empty folder there for each picture that it fetches.
     tempfile.tempdir, temporary = str(tmp_path_factory.mktemp("fetched")), tempfile.tempdir
-    names = []
-    for backbone in ("vit-nano", "swin-nano"):
-        torch.manual_seed(0)
-        directory = tmp_path_factory.mktemp("models") / f"random-{backbone}"
-        SynCoModel(SynCoConfig(backbone=backbone)).save_pretrained(directory)
-        image_processor(32).save_pretrained(directory)
-        names.append(str(directory))
+    checkpoints = tmp_path_factory.mktemp("models")
+    names = [save_checkpoint(checkpoints / f"random-{backbone}", backbone) for backbone in ("vit-nano", "swin-nano")]
     folder = tmp_path_factory.mktemp("app")
     picture = tmp_path_factory.mktemp("pictures") / "noise.png"
     noise = np.random.default_rng(0).integers(0, 256, (6, 8, 3), dtype=np.uint8)
@@ -370,12 +365,9 @@ def test_uploads_and_answers_are_deleted_after_their_time_and_examples_stay(tmp_
         page.close()
 
 
-def test_a_pictures_classes_come_from_the_checkpoints_own_head(tmp_path, running):
-    config = SynCoConfig(backbone="vit-nano", num_labels=2, id2label={0: "fern", 1: "tree"})
-    torch.manual_seed(0)
-    SynCoForImageClassification(config).save_pretrained(tmp_path / "headed")
-    image_processor(32).save_pretrained(tmp_path / "headed")
-    headed = ModelCache([str(tmp_path / "headed")])
+def test_a_pictures_classes_come_from_the_checkpoints_own_head(tmp_path, running, save_checkpoint):
+    labels = {"num_labels": 2, "id2label": {0: "fern", 1: "tree"}}
+    headed = ModelCache([save_checkpoint(tmp_path / "headed", kind=SynCoForImageClassification, **labels)])
     running.models._sources.update(headed._sources)
     picture = handle_file(str(running.picture))
     (entry,) = running.client.predict(picture, ["headed"], 1, "Grad-CAM", 1.0, 0.6, api_name="/gradients")

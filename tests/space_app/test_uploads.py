@@ -73,7 +73,7 @@ def test_what_is_no_picture_is_said(data, message):
         decode_upload(data)
 
 
-def test_a_large_picture_is_refused_before_it_is_decode_upload(monkeypatch):
+def test_a_large_picture_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(uploads, "decode_rgb", lambda *_, **__: pytest.fail("it was decoded"))
     with pytest.raises(ValueError, match="64 megapixels"):
         decode_upload(encoded(Image.new("1", (9000, 9000)), "PNG"))

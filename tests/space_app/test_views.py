@@ -23,7 +23,7 @@ from space_app.views import (
     draw_gradients,
     draw_tokens,
 )
-from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+from synco_hub.models import SynCoConfig, SynCoForImageClassification, image_processor
 from synco_hub.visualization import (
     MAP_KINDS,
     attention_maps,
@@ -38,15 +38,10 @@ from synco_hub.visualization import (
 
 
 @pytest.fixture(scope="module")
-def results(tmp_path_factory) -> ResultCache:
-    names = []
-    for backbone in ("vit-nano", "swin-nano"):
-        torch.manual_seed(0)
-        directory = tmp_path_factory.mktemp("models") / backbone
-        SynCoModel(SynCoConfig(backbone=backbone)).save_pretrained(directory)
-        image_processor(32).save_pretrained(directory)
-        names.append(str(directory))
-    directory = tmp_path_factory.mktemp("models") / "headed"
+def results(tmp_path_factory, save_checkpoint) -> ResultCache:
+    folder = tmp_path_factory.mktemp("models")
+    names = [save_checkpoint(folder / backbone, backbone) for backbone in ("vit-nano", "swin-nano")]
+    directory = folder / "headed"
     config = SynCoConfig(backbone="swin-nano", num_labels=2, id2label={0: "fern", 1: "tree"})
     headed = SynCoForImageClassification(config)
     torch.nn.init.zeros_(headed.classifier.weight)
