@@ -14,7 +14,7 @@ from space_app.looks import Looks
 from space_app.panels import Panel
 from space_app.views import Picked
 from synco_hub.feature_adapter import feature_network, feature_rule, image_features
-from synco_hub.visualization.prepared_image import PreparedImage
+from synco_hub.visualization.overlay import PreparedImage
 
 NEAREST = 5
 

@@ -13,7 +13,7 @@ from PIL import Image
 from space_app.model_cache import ModelCache
 from space_app.uploaded_image import decoded, read_upload
 from synco_hub.visualization import prepared_image
-from synco_hub.visualization.prepared_image import PreparedImage
+from synco_hub.visualization.overlay import PreparedImage
 
 SHOWN_SIDE = 384
 _Result = TypeVar("_Result")

@@ -27,7 +27,7 @@ from synco_hub.visualization import (
     upsample,
     window_attention,
 )
-from synco_hub.visualization.prepared_image import PreparedImage
+from synco_hub.visualization.overlay import PreparedImage
 
 ATTENTION_KINDS = ("[CLS], mean of the heads", "[CLS], one head", "patch self-attention", "rollout through all blocks")
 TOKEN_KINDS = ("similarity to one patch", "principal components", "foreground")

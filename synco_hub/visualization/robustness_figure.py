@@ -51,7 +51,7 @@ def robustness_figure(
         note: Stands below the panels.
 
     Returns:
-        A figure; see :func:`synco_hub.visualization.figure.save_figure`.
+        A figure; see :func:`synco_hub.visualization.figures.save_figure`.
 
     Raises:
         ValueError: If a curve has other numbers of places and accuracies, or there are more than seven.
