@@ -37,7 +37,7 @@ from synco_hub.visualization import (
     upsample,
     window_attention,
 )
-from synco_hub.visualization.prepared_image import PreparedImage
+from synco_hub.visualization.overlay import PreparedImage
 
 SHOWN_SIDE = 384
 ATTENTION_KINDS = ("[CLS], mean of the heads", "[CLS], one head", "patch self-attention", "rollout through all blocks")

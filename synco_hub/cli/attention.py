@@ -97,7 +97,7 @@ def _grid(
 
 def _same_pictures(ours: list[Any], theirs: list[Any]) -> bool:
     """Whether both show the same part of the images; sizes and last bits may differ."""
-    from synco_hub.visualization.prepared_image import same_part
+    from synco_hub.visualization.overlay import same_part
 
     return len(ours) == len(theirs) and all(same_part(a, b) for a, b in zip(ours, theirs, strict=True))
 

@@ -101,19 +101,6 @@ def classification_of_model(model: str, choice: DataChoice, settings: Extraction
     return evaluate_classification(classifier, names, evaluation_split(choice, "test", processor), model, settings)
 
 
-def fixed_batch_size(text: str) -> int | None:
-    """The number that `--batch-size` gives, None for `auto`.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"--batch-size {text}: give a number of images from 1, or auto")
-    return int(text)
-
-
 def autocast_dtype(precision: str) -> torch.dtype | None:
     """The type of the arithmetic under autocast, None for `fp32`."""
     return PRECISIONS[precision]

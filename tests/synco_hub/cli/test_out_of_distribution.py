@@ -1,3 +1,5 @@
+"""`synco_hub.cli.out_of_distribution` by the command line, as a user calls it."""
+
 import numpy as np
 import pytest
 from PIL import Image

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.robustness` by the command line, as a user calls it."""
+
 import json
 import sys
 from types import SimpleNamespace

@@ -1,4 +1,7 @@
-"""The command becomes the server with the same arguments; what is missing is said before."""
+"""The command becomes the server with the same arguments; what is missing is said before.
+
+By the command line, as a user calls `synco_hub.cli.space`.
+"""
 
 import importlib.util
 import os

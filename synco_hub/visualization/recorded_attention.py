@@ -1,10 +1,10 @@
-"""The attention of the last block under fused kernels: softmax of the q and k that the block itself computed.
+"""What the last block of a transformer computes under fused kernels: its attention weights, and its keys.
 
 Fused attention never forms the matrix of weights, and asking for it makes other implementations run every block the
 slow way. Here the forward pass stays as it is; the query and key of the last self-attention are noted as they enter
 the fused kernel, after any query/key norm or rotation, and only that one matrix is formed. The recipe knows no layer
 names, so it serves any transformer that attends over all its tokens: SynCoModel, timm, and transformers' ViT, DeiT,
-DINO, DINOv2.
+DINO, DINOv2. The keys, on the grid of the patches, are what LOST and TokenCut look at.
 """
 
 from __future__ import annotations
@@ -87,6 +87,44 @@ def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
     return LastAttention(weights, grid, prefix)
 
 
+def last_keys(model: nn.Module, pixel_values: Tensor) -> Tensor:
+    """Run the model once and return the keys of its last block, heads side by side.
+
+    Args:
+        model: A vision transformer with global attention that runs fused (``sdpa``), with or without a head.
+        pixel_values: Preprocessed images of whole patches. Shape: (batch, channels, height, width).
+
+    Returns:
+        float32, prefix tokens left out. Shape: (batch, rows, columns, dim).
+
+    Raises:
+        ValueError: If the model attends in windows (Swin), cannot take this image size, or its attention is not
+            fused, so that its keys are not to be seen.
+    """
+    network = feature_network(model)
+    if attends_in_windows(network):
+        raise ValueError(
+            f"{type(network).__name__} is a Swin, whose last keys belong to windows: LOST and TokenCut need the keys "
+            "of a vision transformer with global attention"
+        )
+    grid = patch_grid(network, pixel_values)
+    with frozen(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
+        forward_any_size(network, pixel_values)
+    if recorded.fused_keys is None or len(recorded.fused_keys) != len(pixel_values):
+        raise ValueError(
+            f"no fused attention over all tokens was seen in {type(network).__name__}: load the model with "
+            "attn_implementation='sdpa'"
+        )
+    keys = recorded.fused_keys.float().transpose(1, 2).flatten(2)  # (batch, tokens, dim)
+    patches = math.prod(grid)
+    if keys.shape[1] < patches:
+        raise ValueError(
+            f"{type(network).__name__} attends over {keys.shape[1]} tokens, fewer than its {grid[0]}x{grid[1]} "
+            "patches: give a model that keeps all its patches"
+        )
+    return keys[:, -patches:].unflatten(1, grid)
+
+
 def attends_in_windows(network: nn.Module) -> bool:
     """True for a Swin of whatever library."""
     names = (type(module).__name__.lower() for module in network.modules())
@@ -99,6 +137,7 @@ class RecordedSelfAttention(TorchFunctionMode):
     Attributes:
         blocks: In the order of the blocks, functions that form the weights. Shape of each: (batch, heads, tokens,
             tokens); a Swin's batch is batch * windows.
+        fused_keys: Keys of the last block that attends by the fused kernel. Shape: (batch, heads, tokens, head_dim).
 
     Args:
         keep: How many of the last blocks to note; None for all.
@@ -107,6 +146,7 @@ class RecordedSelfAttention(TorchFunctionMode):
     def __init__(self, keep: int | None = None) -> None:
         super().__init__()
         self.blocks: deque[Callable[[], Tensor]] = deque(maxlen=keep)
+        self.fused_keys: Tensor | None = None
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -117,6 +157,7 @@ class RecordedSelfAttention(TorchFunctionMode):
             call = inspect.signature(_fused).bind(*args, **kwargs)
             if _is_self_attention(call.arguments["query"].shape[:-1] + call.arguments["key"].shape[-2:-1]):
                 self.blocks.append(lambda: _fused(*call.args, **call.kwargs))
+                self.fused_keys = call.arguments["key"]
         elif func in _SOFTMAX and _is_self_attention(result.shape):
             self.blocks.append(result.float)
         return result

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from synco_hub import metrics
-from synco_hub.metrics.module_path import METRIC_MODULES, metric_module_path
+from synco_hub.metrics.modules import METRIC_MODULES, metric_module_path
 
 evaluate = pytest.importorskip("evaluate")
 

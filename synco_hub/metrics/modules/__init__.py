@@ -1,4 +1,4 @@
-"""Where the metrics lie as modules that the `evaluate` library loads by path, without a network."""
+"""The metrics as modules that the `evaluate` library loads by path, without a network."""
 
 from __future__ import annotations
 
@@ -25,4 +25,4 @@ def metric_module_path(name: str) -> str:
     """
     if name not in METRIC_MODULES:
         raise ValueError(f"metric module {name!r} is unknown: use one of {', '.join(METRIC_MODULES)}")
-    return str(Path(__file__).parent / "modules" / name)
+    return str(Path(__file__).parent / name)
