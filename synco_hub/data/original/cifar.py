@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, fingerprint
-from synco_hub.data.original.pickled_arrays import PickledArray, load_arrays
+from synco_hub.safe_pickle import PickledArray, load_arrays
 from synco_hub.data.original.split import require_located
 
 SIDE = 32

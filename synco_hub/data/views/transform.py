@@ -1,18 +1,16 @@
-"""Where views are distorted: in the worker processes, on the training device, or the slow reference way."""
+"""Where views are distorted: in the worker processes, or on the training device."""
 
 from collections.abc import Callable
 
-from synco_hub.data.views.opencv_views import OpenCVTwoViewTransform
-from synco_hub.data.views.split_views import SplitTwoViewTransform
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
-from synco_hub.data.views.two_views import TwoViewTransform
+from synco_hub.data.views.device_views import SplitTwoViewTransform
+from synco_hub.data.views.parameters import TwoViewParameters
+from synco_hub.data.views.worker_views import TwoViewTransform
 
 AUTO = "auto"
-AnyTwoViewTransform = TwoViewTransform | OpenCVTwoViewTransform | SplitTwoViewTransform
+AnyTwoViewTransform = TwoViewTransform | SplitTwoViewTransform
 TRANSFORMS: dict[str, Callable[[int, TwoViewParameters | None], AnyTwoViewTransform]] = {
-    "worker": OpenCVTwoViewTransform,
+    "worker": TwoViewTransform,
     "device": SplitTwoViewTransform,
-    "reference": TwoViewTransform,
 }
 
 

@@ -1,3 +1,4 @@
+import itertools
 import math
 
 import numpy as np
@@ -7,8 +8,8 @@ from scipy import stats
 from torchvision.transforms import v2
 
 from synco_hub.data.random_keys import random_key
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
-from synco_hub.data.views.view_draw import ViewDraw, draw_view
+from synco_hub.data.views.draws import BLENDS, DRAW_ROW, ColorJitterDraw, ViewDraw, draw_row, draw_view
+from synco_hub.data.views.parameters import TwoViewParameters
 
 PAPER = TwoViewParameters()
 COUNT = 10_000
@@ -107,3 +108,42 @@ def test_views_samples_and_epochs_are_independent() -> None:
     assert abs(np.corrcoef(areas)[0, 1]) < 0.07
     assert abs(np.corrcoef(areas[0, :2000], areas[0, 2000:])[0, 1]) < 0.09
     assert draw_view(PAPER, 1, 224, 224, keys[7]) == second[7]
+
+
+STILL = ViewDraw(0, 0, 32, 32, False, None, False, None, False)
+
+
+def named(draw: ViewDraw) -> dict[str, float]:
+    return dict(zip(DRAW_ROW, draw_row(draw), strict=True))
+
+
+@pytest.mark.parametrize("order", itertools.permutations(range(4)))
+def test_the_steps_read_back_in_their_order(order: tuple[int, ...]) -> None:
+    jitter = ColorJitterDraw(1.3, 0.7, 0.9, 0.05, order)
+    row = named(STILL._replace(color_jitter=jitter))
+    steps = []
+    for number in range(BLENDS + 1):
+        if number == row["blends_before_hue"]:
+            steps.append((3, row["hue"]))
+        if number < BLENDS:
+            kind = {(0, 0): 0, (0, 1): 1, (1, 0): 2}[row[f"gray_share_{number}"], row[f"mean_share_{number}"]]
+            steps.append((kind, row[f"factor_{number}"]))
+    assert steps == [(step, jitter[step]) for step in order]
+
+
+def test_nothing_drawn() -> None:
+    row = named(STILL)
+    assert [row[f"factor_{number}"] for number in range(BLENDS)] == [1, 1, 1]
+    rest = {name: value for name, value in row.items() if not name.startswith(("factor", "blends"))}
+    assert set(rest.values()) == {0.0}
+
+
+def test_yes_and_no_and_blur() -> None:
+    row = named(STILL._replace(flip=True, grayscale=True, blur_sigma=0.7, solarize=True))
+    assert (row["flip"], row["grayscale"], row["blur_sigma"], row["solarize"]) == (1, 1, 0.7, 1)
+
+
+def test_every_draw_is_numbers() -> None:
+    rows = np.array([draw_row(draw_view(TwoViewParameters(), key % 2, 50, 40, key)) for key in range(200)])
+    assert rows.shape == (200, len(DRAW_ROW))
+    assert np.isfinite(rows).all()

@@ -3,7 +3,7 @@ from typing import Any
 
 import pytest
 
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
+from synco_hub.data.views.parameters import TwoViewParameters
 
 # Table 11 of the paper: parameter, T_q, T_k.
 TABLE_11 = {

@@ -1,10 +1,9 @@
 import pytest
 
-from synco_hub.data.views.augmentation_place import TRANSFORMS, place_of, resolved_place, two_view_transform
-from synco_hub.data.views.opencv_views import OpenCVTwoViewTransform
-from synco_hub.data.views.split_views import SplitTwoViewTransform
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
-from synco_hub.data.views.two_views import TwoViewTransform
+from synco_hub.data.views.device_views import SplitTwoViewTransform
+from synco_hub.data.views.parameters import TwoViewParameters
+from synco_hub.data.views.transform import TRANSFORMS, place_of, resolved_place, two_view_transform
+from synco_hub.data.views.worker_views import TwoViewTransform
 
 
 def test_auto_is_the_device_where_it_is_an_accelerator() -> None:
@@ -18,15 +17,15 @@ def test_a_named_place_wins(place: str) -> None:
 
 
 def test_unknown_places_are_named() -> None:
-    with pytest.raises(ValueError, match=r"--augment-on gpu.*auto, worker, device, reference"):
+    with pytest.raises(ValueError, match=r"--augment-on gpu.*auto, worker, device"):
         resolved_place("gpu", "cuda")
-    with pytest.raises(ValueError, match=r"'auto'.*worker, device, reference"):
+    with pytest.raises(ValueError, match=r"'auto'.*worker, device"):
         two_view_transform("auto", 32)
 
 
 @pytest.mark.parametrize(
     ("place", "kind"),
-    [("worker", OpenCVTwoViewTransform), ("device", SplitTwoViewTransform), ("reference", TwoViewTransform)],
+    [("worker", TwoViewTransform), ("device", SplitTwoViewTransform)],
 )
 def test_the_transform_of_each_place(place: str, kind: type) -> None:
     parameters = TwoViewParameters(flip_probability=0.3)

@@ -1,3 +1,4 @@
+import copyreg
 import os
 import pickle
 from pathlib import Path
@@ -6,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from synco_hub.data.original.pickled_arrays import PickledArray, load_arrays
+from synco_hub.safe_pickle import _STAND_INS, PickledArray, load_arrays
 
 
 def read(data: bytes) -> Any:
@@ -129,3 +130,34 @@ def test_a_container_in_itself_is_only_a_container():
     found = read(pickle.dumps(value))
     assert found[1] is found
     assert list(found[0]) == [0, 1, 2]
+
+
+def test_classes_by_number_are_refused_even_when_already_looked_up(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(copyreg._inverted_registry, 0x99, ("os", "system"))
+    monkeypatch.setitem(copyreg._extension_cache, 0x99, os.system)
+    with pytest.raises(ValueError, match=r"by the number 153 \(EXT1\)"):
+        read(pickle.PROTO + b"\x02" + pickle.EXT1 + b"\x99(Vtrue\ntR.")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"]r\xff\xff\xff\x7f.",  # a place in memory far beyond the file
+        b"]p2147483647\n.",
+        b"\x80\x05\x96\x00\x00\x00\x00\x10\x00\x00\x00.",  # a byte array of 64 GB
+        b"\x80\x04B\xff\xff\xff\x7fabc.",
+        b"(((",
+        b"Pelsewhere\n.",  # an object that is kept elsewhere
+    ],
+)
+def test_absurd_claims_are_refused(data: bytes):
+    with pytest.raises(ValueError, match="the batch is refused"):
+        read(data)
+
+
+@pytest.mark.parametrize("function", sorted(_STAND_INS))
+def test_stand_ins_cannot_be_changed(function: str):
+    """`BUILD` on one gives it a state, which on a plain function would set attributes."""
+    module, _, name = function.rpartition(".")
+    with pytest.raises(ValueError, match="refused"):
+        read(f"c{module}\n{name}\n".encode() + b"}Vkey\nI1\nsb.")

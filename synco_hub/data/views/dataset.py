@@ -10,9 +10,8 @@ from torch.utils.data import Dataset
 
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.random_keys import random_key
-from synco_hub.data.readable_image import readable_image, readable_pixels
-from synco_hub.data.views.split_views import CroppedView
-from synco_hub.data.views.two_views import TwoViewTransform
+from synco_hub.data.readable_image import readable_pixels
+from synco_hub.data.views.device_views import CroppedView
 
 View = torch.Tensor | CroppedView
 # Turns the pixels of an image, (height, width, 3), and the key of its sample into two views.
@@ -41,11 +40,11 @@ class TwoViewDataset(Dataset[ViewPair]):
 
     Args:
         images: The images; labels are not used.
-        transform: Makes the two views; all but the reference path's read pixels.
+        transform: Makes the two views of an image's pixels, `TwoViewTransform` for one.
         seed: Another seed draws other views.
     """
 
-    def __init__(self, images: ImageDataset, transform: TwoViewTransform | PixelTransform, seed: int = 0) -> None:
+    def __init__(self, images: ImageDataset, transform: PixelTransform, seed: int = 0) -> None:
         self.images = images
         self.transform = transform
         self.seed = seed
@@ -56,12 +55,8 @@ class TwoViewDataset(Dataset[ViewPair]):
     def __getitem__(self, key: tuple[int, int]) -> ViewPair:
         epoch, index = key
         key_of_sample = random_key(self.seed, epoch, index)
-        if isinstance(self.transform, TwoViewTransform):
-            image, bad_index = readable_image(self.images, index, self.seed)
-            views: tuple[View, View] = self.transform(image, key_of_sample)
-        else:
-            pixels, bad_index = readable_pixels(self.images, index, self.seed)
-            views = self.transform(pixels, key_of_sample)
+        pixels, bad_index = readable_pixels(self.images, index, self.seed)
+        views = self.transform(pixels, key_of_sample)
         return ViewPair(view_1=views[0], view_2=views[1], index=index, bad_index=bad_index)
 
     def name(self, index: int) -> str:

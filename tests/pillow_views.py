@@ -1,4 +1,4 @@
-"""Two distorted views of one image: the reference way, image by image, which the faster ways are tested against.
+"""Two distorted views of one image by Pillow and torchvision: the slow way that the package's ways are tested against.
 
 The steps are BYOL's: crop and resize, mirror, colour jitter, gray, blur, solarize, normalise. Decoded images are
 Pillow's, so the 8-bit steps run in Pillow's C code behind torchvision's transforms v2. Only the blur is written out
@@ -15,23 +15,19 @@ import torchvision.transforms.v2.functional as transforms
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
-from synco_hub.data.views.view_draw import ColorJitterDraw, ViewDraw, draw_view
+from synco_hub.data.views.draws import ColorJitterDraw, ViewDraw, draw_view
+from synco_hub.data.views.parameters import TwoViewParameters
 
 
-class TwoViewTransform:
+class PillowTwoViewTransform:
     """Turns an image into view 1 (by T_q) and view 2 (by T_k).
 
     Args:
         image_size: Height and width of a view in pixels.
         parameters: Table 11; None takes the paper's numbers.
-
-    Raises:
-        ValueError: If the image size is not positive.
     """
 
     def __init__(self, image_size: int, parameters: TwoViewParameters | None = None) -> None:
-        refuse_no_pixels(image_size)
         self.image_size = image_size
         self.parameters = parameters or TwoViewParameters()
 
@@ -55,16 +51,6 @@ class TwoViewTransform:
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(image_size={self.image_size}, parameters={self.parameters})"
-
-
-def refuse_no_pixels(image_size: int) -> None:
-    """Stops before the first image.
-
-    Raises:
-        ValueError: If the image size is not positive.
-    """
-    if image_size < 1:
-        raise ValueError(f"image size {image_size}: views need at least one pixel; give --image-size 224.")
 
 
 def apply_view(image: Image.Image, draw: ViewDraw, image_size: int, parameters: TwoViewParameters) -> torch.Tensor:
