@@ -6,8 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from synco_hub.data.fractals.codes import fractal_code
-from synco_hub.data.fractals.drawing import Nuisance, render_fractals
+from synco_hub.data.fractals.drawing import Nuisance, fractal_code, render_fractals
 
 EXAMPLE_SIDE = 256
 _CLASSES = 5
