@@ -21,8 +21,7 @@ from PIL import Image
 from space_app.panels import to_image
 from synco_hub.atomic_write import written_whole
 from synco_hub.data import UnreadableImageError, decode_rgb
-from synco_hub.data.fractals.codes import fractal_code
-from synco_hub.data.fractals.drawing import Nuisance, render_fractals
+from synco_hub.data.fractals.drawing import Nuisance, fractal_code, render_fractals
 from synco_hub.visualization.overlay import FloatArray
 
 logger = logging.getLogger(__name__)

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 
 from synco_hub.command_errors import one_line_errors
 from synco_hub.data import TwoViewDataset
-from synco_hub.data.views.augmentation_place import two_view_transform
+from synco_hub.data.views.transform import two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import image_processor
 from trainers.knn_callback import KnnCallback

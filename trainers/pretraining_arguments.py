@@ -14,7 +14,7 @@ from typing import Any, ClassVar, cast
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from synco_hub.data.views.augmentation_place import AUTO, resolved_place
+from synco_hub.data.views.transform import AUTO, resolved_place
 from synco_hub.models.backbones_synco import suggest
 from trainers.contrast.synthetic_draws import SyntheticNegativesConfig
 from trainers.objectives import OBJECTIVES
@@ -187,7 +187,7 @@ class SynCoTrainingArguments(TrainingArguments):
         default=AUTO,
         metadata={
             "help": "Where views are distorted: worker (by OpenCV in the loading processes), device (crops from them, "
-            "all else for a whole batch on the GPU), reference (by Pillow, slow), auto: device on a GPU, else worker."
+            "all else for a whole batch on the GPU), auto: device on a GPU, else worker."
         },
     )
     max_bad_fraction: float = field(

@@ -16,9 +16,8 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback
 
 from synco_hub.data import BadImageLedger, EpochSampler, StreamSampler, TwoViewCollator
-from synco_hub.data.views.augmentation_place import place_of
-from synco_hub.data.views.device_views import DeviceViews, finished_views
-from synco_hub.data.views.split_views import SplitTwoViewTransform
+from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finished_views
+from synco_hub.data.views.transform import place_of
 from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
 from trainers.collapse import CollapseCallback
 from trainers.drop_path import pays_off, skip_dropped_samples

@@ -108,7 +108,7 @@ def _drawn(
     dataset: str, processor: object, draw: tuple[int | None, int, int], corruptions: list[str] | None
 ) -> tuple[list[PlannedCell], RobustnessFacts]:
     from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
-    from synco_hub.data.corruptions.corruptions import LABEL, SMALLEST_SIDE, require_package
+    from synco_hub.data.corruptions import LABEL, SMALLEST_SIDE, require_package
     from synco_hub.evaluation.measurement.image_sample import sampled_images
     from synco_hub.evaluation.measurement.measured_split import preprocessing
     from synco_hub.evaluation.robustness import RobustnessFacts

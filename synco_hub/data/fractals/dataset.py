@@ -11,8 +11,7 @@ from PIL import Image
 
 from synco_hub.atomic_write import written_whole
 from synco_hub.data.cache_directory import data_cache_directory
-from synco_hub.data.fractals.codes import fractal_code
-from synco_hub.data.fractals.drawing import FRACTAL_VERSION, Nuisance, render_fractals
+from synco_hub.data.fractals.drawing import FRACTAL_VERSION, Nuisance, fractal_code, render_fractals
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, fingerprint
 
 logger = logging.getLogger(__name__)
