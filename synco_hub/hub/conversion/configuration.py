@@ -11,7 +11,6 @@ from synco_hub.foreign_text import listed, shown
 from synco_hub.hub.conversion.attention_heads import HeadsDecision, vit_heads
 from synco_hub.hub.conversion.layouts import Layout
 from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
-from synco_hub.hub.conversion.source import load_tensor, shape_of
 from synco_hub.hub.conversion.timm_names import BackboneTensors
 from synco_hub.models import BACKBONES, SynCoConfig
 from synco_hub.models.backbones_synco import specification_of
@@ -71,10 +70,8 @@ def _named_configuration(
     tensors = backbone.tensors
     size, grid, position_embedding = choices.image_size, backbone.grid, None
     if "pos_embed" in tensors and own.family == "vit":
-        grid = round((shape_of(tensors["pos_embed"])[1] - 1) ** 0.5)
-        position_embedding = (
-            "sincos" if has_sincos_position_embedding(load_tensor(tensors["pos_embed"])) else "learned"
-        )
+        grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
+        position_embedding = "sincos" if has_sincos_position_embedding(tensors["pos_embed"]) else "learned"
     if own.family == "vit":
         heads = vit_heads(own.embed_dim, layout_name, layout, choices.num_heads, name, recorded)
     elif choices.num_heads is not None:
@@ -96,17 +93,17 @@ def _named_configuration(
 def _vit_configuration(
     tensors: Mapping[str, Any], layout_name: str, layout: Layout, choices: Choices, recorded: Any
 ) -> tuple[SynCoConfig, HeadsDecision]:
-    dim, patch = shape_of(tensors["cls_token"])[-1], shape_of(tensors["patch_embed.proj.weight"])[-1]
+    dim, patch = tensors["cls_token"].shape[-1], tensors["patch_embed.proj.weight"].shape[-1]
     depth = _count(tensors, r"blocks\.(\d+)\.")
-    grid = round((shape_of(tensors["pos_embed"])[1] - 1) ** 0.5)
+    grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
     backbone, certain = nearest_backbone("vit", dim, depth)
     heads = vit_heads(dim, layout_name, layout, choices.num_heads, backbone if certain else None, recorded)
-    fixed = has_sincos_position_embedding(load_tensor(tensors["pos_embed"]))
+    fixed = has_sincos_position_embedding(tensors["pos_embed"])
     config = SynCoConfig(
         backbone,
         image_size=grid * patch if choices.image_size is None else choices.image_size,
         patch_size=patch,
-        num_channels=shape_of(tensors["patch_embed.proj.weight"])[1],
+        num_channels=tensors["patch_embed.proj.weight"].shape[1],
         embed_dim=dim,
         depth=depth,
         num_heads=heads.num_heads,
@@ -123,12 +120,10 @@ def _swin_configuration(
     if choices.num_heads is not None:
         raise ValueError(_SWIN_HEADS)
     tensors = backbone.tensors
-    projection = shape_of(tensors["patch_embed.proj.weight"])
+    projection = tensors["patch_embed.proj.weight"].shape
     stages = _count(tensors, r"layers\.(\d+)\.")
     depth = [_count(tensors, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages)]
-    tables = [
-        shape_of(tensors[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]) for stage in range(stages)
-    ]
+    tables = [tensors[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"].shape for stage in range(stages)]
     # A window is no larger than its grid, so the first stages tell it: the table has (2 * window - 1)² rows.
     window = max((round(rows**0.5) + 1) // 2 for rows, _ in tables)
     num_heads = [heads for _, heads in tables]
@@ -166,7 +161,7 @@ def _count(tensors: Mapping[str, Any], pattern: str) -> int:
 
 
 def _ratio(tensors: Mapping[str, Any], block: str, dim: int) -> float:
-    return shape_of(tensors[f"{block}.mlp.fc1.weight"])[0] / dim
+    return tensors[f"{block}.mlp.fc1.weight"].shape[0] / dim
 
 
 def nearest_backbone(family: str, dim: int, depth: Any) -> tuple[str, bool]:

@@ -20,7 +20,7 @@ from synco_hub.hub.conversion.parts import Parts, split_parts
 from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
 from synco_hub.hub.conversion.recognition import Recognised, recognise
 from synco_hub.hub.conversion.report import MAX_IMAGE_SIZE, ConversionReport, feature_checksum
-from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, open_source
+from synco_hub.hub.conversion.source import CheckpointSource, open_source
 from synco_hub.hub.conversion.stock_configuration import stock_configuration
 from synco_hub.hub.conversion.strict_loading import load_strictly, refuse_misfit
 from synco_hub.hub.conversion.timm_names import BackboneTensors, timm_names
@@ -146,7 +146,7 @@ def _timm_tensors(source: CheckpointSource, found: dict[str, Any]) -> BackboneTe
     if source.kind != "transformers":
         return timm_names(found)
     family = str(source.config["model_type"])
-    named, dropped = from_stock_names(family, {key: load_tensor(value) for key, value in found.items()})
+    named, dropped = from_stock_names(family, found)
     backbone = timm_names(named)
     fact = "query, key and value of the stock model were joined"
     return BackboneTensors(backbone.tensors, backbone.head, {**dropped, **backbone.dropped}, [fact])

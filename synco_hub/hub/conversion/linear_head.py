@@ -10,7 +10,7 @@ from torch import Tensor
 
 from synco_hub.foreign_text import listed
 from synco_hub.hub.classifier import LinearHead
-from synco_hub.hub.conversion.source import is_tensor, load_tensor, open_source, shape_of
+from synco_hub.hub.conversion.source import open_source
 from synco_hub.hub.conversion.strict_loading import finite
 
 # What projects call the layer, most telling first.
@@ -33,7 +33,7 @@ def head_of_file(name: str) -> LinearHead:
     for layer in _LAYERS:
         dot = "." if layer else ""
         found = {kind: state.get(f"{layer}{dot}{kind}") for kind in ("weight", "bias")}
-        if all(is_tensor(tensor) for tensor in found.values()):
+        if all(isinstance(tensor, Tensor) for tensor in found.values()):
             return linear_head(found)
     raise ValueError(
         f"{name} has no linear layer (looked for {', '.join(f'{layer}.weight' for layer in _LAYERS if layer)} with a "
@@ -51,11 +51,11 @@ def linear_head(found: Mapping[str, Any], names: Mapping[str, str] | None = None
     Raises:
         ValueError: If the shapes are not those, or a number is not finite.
     """
-    shapes = {kind: shape_of(tensor) for kind, tensor in found.items()}
+    shapes = {kind: tuple(tensor.shape) for kind, tensor in found.items()}
     weight, bias = shapes.get("weight", ()), shapes.get("bias", ())
     if len(weight) != 2 or bias != weight[:1]:
         raise ValueError(f"The head has shapes {shapes}, but weight (classes, dim) and bias (classes,) are due.")
-    tensors: dict[str, Tensor] = {kind: finite(f"head.{kind}", load_tensor(t)).float() for kind, t in found.items()}
+    tensors: dict[str, Tensor] = {kind: finite(f"head.{kind}", t).float() for kind, t in found.items()}
     known = [(names or {}).get(str(index)) for index in range(weight[0])]
     labels = [str(name) for name in known] if all(known) else class_names(weight[0])
     return LinearHead(tensors["weight"], tensors["bias"], labels)

@@ -9,7 +9,7 @@ from typing import Any
 from synco_hub.foreign_text import listed, shown
 from synco_hub.hub.conversion.layouts import CHOICES, LAYOUTS, Layout
 from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
-from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, weights_in
+from synco_hub.hub.conversion.source import CheckpointSource, weights_in
 from synco_hub.models.backbones_synco import suggest
 
 
@@ -73,7 +73,7 @@ def _told_by_position_embedding(source: CheckpointSource, container: str | None,
     state = {key.removeprefix("module."): value for key, value in weights_in(source, container).items()}
     pair = any(key.startswith("encoder.") for key in keys)
     embedding = next((state[key] for key in ("encoder.pos_embed", "pos_embed") if key in state), None)
-    if embedding is not None and not has_sincos_position_embedding(load_tensor(embedding)):
+    if embedding is not None and not has_sincos_position_embedding(embedding):
         name = "moby" if pair else "timm"
         return Recognised(name, f"{'encoder and ' if pair else ''}ViT keys with a learned position embedding")
     if pair and embedding is not None:

@@ -8,7 +8,6 @@ from typing import Any
 from synco_hub.hub.conversion.attention_heads import HeadsDecision
 from synco_hub.hub.conversion.configuration import Choices, nearest_backbone
 from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
-from synco_hub.hub.conversion.source import load_tensor
 from synco_hub.hub.conversion.timm_names import BackboneTensors
 from synco_hub.models import SynCoConfig
 
@@ -68,7 +67,7 @@ def stock_configuration(
     else:
         dim = stock["hidden_size"]
         name, _ = nearest_backbone("vit", dim, stock["num_hidden_layers"])
-        fixed = has_sincos_position_embedding(load_tensor(backbone.tensors["pos_embed"]))
+        fixed = has_sincos_position_embedding(backbone.tensors["pos_embed"])
         config = SynCoConfig(
             choices.backbone or name,
             embed_dim=dim,

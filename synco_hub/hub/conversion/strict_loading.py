@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from synco_hub.foreign_text import shown
-from synco_hub.hub.conversion.source import load_tensor, shape_of
 from synco_hub.hub.weight_fit import misfit
 
 
@@ -26,7 +25,7 @@ def load_strictly(module: nn.Module, found: Mapping[str, Any], what: str) -> Non
     """
     wanted = module.state_dict()
     refuse_misfit({key: tuple(value.shape) for key, value in wanted.items()}, found, what)
-    read = {key: finite(key, load_tensor(value)) for key, value in found.items()}
+    read = {key: finite(key, value) for key, value in found.items()}
     module.load_state_dict({key: value.to(wanted[key].dtype) for key, value in read.items()})
 
 
@@ -41,7 +40,7 @@ def refuse_misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any
     Raises:
         ValueError: Listing missing, superfluous and wrong-shaped keys.
     """
-    if fault := misfit(wanted, {key: shape_of(value) for key, value in found.items()}):
+    if fault := misfit(wanted, {key: tuple(value.shape) for key, value in found.items()}):
         raise ValueError(
             f"The tensors of {what} do not fit ({fault}). Nothing was written: give the right --layout, --backbone, "
             "--image-size or file."

@@ -7,8 +7,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.hub.conversion.source import shape_of
-
 _BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 _HEAD_KEYS = {
     "head.weight": "weight",
@@ -45,7 +43,7 @@ def timm_names(found: Mapping[str, Any]) -> BackboneTensors:
     """
     dropped = {key: "computed from the window" for key in found if key.rsplit(".", 1)[-1] in _BUFFERS}
     rest = {key: value for key, value in found.items() if key not in dropped}
-    head = {name: rest.pop(key) for key, name in _HEAD_KEYS.items() if key in rest and len(shape_of(rest[key])) < 3}
+    head = {name: rest.pop(key) for key, name in _HEAD_KEYS.items() if key in rest and rest[key].ndim < 3}
     projection = [key for key in rest if re.match(r"head\.\d", key)]
     for key in projection:
         dropped[key] = "projection head of the pretraining"
@@ -64,5 +62,5 @@ def _later_stage(key: str) -> str:
 
 def _stored_grid(found: Mapping[str, Any]) -> int | None:
     """Patches a side of the first stage, from its stored mask of shape (windows, area, area)."""
-    mask = next((shape_of(found[k]) for k in found if re.fullmatch(r"layers\.0\.blocks\.\d+\.attn_mask", k)), ())
+    mask = next((tuple(found[k].shape) for k in found if re.fullmatch(r"layers\.0\.blocks\.\d+\.attn_mask", k)), ())
     return None if len(mask) != 3 else round(mask[0] ** 0.5) * round(mask[1] ** 0.5)
