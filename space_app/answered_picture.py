@@ -7,7 +7,7 @@ import io
 from pathlib import Path
 
 from space_app.panels import as_image
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.visualization.overlay import FloatArray
 
 
@@ -28,6 +28,6 @@ def answered_picture(picture: FloatArray, folder: Path) -> str:
     stream = io.BytesIO()
     as_image(picture).save(stream, "webp")
     path = folder / hashlib.sha256(stream.getvalue()).hexdigest() / "image.webp"
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(stream.getvalue())
     return str(path)

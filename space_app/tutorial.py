@@ -19,7 +19,7 @@ from pathlib import Path
 from PIL import Image
 
 from space_app.example_images import draw_examples
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ def shrunk(source: Path, destination: Path) -> Path:
     with Image.open(source) as figure:
         height = round(figure.height * min(WIDTH / figure.width, 1))
         small = figure.convert("RGB").resize((min(WIDTH, figure.width), height), Image.Resampling.LANCZOS)
-    with written_whole(destination) as unfinished:
+    with atomic_write(destination) as unfinished:
         small.save(unfinished, "jpeg", quality=90, subsampling=0, optimize=True)
     if destination.stat().st_size > LARGEST_BYTES:
         logger.warning(

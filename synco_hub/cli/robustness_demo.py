@@ -36,7 +36,7 @@ def robustness_demo(
     Example: synco-hub robustness-demo --output-dir robustness
     """
     check_output_folder(output_dir, "--output-dir")
-    from synco_hub.atomic_write import written_whole
+    from synco_hub.atomic_write import atomic_write
 
     classifier = _classifier(output_dir, model, pretraining_steps)
     corrupted, attacked = output_dir / "corruptions.json", output_dir / "attacks.json"
@@ -51,7 +51,7 @@ def robustness_demo(
     from synco_hub.cli.robustness_demo_report import draw, table
 
     text = table(corrupted, attacked)
-    with written_whole(output_dir / "table.md") as temporary:
+    with atomic_write(output_dir / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     figure = draw(corrupted, attacked, weaker, output_dir / "robustness.png")
     print(f"\n{text}\nfigure: {figure}\ntable:  {output_dir / 'table.md'}")

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.feature_adapter import feature_network, feature_rule, image_features
 from synco_hub.hub.loading import HEAD_FACTS, TIMM_PREFIX, backbone_name, check_model_name, load_model
 from synco_hub.hub.registration import register
@@ -95,7 +95,7 @@ def save_classifier(directory: Path, model_name: str, model: nn.Module, processo
     if isinstance(network, SynCoModel):
         _synco_classifier(network, head).save_pretrained(directory)
         return
-    with written_whole(directory / HEAD_FILE) as temporary:
+    with atomic_write(directory / HEAD_FILE) as temporary:
         save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, temporary)
     name = backbone_name(model_name)
     facts = {
@@ -105,7 +105,7 @@ def save_classifier(directory: Path, model_name: str, model: nn.Module, processo
         "class_names": list(head.class_names),
         "multi_label": head.multi_label,
     }
-    with written_whole(directory / HEAD_FACTS) as temporary:
+    with atomic_write(directory / HEAD_FACTS) as temporary:
         temporary.write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
-from synco_hub.foreign_text import listed
+from synco_hub.errors import join_names
 from synco_hub.hub.client_errors import ANSWER_SECONDS, explained
 from synco_hub.hub.install import PATTERNS, install_checkpoint
 from synco_hub.hub.one_at_a_time import one_at_a_time
@@ -151,7 +151,7 @@ def _wanted(siblings: Iterable[Any], source: str) -> list[Any]:
     files = [file for file in files if "/" not in file.rfilename]
     present = {file.rfilename for file in files}
     if "config.json" not in present or not any(name.endswith(".safetensors") for name in present):
-        there = listed(sorted(file.rfilename for file in names), 8) or "nothing"
+        there = join_names(sorted(file.rfilename for file in names), 8) or "nothing"
         raise ValueError(
             f"{source} holds no checkpoint that can be installed: config.json and weights in .safetensors are needed, "
             f"and it has {there}. Pickled weights are never loaded; `synco-hub convert` reads known ones safely."
@@ -166,7 +166,7 @@ def _verify(staging: Path, files: Sequence[Any], source: str) -> None:
         (staging / name).unlink(missing_ok=True)
     if wrong:
         raise OSError(
-            f"pulling {source}: {listed(wrong, 8)} arrived with a wrong checksum or size. Nothing was installed; "
+            f"pulling {source}: {join_names(wrong, 8)} arrived with a wrong checksum or size. Nothing was installed; "
             "repeat the command. If it happens again, the copy between the Hub and this computer is damaged."
         )
 

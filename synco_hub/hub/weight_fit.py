@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from synco_hub.foreign_text import listed
+from synco_hub.errors import join_names
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
 Shapes = dict[str, tuple[int, ...]]
@@ -91,7 +91,7 @@ def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int,
             if found[key] != wanted[key]
         ],
     }
-    return "; ".join(f"{len(keys)} {fault}: {listed(keys, most)}" for fault, keys in faults.items() if keys)
+    return "; ".join(f"{len(keys)} {fault}: {join_names(keys, most)}" for fault, keys in faults.items() if keys)
 
 
 def directory_misfit(directory: Path) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.hub.package_files import package_file
 
 FACTS_FILE = "card_facts.yaml"
@@ -115,5 +115,5 @@ def write_facts(path: Path, facts: CardFacts) -> None:
         for key, value in dataclasses.asdict(facts).items()
         if value not in (None, (), [])
     }
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.foreign_text import shown
+from synco_hub.errors import escape
 from synco_hub.hub.conversion.layouts import Layout
 from synco_hub.models.backbones_synco import specification_of
 
@@ -69,6 +69,6 @@ def recorded_heads(config: dict[str, Any]) -> Any:
         if "NUM_HEADS" in values:
             recorded = values["NUM_HEADS"]
             numbers = recorded if isinstance(recorded, (list, tuple)) else [recorded]
-            return recorded if all(type(number) is int for number in numbers) else shown(recorded)
+            return recorded if all(type(number) is int for number in numbers) else escape(recorded)
         waiting.extend(value for value in values.values() if isinstance(value, dict))
     return None

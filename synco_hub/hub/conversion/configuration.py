@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.foreign_text import listed, shown
+from synco_hub.errors import escape, join_names
 from synco_hub.hub.conversion.attention_heads import HeadsDecision, vit_heads
 from synco_hub.hub.conversion.layouts import Layout
 from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
@@ -57,7 +57,7 @@ def configuration_of(
     except (KeyError, IndexError, ZeroDivisionError, TypeError) as error:  # a TypeError is the root of -1 patches
         raise ValueError(
             f"The weights are neither a ViT's nor a Swin's ({error} is missing or misshapen; first keys: "
-            f"{listed(sorted(backbone.tensors), 5)}): give --backbone and the right --layout."
+            f"{join_names(sorted(backbone.tensors), 5)}): give --backbone and the right --layout."
         ) from error
 
 
@@ -154,7 +154,7 @@ def _count(tensors: Mapping[str, Any], pattern: str) -> int:
     due = {str(number) for number in range(len(keys))}
     if stray := sorted(key for number, key in keys.items() if number not in due):
         raise ValueError(
-            f"The key {shown(stray[0])!r} does not fit: {len(keys)} blocks or stages are there, which are numbered 0 "
+            f"The key {escape(stray[0])!r} does not fit: {len(keys)} blocks or stages are there, which are numbered 0 "
             f"to {len(keys) - 1}. The file is incomplete or has tensors of something else; nothing was written."
         )
     return len(keys)

@@ -9,7 +9,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synco_hub.foreign_text import listed
+from synco_hub.atomic_write import atomic_write_directory, refuse_filled
+from synco_hub.errors import join_names
 from synco_hub.hub.classifier import LinearHead
 from synco_hub.hub.conversion.accounting import account
 from synco_hub.hub.conversion.attention_heads import HeadsDecision, recorded_heads
@@ -29,7 +30,6 @@ from synco_hub.hub.export.stock_names import from_stock_names
 from synco_hub.hub.loading import TIMM_PREFIX
 from synco_hub.hub.weight_fit import expected_shapes
 from synco_hub.models import SynCoConfig, SynCoModel
-from synco_hub.written_directory import directory_written_whole, refuse_filled
 
 _SHOWN = 20
 _NUMBERS = ("backbone", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "window_size")
@@ -79,12 +79,12 @@ def convert(source_name: str, output: Path, settings: ConversionSettings | None 
     if parts.leftover:
         raise ValueError(
             f"{source.name} has {len(parts.leftover)} tensors that do not belong to the layout {recognised.name!r}: "
-            f"{listed(sorted(parts.leftover), _SHOWN)}. Give the right --layout."
+            f"{join_names(sorted(parts.leftover), _SHOWN)}. Give the right --layout."
         )
     method = pretraining_method(recognised.name, parts.tensors, source.content.get("config"))
     converted = _converted(source, recognised, parts, settings, method)
     report = _report(source, recognised, parts, settings.head is None, converted)
-    with directory_written_whole(output) as directory:
+    with atomic_write_directory(output) as directory:
         write_converted(directory, output.absolute().name, source, recognised, converted, report)
     return report
 

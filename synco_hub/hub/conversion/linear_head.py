@@ -8,7 +8,7 @@ from typing import Any
 from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor
 
-from synco_hub.foreign_text import listed
+from synco_hub.errors import join_names
 from synco_hub.hub.classifier import LinearHead
 from synco_hub.hub.conversion.source import open_source
 from synco_hub.hub.conversion.strict_loading import finite
@@ -37,7 +37,7 @@ def head_of_file(name: str) -> LinearHead:
             return linear_head(found)
     raise ValueError(
         f"{name} has no linear layer (looked for {', '.join(f'{layer}.weight' for layer in _LAYERS if layer)} with a "
-        f"bias; its first keys are {listed(sorted(state), 5)}): give the file of a linear probe."
+        f"bias; its first keys are {join_names(sorted(state), 5)}): give the file of a linear probe."
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.foreign_text import listed, shown
+from synco_hub.errors import escape, join_names
 from synco_hub.hub.conversion.layouts import CHOICES, LAYOUTS, Layout
 from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
 from synco_hub.hub.conversion.source import CheckpointSource, weights_in
@@ -65,7 +65,7 @@ def _told_by_config(config: Any) -> Recognised | None:
     # Both projects share their code's ancestor; only the later one names its encoder so, and has other methods.
     field = "ENCODER" if "ENCODER" in model else "TYPE"
     if field == "ENCODER" or model.get(field) in ("synco", "byol"):
-        return Recognised("synco-v2", f"its config says MODEL.{field} = {shown(model[field])!r}")
+        return Recognised("synco-v2", f"its config says MODEL.{field} = {escape(model[field])!r}")
     return Recognised("moby", "its config has MODEL and no MODEL.ENCODER, as in Microsoft's code")
 
 
@@ -92,5 +92,5 @@ def _told_by_position_embedding(source: CheckpointSource, container: str | None,
         )
     raise ValueError(
         f"{source.name} has none of the known layouts ({', '.join(CHOICES[1:])}); its first keys are "
-        f"{listed(sorted(keys), 5)}: give --layout if it is one of them."
+        f"{join_names(sorted(keys), 5)}: give --layout if it is one of them."
     )

@@ -13,8 +13,8 @@ import safetensors
 import torch
 from torch import Tensor
 
-from synco_hub.atomic_write import written_whole
-from synco_hub.foreign_text import shown
+from synco_hub.atomic_write import atomic_write
+from synco_hub.errors import escape
 from synco_hub.results import library_versions
 
 REPORT_FILE = "conversion_report.json"
@@ -70,7 +70,7 @@ class ConversionReport:
     def save(self, directory: Path) -> None:
         """Write it as `conversion_report.json`."""
         values = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        with written_whole(directory / REPORT_FILE) as temporary:
+        with atomic_write(directory / REPORT_FILE) as temporary:
             temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def lines(self) -> list[str]:
@@ -86,7 +86,7 @@ class ConversionReport:
             f"heads: {self.heads['num_heads']} ({self.heads['reason']}{told})",
             "carried over: " + ", ".join(f"{count} tensors of {part}" for part, count in self.mapped.items()),
             *(f"renamed: {fact}" for fact in self.renamed),
-            *(f"dropped: {shown(row['what'])}, {row['tensors']} tensors ({row['reason']})" for row in lost),
+            *(f"dropped: {escape(row['what'])}, {row['tensors']} tensors ({row['reason']})" for row in lost),
             f"accounted for: all {self.tensors_in_file} tensors of the file",
             f"source sha256: {self.source['sha256']}",
             f"features of the fixed input: mean {self.features['mean']:.6f}, std {self.features['std']:.6f}, "

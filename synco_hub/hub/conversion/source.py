@@ -12,7 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from synco_hub.foreign_text import listed, shown
+from synco_hub.errors import escape, join_names
 from synco_hub.hub.conversion.torch_file import read_torch_file
 from synco_hub.hub.loading import TIMM_PREFIX, load_model
 
@@ -77,7 +77,7 @@ def _open_file(path: Path) -> CheckpointSource:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, but a checkpoint is a dictionary of tensors.")
     if strange := [key for key in content if not isinstance(key, str)]:
-        raise ValueError(f"{path} has keys that are no text ({listed(strange, 3)}): the file is refused.")
+        raise ValueError(f"{path} has keys that are no text ({join_names(strange, 3)}): the file is refused.")
     return CheckpointSource(str(path), "torch", sha256_of(path), content)
 
 
@@ -104,7 +104,7 @@ def _open_directory(path: Path) -> CheckpointSource:
         raise ValueError(f"{path} is a checkpoint of this package already: load it by AutoModel, or export it.")
     if kind not in ("timm", *_STOCK_MODEL_TYPES):
         raise ValueError(
-            f"{path} holds a model of the type {shown(kind)!r}: of transformers' own models ViT and Swin are "
+            f"{path} holds a model of the type {escape(kind)!r}: of transformers' own models ViT and Swin are "
             f"converted ({', '.join(_STOCK_MODEL_TYPES)})."
         )
     if kind == "timm":
@@ -132,12 +132,14 @@ def weights_in(source: CheckpointSource, container: str | None) -> Mapping[str, 
         state = source.content
     if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
-            f"{source.name} has no dictionary of tensors under {container!r} (it has {listed(source.content, 8)}): "
-            "give another --layout."
+            f"{source.name} has no dictionary of tensors under {container!r} (it has "
+            f"{join_names(source.content, 8)}): give another --layout."
         )
     wrong = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if wrong:
-        raise ValueError(f"{source.name}: among the weights, {listed(wrong, 5)} are no tensors: the file is refused.")
+        raise ValueError(
+            f"{source.name}: among the weights, {join_names(wrong, 5)} are no tensors: the file is refused."
+        )
     return state
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synco_hub.foreign_text import shown
+from synco_hub.errors import escape
 from synco_hub.hub.weight_fit import misfit
 
 
@@ -54,5 +54,5 @@ def finite(key: str, tensor: Tensor) -> Tensor:
         ValueError: If it holds NaN or infinities.
     """
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
-        raise ValueError(f"{shown(key)} holds NaN or infinite numbers: the checkpoint is spoilt, nothing was written.")
+        raise ValueError(f"{escape(key)} holds NaN or infinite numbers: the file is spoilt, nothing was written.")
     return tensor

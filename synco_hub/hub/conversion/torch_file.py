@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synco_hub.foreign_text import shown
+from synco_hub.errors import escape
 
 _LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 _DTYPES = (
@@ -105,18 +105,18 @@ def _checked_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
             raise ValueError(
-                f"{path}: the entry {shown(repr(entry.filename))} is compressed or encrypted, which torch.save never "
+                f"{path}: the entry {escape(repr(entry.filename))} is compressed or encrypted, which torch.save never "
                 "does: the file is refused. If it is a zip file around a checkpoint, unpack it first."
             )
         if entry.filename in entries:
-            raise ValueError(f"{path} holds the entry {shown(repr(entry.filename))} twice: the file is refused.")
+            raise ValueError(f"{path} holds the entry {escape(repr(entry.filename))} twice: the file is refused.")
         entries[entry.filename] = entry.file_size
     if sum(entries.values()) > path.stat().st_size:
         raise ValueError(f"{path} claims {sum(entries.values())} bytes of content, more than it is long: refused.")
     if not any(name.endswith("/data.pkl") and name.count("/") == 1 for name in entries):
         raise ValueError(f"{path} is a zip file, but none that torch.save wrote: it has no data.pkl.")
     if damaged := archive.testzip():
-        raise ValueError(f"{path} is a damaged zip file ({shown(damaged)} has changed): download it again.")
+        raise ValueError(f"{path} is a damaged zip file ({escape(damaged)} has changed): download it again.")
     return entries
 
 
@@ -154,7 +154,7 @@ def _reason(error: Exception) -> str:
     """What torch says, in one line and without its advice to run the file's code."""
     said = str(error).rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation of torch.load")[0]
     if named := re.search(r"GLOBAL (.+?) (?:was not an allowed|whose module)", said, re.DOTALL):
-        return f"it names {shown(named[1])}, which is neither data nor a known class"
+        return f"it names {escape(named[1])}, which is neither data nor a known class"
     if "resize storage" in said:  # which torch does for a tensor that is larger than its storage
         return "it describes a tensor which has no room in the storage that the file has for it"
-    return shown(" ".join(said.split()).rstrip("."), _LONGEST_REASON) or type(error).__name__
+    return escape(" ".join(said.split()).rstrip("."), _LONGEST_REASON) or type(error).__name__
