@@ -1,4 +1,4 @@
-"""The configuration of a foreign backbone, told by the shapes of its tensors and by its layout."""
+"""The configuration of a foreign backbone: told by its shapes, translated from a stock model's, or carried along."""
 
 from __future__ import annotations
 
@@ -8,14 +8,32 @@ from dataclasses import dataclass
 from typing import Any
 
 from synco_hub.errors import escape, join_names
-from synco_hub.hub.conversion.attention_heads import HeadsDecision, vit_heads
 from synco_hub.hub.conversion.layouts import Layout
-from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
-from synco_hub.hub.conversion.timm_names import BackboneTensors
+from synco_hub.hub.conversion.source import CheckpointSource
+from synco_hub.hub.conversion.tensor_names import BackboneTensors, has_sincos_position_embedding
+from synco_hub.hub.conversion.weights import check_depth
+from synco_hub.hub.export.network import CONFIG_FIELDS
 from synco_hub.models import BACKBONES, SynCoConfig
 from synco_hub.models.backbones_synco import specification_of
 
 _SWIN_HEADS = "--num-heads was given, but a Swin's heads are told by the shapes of its weights: leave it out."
+# What transformers' configurations take when config.json leaves a number out.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 224, "patch_size": 16, "num_channels": 3, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
+    "swin": {
+        "image_size": 224,
+        "patch_size": 4,
+        "num_channels": 3,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+        "window_size": 7,
+        "mlp_ratio": 4.0,
+        "embed_dim": 96,
+        "depths": [2, 2, 6, 2],
+        "num_heads": [3, 6, 12, 24],
+    },
+}
+_VIT_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
 @dataclass(frozen=True)
@@ -31,6 +49,21 @@ class Choices:
     backbone: str | None = None
     num_heads: int | None = None
     image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class HeadsDecision:
+    """How many attention heads, and why: the number changes no weight's shape.
+
+    Attributes:
+        num_heads: One number, or one a stage.
+        reason: Why.
+        recorded: What the file's own configuration says, which may be ignored by the code that wrote it.
+    """
+
+    num_heads: int | list[int]
+    reason: str
+    recorded: Any = None
 
 
 def configuration_of(
@@ -171,3 +204,135 @@ def nearest_backbone(family: str, dim: int, depth: Any) -> tuple[str, bool]:
         if (row.family, row.embed_dim, rows_depth) == (family, dim, depth):
             return name, True
     return {"vit": "deit-s", "swin": "swin-t"}[family], False
+
+
+def vit_heads(
+    dim: int, name: str, layout: Layout, given: int | None, backbone: str | None, recorded: Any
+) -> HeadsDecision:
+    """Decide how many heads a ViT has.
+
+    Args:
+        dim: Width of its tokens.
+        name: Name of the layout.
+        layout: What it says where shapes say nothing.
+        given: What the user said, if anything.
+        backbone: Short name of the network, where the shapes are exactly its own.
+        recorded: What the file's configuration says, which is reported and not believed.
+
+    Raises:
+        ValueError: If nothing tells it.
+    """
+    if given is not None:
+        return HeadsDecision(given, "as given by --num-heads", recorded)
+    if name == "timm" and backbone is not None:
+        heads: Any = specification_of(backbone).num_heads
+        return HeadsDecision(heads, f"as {backbone} has it", recorded)
+    if dim in layout.vit_heads:
+        return HeadsDecision(layout.vit_heads[dim], f"as the code of {layout.source} builds width {dim}", recorded)
+    width = layout.vit_head_width or 64
+    if dim % width:
+        raise ValueError(
+            f"The number of attention heads of a ViT of width {dim} is not known for the layout {name!r} and changes "
+            "no weight's shape: give --num-heads."
+        )
+    return HeadsDecision(dim // width, f"{width} channels a head, as the code of {layout.source} builds it", recorded)
+
+
+def recorded_heads(config: dict[str, Any]) -> Any:
+    """What the file's configuration says about heads; the synco-v2 authors' code does not read it."""
+    waiting: list[Any] = [config]
+    seen: set[int] = set()  # a pickle can hold itself
+    while waiting:
+        values = waiting.pop()
+        if id(values) in seen:
+            continue
+        seen.add(id(values))
+        if "NUM_HEADS" in values:
+            recorded = values["NUM_HEADS"]
+            numbers = recorded if isinstance(recorded, (list, tuple)) else [recorded]
+            return recorded if all(type(number) is int for number in numbers) else escape(recorded)
+        waiting.extend(value for value in values.values() if isinstance(value, dict))
+    return None
+
+
+def stock_configuration(
+    values: Mapping[str, Any], backbone: BackboneTensors, choices: Choices
+) -> tuple[SynCoConfig, HeadsDecision]:
+    """Translate a stock model's config.json.
+
+    Args:
+        values: The config.json of a ViT or Swin of transformers.
+        backbone: Its tensors under timm's names.
+        choices: What the user decided; only the backbone's name and, for a ViT, the heads may be.
+
+    Raises:
+        ValueError: If the network has parts that timm's has not.
+    """
+    family = str(values["model_type"])
+    stock = {**_DEFAULTS[family], **(_VIT_DEFAULTS if family == "vit" else {}), **values}
+    if stock["hidden_act"] != "gelu":
+        raise ValueError(f"hidden_act={stock['hidden_act']!r} is not GELU, which every network of this package has.")
+    shared = {
+        "image_size": stock["image_size"],
+        "patch_size": stock["patch_size"],
+        "num_channels": stock["num_channels"],
+        "layer_norm_eps": stock["layer_norm_eps"],
+    }
+    if family == "swin":
+        name, _ = nearest_backbone("swin", stock["embed_dim"], list(stock["depths"]))
+        config = SynCoConfig(
+            choices.backbone or name,
+            embed_dim=stock["embed_dim"],
+            depth=stock["depths"],
+            num_heads=stock["num_heads"],
+            mlp_ratio=stock["mlp_ratio"],
+            window_size=stock["window_size"],
+            **shared,
+        )
+    else:
+        dim = stock["hidden_size"]
+        name, _ = nearest_backbone("vit", dim, stock["num_hidden_layers"])
+        fixed = has_sincos_position_embedding(backbone.tensors["pos_embed"])
+        config = SynCoConfig(
+            choices.backbone or name,
+            embed_dim=dim,
+            depth=stock["num_hidden_layers"],
+            num_heads=choices.num_heads or stock["num_attention_heads"],
+            mlp_ratio=stock["intermediate_size"] / dim,
+            position_embedding="sincos" if fixed else "learned",
+            **shared,
+        )
+    reason = "as given by --num-heads" if choices.num_heads else "as the stock model's config.json says"
+    return config, HeadsDecision(config.num_heads, reason)
+
+
+def exported_configuration(source: CheckpointSource) -> SynCoConfig:
+    """The configuration that an export of ours carries; a stranger's file must not set anything else by it.
+
+    Args:
+        source: A file of tensors under timm's names, and the fields of a configuration.
+
+    Raises:
+        ValueError: If a field is unknown, or its value describes no network of these tensors.
+    """
+    if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
+        raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
+    labels = _labels(source)
+    values: dict[str, Any] = {key: value for key, value in source.config.items() if key != "id2label"}
+    values |= {"id2label": labels} if labels else {}
+    try:
+        if "depth" in values:
+            check_depth(values["depth"], len(source.content))
+        return SynCoConfig(**values)
+    except (TypeError, OverflowError, AttributeError) as error:
+        raise ValueError(f"{source.name} has a configuration of impossible values ({error}).") from error
+
+
+def _labels(source: CheckpointSource) -> dict[int, str]:
+    try:
+        return {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{source.name} has a configuration whose id2label is no map of class numbers to names ({error}): the "
+            "file is refused."
+        ) from error

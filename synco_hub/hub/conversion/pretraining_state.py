@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synco_hub.hub.conversion.strict_loading import finite
-from synco_hub.hub.conversion.timm_names import BackboneTensors
+from synco_hub.hub.conversion.tensor_names import BackboneTensors
+from synco_hub.hub.conversion.weights import finite
 
-ARCHITECTURE = "SynCoForPreTraining"
 # A head is Linear, BatchNorm, ReLU, Linear (paper section 7.2); `linear_hidden.0` is an identity.
 _LAYERS = {"linear_hidden.1.": "0.", "linear_hidden.2.": "1.", "linear_out.": "3."}
 _QUEUES = {"queue1": "queue_1.keys", "queue2": "queue_2.keys"}
