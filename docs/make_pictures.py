@@ -22,7 +22,7 @@ from PIL import Image
 from space_app.app import build_app, launch
 from space_app.model_cache import ModelCache
 from space_app.uploads import draw_examples
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 logger = logging.getLogger(__name__)
 
@@ -102,7 +102,7 @@ def save_for_readme(source: Path, destination: Path) -> Path:
     with Image.open(source) as figure:
         height = round(figure.height * min(WIDTH / figure.width, 1))
         small = figure.convert("RGB").resize((min(WIDTH, figure.width), height), Image.Resampling.LANCZOS)
-    with written_whole(destination) as unfinished:
+    with atomic_write(destination) as unfinished:
         small.save(unfinished, "jpeg", quality=90, subsampling=0, optimize=True)
     if destination.stat().st_size > LARGEST_BYTES:
         logger.warning(

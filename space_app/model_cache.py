@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi
 
 from synco_hub import SynCoConfig, SynCoModel, list_models
-from synco_hub.hub.classifier import load_with_head
+from synco_hub.hub.loading import load_with_head
 from synco_hub.models import image_processor
 
 logger = logging.getLogger(__name__)

@@ -19,7 +19,7 @@ import gradio as gr
 from PIL import Image
 
 from space_app.panels import to_image
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data import UnreadableImageError, decode_rgb
 from synco_hub.data.fractals.drawing import Nuisance, fractal_code, render_fractals
 from synco_hub.visualization.overlay import FloatArray
@@ -124,7 +124,7 @@ def save_answer(picture: FloatArray, folder: Path) -> str:
     stream = io.BytesIO()
     to_image(picture).save(stream, "webp")
     path = folder / hashlib.sha256(stream.getvalue()).hexdigest() / "image.webp"
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_bytes(stream.getvalue())
     return str(path)
 

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.feature_adapter import FeatureRule, feature_network, feature_rule, image_features
 from synco_hub.frozen import frozen
@@ -103,7 +103,7 @@ class Features:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a safetensors file, whole or not at all, and return its path."""
         tensors = {name: getattr(self, name).contiguous() for name in ("values", "labels", "indices", "skipped")}
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata={"format": _FORMAT, "facts": json.dumps(dict(self.facts))})
         return Path(path)
 

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from synco_hub.foreign_text import shown
+from synco_hub.errors import escape
 
 _LONGEST_REASON = 300
 
@@ -38,7 +38,7 @@ def load_arrays(data: bytes, origin: str, remedy: str) -> Any:
         _refuse_absurd(data)
         return _ArrayUnpickler(io.BytesIO(data), encoding="latin1").load()
     except Exception as error:  # a hostile pickle can provoke any kind of error in any operation
-        reason = shown(" ".join(str(error).split()), _LONGEST_REASON) or type(error).__name__
+        reason = escape(" ".join(str(error).split()), _LONGEST_REASON) or type(error).__name__
         raise ValueError(f"{origin} is refused and nothing in it was run: {reason}. {remedy}") from error
 
 

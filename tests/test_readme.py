@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub.install import install_checkpoint
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from trainers import linear_probe, pretrain
 

@@ -39,7 +39,7 @@ def attention(
     """
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.data import decode_rgb
-    from synco_hub.hub.classifier import load_with_head
+    from synco_hub.hub.loading import load_with_head
     from synco_hub.visualization import attends_in_windows, save_figure
 
     pictures = [decode_rgb(path) for path in image]

@@ -16,7 +16,7 @@ from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.evaluation.efficiency import PRECISIONS
 from synco_hub.evaluation.neighbours.low_shot import low_shot_subset
 from synco_hub.features import ExtractionSettings
-from synco_hub.hub.classifier import load_classifier
+from synco_hub.hub.loading import load_classifier
 from synco_hub.results import EvaluationResult
 
 

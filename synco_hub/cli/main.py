@@ -25,7 +25,7 @@ from synco_hub.cli.pull import pull
 from synco_hub.cli.results import results
 from synco_hub.cli.robustness_demo import robustness_demo
 from synco_hub.cli.space import space
-from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
+from synco_hub.errors import DEBUG_VARIABLE, report_errors
 from synco_hub.version import __version__
 
 app = typer.Typer(
@@ -86,7 +86,7 @@ def main() -> None:
     if "--debug" in sys.argv:
         sys.argv.remove("--debug")
         os.environ[DEBUG_VARIABLE] = "1"
-    with one_line_errors():
+    with report_errors():
         app()
 
 

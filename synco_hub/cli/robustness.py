@@ -51,7 +51,7 @@ def robustness(
     from synco_hub.data import EvaluationTransform
     from synco_hub.evaluation.robustness import RobustnessRun
     from synco_hub.features import ExtractionSettings
-    from synco_hub.hub.classifier import load_classifier
+    from synco_hub.hub.loading import load_classifier
 
     names = None if corruptions is None else [name.strip() for name in corruptions.split(",") if name.strip()]
     if on_the_fly and (sets is not None or data_dir is not None):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.adversarial import NULL_EXIT_CODE
 from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.output_paths import check_output_folder
@@ -78,7 +78,7 @@ def robustness_demo(
         flags = ["--attacks", "fgsm,pgd", "--epsilon", f"{epsilon}/255", "--output", str(file)]
         _run("evaluate", "adversarial", *common, *flags)
     text = table(corrupted, attacked)
-    with written_whole(output_dir / "table.md") as temporary:
+    with atomic_write(output_dir / "table.md") as temporary:
         temporary.write_text(text, encoding="utf-8")
     figure = draw(corrupted, attacked, weaker, output_dir / "robustness.png")
     print(f"\n{text}\nfigure: {figure}\ntable:  {output_dir / 'table.md'}")

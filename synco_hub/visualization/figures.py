@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.feature_adapter import feature_network
 from synco_hub.visualization.attention_maps import (
     AttentionMaps,
@@ -122,7 +122,7 @@ def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 300) ->
     if Path(path).suffix.lower() not in _FORMATS:
         raise ValueError(f"{str(path)!r} does not end in {' or '.join(_FORMATS)}: choose one of these formats")
     # Type 42 embeds outlines as they are: publishers refuse matplotlib's default, Type 3.
-    with written_whole(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
+    with atomic_write(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
         figure.savefig(temporary, dpi=dpi)
     return Path(path)
 

@@ -11,7 +11,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from trainers.pretraining_arguments import without_retired
 
 SETTINGS_FILE = "pretraining_settings.json"
@@ -86,5 +86,5 @@ def _differences(name: str, found: Any, wanted: Any) -> list[str]:
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write plain data whole or not at all."""
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

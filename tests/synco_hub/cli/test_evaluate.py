@@ -120,7 +120,7 @@ def test_low_shot_bank_is_stated(model, folder, tmp_path):
 
 
 def test_a_classifier_is_measured_and_other_classes_are_refused(folder, tmp_path):
-    from synco_hub.hub.classifier import LinearHead, save_classifier
+    from synco_hub.hub.loading import LinearHead, save_classifier
 
     network = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
     head = LinearHead(torch.randn(3, network.config.hidden_size), torch.zeros(3), ["blue", "green", "red"])

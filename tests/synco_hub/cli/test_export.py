@@ -6,7 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub.install import install_checkpoint
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 

@@ -19,7 +19,7 @@ def command(monkeypatch, planted):
     def load(name):
         return planted.classifier, planted.processor, planted.names
 
-    monkeypatch.setattr("synco_hub.hub.classifier.load_classifier", load)
+    monkeypatch.setattr("synco_hub.hub.loading.load_classifier", load)
 
     def invoke(*flags):
         flags = ["evaluate", "robustness", "--model", "planted", "--device", "cpu", *map(str, flags)]

@@ -1,7 +1,7 @@
 import torch
-from foreign_checkpoints import microsoft_names, swin, vit
+from foreign_checkpoints import microsoft_names, slow_sincos, swin, vit
 
-from synco_hub.hub.conversion.timm_names import timm_names
+from synco_hub.hub.conversion.tensor_names import has_sincos_position_embedding, timm_names
 
 
 def test_microsofts_names_become_timms():
@@ -22,3 +22,15 @@ def test_classifiers_and_projections_are_told_from_the_backbone():
     assert backbone.dropped == {"head.0.weight": "projection head of the pretraining"}
     assert set(backbone.tensors) == {*network, "head.mlp.weight"}  # which strict loading then refuses
     assert backbone.grid is None
+
+
+def test_the_fixed_position_embedding_is_recognised_by_its_numbers():
+    table = slow_sincos((14, 14), 384)
+    assert has_sincos_position_embedding(table)
+    assert has_sincos_position_embedding(table.half())
+    moved = table.clone()
+    moved[0, 100, 7] += 0.01
+    token = table.clone()
+    token[0, 0, 0] = 1e-3
+    for other in (moved, token, table[:, :-1], torch.randn(1, 197, 384), torch.zeros(1, 197, 6)):
+        assert not has_sincos_position_embedding(other)

@@ -5,6 +5,9 @@ One function of `transformers` lies below AutoConfig, AutoModel, AutoImageProces
 that name, an installed checkpoint, or the Hub repository of the zoo's row. Newer versions (5.23 does, 5.17 does not)
 first ask the Hub which commit an id stands at; that question is answered likewise. Every other id goes through
 untouched.
+
+Importing the Auto classes costs seconds (they import torch), so everything here waits for the moment at which they are
+first imported.
 """
 
 from __future__ import annotations
@@ -12,7 +15,10 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Callable
+from types import ModuleType
 from typing import Any
+
+import wrapt
 
 from synco_hub.zoo import ZOO, checkpoint_directory, installed_directory
 
@@ -60,7 +66,7 @@ def missing_message(name: str) -> str:
     )
 
 
-def install(hub_module: Any) -> None:
+def wrap_cached_files(hub_module: Any) -> None:
     """Wrap what asks for files and revisions, once.
 
     Args:
@@ -79,10 +85,10 @@ def install(hub_module: Any) -> None:
     cached_files._resolves_short_names = True  # type: ignore[attr-defined]
     hub_module.cached_files = cached_files
     if hasattr(hub_module, "resolve_revision"):
-        _install_on_client(hub_module.hf_api())
+        _wrap_client(hub_module.hf_api())
 
 
-def _install_on_client(client: Any) -> None:
+def _wrap_client(client: Any) -> None:
     """Wrap the Hub client that `transformers` shares: modules hold their own reference to what lies above it."""
     original: Callable[..., Any] = client.resolve_revision
 
@@ -92,3 +98,41 @@ def _install_on_client(client: Any) -> None:
         return revision if os.path.isdir(place) else original(place, *args, revision=revision, **kwargs)
 
     client.resolve_revision = resolve_revision
+
+
+def _register_config(module: ModuleType) -> None:
+    from synco_hub.models.configuration_synco import SynCoConfig  # imports torch: only when somebody wants a model
+
+    module.AutoConfig.register(SynCoConfig.model_type, SynCoConfig, exist_ok=True)
+
+
+def _register_models(module: ModuleType) -> None:
+    from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
+
+    module.AutoModel.register(SynCoConfig, SynCoModel, exist_ok=True)
+    module.AutoModelForImageClassification.register(SynCoConfig, SynCoForImageClassification, exist_ok=True)
+
+
+def _register_image_processor(module: ModuleType) -> None:
+    from transformers import ViTImageProcessor
+
+    from synco_hub.models.configuration_synco import SynCoConfig
+
+    # The keyword matters: the first positional class goes to the slower PIL backend.
+    module.AutoImageProcessor.register(
+        SynCoConfig, image_processor_classes={"torchvision": ViTImageProcessor}, exist_ok=True
+    )
+
+
+_ON_IMPORT = {
+    "transformers.utils.hub": wrap_cached_files,
+    "transformers.models.auto.configuration_auto": _register_config,
+    "transformers.models.auto.modeling_auto": _register_models,
+    "transformers.models.auto.image_processing_auto": _register_image_processor,
+}
+
+
+def register() -> None:
+    """Arrange the registrations; each runs at once if its module is already imported."""
+    for module_name, action in _ON_IMPORT.items():
+        wrapt.register_post_import_hook(action, module_name)

@@ -4,8 +4,20 @@ import re
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from timm.data import ImageNetInfo
 
-from synco_hub.hub.weight_fit import check_depth, directory_misfit, expected_shapes, misfit
+from synco_hub.hub.conversion.weights import (
+    check_depth,
+    class_names,
+    directory_misfit,
+    expected_shapes,
+    finite,
+    head_of_file,
+    linear_head,
+    load_strictly,
+    misfit,
+    refuse_misfit,
+)
 from synco_hub.models import BACKBONES, SynCoConfig, SynCoForImageClassification, SynCoModel
 from trainers import SynCoForPreTraining
 
@@ -97,3 +109,67 @@ def test_a_head_alone_is_no_model_and_other_model_types_are_let_through(tmp_path
     assert "no model.safetensors" in directory_misfit(tmp_path)
     save_file({"weight": torch.zeros(2, 3)}, tmp_path / "model.safetensors")
     assert directory_misfit(tmp_path) == ""
+
+
+def test_strict_loading_lists_every_fault_and_loads_nothing():
+    layer = torch.nn.Linear(3, 2)
+    before = layer.weight.clone()
+    found = {"weight": torch.zeros(3, 2), "bia": torch.zeros(2)}
+    with pytest.raises(ValueError, match=r"missing: bias; 1 left over: bia; 1 wrong-shaped: weight \(3") as error:
+        load_strictly(layer, found, "the layer")
+    assert "Nothing was written" in str(error.value)
+    assert torch.equal(layer.weight, before)
+    load_strictly(layer, {"weight": torch.ones(2, 3).half(), "bias": torch.ones(2)}, "the layer")
+    assert layer.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_spoilt_numbers_are_refused(bad):
+    with pytest.raises(ValueError, match="x holds NaN or infinite"):
+        finite("x", torch.tensor([1.0, bad]))
+    assert finite("x", torch.tensor([3])) == 3
+
+
+def test_shapes_are_compared_without_reading_a_number():
+    tensors = {"weight": torch.empty(2, 3, device="meta")}
+    refuse_misfit({"weight": (2, 3)}, tensors, "the layer")
+    with pytest.raises(ValueError, match=r"tensors of the layer do not fit \(1 wrong-shaped: weight \(2, 3\) instead"):
+        refuse_misfit({"weight": (3, 2)}, tensors, "the layer")
+
+
+@pytest.mark.parametrize("layer", ["head.fc", "head", "linear", "classifier", "fc", "module.linear", ""])
+@pytest.mark.parametrize("container", [None, "state_dict", "model"])
+def test_linear_layers_are_found_under_the_names_projects_give_them(tmp_path, layer, container):
+    dot = "." if layer else ""
+    weight, bias = torch.randn(5, 8), torch.randn(5)
+    state = {f"{layer}{dot}weight": weight, f"{layer}{dot}bias": bias}
+    torch.save({container: state} if container else state, tmp_path / "head.pth")
+    head = head_of_file(str(tmp_path / "head.pth"))
+    assert torch.equal(head.weight, weight)
+    assert torch.equal(head.bias, bias)
+    assert head.class_names == [f"class {index}" for index in range(5)]
+
+
+@pytest.mark.parametrize(
+    ("weight", "bias", "message"),
+    [
+        (torch.zeros(5, 8), torch.zeros(4), "shapes"),
+        (torch.zeros(5, 8, 1), torch.zeros(5), "shapes"),
+        (torch.full((5, 8), float("nan")), torch.zeros(5), "NaN"),
+    ],
+)
+def test_what_is_no_linear_layer_is_refused(weight, bias, message):
+    with pytest.raises(ValueError, match=message):
+        linear_head({"weight": weight, "bias": bias})
+
+
+def test_names_of_classes():
+    names = class_names(1000)
+    assert len(set(names)) == 1000
+    assert "n02123045" in names[281]
+    assert ImageNetInfo().index_to_description(281) in names[281]
+    head = linear_head({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}, {"0": "ibex", "1": "chough"})
+    assert head.class_names == ["ibex", "chough"]
+    # A list with a gap names nothing.
+    head = linear_head({"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}, {"0": "ibex"})
+    assert head.class_names == ["class 0", "class 1"]

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.hub.conversion.source import shape_of
+from synco_hub.models.position_embedding_synco import sincos_position_embedding
 
 _BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 _HEAD_KEYS = {
@@ -45,7 +45,7 @@ def timm_names(found: Mapping[str, Any]) -> BackboneTensors:
     """
     dropped = {key: "computed from the window" for key in found if key.rsplit(".", 1)[-1] in _BUFFERS}
     rest = {key: value for key, value in found.items() if key not in dropped}
-    head = {name: rest.pop(key) for key, name in _HEAD_KEYS.items() if key in rest and len(shape_of(rest[key])) < 3}
+    head = {name: rest.pop(key) for key, name in _HEAD_KEYS.items() if key in rest and rest[key].ndim < 3}
     projection = [key for key in rest if re.match(r"head\.\d", key)]
     for key in projection:
         dropped[key] = "projection head of the pretraining"
@@ -64,5 +64,16 @@ def _later_stage(key: str) -> str:
 
 def _stored_grid(found: Mapping[str, Any]) -> int | None:
     """Patches a side of the first stage, from its stored mask of shape (windows, area, area)."""
-    mask = next((shape_of(found[k]) for k in found if re.fullmatch(r"layers\.0\.blocks\.\d+\.attn_mask", k)), ())
+    mask = next((tuple(found[k].shape) for k in found if re.fullmatch(r"layers\.0\.blocks\.\d+\.attn_mask", k)), ())
     return None if len(mask) != 3 else round(mask[0] ** 0.5) * round(mask[1] ** 0.5)
+
+
+def has_sincos_position_embedding(embedding: Any) -> bool:
+    """Whether a position embedding (1, 1 + grid * grid, dim) is the fixed one, [CLS] zero."""
+    if embedding.ndim != 3 or embedding.shape[-1] % 4 or not embedding.numel():
+        return False
+    grid = round((embedding.shape[1] - 1) ** 0.5)
+    if not grid or grid * grid != embedding.shape[1] - 1 or embedding[0, 0].float().abs().max() > 0:
+        return False
+    fixed = sincos_position_embedding(grid, grid, embedding.shape[-1])
+    return bool((embedding[0, 1:].float() - fixed).abs().max() < 1e-3)
