@@ -46,7 +46,7 @@ class PickledArray:
     """Stands for `numpy.ndarray`, whose numbers are `values`; iterates as the nested lists of its numbers."""
 
     def __init__(self, values: np.ndarray[Any, Any] | None = None) -> None:
-        self.values = np.empty(0) if values is None else values
+        self.values: np.ndarray[Any, Any] = np.empty(0) if values is None else values
 
     def __setstate__(self, state: Any) -> None:
         _, shape, number_type, fortran, data = state
