@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from tqdm import tqdm
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.table_source import DIFFICULT_COLUMN, LABELS_COLUMN
@@ -61,7 +61,7 @@ class ShardManifest:
 
     def save(self, folder: Path) -> None:
         """Writes it whole or not at all."""
-        with written_whole(folder / MANIFEST) as temporary:
+        with atomic_write(folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2), encoding="utf-8")
 
     @classmethod
@@ -287,7 +287,7 @@ def _write(images: ImageDataset, rows: list[tuple[int, bytes]], file_names: list
     elif images.num_classes:
         kinds["label"] = library.ClassLabel(names=images.class_names)
     table = arrow.Table.from_pydict(columns, schema=library.Features(kinds).arrow_schema)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         parquet.write_table(table, temporary, row_group_size=_ROWS_A_GROUP)
 
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data.cache_directory import data_cache_directory
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset, fingerprint
 from synco_hub.data.samplers import random_key
@@ -183,7 +183,7 @@ def low_shot_list(percent: int, cache_dir: str | os.PathLike[str] | None = None)
     if not path.is_file():
         content = _downloaded(f"{os.environ.get(URL_VARIABLE, DEFAULT_URL).rstrip('/')}/{path.name}")
         _check(content, percent, "the download")
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     _check(path.read_bytes(), percent, str(path))
     return path

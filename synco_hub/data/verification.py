@@ -14,9 +14,8 @@ from timm.data import ImageNetInfo
 
 from synco_hub.data.catalog.row import DatasetRow, Layout
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.image_dataset import UNLABELED, ImageDataset
+from synco_hub.data.image_dataset import UNLABELED, ImageDataset, PixelArrayDataset
 from synco_hub.data.image_folder import ImageFolderDataset
-from synco_hub.data.original.cifar import PixelArrayDataset
 from synco_hub.data.tables import TableDataset
 
 # Below this two spellings are two names; "cra", as one copy spells the crab, is above it.

@@ -16,8 +16,7 @@ from synco_hub.data.catalog.row import DatasetRow, Layout, Metric
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG, HOLD_OUT_CORRUPTIONS
 from synco_hub.data.class_labels import labels_of_list
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.corruptions.corruptions import SEVERITIES
-from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.corruptions import SEVERITIES, WatermarkedImages
 from synco_hub.data.image_dataset import ImageDataset, fingerprint
 from synco_hub.data.image_folder import (
     TEST_FOLDERS,
@@ -28,8 +27,7 @@ from synco_hub.data.image_folder import (
     load_image_folder,
     subfolders,
 )
-from synco_hub.data.original.readers import read_original
-from synco_hub.data.original.split import LayoutNotFoundError
+from synco_hub.data.original import LayoutNotFoundError, read_original
 from synco_hub.data.preparation import MANIFEST, require_complete
 from synco_hub.data.subsets import listed_subset, low_shot_list, subset_of_classes
 from synco_hub.data.table_source import TableSource, holds_tables, split_names

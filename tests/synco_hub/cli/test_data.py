@@ -1,3 +1,5 @@
+"""`synco_hub.cli.data` by the command line, as a user calls it."""
+
 import json
 from dataclasses import replace
 
@@ -6,10 +8,10 @@ from data_trees.original import write_original
 from PIL import Image
 from typer.testing import CliRunner
 
-from synco_hub.settings import DatasetChoice
 from synco_hub.cli.main import app
 from synco_hub.data import load_dataset
 from synco_hub.data.catalog.sets import CATALOG
+from synco_hub.settings import DatasetChoice
 
 
 @pytest.fixture

@@ -136,9 +136,8 @@ def test_a_table_says_the_same_however_it_is_read(form: str, tmp_path: Path) -> 
     values = {column: cells(tmp_path / "files")} | {name: each for name, (each, _) in labels.items()}
     kinds = {column: kind} | {name: each for name, (_, each) in labels.items()}
     (tmp_path / "table").mkdir()
-    datasets.Dataset.from_dict(values, features=datasets.Features(kinds)).to_parquet(
-        tmp_path / "table" / "train-0.parquet", batch_size=3
-    )
+    table = datasets.Dataset.from_dict(values, features=datasets.Features(kinds))
+    table.to_parquet(tmp_path / "table" / "train-0.parquet", batch_size=3)
     choice = DatasetChoice(str(tmp_path / "table"), **chosen)
     whole = load_dataset(choice)
     # As many as there are: every row is kept, having been read as a stream.
@@ -176,7 +175,9 @@ def test_a_column_is_refused_in_the_same_words(
     kinds: dict[str, Any], chosen: dict[str, str], message: str, tmp_path: Path
 ) -> None:
     values = {name: [1 if name == "n" else None] for name in kinds}
-    datasets.Dataset.from_dict(values, features=datasets.Features(kinds)).to_parquet(tmp_path / "table/train-0.parquet")
+    datasets.Dataset.from_dict(values, features=datasets.Features(kinds)).to_parquet(
+        tmp_path / "table/train-0.parquet"
+    )
     choice = DatasetChoice(str(tmp_path / "table"), **chosen)
     for read in (load_dataset, open_stream, lambda choice: load_dataset(choice, max_images=5)):
         with pytest.raises(ValueError, match=message):
