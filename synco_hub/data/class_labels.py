@@ -16,23 +16,11 @@ from synco_hub.data.image_dataset import UNLABELED
 def labels_of_list(
     labels: npt.NDArray[np.int64], stored_names: Sequence[str], wnids: Sequence[str], source: str
 ) -> npt.NDArray[np.int64]:
-    """Translates stored labels into positions in a list of wnids.
+    """Stored labels (-1 for unlabeled) as positions in a list of wnids; `source` names the data in an error.
 
     Names that are wnids are looked up, so that their order does not matter. Names that are whole numbers are labels
     themselves, as in the folders of ImageNet-V2, where 100 sorts before 2. With other names, such as "bonnet", the
     stored labels are taken to follow the list, which needs one name for each of its classes.
-
-    Args:
-        labels: Stored labels, -1 for unlabeled. Shape: (num_images,).
-        stored_names: One name per stored label.
-        wnids: The list.
-        source: Names the data in an error.
-
-    Returns:
-        Labels in the order of the list, -1 for unlabeled. Shape: (num_images,).
-
-    Raises:
-        ValueError: If a name or a label is not in the list.
     """
     if any(_is_wnid(name) for name in stored_names):
         index = {wnid: position for position, wnid in enumerate(wnids)}
@@ -73,20 +61,10 @@ IMAGENET = "imagenet_1k"
 
 
 def class_columns(class_names: Sequence[str], list_name: str = IMAGENET) -> Tensor:
-    """Find the outputs of a classifier for the classes of a list.
+    """The output of a classifier for each class of a vendored list, such as `imagenet_1k` or `imagenet_a`.
 
     Names that are wnids are looked up, so that their order does not matter and further classes do no harm. With other
     names a classifier of 1000 outputs is taken to follow the sorted wnids, as ImageNet classifiers do.
-
-    Args:
-        class_names: The classifier's, in the order of its outputs.
-        list_name: A vendored list, such as ``imagenet_1k`` or ``imagenet_a``.
-
-    Returns:
-        Output of each class of the list. Shape: (num_classes of the list,).
-
-    Raises:
-        ValueError: If the classifier does not have every class of the list.
     """
     wanted = class_list(list_name)
     output = {name: index for index, name in enumerate(class_names)}

@@ -1,7 +1,4 @@
-"""One undistorted view of an image: how every evaluation of frozen features sees it.
-
-The evaluation view of files that are cropped already: a centre crop and nothing before it.
-"""
+"""One undistorted view of an image: how every evaluation of frozen features sees it."""
 
 from __future__ import annotations
 
@@ -111,9 +108,7 @@ class EvaluationTransform:
         Returns:
             Shape: (3, image_size, image_size), float32.
         """
-        pixels = transforms.resize(
-            transforms.pil_to_tensor(image), self.resize_size, self.interpolation, antialias=True
-        )
+        pixels = self._resized(image)
         # Rounded down as transformers does; torchvision's own centre crop rounds half a pixel to the even side.
         top, left = ((side - self.image_size) // 2 for side in pixels.shape[-2:])
         pixels = transforms.crop(pixels, top, left, self.image_size, self.image_size)
@@ -122,6 +117,10 @@ class EvaluationTransform:
             values = after_crop(values)
         view: torch.Tensor = transforms.normalize(values, list(self.mean), list(self.std))
         return view
+
+    def _resized(self, image: Image.Image) -> torch.Tensor:
+        """What is cropped. Shape: (3, height, width), 8-bit."""
+        return transforms.resize(transforms.pil_to_tensor(image), self.resize_size, self.interpolation, antialias=True)
 
     def __repr__(self) -> str:
         resized = "x".join(map(str, self.resize_size))
@@ -151,35 +150,15 @@ class CentreCropTransform(EvaluationTransform):
     def __init__(self, like: EvaluationTransform) -> None:
         super().__init__(like.image_size, like.image_size, like.interpolation, like.mean, like.std)
 
-    def __call__(
-        self, image: Image.Image, after_crop: Callable[[torch.Tensor], torch.Tensor] | None = None
-    ) -> torch.Tensor:
-        """Make the view.
-
-        Args:
-            image: RGB.
-            after_crop: What is done to the crop, values in [0, 1], before the normalisation.
-
-        Returns:
-            Shape: (3, image_size, image_size), float32.
-
-        Raises:
-            ValueError: If the image is smaller than the crop, or so much larger that the crop is a detail.
-        """
+    def _resized(self, image: Image.Image) -> torch.Tensor:
+        """The image itself, unless it is smaller than the crop, or so much larger that the crop is a detail."""
         size = self.image_size
         if min(image.size) < size or min(image.size) > size * RESIZE_OVER_CROP:
             raise ValueError(
                 f"an image of {image.width} x {image.height} pixels for a model of {size}: files of ImageNet-C are "
                 "cropped already and are not resized; take a model of their size (224), or --on-the-fly"
             )
-        pixels = transforms.pil_to_tensor(image)
-        top, left = ((side - size) // 2 for side in pixels.shape[-2:])
-        pixels = transforms.crop(pixels, top, left, size, size)
-        values = transforms.to_dtype(pixels, torch.float32, scale=True)
-        if after_crop is not None:
-            values = after_crop(values)
-        view: torch.Tensor = transforms.normalize(values, list(self.mean), list(self.std))
-        return view
+        return transforms.pil_to_tensor(image)
 
     def __repr__(self) -> str:
         return f"centre crop {self.image_size} only"

@@ -15,6 +15,9 @@ from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDat
 
 logger = logging.getLogger(__name__)
 
+TRAIN_FOLDER = "train"
+TEST_FOLDERS = ("test", "val", "validation")
+TEST_SHARE = 0.2
 IMAGE_EXTENSIONS = frozenset(
     ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
 )
@@ -32,18 +35,20 @@ def subfolders(folder: Path) -> list[str]:
 
 
 def image_files(folder: Path) -> list[str]:
-    """All images below a folder.
+    """All images below a folder: sorted paths relative to it with `/` between their parts, hidden ones left out.
 
     Files are known by their extension; nothing is opened. Links are followed, except where one leads back into a
     folder that contains it.
-
-    Args:
-        folder: Where to look, at any depth.
-
-    Returns:
-        Paths relative to the folder with `/` between their parts, sorted. Hidden files and folders are left out.
     """
     return sorted(_walk(os.fspath(folder), "", ()))
+
+
+def contains_images(folder: Path) -> bool:
+    """Whether there is an image file at any depth; stops at the first one."""
+    for directory, _, files in os.walk(folder):
+        if "/." not in directory and any(is_image_name(name) for name in files):
+            return True
+    return False
 
 
 def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -83,11 +88,6 @@ class NameTable(Sequence[str]):
         index = range(len(self))[index]
         start = self._ends[index - 1] if index else 0
         return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
-
-
-TRAIN_FOLDER = "train"
-TEST_FOLDERS = ("test", "val", "validation")
-TEST_SHARE = 0.2
 
 
 class ImageFolderDataset(ImageDataset):
@@ -276,19 +276,10 @@ def _from_class_folders(root: Path, split: str, seed: int, name: str) -> ImageFo
 
 
 def stratified_test_mask(names: Sequence[str], labels: Sequence[int], seed: int) -> np.ndarray:  # type: ignore[type-arg]
-    """Chooses the test images of each class by a hash of seed and name.
+    """True for the test images: a fifth of each class, rounded, at least one where a class has two images, never all.
 
-    A hash rather than a random generator: the choice is the same with every library version, and one more file moves
-    at most one other file across.
-
-    Args:
-        names: One per image.
-        labels: One per image.
-        seed: Another seed draws other images.
-
-    Returns:
-        True for test images: a fifth of each class, rounded, at least one where a class has two images, never all.
-        Shape: (num_images,).
+    A hash of seed and name chooses them rather than a random generator: the choice is the same with every library
+    version, and one more file moves at most one other file across.
     """
     order = [hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
     of_class: dict[int, list[int]] = {}
@@ -300,11 +291,3 @@ def stratified_test_mask(names: Sequence[str], labels: Sequence[int], seed: int)
         count = max(1, round(TEST_SHARE * len(positions))) if len(positions) > 1 else 0
         mask[positions[:count]] = True
     return mask
-
-
-def contains_images(folder: Path) -> bool:
-    """Whether there is an image file at any depth; stops at the first one."""
-    for directory, _, files in os.walk(folder):
-        if "/." not in directory and any(is_image_name(name) for name in files):
-            return True
-    return False

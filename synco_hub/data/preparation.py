@@ -24,6 +24,9 @@ from synco_hub.data.unreadable_images import DEFAULT_MAX_BAD_FRACTION, Unreadabl
 
 MANIFEST = "prepared.json"
 _FORMAT = 1
+_READ_TOGETHER = 64
+_ROWS_A_GROUP = 100
+_UNITS = {"kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,7 @@ class ShardManifest:
 
     @classmethod
     def load(cls, folder: Path) -> Self | None:
-        """Reads it; None where there is none.
-
-        Raises:
-            ValueError: If the file is damaged or of another version.
-        """
+        """Reads it; None where there is none. A damaged file, or one of another version, is refused."""
         path = folder / MANIFEST
         if not path.is_file():
             return None
@@ -89,11 +88,7 @@ class ShardManifest:
 
 
 def require_complete(folder: Path) -> None:
-    """Refuses to read a folder in which a preparation was killed.
-
-    Raises:
-        ValueError: If shards are missing, of the preparation or since then.
-    """
+    """Refuses to read a folder in which a preparation was killed, or from which shards are missing."""
     manifest = ShardManifest.load(folder)
     if manifest is None:
         return
@@ -104,11 +99,6 @@ def require_complete(folder: Path) -> None:
         raise ValueError(
             f"{folder}: {state}; run the same `synco-hub data prepare` again, which continues, before it is read."
         )
-
-
-_READ_TOGETHER = 64
-_ROWS_A_GROUP = 100
-_UNITS = {"kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
 
 
 @dataclass(frozen=True)
@@ -142,11 +132,7 @@ class PreparedSplit:
 
 
 def bytes_of(size: str) -> int:
-    """Reads a size such as `256MB` or `1GiB`, or a plain number of bytes.
-
-    Raises:
-        ValueError: If it is no size above 0.
-    """
+    """Reads a size such as `256MB` or `1GiB`, or a plain number of bytes."""
     text = size.strip().lower()
     unit = next((unit for unit in ("kib", "mib", "gib", "kb", "mb", "gb") if text.endswith(unit)), "")
     number = text.removesuffix(unit).strip()
@@ -165,19 +151,7 @@ def prepare_dataset(
     """Writes splits as `<split>-00000.parquet`, `<split>-00001.parquet`, … beside a manifest.
 
     One class an image becomes a column `label` with the class names; several classes a column `labels` of lists, and
-    `difficult` for those that do not count.
-
-    Args:
-        splits: By the name that `load_dataset` will know them by: `train`, `test`.
-        output: An empty folder, or one in which the same preparation was stopped.
-        settings: Size of the files and more.
-
-    Returns:
-        What each split became.
-
-    Raises:
-        ImportError: If the `datasets` library is not installed.
-        ValueError: If the folder holds something else, or too many images are unreadable.
+    `difficult` for those that do not count. `output` is an empty folder, or one in which the same preparation stopped.
     """
     settings = settings or PreparationSettings()
     manifest = _claimed(splits, output, settings)

@@ -19,16 +19,10 @@ _MULTIPLIERS = (0xBF58476D1CE4E5B9, 0x94D049BB133111EB)
 
 
 def mix64(value: int) -> int:
-    """Scatters a 64-bit integer over all 64-bit integers, one to one.
-
-    Args:
-        value: Any integer; only its lowest 64 bits count.
-
-    Returns:
-        An integer in [0, 2^64).
+    """Scatters the 64-bit integers over themselves, one to one; of a larger one the lowest 64 bits count.
 
     Source: the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
-        2014, variant 13 of Stafford's mixers).
+    2014, variant 13 of Stafford's mixers).
     """
     value &= _MASK
     value = ((value ^ (value >> 30)) * _MULTIPLIERS[0]) & _MASK
@@ -37,14 +31,7 @@ def mix64(value: int) -> int:
 
 
 def random_key(*parts: int) -> int:
-    """Mixes named integers, in their order, into one 64-bit key.
-
-    Args:
-        *parts: For example (seed, epoch, index). Their order and their number matter.
-
-    Returns:
-        An integer in [0, 2^64).
-    """
+    """Mixes integers, such as (seed, epoch, index), into one of [0, 2^64); their order and their number matter."""
     key = len(parts)
     for part in parts:
         key = mix64(key + _GOLDEN_GAMMA + mix64(part + _GOLDEN_GAMMA))
@@ -52,14 +39,9 @@ def random_key(*parts: int) -> int:
 
 
 def uniforms(keys: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.float64]:
-    """Reads independent uniforms in [0, 1) for each key.
+    """Independent uniforms in [0, 1) of each key, as multiples of 2^-53; a longer row starts with the shorter one.
 
-    Args:
-        keys: 64-bit keys. Shape: (batch,).
-        count: Numbers per key.
-
-    Returns:
-        Multiples of 2^-53 in [0, 1). Shape: (batch, count). A longer row starts with the shorter one.
+    Shape: (batch, count).
     """
     steps = np.arange(1, count + 1, dtype=np.uint64) * np.uint64(_GOLDEN_GAMMA)
     state = keys[:, None] + steps  # (batch, count), modulo 2^64

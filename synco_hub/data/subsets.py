@@ -21,6 +21,13 @@ from synco_hub.data.cache_directory import data_cache_directory
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset, fingerprint
 from synco_hub.data.samplers import random_key
 
+LISTED_SET = "imagenet-1k"
+LINES = {1: 12811, 10: 128116}
+URL_VARIABLE = "SYNCO_HUB_IMAGENET_SUBSETS_URL"
+DEFAULT_URL = "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets"
+_LARGEST = 16 << 20
+_TIMEOUT_S = 30
+
 
 class ImageSubset(ImageDataset):
     """Some images of a data set, in its order.
@@ -73,16 +80,10 @@ class ImageSubset(ImageDataset):
 
 
 def listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) -> ImageSubset:
-    """Keep the images that a file names.
+    """Keeps the images that a file names, one a line.
 
-    Args:
-        images: Images with names.
-        list_file: One image name a line; folders and the extension may be left out where file names are unique, as in
-            SimCLR's `1percent.txt`.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the list is empty, or a line names no image or several.
+    Folders and the extension may be left out where file names are unique, as in SimCLR's `1percent.txt`. A line that
+    names no image or several is an error.
     """
     wanted = {line.strip() for line in Path(list_file).read_text().splitlines() if line.strip()}
     if not wanted:
@@ -110,16 +111,9 @@ def listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) -> Im
 
 
 def spread_subset(images: ImageDataset, max_images: int) -> ImageDataset:
-    """Keep so many images at most, one of each of as many equal stretches: of images sorted by class as many of each.
+    """Keeps so many images at most, one of each of as many equal stretches: of images sorted by class as many of each.
 
-    The same ones at every call.
-
-    Args:
-        images: The whole data set.
-        max_images: How many at most, at least 1. A data set that has no more is returned as it is.
-
-    Raises:
-        ValueError: If the number is below 1.
+    The same ones at every call; a data set that has no more is returned as it is.
     """
     if max_images < 1:
         raise ValueError(f"max_images={max_images} of {images.description.name}: give at least 1, or leave it out.")
@@ -132,15 +126,7 @@ def spread_subset(images: ImageDataset, max_images: int) -> ImageDataset:
 
 
 def subset_of_classes(images: ImageDataset, class_names: Sequence[str]) -> ImageSubset:
-    """Keep the images of some classes, labelled by their order.
-
-    Args:
-        images: Labelled images.
-        class_names: The classes to keep, in the new label order.
-
-    Raises:
-        ValueError: If a class is not among those of the images.
-    """
+    """Keeps the images of some classes, labelled by their order; each has to be among those of the images."""
     position = {name: number for number, name in enumerate(images.class_names)}
     missing = [name for name in class_names if name not in position]
     if missing:
@@ -156,26 +142,10 @@ def subset_of_classes(images: ImageDataset, class_names: Sequence[str]) -> Image
     return ImageSubset(images, indices, rule, labels[indices], class_names)
 
 
-LINES = {1: 12811, 10: 128116}
-URL_VARIABLE = "SYNCO_HUB_IMAGENET_SUBSETS_URL"
-DEFAULT_URL = "https://raw.githubusercontent.com/google-research/simclr/master/imagenet_subsets"
-_LARGEST = 16 << 20
-_TIMEOUT_S = 30
-
-
 def low_shot_list(percent: int, cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The file with the names of 1 % or 10 % of ImageNet's training images, downloaded if it is not there.
+    """The file with the names of 1 % or 10 % of ImageNet's training images, one `<wnid>_<number>.JPEG` a line.
 
-    Args:
-        percent: 1 or 10.
-        cache_dir: Where it is kept; None takes the package's own folder.
-
-    Returns:
-        A file of one `<wnid>_<number>.JPEG` a line.
-
-    Raises:
-        ValueError: If there is no such list, it cannot be downloaded, or what arrives is not all of it; nothing is
-            kept then.
+    It is downloaded if it is not there; of what arrives in part nothing is kept.
     """
     if percent not in LINES:
         raise ValueError(f"{percent} % of ImageNet: there are lists of {' and '.join(map(str, LINES))} %.")
@@ -220,9 +190,6 @@ def _is_training_image(line: str) -> bool:
     return line.endswith(".JPEG") and len(wnid) == 9 and wnid[0] == "n" and (wnid[1:] + number).isdecimal()
 
 
-LISTED_SET = "imagenet-1k"
-
-
 def low_shot_subset(
     images: ImageDataset,
     fraction: float | None,
@@ -230,19 +197,9 @@ def low_shot_subset(
     seed: int,
     cache_dir: str | os.PathLike[str] | None = None,
 ) -> ImageDataset:
-    """The training images of a low-shot protocol; all of them where none is asked for.
+    """The training images of a low-shot protocol; all of them where neither a share of each class nor a list is given.
 
     1 % and 10 % of `imagenet-1k` are SimCLR's lists, so that numbers compare; every other share is drawn.
-
-    Args:
-        images: The whole training split.
-        fraction: Share of each class.
-        list_file: File of image names.
-        seed: Seed of the draw.
-        cache_dir: Where downloaded lists are kept; None takes the package's own folder.
-
-    Raises:
-        ValueError: If both are given, the share is out of range, or the list cannot be had or names other images.
     """
     if fraction is not None and list_file is not None:
         raise ValueError("--train-fraction and --train-list both choose the low-shot images: give one of them.")
@@ -257,16 +214,7 @@ def low_shot_subset(
 
 
 def drawn_subset(images: ImageDataset, fraction: float, seed: int) -> ImageSubset:
-    """Draw a share of the images of each class.
-
-    Args:
-        images: Labelled images.
-        fraction: Share of each class, in (0, 1]; rounded, at least one image.
-        seed: Another seed draws other images.
-
-    Raises:
-        ValueError: If the fraction is out of range or an image has no label.
-    """
+    """Draws a share of the images of each class, in (0, 1]; rounded, at least one image."""
     if not 0 < fraction <= 1:
         raise ValueError(f"train_fraction={fraction} is not in (0, 1]: low-shot protocols use 0.01 or 0.1")
     images.require_labels("a low-shot draw")
@@ -284,18 +232,10 @@ def drawn_subset(images: ImageDataset, fraction: float, seed: int) -> ImageSubse
 
 
 def sampled_images(images: ImageDataset, count: int | None, seed: int) -> tuple[ImageDataset, list[int] | None]:
-    """Draw images without regard to their classes.
+    """Draws images without regard to their classes; all where `count` is None.
 
-    Args:
-        images: The whole data set.
-        count: How many; None for all.
-        seed: Another seed draws others; a larger count adds to a smaller one.
-
-    Returns:
-        The drawn images in the order of the data set, and their positions in it; None for positions if it is whole.
-
-    Raises:
-        ValueError: If there are fewer images than asked for, or none is.
+    They come in the order of the data set, with their positions in it (None where it is whole). A larger count adds to
+    a smaller one.
     """
     if count is None or count == len(images):
         return images, None

@@ -11,10 +11,12 @@ import torch
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.samplers import random_key
+from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_MAX_BAD_FRACTION = 0.01
+GOOD = -1
+_STAND_IN_ATTEMPTS = 64
 _NAMED_AT_MOST = 10
 
 
@@ -90,26 +92,12 @@ class UnreadableImages:
         return len(self._bad)
 
 
-GOOD = -1
-_STAND_IN_ATTEMPTS = 64
-
-
 def readable_pixels(dataset: ImageDataset, index: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], int]:
-    """Loads an image, or a fixed other one in place of a damaged one, so that a batch keeps its size.
+    """Loads the pixels (height, width, 3) of an image, or of a fixed other one in place of a damaged one.
 
-    The stand-ins of an index are tried in an order that depends on seed and index alone: all processes, epochs and
-    resumed runs take the same one.
-
-    Args:
-        dataset: Where the images are.
-        index: Which image.
-        seed: Another seed chooses other stand-ins.
-
-    Returns:
-        The pixels (height, width, 3), and -1 if they are those asked for, else the index that could not be read.
-
-    Raises:
-        UnreadableImageError: If no stand-in is readable either.
+    The second value is -1 for the image that was asked for, else its index: a batch keeps its size and says which
+    could not be read. The stand-ins of an index are tried in an order that depends on seed and index alone: all
+    processes, epochs and resumed runs take the same one.
     """
     try:
         return dataset.load_pixels(index), GOOD

@@ -51,12 +51,7 @@ class SplitVerdict:
 
 
 def verify_dataset(row: DatasetRow, splits: Mapping[str, ImageDataset]) -> dict[str, SplitVerdict]:
-    """Counts all splits; no image is decoded.
-
-    Args:
-        row: What the catalog says.
-        splits: The splits as they were loaded.
-    """
+    """Counts all splits as they were loaded, and compares them; no image is decoded."""
     verdicts = {split: verify_split(row, images, split) for split, images in splits.items()}
     if not {"train", "test"} <= set(verdicts):
         return verdicts
@@ -70,13 +65,7 @@ def verify_dataset(row: DatasetRow, splits: Mapping[str, ImageDataset]) -> dict[
 
 
 def verify_split(row: DatasetRow, images: ImageDataset, split: str) -> SplitVerdict:
-    """Counts one split; no image is decoded.
-
-    Args:
-        row: What the catalog says.
-        images: The split as it was loaded.
-        split: `train` or `test`.
-    """
+    """Counts one split; no image is decoded."""
     expected = row.counts[split]
     # A draw from the original archive has every image, also those that a copy on the Hub lacks.
     if row.layout is Layout.draw and isinstance(images, ImageFolderDataset) and row.table_9 is not None:
@@ -183,17 +172,11 @@ PUBLISHED_DUPLICATES = 0.1
 
 
 def overlap_of(train: ImageDataset, test: ImageDataset) -> str | None:
-    """Looks for images of the test split in the training split; no image is decoded.
+    """What is wrong with images of the test split in the training split, in one sentence; None where nothing is.
 
-    Files of one folder are the same if their names are. Files of two folders are compared where their names agree;
-    rows of tables and arrays of pixels by what they hold, for at most `LOOKED_FOR_AT_MOST` test images.
-
-    Args:
-        train: The training split.
-        test: The test split.
-
-    Returns:
-        What is wrong in one sentence, None where nothing is or the two cannot be compared.
+    No image is decoded. Files of one folder are the same if their names are. Files of two folders are compared where
+    their names agree; rows of tables and arrays of pixels by what they hold, for at most `LOOKED_FOR_AT_MOST` test
+    images.
     """
     if isinstance(train, ImageFolderDataset) and isinstance(test, ImageFolderDataset):
         if train.root == test.root:

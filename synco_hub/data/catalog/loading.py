@@ -41,27 +41,12 @@ LISTED_PERCENT = {"imagenet-1pct": 1, "imagenet-10pct": 10}
 
 
 def load_catalog_dataset(row: DatasetRow, given: TableSource, split: str = "train") -> ImageDataset:
-    """Opens one split of a catalog set.
+    """Opens one split of a catalog set; the description has the catalog's name and our split.
 
     With a `data_dir` the images come from there and nothing reaches the network: parquet, arrow or webdataset files
     with the splits of the Hub copy, what `synco-hub data prepare` wrote, or image files (see `load_catalog_folder`):
     in that folder, or in one of the set's own name in it (see `DatasetRow.folders`). Of ImageNet-C the configuration
-    `<corruption>/<severity>` reads one folder alone.
-
-    Args:
-        row: Which set.
-        given: What the user chose. Its `dataset_id` is another copy on the Hub. Its `max_images` bounds what is read
-            of tables; image files are all there.
-        split: `train` or `test`.
-
-    Returns:
-        The images in stored order; the description has the catalog's name and our split.
-
-    Raises:
-        ImportError: If a table is asked for and the `datasets` library is not installed, or a watermark and the
-            package that draws it is not.
-        ValueError: If the set has no such split, has no copy on the Hub and no `data_dir` is given, or what is there
-            is another set.
+    `<corruption>/<severity>` reads one folder alone. `max_images` bounds what is read of tables.
     """
     if split not in row.splits:
         raise ValueError(f"{row.name} has no split {split!r}; give one of {', '.join(row.splits)}.")
@@ -81,17 +66,9 @@ def load_catalog_dataset(row: DatasetRow, given: TableSource, split: str = "trai
 
 
 def load_known_images(data_dir: str | os.PathLike[str]) -> ImageDataset:
-    """The images that ImageNet-O is told from: ImageNet's validation images of its 200 classes.
+    """The images that ImageNet-O is told from: ImageNet's validation images of its 200 classes, labelled by its list.
 
-    Args:
-        data_dir: Holds `imagenet/val/<wnid>/`, or is ImageNet's folder itself.
-
-    Returns:
-        Labels follow ImageNet-O's list of classes.
-
-    Raises:
-        FileNotFoundError: If ImageNet is not there.
-        ValueError: If a class has no image.
+    `data_dir` holds `imagenet/val/<wnid>/`, or is ImageNet's folder itself. A class without an image is an error.
     """
     row = CATALOG["imagenet-1k"]
     given = TableSource(row.name, data_dir=str(folder_of_set(row.name, data_dir)))
@@ -115,12 +92,8 @@ def require_every_class(images: LoadedImages) -> LoadedImages:
 def folder_of_set(name: str, data_dir: str | os.PathLike[str]) -> Path:
     """Where a set of the catalog lies, before any of its files is looked for.
 
-    Args:
-        name: Of the catalog.
-        data_dir: Holds the folder that the set's archives unpack to, or is that folder.
-
-    Raises:
-        FileNotFoundError: If it is neither.
+    `data_dir` holds the folder that the set's archives unpack to, or is that folder; else a FileNotFoundError says
+    what was looked for.
     """
     row, folder = CATALOG[CATALOG[name].base or name], Path(data_dir).expanduser()
     found = _folder_of_set(row, folder)
@@ -140,13 +113,7 @@ def corruption_folders(
 ) -> dict[tuple[str, int], Path]:
     """The folders of ImageNet-C: `<corruption>/<severity>`, directly or below the archives' names (`noise/…`).
 
-    Args:
-        data_dir: Holds ImageNet-C's folder, or is that folder.
-        corruptions: Some of the fifteen; None for all.
-
-    Raises:
-        FileNotFoundError: If ImageNet-C is not there.
-        ValueError: Naming every folder that is missing.
+    Of some of the fifteen corruptions, or of all. All that are missing are named by one error.
     """
     folder = folder_of_set("imagenet-c", data_dir)
     names = BENCHMARK_CORRUPTIONS if corruptions is None else corruptions

@@ -197,14 +197,7 @@ CATALOG: dict[str, DatasetRow] = {row.name: row for row in (*TABLE_9_ROWS, *ROBU
 
 
 def catalog_row(name: str) -> DatasetRow:
-    """Finds a data set of the paper.
-
-    Args:
-        name: Such as `imagenet-100`.
-
-    Raises:
-        ValueError: If the catalog has no such name; the message has the nearest ones.
-    """
+    """The row of a data set of the paper; of a name that the catalog does not have the error names the nearest."""
     if name not in CATALOG:
         nearest = difflib.get_close_matches(name, CATALOG, n=3)
         meant = f" (did you mean {' or '.join(nearest)}?)" if nearest else ""
@@ -216,12 +209,7 @@ def row_meant(name: str, data_dir: object = None, dataset_id: object = None) -> 
     """The row that the name of a data set means, None where it means a folder or nothing in the catalog.
 
     An archive often unpacks to a folder of the set's own name. It comes before a bare name, and must not stand for
-    the files or the copy that were named beside it.
-
-    Args:
-        name: As the user gave it.
-        data_dir: `--data-dir`, None if it was not given.
-        dataset_id: `--dataset-id`, None if it was not given.
+    the files (`data_dir`) or the copy (`dataset_id`) that were named beside it.
     """
     if data_dir is None and dataset_id is None and Path(name).expanduser().is_dir():
         return None
@@ -233,14 +221,7 @@ END = "<!-- end of data table -->"
 
 
 def catalog_markdown(rows: Iterable[DatasetRow]) -> str:
-    """One line a set: name, copy on the Hub, classes, images, metric, whether a licence has to be accepted first.
-
-    Args:
-        rows: Rows of the catalog.
-
-    Returns:
-        A Markdown table, each line ended.
-    """
+    """A Markdown table, one line a set: name, copy on the Hub, classes, images, metric, whether it is gated."""
     lines = [
         "| `--dataset` | on the Hub | classes | train | test | metric | gated |",
         "|---|---|---|---|---|---|---|",
