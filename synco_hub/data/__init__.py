@@ -18,10 +18,11 @@ from synco_hub.data.streams.order import BY_ROWS, BY_SHARDS
 from synco_hub.data.streams.retries import StreamReadError
 from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER, StreamSampler, StreamSettings
 from synco_hub.data.streams.source import StreamSource, open_stream
-from synco_hub.data.unreadable_images import DEFAULT_MAX_BAD_FRACTION, TooManyBadImagesError, UnreadableImages
+from synco_hub.data.unreadable_images import TooManyBadImagesError, UnreadableImages
 from synco_hub.data.views.dataset import TwoViewCollator, TwoViewDataset
 from synco_hub.data.views.parameters import TwoViewParameters
 from synco_hub.data.views.worker_views import TwoViewTransform
+from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, DatasetChoice
 
 __all__ = [
     "BY_ROWS",
@@ -29,6 +30,7 @@ __all__ = [
     "DEFAULT_MAX_BAD_FRACTION",
     "DEFAULT_SHUFFLE_BUFFER",
     "UNLABELED",
+    "DatasetChoice",
     "DatasetDescription",
     "EpochSampler",
     "EvaluationDataset",

@@ -20,7 +20,8 @@ from synco_hub.atomic_write import atomic_write
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.table_source import DIFFICULT_COLUMN, LABELS_COLUMN
-from synco_hub.data.unreadable_images import DEFAULT_MAX_BAD_FRACTION, UnreadableImages
+from synco_hub.data.unreadable_images import UnreadableImages
+from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 
 MANIFEST = "prepared.json"
 _FORMAT = 1

@@ -137,7 +137,7 @@ def image_column_of(table: Any, source: TableSource) -> str:
     columns = list(table.features)
     if source.image_column is not None:
         return _present(source, "image", source.image_column, columns)
-    if source.usual_image_column in columns:
+    if source.usual_image_column is not None and source.usual_image_column in columns:
         return source.usual_image_column
     images = [name for name, feature in table.features.items() if isinstance(feature, library.Image)]
     if len(images) != 1:
@@ -154,7 +154,7 @@ def label_column_of(table: Any, source: TableSource) -> str | None:
     columns = list(table.features)
     if source.label_column is not None:
         return _present(source, "label", source.label_column, columns)
-    if source.usual_label_column in columns:
+    if source.usual_label_column is not None and source.usual_label_column in columns:
         return source.usual_label_column
     classes = [name for name, feature in table.features.items() if isinstance(feature, library.ClassLabel)]
     for usual in ("label", LABELS_COLUMN):

@@ -10,7 +10,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
-from timm.data import ImageNetInfo
+from timm.data import ImageNetInfo  # type: ignore[attr-defined]
 
 from synco_hub.data.catalog.row import DatasetRow, Layout
 from synco_hub.data.class_lists import class_list
