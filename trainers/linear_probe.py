@@ -19,8 +19,8 @@ from typing import Any
 from transformers import set_seed
 
 from synco_hub.evaluation import model_source
-from synco_hub.evaluation.classification_targets import ClassificationTargets
-from synco_hub.evaluation.measurement.measured_split import preprocessing
+from synco_hub.evaluation.classification import ClassificationTargets
+from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.feature_adapter import feature_rule
 from synco_hub.features import ExtractionSettings, Features, extract_features
 from synco_hub.hub.classifier import LinearHead, save_classifier

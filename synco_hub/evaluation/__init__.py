@@ -1,7 +1,7 @@
 """Protocols of the paper: a frozen model in, an EvaluationResult out; nothing here steps an optimizer."""
 
 from synco_hub.evaluation.knn import DEFAULT_KS, evaluate_knn, evaluate_knn_features, usable_ks
-from synco_hub.evaluation.measurement.measured_split import MeasuredSplit, measure_split, model_source
+from synco_hub.evaluation.measurement import MeasuredSplit, measure_split, model_source
 from synco_hub.evaluation.neighbours.knn_accuracy import knn_accuracy
 from synco_hub.evaluation.neighbours.nearest_neighbours import Neighbours, nearest_neighbours
 

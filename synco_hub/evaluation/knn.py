@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from synco_hub.data import EvaluationDataset, ImageDataset
-from synco_hub.evaluation.measurement.measured_split import MeasuredSplit, measure_split, model_source
+from synco_hub.evaluation.measurement import MeasuredSplit, measure_split, model_source
 from synco_hub.evaluation.neighbours.knn_accuracy import check_temperature, knn_accuracy
 from synco_hub.evaluation.neighbours.knn_average_precision import knn_average_precision
 from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision, half_precision

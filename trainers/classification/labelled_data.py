@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
-from synco_hub.evaluation.classification_targets import (
+from synco_hub.evaluation.classification import (
     ClassificationTargets,
     check_same_classes,
     classification_targets,

@@ -21,7 +21,7 @@ from synco_hub.evaluation import (
     model_source,
     usable_ks,
 )
-from synco_hub.evaluation.measurement.saved_split import load_split, save_split
+from synco_hub.evaluation.measurement import load_split, save_split
 from synco_hub.features import ExtractionSettings
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import EvaluationResult

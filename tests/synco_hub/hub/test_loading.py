@@ -3,7 +3,7 @@ import timm
 import torch
 from PIL import Image
 
-from synco_hub.evaluation.dense.any_size import any_size_features
+from synco_hub.evaluation.dense_features import any_size_features
 from synco_hub.feature_adapter import feature_rule, image_features
 from synco_hub.hub.loading import check_model_name, load_model, model_facts
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, UnreadableImageError, load_dataset
 from synco_hub.data.catalog.folder import HOLD_OUT_CORRUPTIONS
@@ -14,8 +16,13 @@ from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.data.centre_crop import CentreCropTransform
 from synco_hub.data.class_folders import read_class_folders
 from synco_hub.data.corruptions.corrupted_dataset import ChangedDataset, Corruption
-from synco_hub.data.corruptions.corruptions import SEVERITIES
+from synco_hub.data.corruptions.corruptions import LABEL, SEVERITIES, SMALLEST_SIDE, require_package
 from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.evaluation.image_sample import sampled_images
+from synco_hub.evaluation.measurement import EvaluatedModel, open_split, preprocessing
+from synco_hub.settings import DatasetChoice, RobustnessSettings
+
+logger = logging.getLogger(__name__)
 
 _VALIDATION = ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "val")
 
@@ -74,6 +81,97 @@ class PlannedCell:
     class_list: str | None = None
 
 
+@dataclass(frozen=True)
+class RobustnessPlan:
+    """The cells of a measurement, and what its result says beside them.
+
+    Attributes:
+        cells: In the order in which they are measured.
+        protocol: ``robustness``, or ``robustness_on_the_fly``.
+        data_name: What the images are called.
+        description: Where they come from.
+        preprocessing: How an image became the network's input.
+        seed: Of what is drawn, None if nothing is.
+        notes: What a reader has to know.
+        subset: Whether less is planned than the protocol asks for.
+        data_fingerprint: Of the data set that all cells are made of; None where each cell is a set of its own.
+    """
+
+    cells: Sequence[PlannedCell]
+    protocol: str
+    data_name: str
+    description: str
+    preprocessing: dict[str, Any]
+    seed: int | None = None
+    notes: tuple[str, ...] = ()
+    subset: bool = False
+    data_fingerprint: str | None = None
+
+
+def plan_published(model: EvaluatedModel, data: DatasetChoice, settings: RobustnessSettings) -> RobustnessPlan:
+    """The sets that were named; without names all that lie in the data folder, the absent ones noted."""
+    data_dir = None if data.data_dir is None else Path(data.data_dir)
+    if data_dir is not None and not data_dir.is_dir():
+        raise FileNotFoundError(f"--data-dir {data_dir}: no such folder; give the one that holds the sets.")
+    if data_dir is None and settings.sets is None:
+        raise ValueError("--data-dir is missing: give the folder that holds the sets, or --sets to read Hub copies.")
+    corruptions, transform = _names(settings.corruptions), model.transform
+    cells, absent = [], []
+    for name in chosen_sets(settings.sets or "all"):
+        try:
+            cells += planned_cells(name, data_dir, transform, corruptions)
+        except (FileNotFoundError, ImportError) as error:
+            if settings.sets is not None:
+                raise
+            absent.append(name)
+            logger.warning("left out: %s", error)
+    if not cells:
+        raise FileNotFoundError(
+            f"none of the sets is in {data_dir}: it should hold imagenet-a/, imagenet-c/ or others"
+        )
+    return RobustnessPlan(
+        cells,
+        "robustness",
+        "ImageNet variants",
+        "copies on the Hub" if data_dir is None else str(data_dir.resolve()),
+        {
+            "steps": repr(transform),
+            "imagenet_c": f"centre crop {transform.image_size} only",
+            "mean": list(transform.mean),
+            "std": list(transform.std),
+        },
+        notes=(f"not measured: {', '.join(absent)}",) if absent else (),
+        subset=bool(absent or corruptions),
+    )
+
+
+def plan_on_the_fly(model: EvaluatedModel, data: DatasetChoice, settings: RobustnessSettings) -> RobustnessPlan:
+    """Every corruption and severity on the test images of a data set, or on some of them."""
+    require_package()
+    whole, corruptions = open_split(data, "test", model), _names(settings.corruptions)
+    if whole.transform.image_size < SMALLEST_SIDE:
+        raise ValueError(
+            f"a model of {whole.transform.image_size} pixels: corruptions need {SMALLEST_SIDE}; use another model"
+        )
+    images, subset = sampled_images(whole.images, settings.num_images, settings.seed)
+    about = images.description
+    return RobustnessPlan(
+        planned_corruptions(images, whole.transform, settings.seed, corruptions),
+        "robustness_on_the_fly",
+        about.name,
+        f"{about.source}; {about.split_rule}; fingerprint {about.fingerprint}",
+        preprocessing(whole),
+        settings.seed,
+        (LABEL,),
+        subset is not None or corruptions is not None,
+        about.fingerprint,
+    )
+
+
+def _names(text: str | None) -> list[str] | None:
+    return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
+
+
 def chosen_sets(names: str) -> list[str]:
     """Names of sets, each once.
 
@@ -85,7 +183,7 @@ def chosen_sets(names: str) -> list[str]:
     """
     if names.strip() == "all":
         return list(ROBUSTNESS_SETS)
-    wanted = [name.strip() for name in names.split(",") if name.strip()]
+    wanted = _names(names) or []
     unknown = [name for name in wanted if name not in ROBUSTNESS_SETS]
     if unknown or not wanted:
         raise ValueError(f"sets {names!r}: {unknown or 'none'} given, known are {', '.join(ROBUSTNESS_SETS)} and all")

@@ -1,7 +1,9 @@
+""""""
+
 import pytest
 
 from synco_hub.data.class_lists import class_list, imagenet_indices
-from synco_hub.evaluation.shifts.class_columns import class_columns
+from synco_hub.evaluation.class_columns import class_columns
 
 
 def test_wnids_are_found_in_any_order_and_among_others():

@@ -6,8 +6,8 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from synco_hub.evaluation.dense import label_propagation
-from synco_hub.evaluation.dense.label_propagation import (
+from synco_hub.evaluation import label_propagation
+from synco_hub.evaluation.label_propagation import (
     LabelPropagation,
     PropagationSettings,
     labels_to_mask,

@@ -11,9 +11,17 @@ from PIL import Image
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, FractalDataset, FractalParameters, load_image_folder
 from synco_hub.evaluation import measure_split, model_source
-from synco_hub.evaluation.measurement.measured_split import classifier_source, data_source
-from synco_hub.features import ExtractionSettings
+from synco_hub.evaluation.measurement import (
+    MeasuredSplit,
+    check_same_model,
+    classifier_source,
+    data_source,
+    load_split,
+    save_split,
+)
+from synco_hub.features import ExtractionSettings, Features
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
+from synco_hub.results import DataSource, ModelSource
 
 QUIET = ExtractionSettings(batch_size=4, max_bad_fraction=0.5, progress=False)
 
@@ -109,3 +117,22 @@ def test_arithmetic_of_lower_precision_is_recorded_and_near(tmp_path: Path) -> N
     assert rounded.preprocessing["autocast"] == "bfloat16"
     difference = (rounded.features.values - exact.features.values).norm() / exact.features.values.norm()
     assert 0 < float(difference) < 0.05  # 8 bits of mantissa
+
+
+def test_a_round_trip_keeps_everything(tmp_path):
+    features = Features(torch.randn(3, 4), torch.tensor([0, 1, 0]), torch.tensor([0, 2, 3]), torch.tensor([1]), {})
+    split = MeasuredSplit(features, DataSource("d", "test", 3), ("a", "ö"), ("bad.png",), {"image_size": 32})
+    model = ModelSource("m", "the feature", None, 7)
+    path = save_split(split, model, tmp_path / "f" / "test.safetensors")
+    loaded, source = load_split(path)
+    assert source == model
+    assert (loaded.source, loaded.class_names, loaded.skipped_files) == (split.source, ("a", "ö"), ("bad.png",))
+    assert loaded.preprocessing == {"image_size": 32}
+    assert torch.equal(loaded.features.values, features.values)
+    check_same_model(model, source)
+    with pytest.raises(ValueError, match="neighbours need one model"):
+        check_same_model(model, ModelSource("n"))
+    with pytest.raises(ValueError, match="does not say which split"):
+        load_split(features.save(tmp_path / "bare.safetensors"))
+    with pytest.raises(FileNotFoundError, match="--save-features"):
+        load_split(tmp_path / "nowhere")

@@ -5,7 +5,7 @@ import pytest
 
 from synco_hub.data import EvaluationTransform, load_dataset
 from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
-from synco_hub.evaluation.shifts.robustness_sets import (
+from synco_hub.evaluation.robustness_sets import (
     ROBUSTNESS_SETS,
     checked_corruptions,
     chosen_sets,

@@ -1,19 +1,113 @@
+import inspect
 import sys
 
 import numpy as np
 import pytest
 import torch
+from torchvision.transforms.v2 import functional as transforms
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from synco_hub.evaluation.attacks.attack_settings import ATTACKS, FGSM, with_epsilon
-from synco_hub.evaluation.attacks.attacks import (
+from synco_hub.evaluation.attacks import (
+    ATTACKS,
+    FGSM,
     AttackedBatch,
+    AutoAttack,
+    PixelClassifier,
+    _check_pixels,
     adversarial_images,
     attack_batch,
-    check_pixels,
+    attackable,
+    chosen_attacks,
     require_library,
+    with_epsilon,
 )
-from synco_hub.evaluation.attacks.pixel_classifier import attackable
+
+
+def test_the_numbers_of_the_paper():
+    byte = 1 / 255
+    assert ATTACKS["fgsm"].epsilon == 8 * byte
+    assert (ATTACKS["pgd"].epsilon, ATTACKS["pgd"].step_size, ATTACKS["pgd"].steps) == (8 * byte, 2 * byte, 10)
+    assert (ATTACKS["tifgsm"].epsilon, ATTACKS["tifgsm"].step_size, ATTACKS["tifgsm"].steps) == (
+        8 * byte,
+        2 * byte,
+        10,
+    )
+    wagner = ATTACKS["cw"]
+    assert (wagner.constant, wagner.confidence, wagner.steps, wagner.learning_rate) == (1e-4, 0, 50, 0.01)
+    assert ATTACKS["square"].queries == 1000
+    assert (ATTACKS["one_pixel"].pixels, ATTACKS["one_pixel"].steps) == (1, 10)
+
+
+@pytest.mark.parametrize("name", list(ATTACKS))
+def test_what_the_paper_does_not_say_is_the_librarys_default(name):
+    library = pytest.importorskip("torchattacks")
+    attack = ATTACKS[name]
+    defaults = inspect.signature(getattr(library, attack.library_name).__init__).parameters
+    given = attack.library_arguments(num_classes=1000, seed=5)
+    names = {"epsilon": "eps", "restarts": "n_restarts", "first_share": "p_init", "target_classes": "n_classes"}
+    for key in attack.from_library:
+        there = names.get(key, key)
+        assert given[there] == defaults[there].default, key
+    assert set(given) <= set(defaults)
+
+
+def test_another_bound_keeps_the_share_of_a_step():
+    half = with_epsilon(ATTACKS["pgd"], 4 / 255)
+    assert half.step_size == pytest.approx(1 / 255)
+    assert with_epsilon(ATTACKS["pgd"], 0).step_size == 0
+    assert with_epsilon(ATTACKS["cw"], 0.5) is ATTACKS["cw"]
+    with pytest.raises(ValueError, match="epsilon=8"):
+        with_epsilon(ATTACKS["fgsm"], 8)
+
+
+def test_names_are_checked_and_autoattack_needs_four_classes():
+    assert list(chosen_attacks("all")) == list(ATTACKS)
+    assert list(chosen_attacks("pgd, fgsm,pgd")) == ["pgd", "fgsm"]
+    for wrong in ("deepfool", "", "fgsm,deepfool"):
+        with pytest.raises(ValueError, match="known are fgsm"):
+            chosen_attacks(wrong)
+    assert AutoAttack().library_arguments(1000, 0)["n_classes"] == 10
+    assert AutoAttack().library_arguments(5, 0)["n_classes"] == 5
+    with pytest.raises(ValueError, match="AutoAttack on 3 classes"):
+        AutoAttack().library_arguments(3, 0)
+
+
+MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
+
+
+class Linear(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(3 * 64, 5)
+
+    def forward(self, pixel_values):
+        return ImageClassifierOutput(logits=self.layer(pixel_values.flatten(1)))
+
+
+def test_it_is_the_plain_classifier_to_the_bit_and_counts():
+    images, network = torch.rand(7, 3, 8, 8), Linear()
+    wrapper = PixelClassifier(network, MEAN, STD)
+    plain = network(torch.stack([transforms.normalize(image, MEAN, STD) for image in images])).logits
+    assert torch.equal(wrapper(images), plain)
+    assert torch.equal(wrapper.plain_logits(transforms.normalize(images, MEAN, STD)), plain)
+    assert wrapper.images_forwarded == 7
+    assert wrapper(images.half().float()).dtype == torch.float32
+
+
+def test_gradients_reach_pixels_and_not_weights_and_all_is_put_back():
+    network = Linear().train()
+    network.layer.bias.requires_grad_(False)
+    with attackable(network, MEAN, STD, None) as wrapper:
+        assert not wrapper.training
+        assert not network.training
+        images = torch.rand(2, 3, 8, 8, requires_grad=True)
+        wrapper(images).sum().backward()
+        assert images.grad.abs().sum() > 0
+        assert network.layer.weight.grad is None
+    assert network.training
+    assert network.layer.weight.requires_grad
+    assert not network.layer.bias.requires_grad
+
 
 HALF = (0.5, 0.5, 0.5)
 
@@ -145,8 +239,8 @@ def test_pixels_outside_and_broken_bounds_are_refused(trained, monkeypatch):
     for wrong in (images * 255, images - 0.6, torch.full_like(images, torch.nan)):
         with pytest.raises(ValueError, match=r"attacks work on pixels in \[0, 1\]"):
             attacked((network, wrong, labels), ATTACKS["fgsm"])
-    check_pixels(torch.tensor([0.0, 1.0]), "the images")
-    monkeypatch.setattr("synco_hub.evaluation.attacks.attacks.adversarial_images", lambda *args: 1 - args[2])
+    _check_pixels(torch.tensor([0.0, 1.0]), "the images")
+    monkeypatch.setattr("synco_hub.evaluation.attacks.adversarial_images", lambda *args: 1 - args[2])
     for name, text in (("pgd", "its bound is 0.031373"), ("one_pixel", "changed more than 1 pixel")):
         with pytest.raises(ValueError, match=text):
             attacked(trained, ATTACKS[name])

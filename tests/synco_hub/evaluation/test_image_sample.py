@@ -1,8 +1,10 @@
+""""""
+
 import numpy as np
 import pytest
 
 from synco_hub.data import load_dataset
-from synco_hub.evaluation.measurement.image_sample import sampled_images
+from synco_hub.evaluation.image_sample import sampled_images
 
 
 def test_samples_are_parts_of_larger_ones_and_keep_order_and_labels(tmp_path):
