@@ -11,7 +11,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub.install import install_checkpoint
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from trainers import linear_probe, pretrain
 
@@ -90,5 +90,7 @@ def test_the_synthetic_negatives_in_anyones_loop():
 
 
 def test_every_file_named_exists():
-    for path in re.findall(r"`((?:synco_hub|trainers|tests|space_app|model_cards)/[\w./-]+)`", README):
+    for path in re.findall(
+        r"`(?:python )?((?:synco_hub|trainers|tests|space_app|model_cards|docs)/[\w./-]+)`", README
+    ):
         assert (ROOT / path).exists(), path

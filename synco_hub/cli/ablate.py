@@ -12,7 +12,7 @@ from typing import Any
 
 import typer
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.demo import SETTINGS
 
 PLAN_FILE = "ablation_plan.json"
@@ -146,5 +146,5 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
                 f"now {', '.join(sorted(now - earlier)) or '-'}): give the same ones, or another --output-dir."
             )
         return
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + "\n")

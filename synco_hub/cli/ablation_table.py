@@ -15,7 +15,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
 
@@ -205,8 +205,8 @@ def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, sett
         "ablation.csv": comma_separated(rows),
     }
     for name, text in texts.items():
-        with written_whole(directory / name) as temporary:
+        with atomic_write(directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    with written_whole(directory / "ablation.png") as temporary:
+    with atomic_write(directory / "ablation.png") as temporary:
         figure(runs, rows, metric).savefig(temporary, dpi=110)
     return [directory / name for name in (*texts, "ablation.png")]

@@ -46,7 +46,7 @@ def adversarial(
     from synco_hub.evaluation.attacks.attacks import require_library
     from synco_hub.evaluation.measurement.image_sample import sampled_images
     from synco_hub.features import ExtractionSettings
-    from synco_hub.hub.classifier import load_classifier
+    from synco_hub.hub.loading import load_classifier
 
     chosen = chosen_attacks(attacks, None if epsilon is None else fraction(epsilon))
     require_library()

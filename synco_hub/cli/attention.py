@@ -39,7 +39,7 @@ def attention(
     """
     # torch takes seconds to import: only when the command runs, never for --help.
     from synco_hub.data import decode_rgb
-    from synco_hub.hub.classifier import load_with_head
+    from synco_hub.hub.loading import load_with_head
     from synco_hub.visualization import attends_in_windows, save_figure
 
     pictures = [decode_rgb(path) for path in image]
@@ -97,7 +97,7 @@ def _grid(
 
 def _same_pictures(ours: list[Any], theirs: list[Any]) -> bool:
     """Whether both show the same part of the images; sizes and last bits may differ."""
-    from synco_hub.visualization.prepared_image import same_part
+    from synco_hub.visualization.overlay import same_part
 
     return len(ours) == len(theirs) and all(same_part(a, b) for a, b in zip(ours, theirs, strict=True))
 

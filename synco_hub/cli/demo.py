@@ -32,8 +32,6 @@ SETTINGS = {
     "dataloader-num-workers": "1",
     "logging-steps": "50",
     "save-strategy": "no",
-    # The path that the published numbers of the demonstration were made on.
-    "augment-on": "reference",
 }
 
 

@@ -13,8 +13,8 @@ from synco_hub.data import load_dataset
 from synco_hub.evaluation import evaluate_knn
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.card.model_card import write_card
-from synco_hub.hub.install import install_checkpoint
 from synco_hub.hub.loading import load_model
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 from synco_hub.visualization import attention_figure, attention_maps, denormalised, save_figure

@@ -67,7 +67,7 @@ def discovery(
 def _boxes_figure(images: Sequence[BoxedImage], boxes: Tensor, count: int, title: str) -> Figure:
     """Images at even distances over the split."""
     from synco_hub.data import decode_rgb
-    from synco_hub.visualization.box_figure import BoxedPicture, box_figure
+    from synco_hub.visualization.figures import BoxedPicture, box_figure
 
     count = min(count, len(images))
     places = [number * len(images) // count for number in range(count)]

@@ -17,8 +17,6 @@ from synco_hub.cli.retrieval import retrieval
 from synco_hub.cli.robustness import robustness
 from synco_hub.cli.video_segmentation import video_segmentation
 
-DEFAULT_BATCH_SIZE = 128
-
 evaluate = typer.Typer(no_args_is_help=True, help="Measure a frozen model by one of the paper's protocols.")
 evaluate.command("adversarial")(adversarial)
 evaluate.command("discovery")(discovery)
@@ -49,13 +47,10 @@ def knn(
     revision: Revision = None,
     image_column: ImageColumn = None,
     label_column: LabelColumn = None,
-    batch_size: str = typer.Option(str(DEFAULT_BATCH_SIZE), help="Images per forward, or auto: the fastest."),
+    batch_size: int = typer.Option(128, help="Images per forward."),
     num_workers: int = typer.Option(2, help="Processes that decode images."),
-    num_processes: int = typer.Option(1, help="Processes that share images and queries; a GPU each on cuda."),
+    num_processes: int = typer.Option(1, help="Processes that share the images; a GPU each on cuda."),
     precision: Precision = typer.Option(Precision.fp32, help="Arithmetic of the network; the vote is in fp32."),
-    search_precision: Precision = typer.Option(
-        Precision.fp32, help="Arithmetic that candidates are found in; the neighbours are exact in every one."
-    ),
     device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
     split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
     max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
@@ -72,12 +67,12 @@ def knn(
     """
     check_result_file(output)
     # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.evaluation_inputs import DataChoice, autocast_dtype, best_device, fixed_batch_size
+    from synco_hub.cli.evaluation_inputs import DataChoice, autocast_dtype, best_device
     from synco_hub.cli.knn_evaluation import knn_of_features, knn_of_model
     from synco_hub.features import ExtractionSettings
 
     if features is not None:
-        result = knn_of_features(features, k or None, best_device(device), num_processes, search_precision.value)
+        result = knn_of_features(features, k or None, best_device(device))
     else:
         if model is None:
             raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
@@ -85,14 +80,12 @@ def knn(
             *(dataset, data_dir, image_column, label_column, split_seed, train_fraction, train_list),
             *(dataset_id, config, revision, train_dataset, train_data_dir),
         )
-        size = fixed_batch_size(batch_size)
         settings = ExtractionSettings(
-            *(size or DEFAULT_BATCH_SIZE, num_workers, best_device(device)),
+            *(batch_size, num_workers, best_device(device)),
             *(autocast_dtype(precision.value), max_bad_fraction),
             num_processes=num_processes,
-            autotune_batch=size is None,
         )
-        result = knn_of_model(model, choice, k or None, settings, save_features, search_precision.value)
+        result = knn_of_model(model, choice, k or None, settings, save_features)
     result.save(output)
     print(f"{result.dataset.count} test images of {result.dataset.name}: {result.dataset.description}")
     for name, value in result.metrics.items():

@@ -16,7 +16,7 @@ from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.evaluation.efficiency import PRECISIONS
 from synco_hub.evaluation.neighbours.low_shot import low_shot_subset
 from synco_hub.features import ExtractionSettings
-from synco_hub.hub.classifier import load_classifier
+from synco_hub.hub.loading import load_classifier
 from synco_hub.results import EvaluationResult
 
 
@@ -99,19 +99,6 @@ def classification_of_model(model: str, choice: DataChoice, settings: Extraction
     """
     classifier, processor, names = load_classifier(model)
     return evaluate_classification(classifier, names, evaluation_split(choice, "test", processor), model, settings)
-
-
-def fixed_batch_size(text: str) -> int | None:
-    """The number that `--batch-size` gives, None for `auto`.
-
-    Raises:
-        ValueError: If it is neither.
-    """
-    if text == "auto":
-        return None
-    if not (text.isascii() and text.isdigit() and int(text) > 0):
-        raise ValueError(f"--batch-size {text}: give a number of images from 1, or auto")
-    return int(text)
 
 
 def autocast_dtype(precision: str) -> torch.dtype | None:

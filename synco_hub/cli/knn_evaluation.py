@@ -10,7 +10,6 @@ from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
 from synco_hub.evaluation import evaluate_knn, evaluate_knn_features, measure_split, model_source, usable_ks
 from synco_hub.evaluation.knn import require_classes
 from synco_hub.evaluation.measurement.saved_split import check_same_model, load_split, save_split
-from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision, half_precision
 from synco_hub.features import ExtractionSettings
 from synco_hub.hub.loading import load_model, model_facts
 from synco_hub.results import EvaluationResult
@@ -24,7 +23,6 @@ def knn_of_model(
     ks: Sequence[int] | None,
     settings: ExtractionSettings,
     save_features: Path | None = None,
-    precision: SearchPrecision = "fp32",
 ) -> EvaluationResult:
     """Measure a model, and keep its features if a folder for them is given.
 
@@ -34,18 +32,16 @@ def knn_of_model(
         ks: Numbers of neighbours; None for the protocol's.
         settings: How features are computed.
         save_features: Folder for the features of both splits.
-        precision: Arithmetic of the search for neighbours.
     """
     started = time.perf_counter()
     network, processor = load_model(model)
     print(f"{model}: {model_facts(network, processor)}")
     train, test = (evaluation_split(choice, split, processor) for split in ("train", "test"))
     if save_features is None:
-        return evaluate_knn(network, train, test, ks=ks, settings=settings, model_name=model, precision=precision)
+        return evaluate_knn(network, train, test, ks=ks, settings=settings, model_name=model)
     for dataset in (train, test):
         require_classes(dataset.images)
     usable_ks(ks, len(train))
-    half_precision(precision, settings.device or "cpu")
     source = model_source(network, model)
     bank, queries = (measure_split(network, dataset, settings) for dataset in (train, test))
     for split, file in zip((bank, queries), _FILES, strict=True):
@@ -58,26 +54,16 @@ def knn_of_model(
         device=settings.device or "cpu",
         progress=settings.progress,
         started=started,
-        num_processes=settings.num_processes,
-        precision=precision,
     )
 
 
-def knn_of_features(
-    folder: Path,
-    ks: Sequence[int] | None,
-    device: str,
-    num_processes: int = 1,
-    precision: SearchPrecision = "fp32",
-) -> EvaluationResult:
+def knn_of_features(folder: Path, ks: Sequence[int] | None, device: str) -> EvaluationResult:
     """Measure features that :func:`knn_of_model` kept.
 
     Args:
         folder: Where they are.
         ks: Numbers of neighbours; None for the protocol's.
         device: Where neighbours are searched.
-        num_processes: Processes that share the queries.
-        precision: Arithmetic of the search for neighbours.
 
     Raises:
         FileNotFoundError: If a file is missing.
@@ -85,6 +71,4 @@ def knn_of_features(
     """
     (bank, model), (queries, other) = (load_split(folder / file) for file in _FILES)
     check_same_model(model, other)
-    return evaluate_knn_features(
-        bank, queries, model, ks, device=device, num_processes=num_processes, precision=precision
-    )
+    return evaluate_knn_features(bank, queries, model, ks, device=device)

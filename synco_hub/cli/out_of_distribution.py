@@ -48,7 +48,7 @@ def out_of_distribution(
     from synco_hub.cli.evaluation_inputs import best_device
     from synco_hub.evaluation.out_of_distribution import evaluate_out_of_distribution
     from synco_hub.features import ExtractionSettings
-    from synco_hub.hub.classifier import load_classifier
+    from synco_hub.hub.loading import load_classifier
 
     if (in_dataset is None) != (out_dataset is None) or (in_dataset is None) == (data_dir is None):
         raise ValueError("give --data-dir for ImageNet-O, or --in-dataset together with --out-dataset.")

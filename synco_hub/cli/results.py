@@ -7,7 +7,7 @@ from pathlib import Path
 
 import typer
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.results_table import comparison, find_results, to_csv, to_json, to_markdown
 
 results = typer.Typer(no_args_is_help=True, help="Compare results with each other and with the paper.")
@@ -43,6 +43,6 @@ def table(
     """
     text = _WRITERS[format](comparison(find_results(paths, protocol), with_paper=paper))
     if output is not None:
-        with written_whole(output) as temporary:
+        with atomic_write(output) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print(text, end="")

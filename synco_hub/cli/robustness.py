@@ -51,7 +51,7 @@ def robustness(
     from synco_hub.data import EvaluationTransform
     from synco_hub.evaluation.robustness import RobustnessRun
     from synco_hub.features import ExtractionSettings
-    from synco_hub.hub.classifier import load_classifier
+    from synco_hub.hub.loading import load_classifier
 
     names = None if corruptions is None else [name.strip() for name in corruptions.split(",") if name.strip()]
     if on_the_fly and (sets is not None or data_dir is not None):
@@ -108,7 +108,7 @@ def _drawn(
     dataset: str, processor: object, draw: tuple[int | None, int, int], corruptions: list[str] | None
 ) -> tuple[list[PlannedCell], RobustnessFacts]:
     from synco_hub.cli.evaluation_inputs import DataChoice, evaluation_split
-    from synco_hub.data.corruptions.corruptions import LABEL, SMALLEST_SIDE, require_package
+    from synco_hub.data.corruptions import LABEL, SMALLEST_SIDE, require_package
     from synco_hub.evaluation.measurement.image_sample import sampled_images
     from synco_hub.evaluation.measurement.measured_split import preprocessing
     from synco_hub.evaluation.robustness import RobustnessFacts

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synco_hub.data import BadImageLedger, EvaluationDataset
-from synco_hub.data.corruptions.corrupted_dataset import pixel_transform
+from synco_hub.data.corruptions import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.random_keys import random_key
 from synco_hub.evaluation.attacks import (

@@ -17,8 +17,8 @@ from torch.nn import functional as F
 from synco_hub.feature_adapter import FeatureRule, feature_network, image_features, patch_embedding
 from synco_hub.frozen import frozen
 from synco_hub.visualization import attends_in_windows, token_map
-from synco_hub.visualization.last_attention import forward_any_size
-from synco_hub.visualization.token_map import tokens_on_grid
+from synco_hub.visualization.recorded_attention import forward_any_size
+from synco_hub.visualization.token_maps import tokens_on_grid
 
 
 def patch_sides(network: nn.Module) -> tuple[int, int]:

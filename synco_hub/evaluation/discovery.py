@@ -44,7 +44,7 @@ _BOXES_FILE = "boxes.json"
 def evaluate(
     model: EvaluatedModel, data: DatasetChoice, settings: DiscoverySettings, output: Path | None = None
 ) -> EvaluationResult:
-    """Measure a ViT on a folder of VOC2007; boxes are kept in `settings.save_boxes`, some drawn to `settings.figure`."""
+    """Measure a ViT on a folder of VOC2007; some boxes are drawn to `settings.figure`, if that is given."""
     if settings.save_boxes is not None:
         check_output_folder(Path(settings.save_boxes), "--save-boxes")
     if settings.figure is not None:

@@ -20,9 +20,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data import ImageDataset, UnreadableImageError
-from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.feature_adapter import feature_network
 
@@ -83,7 +83,7 @@ class ResumableFolder:
     def save_tensors(self, name: str, contents: str, tensors: Mapping[str, Tensor]) -> None:
         """As :meth:`save_part`, for tensors; the name ends in .safetensors."""
         if self.path is not None:
-            with written_whole(self.path / name) as temporary:
+            with atomic_write(self.path / name) as temporary:
                 save_file(dict(tensors), temporary, metadata={_CONTENTS: contents})
 
     def load_tensors(self, name: str, contents: str) -> dict[str, Tensor] | None:
@@ -141,7 +141,7 @@ def _shown(value: Any) -> str:
 
 def write_json(file: Path, values: Any) -> None:
     """Write JSON values, whole or not at all."""
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from synco_hub.data import BadImageLedger, EvaluationDataset, ImageDataset
 from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
-from synco_hub.data.corruptions.corruptions import SEVERITIES
+from synco_hub.data.corruptions import SEVERITIES
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.evaluation.class_columns import class_columns
 from synco_hub.evaluation.classification import check_same_classes, classification_targets

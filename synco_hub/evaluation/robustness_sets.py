@@ -15,9 +15,15 @@ from synco_hub.data.catalog.folder import HOLD_OUT_CORRUPTIONS
 from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.data.centre_crop import CentreCropTransform
 from synco_hub.data.class_folders import read_class_folders
-from synco_hub.data.corruptions.corrupted_dataset import ChangedDataset, Corruption
-from synco_hub.data.corruptions.corruptions import LABEL, SEVERITIES, SMALLEST_SIDE, require_package
-from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.corruptions import (
+    LABEL,
+    SEVERITIES,
+    SMALLEST_SIDE,
+    ChangedDataset,
+    Corruption,
+    WatermarkedImages,
+    require_package,
+)
 from synco_hub.evaluation.image_sample import sampled_images
 from synco_hub.evaluation.measurement import EvaluatedModel, open_split, preprocessing
 from synco_hub.settings import DatasetChoice, RobustnessSettings

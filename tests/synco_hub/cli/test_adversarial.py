@@ -39,7 +39,7 @@ def command(monkeypatch, tmp_path):
     processor = image_processor(32)
     processor.size = {"shortest_edge": 32}  # a resize would blur the stripes
     names = tuple(f"c{index}" for index in range(5))
-    monkeypatch.setattr("synco_hub.hub.classifier.load_classifier", lambda name: (Stripes(10), processor, names))
+    monkeypatch.setattr("synco_hub.hub.loading.load_classifier", lambda name: (Stripes(10), processor, names))
 
     def invoke(*flags):
         base = ["evaluate", "adversarial", "--model", "m", "--dataset", str(tmp_path / "data"), "--device", "cpu"]

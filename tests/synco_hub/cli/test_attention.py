@@ -5,7 +5,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub.classifier import LinearHead, save_classifier
+from synco_hub.hub.loading import LinearHead, save_classifier
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 
@@ -116,7 +116,7 @@ def test_every_kind_that_fits_draws_any_image_at_any_detail(tmp_path, backbone):
 def test_models_that_crop_differently_have_an_input_each(tmp_path, monkeypatch):
     from synco_hub.cli import attention as command
     from synco_hub.data import decode_rgb
-    from synco_hub.hub.classifier import load_with_head
+    from synco_hub.hub.loading import load_with_head
 
     pixels = np.random.default_rng(3).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((240, 180)).save(tmp_path / "picture.png")

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.card` by the command line, as a user calls it."""
+
 import json
 
 from typer.testing import CliRunner

@@ -1,4 +1,7 @@
-"""The same flags with the same words wherever a data set is named, and each reaches the reader of data sets."""
+"""The same flags with the same words wherever a data set is named, and each reaches the reader of data sets.
+
+By the command line, as a user calls `synco_hub.cli.dataset_flags`.
+"""
 
 import pytest
 import typer

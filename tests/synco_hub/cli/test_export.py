@@ -1,10 +1,12 @@
+"""`synco_hub.cli.export` by the command line, as a user calls it."""
+
 import json
 
 import pytest
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
-from synco_hub.hub.install import install_checkpoint
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 

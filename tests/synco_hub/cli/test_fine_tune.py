@@ -1,3 +1,5 @@
+"""`synco_hub.cli.fine_tune` by the command line, as a user calls it."""
+
 import os
 import sys
 

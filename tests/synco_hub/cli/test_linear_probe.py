@@ -1,3 +1,5 @@
+"""`synco_hub.cli.linear_probe` by the command line, as a user calls it."""
+
 import os
 import sys
 

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.publish_space` by the command line, as a user calls it."""
+
 import pytest
 from typer.testing import CliRunner
 

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.results` by the command line, as a user calls it."""
+
 from typer.testing import CliRunner
 
 from synco_hub.cli.main import app
