@@ -98,7 +98,7 @@ def test_parameters_are_those_of_the_backbone() -> None:
 
 def test_a_classifier_counts_with_its_head_and_a_split_says_how_it_was_made(tmp_path: Path) -> None:
     model = synco()
-    source = classifier_source(model, "probe", "abc")
+    source = classifier_source(EvaluatedModel(model, None, "probe"), "abc")
     assert (source.name, source.feature, source.revision) == ("probe", "classifier", "abc")
     assert source.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     about = FractalDataset("test", FractalParameters(3, 1, 4, 32), tmp_path).description
