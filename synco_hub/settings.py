@@ -124,6 +124,11 @@ class KnnSettings(ExtractionSettings):
     save_features: str | None = setting(None, "Folder to keep the features of both splits in.")
     features: str | None = setting(None, "Folder of --save-features: vote again without the model.")
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.k, int):
+            object.__setattr__(self, "k", [self.k])
+
 
 @dataclass(frozen=True)
 class ClassificationSettings(ForwardSettings):

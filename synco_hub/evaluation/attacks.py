@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synco_hub.frozen import frozen
+from synco_hub.features import frozen
 from synco_hub.metrics import target_ranks
 
 PAPER_EPSILON = 8 / 255

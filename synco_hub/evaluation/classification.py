@@ -25,7 +25,7 @@ from synco_hub.evaluation.measurement import (
     preprocessing,
     save_each,
 )
-from synco_hub.frozen import frozen
+from synco_hub.features import frozen
 from synco_hub.metrics import average_precision, mean_per_class_share, target_ranks, voc_average_precision_11_point
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import ClassificationSettings, DatasetChoice, ForwardSettings

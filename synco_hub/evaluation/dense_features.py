@@ -14,8 +14,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synco_hub.feature_adapter import FeatureRule, feature_network, image_features, patch_embedding
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import FeatureRule, feature_network, image_features, patch_embedding
+from synco_hub.features import frozen
 from synco_hub.visualization import attends_in_windows, token_map
 from synco_hub.visualization.recorded_attention import forward_any_size
 from synco_hub.visualization.token_maps import tokens_on_grid
@@ -25,7 +25,7 @@ def patch_sides(network: nn.Module) -> tuple[int, int]:
     """Height and width in pixels of the network's patches; 1 and 1 for a network that cuts none.
 
     Args:
-        network: What :func:`synco_hub.feature_adapter.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
     """
     size: Any = getattr(patch_embedding(network), "patch_size", None)
     size = getattr(getattr(network, "config", None), "patch_size", None) if size is None else size
@@ -83,10 +83,10 @@ def pad_to_patches(pixels: Tensor, sides: tuple[int, int]) -> Tensor:
 
 
 def any_size_features(network: nn.Module, pixels: Tensor, rule: FeatureRule) -> Tensor:
-    """The feature of :mod:`synco_hub.feature_adapter` for images of another size than the model's own.
+    """The feature of :mod:`synco_hub.feature_pooling` for images of another size than the model's own.
 
     Args:
-        network: What :func:`synco_hub.feature_adapter.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
         pixels: Whole patches. Shape: (batch, channels, height, width).
         rule: Which feature.
 
@@ -124,7 +124,7 @@ def chosen_stage(model: nn.Module, stage: int | None = None) -> int | None:
     """Which stage of a Swin gives the features.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows.
+        model: Any model that :mod:`synco_hub.feature_pooling` knows.
         stage: Counted from 1; None for the last one whose patches are at most 16 pixels wide.
 
     Returns:

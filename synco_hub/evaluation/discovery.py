@@ -21,8 +21,8 @@ from synco_hub.data.voc_boxes import BoxedImage, load_voc_boxes
 from synco_hub.evaluation.dense_features import pad_to_patches, patch_sides, pixel_values
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import frozen
 from synco_hub.metrics import correct_localization
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
 from synco_hub.output_paths import check_output_file, check_output_folder

@@ -24,13 +24,12 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import AUTOCAST_TYPES, frozen
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
-from synco_hub.settings import DatasetChoice, EfficiencySettings
+from synco_hub.settings import DatasetChoice, EfficiencySettings, Precision
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 # Batches before those that are timed.
 _WARMUP = 3
 
@@ -58,7 +57,7 @@ def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | No
     """Measure what a forward pass of a frozen model costs.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows; it stays as it is.
+        model: Any model that :mod:`synco_hub.feature_pooling` knows; it stays as it is.
         settings: Batch size, repeats, device (None for the CPU) and arithmetic.
 
     Returns:
@@ -160,8 +159,8 @@ def peak_memory_mb(device: torch.device | str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def _forward(network: Any, pixels: Tensor, precision: str) -> None:
-    dtype = PRECISIONS[precision]
+def _forward(network: Any, pixels: Tensor, precision: Precision) -> None:
+    dtype = AUTOCAST_TYPES[precision]
     with torch.autocast(pixels.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         network(pixels)
 

@@ -12,11 +12,10 @@ import torch
 from torch import nn
 
 from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTransform, load_dataset
-from synco_hub.feature_adapter import feature_network, feature_rule
-from synco_hub.feature_processes import extract_features_in_processes
-from synco_hub.features import ExtractionSettings, Features
+from synco_hub.feature_pooling import feature_network, feature_rule
+from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
 from synco_hub.results import DataSource, EvaluationResult, ModelSource
-from synco_hub.settings import DatasetChoice
+from synco_hub.settings import DatasetChoice, ExtractionSettings
 
 _KEY = "measured_split"
 
@@ -105,7 +104,7 @@ def measure_split(
     """Compute the features of a split.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows; it stays as it is.
+        model: Any model that :mod:`synco_hub.feature_pooling` knows; it stays as it is.
         dataset: The split with its evaluation transform.
         settings: How features are computed.
 
@@ -113,6 +112,7 @@ def measure_split(
         ValueError: As :func:`synco_hub.features.extract_features`.
     """
     about, settings = dataset.images.description, settings or ExtractionSettings()
+    dtype = AUTOCAST_TYPES[settings.precision]
     features = extract_features_in_processes(
         model, dataset, settings, title=f"features of {about.name} ({about.split})"
     )
@@ -126,7 +126,7 @@ def measure_split(
         skipped_files=tuple(dataset.name(index) for index in features.skipped.tolist()),
         preprocessing={
             **preprocessing(dataset),
-            **({} if settings.dtype is None else {"autocast": str(settings.dtype).removeprefix("torch.")}),
+            **({} if dtype is None else {"autocast": str(dtype).removeprefix("torch.")}),
         },
     )
 
@@ -159,7 +159,7 @@ def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
     """What a result says about a model.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows.
+        model: Any model that :mod:`synco_hub.feature_pooling` knows.
         name: What the user called it; None for the name it was loaded by, else its class.
     """
     network = feature_network(model)

@@ -41,8 +41,8 @@ from synco_hub.evaluation.measurement import (
 )
 from synco_hub.evaluation.resume import ResumableFolder, contents_of_images, model_identity
 from synco_hub.evaluation.robustness_sets import found_folder
-from synco_hub.feature_adapter import feature_network, feature_rule, image_features
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import feature_network, feature_rule, image_features
+from synco_hub.features import frozen
 from synco_hub.output_paths import check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, ForwardSettings, OutOfDistributionSettings

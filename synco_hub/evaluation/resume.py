@@ -24,7 +24,7 @@ from synco_hub.atomic_write import atomic_write
 from synco_hub.data import ImageDataset, UnreadableImageError
 from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.feature_adapter import feature_network
+from synco_hub.feature_pooling import feature_network
 
 _FILE = "measurement.json"
 _CONTENTS = "contents"

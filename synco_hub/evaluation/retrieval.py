@@ -27,9 +27,8 @@ from synco_hub.data.revisited_retrieval import SETUPS, RetrievalData, load_retri
 from synco_hub.evaluation.dense_features import any_size_features, cut_to_patches, patch_sides, pixel_values
 from synco_hub.evaluation.measurement import EvaluatedModel, metric_lines, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
-from synco_hub.feature_adapter import FeatureRule, feature_network, feature_rule
-from synco_hub.features import check_finite
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import FeatureRule, feature_network, feature_rule
+from synco_hub.features import check_finite, frozen
 from synco_hub.metrics import revisited_average_precision, revisited_precision_at_k
 from synco_hub.output_paths import check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -112,7 +111,7 @@ def evaluate_retrieval(
     """Measure a frozen model on a benchmark that is open already.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows and that takes images of any size; it stays as it
+        model: Any model that :mod:`synco_hub.feature_pooling` knows and that takes images of any size; it stays as it
             is.
         data: The benchmark.
         settings: How images are seen; the folder where features are kept, and taken from when it holds those of the
@@ -228,7 +227,7 @@ def retrieval_vectors(
     """Compute the unit vector of every image, one image a forward pass.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows and that takes images of any size.
+        model: Any model that :mod:`synco_hub.feature_pooling` knows and that takes images of any size.
         images: Files and boxes.
         form: How an image becomes the network's input.
         settings: Workers, device, progress.
@@ -268,7 +267,7 @@ def multi_scale_features(network: nn.Module, pixels: Tensor, rule: FeatureRule, 
     """Mean of the features at several scales.
 
     Args:
-        network: What :func:`synco_hub.feature_adapter.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
         pixels: Normalised. Shape: (1, channels, height, width).
         rule: Which feature.
         scales: Factors; at 1 the pixels stay as they are.

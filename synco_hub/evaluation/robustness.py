@@ -27,7 +27,7 @@ from synco_hub.evaluation.classification import check_same_classes, classificati
 from synco_hub.evaluation.measurement import EvaluatedModel, classifier_source, save_each
 from synco_hub.evaluation.resume import check_same_measurement, contents_of_images, model_identity
 from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, plan_on_the_fly, plan_published
-from synco_hub.frozen import frozen
+from synco_hub.features import frozen
 from synco_hub.metrics import mean_corruption_error, target_ranks
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, ForwardSettings, RobustnessSettings

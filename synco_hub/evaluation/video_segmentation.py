@@ -35,8 +35,8 @@ from synco_hub.evaluation.label_propagation import (
 )
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source
 from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import frozen
 from synco_hub.metrics import contour_accuracy, region_similarity, sequence_statistics
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, VideoSegmentationSettings

@@ -11,7 +11,7 @@ from synco_hub.evaluation.classification import (
     check_same_classes,
     classification_targets,
 )
-from synco_hub.evaluation.neighbours.low_shot import low_shot_subset
+from synco_hub.evaluation.low_shot import low_shot_subset
 from synco_hub.results import DataSource
 from trainers.classification.augmented_dataset import AugmentedDataset, CropAndFlip
 from trainers.classification.classification_arguments import LabelledDataArguments

@@ -16,7 +16,7 @@ from synco_hub.evaluation.dense_features import (
     patch_sides,
     pixel_values,
 )
-from synco_hub.feature_adapter import feature_network, feature_rule
+from synco_hub.feature_pooling import feature_network, feature_rule
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
 SMALL = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}

@@ -12,6 +12,7 @@ from PIL import Image
 from synco_hub.data import EvaluationDataset, EvaluationTransform, FractalDataset, FractalParameters, load_image_folder
 from synco_hub.evaluation import measure_split, model_source
 from synco_hub.evaluation.measurement import (
+    EvaluatedModel,
     MeasuredSplit,
     check_same_model,
     classifier_source,
@@ -19,11 +20,12 @@ from synco_hub.evaluation.measurement import (
     load_split,
     save_split,
 )
-from synco_hub.features import ExtractionSettings, Features
+from synco_hub.features import Features
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
 from synco_hub.results import DataSource, ModelSource
+from synco_hub.settings import ExtractionSettings
 
-QUIET = ExtractionSettings(batch_size=4, max_bad_fraction=0.5, progress=False)
+QUIET = ExtractionSettings(num_workers=0, batch_size=4, max_bad_fraction=0.5, progress=False)
 
 
 def synco() -> SynCoForImageClassification:
@@ -74,7 +76,7 @@ def test_too_many_broken_files_end_the_run(tmp_path: Path) -> None:
     (root / "test" / "dog" / "a.png").write_bytes(b"")
     dataset = EvaluationDataset(load_image_folder(root, "test"), EvaluationTransform(32))
     with pytest.raises(ValueError, match="1 of 6 images cannot be read"):
-        measure_split(synco(), dataset, ExtractionSettings(progress=False))
+        measure_split(synco(), dataset, dataclasses.replace(QUIET, max_bad_fraction=0.01))
 
 
 def test_a_model_is_named_by_the_user_the_loader_or_its_class(tmp_path: Path) -> None:
@@ -112,7 +114,7 @@ def test_arithmetic_of_lower_precision_is_recorded_and_near(tmp_path: Path) -> N
     images = FractalDataset("test", FractalParameters(3, 1, 4, 32), tmp_path)
     dataset, network = EvaluationDataset(images, EvaluationTransform(32)), synco()
     exact = measure_split(network, dataset, QUIET)
-    rounded = measure_split(network, dataset, dataclasses.replace(QUIET, dtype=torch.bfloat16))
+    rounded = measure_split(network, dataset, dataclasses.replace(QUIET, precision="bf16"))
     assert "autocast" not in exact.preprocessing
     assert rounded.preprocessing["autocast"] == "bfloat16"
     difference = (rounded.features.values - exact.features.values).norm() / exact.features.values.norm()

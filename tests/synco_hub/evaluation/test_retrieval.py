@@ -20,7 +20,7 @@ from synco_hub.evaluation.retrieval import (
     retrieval_vectors,
     seen_image,
 )
-from synco_hub.feature_adapter import feature_rule
+from synco_hub.feature_pooling import feature_rule
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.settings import RetrievalSettings
 

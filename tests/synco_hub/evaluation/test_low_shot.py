@@ -1,3 +1,5 @@
+""""""
+
 from dataclasses import replace
 
 import numpy as np
@@ -5,7 +7,7 @@ import pytest
 
 from synco_hub.data import load_dataset
 from synco_hub.data.low_shot_lists import LINES
-from synco_hub.evaluation.neighbours.low_shot import drawn_subset, listed_subset, low_shot_subset
+from synco_hub.evaluation.low_shot import drawn_subset, listed_subset, low_shot_subset
 
 
 @pytest.fixture

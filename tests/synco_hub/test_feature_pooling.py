@@ -8,7 +8,7 @@ import torch
 import transformers
 from torch import Tensor, nn
 
-from synco_hub.feature_adapter import (
+from synco_hub.feature_pooling import (
     RULES,
     FeatureRule,
     expected_image_size,
