@@ -24,7 +24,7 @@ from space_app.views import (
     draw_gradients,
     draw_tokens,
 )
-from synco_hub.feature_adapter import feature_network, feature_rule, image_features
+from synco_hub.feature_pooling import feature_network, feature_rule, image_features
 from synco_hub.visualization.overlay import PreparedImage
 
 ATTENTION, TOKENS, GRADIENTS, FEATURES, ABOUT = "Attention", "Tokens", "Gradients and windows", "Features", "About"

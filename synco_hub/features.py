@@ -1,12 +1,18 @@
-"""Frozen features of a data set: images in, (num_images, dim) float features and their labels out."""
+"""Frozen features of a data set: images in, (num_images, dim) float features and their labels out.
+
+Several processes may share the images: each reads and forwards its own part, and the parts are put together in order.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -18,13 +24,20 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.data import DEFAULT_MAX_BAD_FRACTION, UnreadableImages
-from synco_hub.feature_adapter import FeatureRule, feature_network, feature_rule, image_features
-from synco_hub.frozen import frozen
+from synco_hub.data import UnreadableImages
+from synco_hub.feature_pooling import FeatureRule, feature_network, feature_rule, image_features
+from synco_hub.settings import ExtractionSettings, Precision
 
 logger = logging.getLogger(__name__)
 
+AUTOCAST_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""Type of the arithmetic under autocast for each precision; None for that of the weights."""
 _FORMAT = "synco-hub features 1"
+
+
+def best_device() -> str:
+    """An accelerator if there is one, else the CPU."""
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 class NamedItems(Protocol):
@@ -41,37 +54,6 @@ class NamedItems(Protocol):
     def name(self, index: int) -> str:
         """How reports name one image."""
         ...
-
-
-@dataclass(frozen=True)
-class ExtractionSettings:
-    """How features are computed; nothing here changes which feature it is.
-
-    Attributes:
-        batch_size: Images a forward pass.
-        num_workers: Processes that decode images; 0 decodes in this one.
-        device: Where the model runs; None for where it is. The model is put back afterwards.
-        dtype: Type of the arithmetic under autocast, such as torch.bfloat16; None for the type of the weights.
-        max_bad_fraction: Largest share of images that may be unreadable.
-        progress: Show a progress bar with rate and remaining time.
-        num_processes: Processes that share the images, see `synco_hub.feature_processes`; a GPU each where there are.
-    """
-
-    batch_size: int = 256
-    num_workers: int = 0
-    device: torch.device | str | None = None
-    dtype: torch.dtype | None = None
-    max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION
-    progress: bool = True
-    num_processes: int = 1
-
-    def __post_init__(self) -> None:
-        if self.num_processes < 1:
-            raise ValueError(f"num_processes={self.num_processes}: give at least 1")
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size={self.batch_size}: a batch holds at least 1 image")
-        if self.num_workers < 0:
-            raise ValueError(f"num_workers={self.num_workers}: choose 0 (this process decodes) or more")
 
 
 @dataclass(frozen=True)
@@ -144,7 +126,7 @@ def extract_features(
     after an error.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows, with or without a head.
+        model: Any model that :mod:`synco_hub.feature_pooling` knows, with or without a head.
         dataset: Images, labels and names. An image that cannot be read gets no row, is counted in ``skipped`` and
             named in the log.
         settings: Batch size, workers, device, arithmetic, progress.
@@ -177,16 +159,15 @@ def extract_features(
         )
         for batch in loader:
             ledger.record(batch["bad_index"])
-            kept.add(_forward(network, rule, device, settings.dtype, batch["pixel_values"]).float().cpu(), batch)
+            kept.add(_forward(network, rule, settings.precision, batch["pixel_values"]).float().cpu(), batch)
             bar.update(len(batch["pixel_values"]))
     if len(ledger) > 0:
         logger.warning("%s: %s", title, ledger.summary())
     return kept.features({"feature": rule.description})
 
 
-def _forward(
-    network: nn.Module, rule: FeatureRule, device: torch.device, dtype: torch.dtype | None, pixel_values: Tensor
-) -> Tensor:
+def _forward(network: nn.Module, rule: FeatureRule, precision: Precision, pixel_values: Tensor) -> Tensor:
+    device, dtype = next(network.parameters()).device, AUTOCAST_TYPES[precision]
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
     with torch.inference_mode(), autocast:
         return image_features(network, pixel_values.to(device, non_blocking=True), rule)
@@ -245,3 +226,128 @@ def check_finite(values: Tensor, indices: Tensor | None = None) -> None:
             f"the features of {len(broken)} of {len(values)} images are NaN or infinite, first at index {first}: "
             "check the checkpoint's weights, or compute in float32"
         )
+
+
+@dataclass(frozen=True)
+class DatasetPart:
+    """The images from ``start`` to ``stop`` of a data set."""
+
+    dataset: NamedItems
+    start: int
+    stop: int
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def __getitem__(self, index: int) -> Any:
+        item = dict(self.dataset[self.start + index])
+        # A data set says by its own position which image it could not read; here positions begin at `start`.
+        item["bad_index"] = index if item["bad_index"] >= 0 else -1
+        return item
+
+    def name(self, index: int) -> str:
+        """How reports name one image."""
+        return self.dataset.name(self.start + index)
+
+
+def parts(count: int, num_processes: int) -> list[tuple[int, int]]:
+    """Start and stop of each process's share: in order, none empty, sizes differing by one at most."""
+    used = min(num_processes, count)
+    bounds = [count * number // used for number in range(used + 1)]
+    return list(itertools.pairwise(bounds))
+
+
+def devices_of(device: torch.device | str | None, num_processes: int) -> list[str]:
+    """The device of each process: one GPU each where ``device`` is `cuda`, else the device itself."""
+    if str(device) != "cuda":
+        return [str(device or "cpu")] * num_processes
+    if num_processes > torch.cuda.device_count():
+        raise ValueError(
+            f"--num-processes {num_processes} with {torch.cuda.device_count()} GPUs: one process a GPU is useful; "
+            "give at most their number"
+        )
+    return [f"cuda:{number}" for number in range(num_processes)]
+
+
+@contextmanager
+def fresh_processes(num_processes: int) -> Iterator[ProcessPoolExecutor]:
+    """A pool whose processes share the cores among them."""
+    threads = max(torch.get_num_threads() // num_processes, 1)
+    context = torch.multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(
+        num_processes, mp_context=context, initializer=torch.set_num_threads, initargs=(threads,)
+    ) as pool:
+        yield pool
+
+
+def extract_features_in_processes(
+    model: nn.Module,
+    dataset: NamedItems,
+    settings: ExtractionSettings,
+    rule: FeatureRule | None = None,
+    title: str = "features",
+    extract: Callable[..., Features] = extract_features,
+) -> Features:
+    """As :func:`extract_features`, by as many processes as the settings say, each with its own part of the images.
+
+    Batch size and workers are per process; one process is this one. `extract` is what each process runs.
+
+    Raises:
+        ValueError: As :func:`extract_features`, or if there are fewer GPUs than processes.
+    """
+    count = len(dataset)
+    if settings.num_processes == 1 or count < 2:
+        return extract(model, dataset, settings, rule, title)
+    shares = parts(count, settings.num_processes)
+    devices = devices_of(settings.device, len(shares))
+    # Unreadable images may lie together in one share: the whole decides, below.
+    of_each = replace(settings, max_bad_fraction=1.0)
+    with fresh_processes(len(shares)) as pool:
+        running = [
+            pool.submit(
+                extract,
+                model,
+                DatasetPart(dataset, start, stop),
+                replace(of_each, device=device, progress=settings.progress and number == 0),
+                rule,
+                f"{title}, process 1 of {len(shares)}",
+            )
+            for number, ((start, stop), device) in enumerate(zip(shares, devices, strict=True))
+        ]
+        found = [each.result() for each in running]
+    together = joined(found, [start for start, _ in shares])
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
+    ledger.record(together.skipped)
+    return together
+
+
+def joined(found: Sequence[Features], starts: Sequence[int]) -> Features:
+    """Features of consecutive shares as those of the whole; `starts` are the positions of their first images."""
+    return Features(
+        values=torch.cat([each.values for each in found]),
+        labels=torch.cat([each.labels for each in found]),
+        indices=torch.cat([each.indices + start for each, start in zip(found, starts, strict=True)]),
+        skipped=torch.cat([each.skipped + start for each, start in zip(found, starts, strict=True)]),
+        facts=found[0].facts,
+    )
+
+
+@contextmanager
+def frozen(network: nn.Module, device: torch.device | str | None = None) -> Iterator[nn.Module]:
+    """Yield the network in eval mode on a device; put training flags and device back, also after an error.
+
+    Gradients are the caller's business: wrap the forward pass in ``torch.no_grad()`` or ``torch.inference_mode()``.
+    """
+    # Module by module: a frozen BatchNorm inside a training network must not come back in training mode.
+    training = [(module, module.training) for module in network.modules()]
+    home = next(network.parameters()).device
+    try:
+        network.eval()
+        if device is not None:
+            network.to(device)
+        yield network
+    finally:
+        if device is not None:
+            network.to(home)
+        for module, flag in training:
+            module.training = flag

@@ -4,10 +4,11 @@ Flags of commands, arguments of `synco_hub.evaluate` and fields of the trainers'
 the help of each stands here once. Nothing here imports torch, so that `--help` answers at once.
 """
 
+# ruff: noqa: RUF009  (`setting` and `repeated` make fields, as `dataclasses.field` does)
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 DEFAULT_MAX_BAD_FRACTION = 0.01
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -22,6 +23,12 @@ def setting(default: Any, help: str, **flag: Any) -> Any:
         flag: More for `argparse`; ``flag=False`` makes no flag of it, ``positional=True`` a positional argument.
     """
     return field(default=default, metadata={"help": help, **flag})
+
+
+def check_choice(name: str, value: object, kind: object) -> None:
+    """Refuse a value that the literal type `kind` does not list; flags are refused by the parser already."""
+    if value not in get_args(kind):
+        raise ValueError(f"{name}={value!r} is unknown: use one of {', '.join(get_args(kind))}")
 
 
 def repeated(help: str, **flag: Any) -> Any:
@@ -100,6 +107,7 @@ class ExtractionSettings(ForwardSettings):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_choice("precision", self.precision, Precision)
         if self.num_processes < 1:
             raise ValueError(f"num_processes={self.num_processes}: give at least 1")
 
@@ -115,6 +123,11 @@ class KnnSettings(ExtractionSettings):
     train_data_dir: str | None = setting(None, "Folder of the original files of --train-dataset.")
     save_features: str | None = setting(None, "Folder to keep the features of both splits in.")
     features: str | None = setting(None, "Folder of --save-features: vote again without the model.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if isinstance(self.k, int):
+            object.__setattr__(self, "k", [self.k])
 
 
 @dataclass(frozen=True)
@@ -192,12 +205,19 @@ class VideoSegmentationSettings:
     device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
     progress: bool = setting(True, "Show a progress bar.", flag=False)
 
+    def __post_init__(self) -> None:
+        if self.short_side < 1:
+            raise ValueError(f"short_side={self.short_side} is not positive: DAVIS's is 480")
+
+
+DiscoveryMethod = Literal["lost", "tokencut"]
+
 
 @dataclass(frozen=True)
 class DiscoverySettings:
     """One box an image by LOST or TokenCut (section 9.5)."""
 
-    method: Literal["lost", "tokencut"] = setting("lost", "How the box is found.")
+    method: DiscoveryMethod = setting("lost", "How the box is found.")
     split: str = setting("trainval", "List of ImageSets/Main.")
     num_images: int | None = setting(None, "Only the first images; the result is then partial.")
     max_side: int | None = setting(None, "Longest side of an image in pixels. Default: its own.")
@@ -206,6 +226,13 @@ class DiscoverySettings:
     figure_images: int = setting(12, "Images of the figure, spread over the split.")
     device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
     progress: bool = setting(True, "Show a progress bar.", flag=False)
+
+    def __post_init__(self) -> None:
+        check_choice("method", self.method, DiscoveryMethod)
+        for name in ("max_side", "num_images", "figure_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not positive: give at least 1, or leave it out")
 
 
 @dataclass(frozen=True)
@@ -219,3 +246,9 @@ class EfficiencySettings:
     repeats: int = setting(10, "Timed batches and steps; the median counts.")
     precision: Precision = setting("fp32", "Arithmetic of the network.")
     device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+
+    def __post_init__(self) -> None:
+        check_choice("precision", self.precision, Precision)
+        for name in ("batch_size", "repeats", "processes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} is not positive: give at least 1.")

@@ -18,7 +18,7 @@ from typing import Any
 from transformers import set_seed
 
 from synco_hub.evaluation import model_source
-from synco_hub.evaluation.measurement.measured_split import preprocessing
+from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.hub.loading import model_facts
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification.classification_arguments import FineTuningArguments, LabelledDataArguments

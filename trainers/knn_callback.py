@@ -11,7 +11,8 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from synco_hub.data import EvaluationDataset
 from synco_hub.evaluation import evaluate_knn
-from synco_hub.features import ExtractionSettings
+from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.settings import KnnSettings
 from trainers.pretraining_trainer import SynCoTrainer
 
 logger = logging.getLogger(__name__)
@@ -28,7 +29,7 @@ class KnnCallback(TrainerCallback):
         train: The bank, with the evaluation transform.
         test: The queries.
         every_epochs: Epochs between two measurements, above 0.
-        settings: How features are computed.
+        settings: How features are computed, and which k.
     """
 
     def __init__(
@@ -37,13 +38,13 @@ class KnnCallback(TrainerCallback):
         train: EvaluationDataset,
         test: EvaluationDataset,
         every_epochs: float,
-        settings: ExtractionSettings | None = None,
+        settings: KnnSettings | None = None,
     ) -> None:
         self.trainer = trainer
         self.train = train
         self.test = test
         self.every_epochs = every_epochs
-        self.settings = settings or ExtractionSettings(
+        self.settings = settings or KnnSettings(
             num_workers=0,
             device=str(trainer.args.device),
             max_bad_fraction=trainer.args.max_bad_fraction,
@@ -69,7 +70,7 @@ class KnnCallback(TrainerCallback):
         network = self.trainer.unwrapped_model.synco
         try:
             with torch.random.fork_rng(devices):
-                result = evaluate_knn(network, self.train, self.test, settings=self.settings, model_name="online")
+                result = evaluate_knn(EvaluatedModel(network, None, "online"), self.train, self.test, self.settings)
         except (ValueError, OSError) as error:
             logger.warning("k-NN after step %d was left out: %s", state.global_step, error)
             return

@@ -19,12 +19,13 @@ from typing import Any
 from transformers import set_seed
 
 from synco_hub.evaluation import model_source
-from synco_hub.evaluation.classification_targets import ClassificationTargets
-from synco_hub.evaluation.measurement.measured_split import preprocessing
-from synco_hub.feature_adapter import feature_rule
-from synco_hub.features import ExtractionSettings, Features, extract_features
+from synco_hub.evaluation.classification import ClassificationTargets
+from synco_hub.evaluation.measurement import preprocessing
+from synco_hub.feature_pooling import feature_rule
+from synco_hub.features import Features, extract_features
 from synco_hub.hub.loading import LinearHead, load_model, model_facts, save_classifier
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import ExtractionSettings
 from trainers.classification.classification_arguments import LabelledDataArguments, LinearProbeArguments
 from trainers.classification.classification_run import claim_run, run_command
 from trainers.classification.feature_dataset import FeatureDataset
@@ -145,7 +146,7 @@ def _extraction(arguments: LinearProbeArguments) -> ExtractionSettings:
     return ExtractionSettings(
         arguments.per_device_eval_batch_size,
         arguments.dataloader_num_workers,
-        arguments.device,
+        str(arguments.device),
         max_bad_fraction=arguments.max_bad_fraction,
         progress=not arguments.disable_tqdm,
     )

@@ -19,7 +19,8 @@ from typing import Any
 import torch
 
 from synco_hub.errors import report_errors
-from synco_hub.evaluation.efficiency import PRECISIONS, count_parameters, peak_memory_mb, seconds_of
+from synco_hub.evaluation.efficiency import count_parameters, peak_memory_mb, seconds_of
+from synco_hub.features import AUTOCAST_TYPES
 from synco_hub.models import SynCoConfig
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
 from trainers.pretraining_arguments import PretrainingSettings
@@ -67,10 +68,10 @@ def measure_step(settings: StepSettings, model: SynCoForPreTraining | None = Non
     Raises:
         ValueError: If a setting is unknown or not positive.
     """
-    if min(settings.batch_size, settings.processes, settings.steps) < 1 or settings.precision not in PRECISIONS:
+    if min(settings.batch_size, settings.processes, settings.steps) < 1 or settings.precision not in AUTOCAST_TYPES:
         raise ValueError(
             f"batch_size={settings.batch_size}, processes={settings.processes}, steps={settings.steps} must be at "
-            f"least 1 and precision={settings.precision!r} one of {', '.join(PRECISIONS)}."
+            f"least 1 and precision={settings.precision!r} one of {', '.join(AUTOCAST_TYPES)}."
         )
     if model is None:
         pretraining = asdict(PretrainingSettings(method=settings.method))
@@ -97,7 +98,7 @@ def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[
     views = [torch.randn(settings.batch_size, 3, size, size, device=device) for _ in range(2)]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
-    dtype = PRECISIONS[settings.precision]
+    dtype = AUTOCAST_TYPES[settings.precision]
     memory: list[float] = []
 
     def step(synthetic: bool) -> None:

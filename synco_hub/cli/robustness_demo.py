@@ -19,7 +19,7 @@ import typer
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.adversarial import NULL_EXIT_CODE
 from synco_hub.cli.demo import SETTINGS
-from synco_hub.output_paths import check_output_folder
+from synco_hub.cli.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult
 from synco_hub.results_table import comparison, to_markdown
 

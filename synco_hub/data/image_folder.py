@@ -168,7 +168,7 @@ def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: 
 
     Args:
         root: The folder.
-        split: `train` or `test`.
+        split: `train`, `test`, or `all`: every image at any depth, without labels.
         seed: For the drawn split only.
 
     Returns:
@@ -179,11 +179,14 @@ def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: 
             classes that the training split lacks.
     """
     root = Path(root).expanduser()
-    if split not in ("train", "test"):
-        raise ValueError(f"split {split!r} of {root}: a folder has the splits train and test; give one of them.")
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split {split!r} of {root}: a folder has the splits train, test and all; give one of them.")
     folders = subfolders(root)
     tests = [name for name in TEST_FOLDERS if name in folders]
-    if TRAIN_FOLDER in folders and tests:
+    if split == "all":
+        names = image_files(root)
+        dataset = ImageFolderDataset(root, names, [UNLABELED] * len(names), [], split, "all images at any depth")
+    elif TRAIN_FOLDER in folders and tests:
         dataset = _from_split_folders(root, tests, split)
     elif tests and set(folders) <= set(TEST_FOLDERS):
         dataset = _from_test_folders(root, tests, split)

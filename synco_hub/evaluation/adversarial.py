@@ -7,53 +7,79 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from synco_hub.data import EvaluationDataset
+from synco_hub.data import EvaluationDataset, UnreadableImages
 from synco_hub.data.corruptions import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.samplers import random_key
-from synco_hub.evaluation.attacks.adversarial_report import (
-    accuracy,
-    attack_facts,
-    attack_metrics,
-    is_null,
-    missing_note,
-    null_note,
+from synco_hub.data.subsets import sampled_images
+from synco_hub.evaluation.attacks import (
+    ATTACKS,
+    UNCHANGED,
+    AttackedBatch,
+    AttackSettings,
+    PixelClassifier,
+    attack_batch,
+    attackable,
+    chosen_attacks,
+    fraction,
+    require_library,
 )
-from synco_hub.evaluation.attacks.attack_settings import ATTACKS, AttackSettings
-from synco_hub.evaluation.attacks.attacked_batches import AttackedBatches, BatchMeasure
-from synco_hub.evaluation.attacks.attacks import AttackedBatch, attack_batch
-from synco_hub.evaluation.attacks.pixel_classifier import PixelClassifier, attackable
-from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
-from synco_hub.evaluation.measurement.measured_split import classifier_source, data_source, preprocessing
-from synco_hub.evaluation.measurement.model_identity import model_identity
-from synco_hub.features import ExtractionSettings
+from synco_hub.evaluation.classification import check_same_classes, classification_targets
+from synco_hub.evaluation.measurement import (
+    EvaluatedModel,
+    classifier_source,
+    data_source,
+    metric_lines,
+    open_split,
+    preprocessing,
+    save_each,
+)
+from synco_hub.evaluation.resume import ResumableFolder, contents_of_images, model_identity
 from synco_hub.metrics import target_ranks
+from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import AdversarialSettings, DatasetChoice, ForwardSettings
 
 PROTOCOL = "adversarial"
 CLEAN, PLAIN = "clean", "clean without wrapper"
+Batches = Sequence[AttackedBatch]
+BatchMeasure = Callable[[Tensor, Tensor, int], AttackedBatch]
 
 
-@dataclass(frozen=True)
-class AttackedModel:
-    """A classifier to attack.
+def evaluate(
+    model: EvaluatedModel, data: DatasetChoice, settings: AdversarialSettings, output: Path | None = None
+) -> EvaluationResult:
+    """Attack a classifier on the test split; finished batches are kept beside the result, which each attack renews."""
+    attacks = chosen_attacks(settings.attacks, None if settings.epsilon is None else fraction(settings.epsilon))
+    require_library()
+    folder = None if output is None else output.with_name(f"{output.stem}.batches")
+    if folder is not None:
+        check_output_folder(folder, "--output")
+    whole = open_split(data, "test", model)
+    images, subset = sampled_images(whole.images, settings.num_images, settings.seed)
+    run = AdversarialRun(model, EvaluationDataset(images, whole.transform), attacks, folder, settings, subset)
+    return save_each(run.results(), output)
 
-    Attributes:
-        classifier: Takes normalised images and gives ``logits``.
-        class_names: In the order of its logits.
-        name: What results call it.
-    """
 
-    classifier: nn.Module
-    class_names: tuple[str, ...]
-    name: str
+def format_table(result: EvaluationResult) -> str:
+    """Accuracy on clean images and under each attack."""
+    top1 = {name: value for name, value in result.metrics.items() if name.startswith("top1_")}
+    return metric_lines(top1, 16)
+
+
+def null_attacks(result: EvaluationResult) -> list[str]:
+    """Names of the finished attacks that left every input as it was: no measurement of robustness."""
+    attacks: Mapping[str, Mapping[str, Any]] = result.protocol.parameters["attacks"]
+    return [name for name, facts in attacks.items() if facts.get("null")]
 
 
 class AdversarialRun:
@@ -63,9 +89,8 @@ class AdversarialRun:
         model: What is attacked.
         dataset: Labelled images with the evaluation transform.
         attacks: Attacks by name.
-        folder: Keeps finished batches.
-        settings: Batch size, workers, device, progress.
-        seed: Of everything that is drawn.
+        folder: Keeps finished batches; None keeps nothing.
+        settings: Batch size, workers, device, progress, seed; which attacks and images is settled already.
         subset: Positions in the whole data set, where ``dataset`` is a part of it; None if it is whole.
 
     Raises:
@@ -75,24 +100,23 @@ class AdversarialRun:
 
     def __init__(
         self,
-        model: AttackedModel,
+        model: EvaluatedModel,
         dataset: EvaluationDataset,
         attacks: Mapping[str, AttackSettings],
-        folder: Path,
-        settings: ExtractionSettings | None = None,
-        seed: int = 0,
+        folder: Path | None = None,
+        settings: AdversarialSettings | None = None,
         subset: Sequence[int] | None = None,
     ) -> None:
         targets = classification_targets(dataset.images, "an attack")
         if targets.multi_label:
             raise ValueError(f"{dataset.images.description.name} has several classes an image: attacks need one")
         check_same_classes(model.class_names, targets.class_names)
-        self.model, self.dataset, self.attacks, self.seed = model, dataset, dict(attacks), seed
-        self.settings = settings or ExtractionSettings()
+        self.model, self.dataset, self.attacks = model, dataset, dict(attacks)
+        self.settings = settings or AdversarialSettings()
         self.subset = None if subset is None else list(subset)
         self.targets = targets.values
-        self.identity = model_identity(model.classifier)
-        self.batches = AttackedBatches(dataset, folder, self._facts(), self.settings)
+        self.identity = model_identity(model.network)
+        self.batches = AttackedBatches(dataset, ResumableFolder(folder, self._facts()), self.settings)
         self.done: dict[str, list[AttackedBatch]] = {}
         self.device = "cpu"
         self.started = time.perf_counter()
@@ -107,7 +131,7 @@ class AdversarialRun:
         """
         transform = self.dataset.transform
         pixels = EvaluationDataset(self.dataset.images, pixel_transform(transform))
-        with attackable(self.model.classifier, transform.mean, transform.std, self.settings.device) as network:
+        with attackable(self.model.network, transform.mean, transform.std, self.settings.device) as network:
             self.device = device_name(network.mean.device)
             plain = self.batches.measured(PLAIN, PLAIN, self.dataset, self._classify_with(network.plain_logits))
             self.done[CLEAN] = self.batches.measured(CLEAN, CLEAN, pixels, self._classify_with(network))
@@ -124,24 +148,20 @@ class AdversarialRun:
                     )
                 yield self.result()
 
-    def null_attacks(self) -> list[str]:
-        """Names of the finished attacks that left every input as it was."""
-        return [name for name in self._measured() if is_null(self.done[name])]
-
     def result(self) -> EvaluationResult:
         """What is finished so far; partial while an attack is missing, and on a subset."""
         measured, clean = self._measured(), self.done[CLEAN]
         metrics = {"top1_clean": accuracy(clean)}
         for name in measured:
             metrics |= attack_metrics(name, self.done[name])
-        nulls = [null_note(name, self.done[name], clean) for name in self.null_attacks()]
+        nulls = [null_note(name, self.done[name], clean) for name in measured if is_null(self.done[name])]
         return EvaluationResult(
             metrics=metrics,
-            model=classifier_source(self.model.classifier, self.model.name, self.identity["weights"]),
+            model=classifier_source(self.model, self.identity["weights"]),
             dataset=data_source(self.dataset.images.description, sum(len(batch.correct) for batch in clean)),
             protocol=self._protocol(measured),
             preprocessing=preprocessing(self.dataset),
-            seed=self.seed,
+            seed=self.settings.seed,
             device=self.device,
             duration_s=time.perf_counter() - self.started,
             skipped_files=tuple(self.batches.ledger.names()),
@@ -176,7 +196,7 @@ class AdversarialRun:
             "subset": self.subset,
             "preprocessing": preprocessing(self.dataset),
             "batch size": self.settings.batch_size,
-            "seed": self.seed,
+            "seed": self.settings.seed,
         }
 
     def _measured(self) -> list[str]:
@@ -187,7 +207,7 @@ class AdversarialRun:
 
         def attack_one(images: Tensor, indices: Tensor, number: int) -> AttackedBatch:
             # 31 bits: numpy's old generator takes 32, and some devices store them signed.
-            seed = random_key(self.seed, place, number) & 0x7FFFFFFF
+            seed = random_key(self.settings.seed, place, number) & 0x7FFFFFFF
             return attack_batch(network, attack, images, self.targets[indices], indices, seed)
 
         return attack_one
@@ -203,18 +223,155 @@ class AdversarialRun:
 
 
 def check_same_accuracy(plain: Sequence[AttackedBatch], wrapped: Sequence[AttackedBatch]) -> None:
-    """Check that the wrapper is the classifier: as many images right, with the normalisation outside and inside.
-
-    Args:
-        plain: Batches of the classifier on normalised images.
-        wrapped: Batches of the wrapper on images in [0, 1].
-
-    Raises:
-        ValueError: If the numbers differ.
-    """
+    """Refuse a wrapper that is not the classifier: other numbers right with the normalisation inside than outside."""
     right = [sum(sum(batch.correct) for batch in batches) for batches in (plain, wrapped)]
     if right[0] != right[1]:
         raise ValueError(
             f"the plain classifier is right on {right[0]} images, the wrapped one on {right[1]}: the normalisation "
             "inside the wrapper is not that of the image processor, and attacks would be measured on another network"
         )
+
+
+class AttackedBatches:
+    """The batches of a data set, each measured once; finished ones are kept in a folder, so that a killed run goes on.
+
+    Args:
+        dataset: The images.
+        folder: Keeps finished batches.
+        settings: Batch size, workers, progress.
+
+    Attributes:
+        positions: Positions in the data set of the images of each batch.
+        ledger: The unreadable images.
+    """
+
+    def __init__(self, dataset: EvaluationDataset, folder: ResumableFolder, settings: ForwardSettings) -> None:
+        size = settings.batch_size
+        self.positions = [list(range(at, min(at + size, len(dataset)))) for at in range(0, len(dataset), size)]
+        self.ledger = UnreadableImages(dataset, settings.max_bad_fraction)
+        self._images, self._folder, self._settings = dataset.images, folder, settings
+        self._known_contents: dict[int, str] = {}
+
+    def measured(self, name: str, kind: str, dataset: EvaluationDataset, measure: BatchMeasure) -> list[AttackedBatch]:
+        """Take finished batches from the folder and measure the others, under a progress bar with the accuracy.
+
+        Args:
+            name: What the progress bar says.
+            kind: Names the batches' own folder: equal kinds are equal measurements.
+            dataset: The images as ``measure`` takes them.
+            measure: From the readable images of a batch, Shape: (batch, channels, height, width), their positions in
+                the data set, Shape: (batch,), and the number of the batch.
+
+        Returns:
+            What was found on each batch; one without readable images is empty.
+        """
+        kept = [self._kept(kind, number) for number in range(len(self.positions))]
+        missing = [positions for positions, values in zip(self.positions, kept, strict=True) if values is None]
+        workers = self._settings.num_workers if missing else 0
+        loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=missing, num_workers=workers)
+        fresh, found = iter(loader), list[AttackedBatch]()
+        with tqdm(total=len(dataset), desc=name, unit="img", disable=not self._settings.progress) as bar:
+            for number, (positions, values) in enumerate(zip(self.positions, kept, strict=True)):
+                if values is None:
+                    # Before the measurement: images that change while it runs are others than those it names.
+                    contents = self._contents(number) if self._folder.path else ""
+                    found.append(self._fresh(next(fresh), number, measure))
+                    self._folder.save_part(_part(kind, number), contents, found[-1].to_dict())
+                else:
+                    found.append(AttackedBatch.from_dict(values))
+                    self.ledger.record(sorted(set(positions) - set(found[-1].indices)))
+                bar.update(len(positions))
+                if any(batch.correct for batch in found):
+                    bar.set_postfix({"top-1": f"{accuracy(found):.1f} %"}, refresh=False)
+        return found
+
+    def _fresh(self, batch: Mapping[str, Tensor], number: int, measure: BatchMeasure) -> AttackedBatch:
+        self.ledger.record(batch["bad_index"])
+        good = batch["bad_index"] < 0
+        indices = batch["index"][good]
+        return AttackedBatch((), ()) if len(indices) == 0 else measure(batch["pixel_values"][good], indices, number)
+
+    def _kept(self, kind: str, number: int) -> dict[str, Any] | None:
+        name = _part(kind, number)
+        return self._folder.load_part(name, self._contents(number)) if self._folder.has(name) else None
+
+    def _contents(self, number: int) -> str:
+        # Once for all attacks: what changes while they run is not looked for.
+        if number not in self._known_contents:
+            self._known_contents[number] = contents_of_images(self._images, self.positions[number])
+        return self._known_contents[number]
+
+
+def _part(kind: str, number: int) -> str:
+    return f"{kind}/batch-{number:06d}.json"
+
+
+def accuracy(batches: Batches) -> float:
+    """Top-1 accuracy in percent."""
+    count = _count(batches)
+    if count == 0:
+        raise ValueError("no image could be read: an accuracy needs at least one; check the files of the data set")
+    return 100.0 * sum(sum(batch.correct) for batch in batches) / count
+
+
+def is_null(batches: Batches) -> bool:
+    """Whether every input is as it was, up to the rounding of floats."""
+    return all(max(batch.linf, default=0.0) <= UNCHANGED for batch in batches)
+
+
+def attack_metrics(name: str, batches: Batches) -> dict[str, float]:
+    """Metrics of one attack, whose name ends theirs.
+
+    Returns:
+        ``top1`` in percent, missing for a null attack, whose accuracy would read like robustness; mean and largest
+        ℓ∞ and ℓ2 change for pixels in [0, 1]; forwards and seconds an image.
+    """
+    count = _count(batches)
+    linf = [value for batch in batches for value in batch.linf]
+    l2 = [value for batch in batches for value in batch.l2]
+    measured = {
+        f"linf_mean_{name}": sum(linf) / count,
+        f"linf_max_{name}": max(linf),
+        f"l2_mean_{name}": sum(l2) / count,
+        f"l2_max_{name}": max(l2),
+        f"forwards_per_image_{name}": forwards(batches) / count,
+        f"seconds_per_image_{name}": sum(batch.seconds for batch in batches) / count,
+    }
+    return measured if is_null(batches) else {f"top1_{name}": accuracy(batches), **measured}
+
+
+def attack_facts(attack: AttackSettings, batches: Batches | None) -> dict[str, Any]:
+    """What a result says about an attack; its batches are None while it is not finished."""
+    facts: dict[str, Any] = {"parameters": asdict(attack), "library defaults": list(attack.from_library)}
+    if batches is not None:
+        changed = sum(value > UNCHANGED for batch in batches for value in batch.linf)
+        facts |= {"null": is_null(batches), "forwards": forwards(batches), "changed images": changed}
+    return facts
+
+
+def forwards(batches: Batches) -> int:
+    """Images that an attack sent through the classifier."""
+    return sum(batch.images_forwarded for batch in batches)
+
+
+def null_note(name: str, batches: Batches, clean: Batches) -> str:
+    """One sentence about an attack that did nothing."""
+    why = ""
+    if not any(any(batch.correct) for batch in clean):
+        why = " (no clean image is classified correctly, so there was nothing to attack)"
+    elif name == "cw":
+        why = " (the paper's constant of 1e-4 with the library's early stop can do that)"
+    return (
+        f"{name} is null: it left all {_count(batches)} inputs as they were after {forwards(batches)} images "
+        f"forwarded{why}; no accuracy is given for it"
+    )
+
+
+def missing_note(attacks: Mapping[str, AttackSettings], measured: Sequence[str]) -> list[str]:
+    """A sentence naming the attacks that are not finished; none if all are."""
+    missing = [name for name in attacks if name not in measured]
+    return [f"not finished: {', '.join(missing)}"] if missing else []
+
+
+def _count(batches: Batches) -> int:
+    return sum(len(batch.correct) for batch in batches)

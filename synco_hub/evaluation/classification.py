@@ -1,38 +1,56 @@
-"""Accuracy of a trained classifier on centre crops: top-1, top-5 and mean per class, or mAP for several classes."""
+"""Accuracy of a trained classifier on centre crops: top-1, top-5 and mean per class, or mAP for several classes.
+
+The targets and scores are those that linear probing and fine-tuning measure by too.
+"""
 
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import EvaluationDataset, UnreadableImages
-from synco_hub.evaluation.classification_scores import ClassificationScores
-from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
-from synco_hub.evaluation.measurement.measured_split import preprocessing
-from synco_hub.features import ExtractionSettings
-from synco_hub.frozen import frozen
-from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
+from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
+from synco_hub.evaluation.measurement import (
+    EvaluatedModel,
+    classifier_source,
+    data_source,
+    metric_lines,
+    open_split,
+    preprocessing,
+    save_each,
+)
+from synco_hub.features import frozen
+from synco_hub.metrics import average_precision, mean_per_class_share, target_ranks, voc_average_precision_11_point
+from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import ClassificationSettings, DatasetChoice, ForwardSettings
+
+
+def evaluate(
+    model: EvaluatedModel, data: DatasetChoice, settings: ClassificationSettings, output: Path | None = None
+) -> EvaluationResult:
+    """Measure a classifier on the test split; see `synco_hub.protocols`."""
+    return save_each([evaluate_classification(model, open_split(data, "test", model), settings)], output)
+
+
+def format_table(result: EvaluationResult) -> str:
+    """The metrics, a line each."""
+    return metric_lines(result.metrics, 14)
 
 
 def evaluate_classification(
-    classifier: nn.Module,
-    class_names: tuple[str, ...],
-    dataset: EvaluationDataset,
-    model_name: str,
-    settings: ExtractionSettings | None = None,
+    model: EvaluatedModel, dataset: EvaluationDataset, settings: ForwardSettings | None = None
 ) -> EvaluationResult:
-    """Measure a classifier.
+    """Measure a classifier on images that are open already.
 
     Args:
-        classifier: Takes images (batch, channels, height, width) and gives ``logits`` (batch, num_classes).
-        class_names: Its classes, in the order of its logits.
+        model: Gives ``logits`` (batch, num_classes) for images (batch, channels, height, width).
         dataset: Test images with the evaluation transform.
-        model_name: What the result calls the model.
         settings: Batch size, workers, device, progress.
 
     Returns:
@@ -43,12 +61,12 @@ def evaluate_classification(
             many images are unreadable.
     """
     started = time.perf_counter()
-    settings = settings or ExtractionSettings()
+    settings = settings or ForwardSettings()
     targets = classification_targets(dataset.images, "classification")
-    check_same_classes(class_names, targets.class_names)
-    scores = ClassificationScores(len(class_names), targets.multi_label)
+    check_same_classes(model.class_names, targets.class_names)
+    scores = ClassificationScores(len(model.class_names), targets.multi_label)
     ledger = UnreadableImages(dataset, settings.max_bad_fraction)
-    with frozen(classifier, settings.device) as network:
+    with frozen(model.network, settings.device) as network:
         device = next(network.parameters()).device
         loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)
         with tqdm(total=len(dataset), desc="classification", unit="img", disable=not settings.progress) as bar:
@@ -59,21 +77,144 @@ def evaluate_classification(
                     logits = network(batch["pixel_values"].to(device)).logits.cpu()
                 scores.add(logits[good], targets.values[batch["index"][good]])
                 bar.update(len(good))
-    about = dataset.images.description
     return EvaluationResult(
         metrics=scores.metrics(),
-        model=ModelSource(model_name, "classifier", None, sum(p.numel() for p in classifier.parameters())),
-        dataset=DataSource(
-            about.name,
-            about.split,
-            len(dataset) - len(ledger),
-            about.fingerprint,
-            f"{about.source}; {about.split_rule}",
-            about.num_classes,
-        ),
+        model=classifier_source(model),
+        dataset=data_source(dataset.images.description, len(dataset) - len(ledger)),
         protocol=ProtocolFacts("classification", {"view": "centre crop", "ties": "lower class index first"}),
         preprocessing=preprocessing(dataset),
         device=device_name(device),
         duration_s=time.perf_counter() - started,
         skipped_files=tuple(ledger.names()),
     )
+
+
+@dataclass(frozen=True)
+class ClassificationTargets:
+    """Targets of all images of a split, in its order.
+
+    Attributes:
+        values: Class indices, int64 (num_images,); or multi-hot, float32 (num_images, num_classes): 1 present,
+            0 absent, -1 neither (VOC's "difficult").
+        class_names: One name for each class.
+    """
+
+    values: Tensor
+    class_names: tuple[str, ...]
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image can have several classes."""
+        return self.values.ndim == 2
+
+    @property
+    def primary_metric(self) -> str:
+        """The metric that learning rates and epochs are compared by."""
+        return "map_11_point" if self.multi_label else "top1"
+
+
+def classification_targets(images: ImageDataset, purpose: str) -> ClassificationTargets:
+    """Read the targets of a split; a data set with an attribute ``multi_hot`` has any number of classes an image.
+
+    Args:
+        images: The split.
+        purpose: What needs the targets, for error messages: "linear probing".
+
+    Raises:
+        ValueError: If the split is empty, an image has no class, or the multi-hot rows do not fit.
+    """
+    if len(images) == 0:
+        raise ValueError(
+            f"the split {images.description.split!r} of {images.description.name} is empty: {purpose} needs images; "
+            "check the folder or the split"
+        )
+    names = tuple(images.class_names)
+    multi_hot: Any = getattr(images, "multi_hot", None)
+    if multi_hot is None:
+        images.require_labels(purpose)
+        return ClassificationTargets(torch.as_tensor(images.labels, dtype=torch.int64), names)
+    values = torch.as_tensor(multi_hot, dtype=torch.float32)
+    if values.shape != (len(images), len(names)):
+        raise ValueError(
+            f"multi_hot of {images.description.name} has the shape {tuple(values.shape)}: give one row for each of "
+            f"{len(images)} images and one column for each of {len(names)} classes"
+        )
+    return ClassificationTargets(values, names)
+
+
+def check_same_classes(head: tuple[str, ...], data: tuple[str, ...], whose: str = "head") -> None:
+    """Check that a head was made for the classes of a data set.
+
+    Args:
+        head: Class names of the head, or of the training split, in label order.
+        data: Class names of the data set.
+        whose: What the first names belong to, for the error message.
+
+    Raises:
+        ValueError: If their numbers differ, or a name does, where both sides have real names.
+    """
+    if len(head) != len(data):
+        raise ValueError(
+            f"the {whose} has {len(head)} classes, the data set {len(data)}: their outputs cannot be compared; give "
+            "the data set it was trained on, or train a new head (`synco-hub linear-probe`)"
+        )
+    if all(name == f"LABEL_{index}" for index, name in enumerate(head)):
+        return  # a head that was saved without names
+    for label, (ours, theirs) in enumerate(zip(head, data, strict=True)):
+        if ours != theirs:
+            raise ValueError(
+                f"class {label} is {ours!r} in the {whose} and {theirs!r} in the data set: labels would not mean the "
+                "same; give the data set it was trained on"
+            )
+
+
+class ClassificationScores:
+    """Collects what the metrics need: ranks for one class an image (a number each), scores for several classes.
+
+    Args:
+        num_classes: Number of classes.
+        multi_label: Whether an image can have several classes.
+    """
+
+    def __init__(self, num_classes: int, multi_label: bool) -> None:
+        self.num_classes = num_classes
+        self.multi_label = multi_label
+        self.kept: list[Tensor] = []
+        self.targets: list[Tensor] = []
+
+    def add(self, scores: Tensor, targets: Tensor) -> None:
+        """Take a batch.
+
+        Args:
+            scores: Shape: (batch, num_classes).
+            targets: Class indices (batch,), or multi-hot (batch, num_classes) with -1 for cells that do not count.
+
+        Raises:
+            ValueError: If a score is NaN, or a label out of range.
+        """
+        if len(targets) == 0:
+            return
+        scores = scores.float()
+        self.kept.append((scores if self.multi_label else target_ranks(scores, targets)).cpu())
+        self.targets.append(targets.cpu())
+
+    def metrics(self) -> dict[str, float]:
+        """Metrics in percent.
+
+        Returns:
+            ``top1``, from 5 classes on ``top5``, and ``mean_per_class``; or ``map_11_point`` and ``map_integral``.
+
+        Raises:
+            ValueError: If nothing was added.
+        """
+        if not self.kept:
+            raise ValueError("no image was classified: an accuracy needs at least one; check the split")
+        kept, targets = torch.cat(self.kept), torch.cat(self.targets)
+        if self.multi_label:
+            return {
+                "map_11_point": 100.0 * voc_average_precision_11_point(kept, targets),
+                "map_integral": 100.0 * average_precision(kept, targets),
+            }
+        guesses = (1, 5) if self.num_classes >= 5 else (1,)
+        shares = {f"top{guess}": 100.0 * int((kept < guess).sum()) / len(kept) for guess in guesses}
+        return {**shares, "mean_per_class": 100.0 * mean_per_class_share(kept == 0, targets, self.num_classes)}

@@ -9,96 +9,71 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from synco_hub.data import decode_rgb
-from synco_hub.data.voc_boxes import BoxedImage
-from synco_hub.evaluation.dense.any_size import pad_to_patches, patch_sides, pixel_values
-from synco_hub.evaluation.dense.lost import NUM_SEED_PATCHES, lost_mask
-from synco_hub.evaluation.measurement.image_contents import contents_of_files
-from synco_hub.evaluation.measurement.measured_split import model_source
-from synco_hub.evaluation.measurement.model_identity import model_identity
-from synco_hub.evaluation.measurement.resumable_folder import claim_folder, read_json, write_json
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.data.voc_boxes import BoxedImage, load_voc_boxes
+from synco_hub.evaluation.dense_features import pad_to_patches, patch_sides, pixel_values
+from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
+from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import frozen
 from synco_hub.metrics import correct_localization
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
+from synco_hub.output_paths import check_output_file, check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import DatasetChoice, DiscoverySettings
+from synco_hub.visualization.figures import BoxedPicture, box_figure, save_figure
 from synco_hub.visualization.recorded_attention import last_keys
-from synco_hub.visualization.token_maps import SIMILARITY_THRESHOLD, foreground_mask
+from synco_hub.visualization.token_maps import SIMILARITY_THRESHOLD, connected_region, foreground_mask
 
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NUM_SEED_PATCHES = 100
 # Images after which the boxes on disk are renewed.
 _KEPT_EVERY = 50
 _BOXES_FILE = "boxes.json"
 
 
-def _token_cut(keys: Tensor) -> Tensor:
-    return foreground_mask(keys[None], SIMILARITY_THRESHOLD, centred=False)[0]
+def evaluate(
+    model: EvaluatedModel, data: DatasetChoice, settings: DiscoverySettings, output: Path | None = None
+) -> EvaluationResult:
+    """Measure a ViT on a folder of VOC2007; some boxes are drawn to `settings.figure`, if that is given."""
+    if settings.save_boxes is not None:
+        check_output_folder(Path(settings.save_boxes), "--save-boxes")
+    if settings.figure is not None:
+        check_output_file(Path(settings.figure), "--figure", (".png", ".pdf"))
+    if data.data_dir is None:
+        raise ValueError("--data-dir is missing: give VOC2007, or the folder that holds it or VOCdevkit.")
+    images = load_voc_boxes(Path(data.data_dir), settings.split)
+    chosen = images[: settings.num_images]
+    result, boxes = evaluate_discovery(model, chosen, settings, len(images))
+    save_each([result], output)
+    if settings.figure is not None:
+        title = f"{result.protocol.parameters['method']}, {model.name}"
+        save_figure(_boxes_figure(chosen, boxes, settings.figure_images, title), settings.figure)
+    return result
 
 
-@dataclass(frozen=True)
-class DiscoveryMethod:
-    """From the keys of a ViT's last block (rows, columns, dim) to the mask of an object (rows, columns).
-
-    Attributes:
-        title: Its name.
-        mask: The function.
-        parameters: Its settings, for the result.
-    """
-
-    title: str
-    mask: Callable[[Tensor], Tensor]
-    parameters: Mapping[str, Any]
-
-
-METHODS: dict[str, DiscoveryMethod] = {
-    "lost": DiscoveryMethod("LOST", lost_mask, {"k_patches": NUM_SEED_PATCHES}),
-    "tokencut": DiscoveryMethod("TokenCut", _token_cut, {"tau": SIMILARITY_THRESHOLD}),
-}
-
-
-@dataclass(frozen=True)
-class DiscoverySettings:
-    """How boxes are found.
-
-    Attributes:
-        method: `lost` or `tokencut`.
-        max_side: Longest side in pixels at which the network sees an image; None for its own, as both methods do.
-        mean: Of each channel.
-        std: Of each channel.
-        device: Where it runs; None for where the model is.
-        progress: Show a progress bar.
-
-    Raises:
-        ValueError: If the method is unknown or the side not positive.
-    """
-
-    method: str = "lost"
-    max_side: int | None = None
-    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
-    std: tuple[float, ...] = (0.229, 0.224, 0.225)
-    device: str | None = None
-    progress: bool = True
-
-    def __post_init__(self) -> None:
-        if self.method not in METHODS:
-            raise ValueError(f"method={self.method!r} is unknown: use one of {', '.join(METHODS)}")
-        if self.max_side is not None and self.max_side < 1:
-            raise ValueError(f"max_side={self.max_side} is not positive: leave it out for the images' own size")
+def format_table(result: EvaluationResult) -> str:
+    """What found how many boxes, and CorLoc."""
+    about = result.dataset
+    return (
+        f"{result.protocol.parameters['method']} on {about.count} images of {about.name} ({about.split})\n"
+        f"  CorLoc {result.metrics['corloc']:6.2f} %"
+    )
 
 
 def evaluate_discovery(
-    model: nn.Module,
+    model: EvaluatedModel,
     images: Sequence[BoxedImage],
     settings: DiscoverySettings | None = None,
-    model_name: str | None = None,
-    split: str = "trainval",
-    folder: Path | None = None,
     listed: int | None = None,
 ) -> tuple[EvaluationResult, Tensor]:
     """Find one box in each image and compare it with the annotated ones.
@@ -106,10 +81,8 @@ def evaluate_discovery(
     Args:
         model: A ViT with global attention that takes images of any size; it stays as it is.
         images: Files and annotated boxes of all classes.
-        settings: How boxes are found.
-        model_name: What the result calls the model.
-        split: Name of the split.
-        folder: Where boxes are kept, and taken from when they are of the same model, settings and files.
+        settings: How boxes are found; where they are kept, and taken from when they are of the same model, settings
+            and files.
         listed: Images that the split has; fewer given make the result partial. None for as many as are given.
 
     Returns:
@@ -123,21 +96,21 @@ def evaluate_discovery(
     method = METHODS[settings.method]
     parameters = {"method": method.title, **method.parameters, "features": "keys of the last block"}
     parameters |= {"iou_threshold": IOU_THRESHOLD, "max_side": settings.max_side}
-    known: dict[str, Any] = {}
-    if folder is not None:
-        look = {"mean": settings.mean, "std": settings.std}
-        claim_folder(folder, {**parameters, **look, **model_identity(feature_network(model))})
-        known = read_json(folder / _BOXES_FILE) if (folder / _BOXES_FILE).is_file() else {}
-    boxes = torch.tensor(_found_boxes(model, images, settings, known, folder), dtype=torch.float64).reshape(-1, 4)
+    look = {"mean": model.mean, "std": model.std}
+    identity = {**parameters, **look, **model_identity(feature_network(model.network))}
+    folder = ResumableFolder(None if settings.save_boxes is None else Path(settings.save_boxes), identity)
+    boxes = torch.tensor(_found_boxes(model, images, settings, folder), dtype=torch.float64).reshape(-1, 4)
     corloc = 100 * correct_localization(boxes, [image.boxes for image in images])
     partial = listed is not None and len(images) < listed
     result = EvaluationResult(
         metrics={"corloc": corloc},
-        model=model_source(model, model_name),
-        dataset=DataSource("voc2007", split, len(images), description="Boxes of all classes, difficult ones included"),
+        model=model_source(model.network, model.name),
+        dataset=DataSource(
+            "voc2007", settings.split, len(images), description="Boxes of all classes, difficult ones included"
+        ),
         protocol=ProtocolFacts("discovery", parameters),
-        preprocessing={"steps": "own size, zeros up to whole patches", "mean": settings.mean, "std": settings.std},
-        device=device_name(settings.device or next(model.parameters()).device),
+        preprocessing={"steps": "own size, zeros up to whole patches", **look},
+        device=device_name(settings.device or next(model.network.parameters()).device),
         duration_s=time.perf_counter() - started,
         partial=partial,
         notes=(f"the first {len(images)} of {listed} images",) if partial else (),
@@ -145,11 +118,11 @@ def evaluate_discovery(
     return result, boxes
 
 
-def discovered_box(network: nn.Module, picture: Image.Image, settings: DiscoverySettings) -> list[float]:
+def discovered_box(model: EvaluatedModel, picture: Image.Image, settings: DiscoverySettings) -> list[float]:
     """The box of the one object that a method finds in an image.
 
     Args:
-        network: What :func:`synco_hub.feature_adapter.feature_network` gave.
+        model: A ViT in eval mode.
         picture: RGB.
         settings: How.
 
@@ -164,8 +137,9 @@ def discovered_box(network: nn.Module, picture: Image.Image, settings: Discovery
     if settings.max_side is not None and longest > settings.max_side:
         size = [max(round(side * settings.max_side / longest), 1) for side in (width, height)]
         picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
+    network = feature_network(model.network)
     sides = patch_sides(network)
-    pixels = pad_to_patches(pixel_values(picture, settings.mean, settings.std), sides)
+    pixels = pad_to_patches(pixel_values(picture, model.mean, model.std), sides)
     keys = last_keys(network, pixels)[0]
     if not bool(torch.isfinite(keys).all()):
         raise ValueError("keys of the last block are NaN or infinite: no object can be told; check the checkpoint")
@@ -182,44 +156,99 @@ def discovered_box(network: nn.Module, picture: Image.Image, settings: Discovery
 
 
 def mask_box(mask: Tensor) -> tuple[int, int, int, int]:
-    """The smallest box around a mask.
-
-    Args:
-        mask: Boolean, not empty. Shape: (rows, columns).
-
-    Returns:
-        Left, top, right, bottom; right and bottom excluded.
-
-    Raises:
-        ValueError: If the mask is empty.
-    """
+    """Left, top, right, bottom of the smallest box around a mask (rows, columns); right and bottom excluded."""
     rows, columns = mask.any(dim=1).nonzero().flatten(), mask.any(dim=0).nonzero().flatten()
     if len(rows) == 0:
         raise ValueError("an empty mask has no box: the features are NaN or all alike; check the checkpoint")
     return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
+def lost_mask(keys: Tensor, k_patches: int = NUM_SEED_PATCHES) -> Tensor:
+    """LOST: the patch least like the others starts an object, the patches like it complete it.
+
+    The seed is the patch with the fewest positively correlated patches (the first of them). Of the `k_patches` with
+    the fewest, those positively correlated with the seed vote: a patch belongs to the object if its correlations with
+    them sum to more than zero and it is connected with the seed.
+
+    Args:
+        keys: Keys of the last block, neither centred nor normalised. Shape: (rows, columns, dim).
+        k_patches: How many patches of least degree may vote; the paper's is 100.
+
+    Returns:
+        True on the object, one connected region (4-neighbourhood). Shape: (rows, columns).
+
+    Source: Siméoni et al., "Localizing objects with self-supervised transformers and no labels" (2021), sections 3.2
+    and 3.3.
+    """
+    if k_patches < 1:
+        raise ValueError(f"k_patches={k_patches}: at least the seed votes; LOST's is 100")
+    flat = keys.flatten(0, 1).double()  # (patches, dim)
+    correlations = flat @ flat.T
+    others = correlations.clone().fill_diagonal_(0)
+    least_first = (others > 0).sum(dim=1).sort(stable=True).indices
+    seed = int(least_first[0])
+    candidates = least_first[:k_patches]
+    voters = candidates[correlations[seed, candidates] > 0]
+    object_ = correlations[voters].sum(dim=0) > 0
+    at_seed = torch.zeros_like(object_)
+    at_seed[seed] = True
+    shape = keys.shape[:2]
+    return connected_region(object_.unflatten(0, shape)[None], at_seed.unflatten(0, shape)[None])[0]
+
+
+def _token_cut(keys: Tensor) -> Tensor:
+    return foreground_mask(keys[None], SIMILARITY_THRESHOLD, centred=False)[0]
+
+
+@dataclass(frozen=True)
+class Method:
+    """From the keys of a ViT's last block (rows, columns, dim) to the mask of an object (rows, columns).
+
+    Attributes:
+        title: Its name.
+        mask: The function.
+        parameters: Its settings, for the result.
+    """
+
+    title: str
+    mask: Callable[[Tensor], Tensor]
+    parameters: Mapping[str, Any]
+
+
+METHODS: dict[str, Method] = {
+    "lost": Method("LOST", lost_mask, {"k_patches": NUM_SEED_PATCHES}),
+    "tokencut": Method("TokenCut", _token_cut, {"tau": SIMILARITY_THRESHOLD}),
+}
+
+
 def _found_boxes(
-    model: nn.Module,
-    images: Sequence[BoxedImage],
-    settings: DiscoverySettings,
-    known: dict[str, Any],
-    folder: Path | None,
+    model: EvaluatedModel, images: Sequence[BoxedImage], settings: DiscoverySettings, folder: ResumableFolder
 ) -> list[list[float]]:
-    """One box an image; `known` ones of the same file are taken, new ones join them and go to disk now and then."""
-    title = f"{METHODS[settings.method].title} boxes"
+    """One box an image; known ones of the same file are taken, new ones join them and go to disk now and then."""
+    title, known = f"{METHODS[settings.method].title} boxes", folder.load(_BOXES_FILE)
     found, fresh = [], 0
-    with frozen(feature_network(model), settings.device) as network:
+    with frozen(feature_network(model.network), settings.device):
         for image in tqdm(images, title, unit="img", disable=not settings.progress):
             contents = contents_of_files([image.file])
             entry = known.get(image.name)
             if entry is None or entry["contents"] != contents:
-                entry = {"contents": contents, "box": discovered_box(network, decode_rgb(image.file), settings)}
+                entry = {"contents": contents, "box": discovered_box(model, decode_rgb(image.file), settings)}
                 known[image.name] = entry
                 fresh += 1
-                if folder is not None and fresh % _KEPT_EVERY == 0:
-                    write_json(folder / _BOXES_FILE, known)
+                if fresh % _KEPT_EVERY == 0:
+                    folder.save(_BOXES_FILE, known)
             found.append(entry["box"])
-    if folder is not None and fresh:
-        write_json(folder / _BOXES_FILE, known)
+    if fresh:
+        folder.save(_BOXES_FILE, known)
     return found
+
+
+def _boxes_figure(images: Sequence[BoxedImage], boxes: Tensor, count: int, title: str) -> Figure:
+    """Found and annotated boxes of images at even distances over the split."""
+    count = min(count, len(images))
+    places = [number * len(images) // count for number in range(count)]
+    pictures = [
+        BoxedPicture(decode_rgb(images[place].file), boxes[place], images[place].boxes, images[place].name)
+        for place in places
+    ]
+    return box_figure(pictures, title=title)

@@ -1,6 +1,7 @@
 """What a backbone costs to use: parameters, operations, images a second, memory (paper Tables 10 and 15).
 
-The training half (time of a step, with and without synthetic negatives) steps an optimizer: `trainers.step_time`.
+The training half (time of a step, with and without synthetic negatives) steps an optimizer: `trainers.step_time`, in a
+process of its own.
 
 Expected of the paper, Table 10: DeiT-S 22 M parameters and 940 images a second, Swin-T 28 M and 755, on its device.
 """
@@ -9,52 +10,101 @@ from __future__ import annotations
 
 import resource
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from synco_hub.evaluation.measurement.measured_split import model_source
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import AUTOCAST_TYPES, frozen
+from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import DatasetChoice, EfficiencySettings, Precision
 
-PRECISIONS = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+# Batches before those that are timed.
+_WARMUP = 3
 
 
-@dataclass(frozen=True)
-class EfficiencySettings:
-    """How the cost is measured.
+def evaluate(
+    model: EvaluatedModel | None, data: DatasetChoice, settings: EfficiencySettings, output: Path | None = None
+) -> EvaluationResult:
+    """Measure a backbone, or random weights of `settings.backbone`, and training steps of `settings.methods`."""
+    if model is None:
+        network = SynCoModel(SynCoConfig(backbone=settings.backbone))
+        model = EvaluatedModel(network, None, f"random {settings.backbone}")
+    result = evaluate_efficiency(model, settings)
+    for method in filter(None, (name.strip() for name in settings.methods.split(","))):
+        result = _merged(result, _measured_step(method, settings), method)
+    return save_each([result], output)
 
-    Attributes:
-        batch_size: Images together.
-        image_size: Side of an image in pixels.
-        repeats: Timed batches; the median counts.
-        warmup: Batches before them.
-        device: Where it runs.
-        precision: `fp32`, or autocast to `bf16` or `fp16`.
 
-    Raises:
-        ValueError: If a number is not positive or the precision unknown.
+def format_table(result: EvaluationResult) -> str:
+    """Every number, and the device."""
+    lines = [f"  {name:<52} {value:12.2f}" for name, value in result.metrics.items()]
+    return "\n".join([*lines, f"on {result.device}"])
+
+
+def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | None = None) -> EvaluationResult:
+    """Measure what a forward pass of a frozen model costs.
+
+    Args:
+        model: Any model that :mod:`synco_hub.feature_pooling` knows; it stays as it is.
+        settings: Batch size, repeats, device (None for the CPU) and arithmetic.
+
+    Returns:
+        ``parameters_m``, ``trainable_parameters_m``, ``gflops_per_image``, ``images_per_second``,
+        ``milliseconds_per_batch`` and ``peak_memory_mb``.
     """
-
-    batch_size: int = 64
-    image_size: int = 224
-    repeats: int = 20
-    warmup: int = 3
-    device: str = "cpu"
-    precision: str = "fp32"
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "image_size", "repeats"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name}={getattr(self, name)} is not positive: give at least 1.")
-        if self.precision not in PRECISIONS:
-            raise ValueError(f"precision={self.precision!r} is unknown: use one of {', '.join(PRECISIONS)}.")
+    settings = settings or EfficiencySettings()
+    started = time.perf_counter()
+    device, size = settings.device or "cpu", _image_size(model.network)
+    total, trainable = count_parameters(model.network)
+    network: Any = feature_network(model.network)
+    pixels = torch.randn(settings.batch_size, 3, size, size, device=device)
+    if torch.device(device).type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    with frozen(network, device), torch.inference_mode():
+        # Kernels that the counter does not know would be missing: one image in full precision is counted.
+        operations = count_operations(lambda: network(pixels[:1]))
+        seconds = seconds_of(lambda: _forward(network, pixels, settings.precision), settings.repeats, _WARMUP, device)
+    median = statistics.median(seconds)
+    return EvaluationResult(
+        metrics={
+            "parameters_m": total / 1e6,
+            "trainable_parameters_m": trainable / 1e6,
+            "gflops_per_image": operations / 1e9,
+            "images_per_second": settings.batch_size / median,
+            "milliseconds_per_batch": 1e3 * median,
+            "peak_memory_mb": peak_memory_mb(device),
+        },
+        model=model_source(model.network, model.name),
+        dataset=DataSource(
+            "random pixels", "none", settings.batch_size, description="Normal noise; no image is read."
+        ),
+        protocol=ProtocolFacts(
+            "efficiency",
+            {
+                "batch_size": settings.batch_size,
+                "image_size": size,
+                "repeats": settings.repeats,
+                "warmup": _WARMUP,
+                "device": device,
+                "precision": settings.precision,
+            },
+        ),
+        device=device_name(device),
+        duration_s=time.perf_counter() - started,
+        notes=("One multiplication and addition counts as two operations.", "Times are medians of single batches."),
+    )
 
 
 def count_parameters(model: nn.Module) -> tuple[int, int]:
@@ -109,55 +159,33 @@ def peak_memory_mb(device: torch.device | str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def evaluate_efficiency(
-    model: nn.Module, settings: EfficiencySettings | None = None, model_name: str | None = None
-) -> EvaluationResult:
-    """Measure what a forward pass of a frozen model costs.
-
-    Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows; it stays as it is.
-        settings: How it is measured.
-        model_name: What the result calls the model.
-
-    Returns:
-        ``parameters_m``, ``trainable_parameters_m``, ``gflops_per_image``, ``images_per_second``,
-        ``milliseconds_per_batch`` and ``peak_memory_mb``.
-    """
-    settings = settings or EfficiencySettings()
-    started = time.perf_counter()
-    total, trainable = count_parameters(model)
-    network: Any = feature_network(model)
-    pixels = torch.randn(settings.batch_size, 3, settings.image_size, settings.image_size, device=settings.device)
-    if torch.device(settings.device).type == "cuda":
-        torch.cuda.reset_peak_memory_stats(settings.device)
-    with frozen(network, settings.device), torch.inference_mode():
-        # Kernels that the counter does not know would be missing: one image in full precision is counted.
-        operations = count_operations(lambda: network(pixels[:1]))
-        seconds = seconds_of(
-            lambda: _forward(network, pixels, settings.precision), settings.repeats, settings.warmup, settings.device
-        )
-    median = statistics.median(seconds)
-    return EvaluationResult(
-        metrics={
-            "parameters_m": total / 1e6,
-            "trainable_parameters_m": trainable / 1e6,
-            "gflops_per_image": operations / 1e9,
-            "images_per_second": settings.batch_size / median,
-            "milliseconds_per_batch": 1e3 * median,
-            "peak_memory_mb": peak_memory_mb(settings.device),
-        },
-        model=model_source(model, model_name),
-        dataset=DataSource(
-            "random pixels", "none", settings.batch_size, description="Normal noise; no image is read."
-        ),
-        protocol=ProtocolFacts("efficiency", asdict(settings)),
-        device=device_name(settings.device),
-        duration_s=time.perf_counter() - started,
-        notes=("One multiplication and addition counts as two operations.", "Times are medians of single batches."),
-    )
-
-
-def _forward(network: Any, pixels: Tensor, precision: str) -> None:
-    dtype = PRECISIONS[precision]
+def _forward(network: Any, pixels: Tensor, precision: Precision) -> None:
+    dtype = AUTOCAST_TYPES[precision]
     with torch.autocast(pixels.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
         network(pixels)
+
+
+def _image_size(network: nn.Module) -> int:
+    size: Any = getattr(getattr(network, "config", None), "image_size", None) or 224
+    return int(size)
+
+
+def _measured_step(method: str, settings: EfficiencySettings) -> EvaluationResult:
+    """Time training steps in a process of their own, since nothing here steps an optimizer."""
+    flags = {"method": method, "backbone": settings.backbone, "batch-size": settings.batch_size}
+    flags |= {"processes": settings.processes, "steps": settings.repeats}
+    flags |= {"device": settings.device or "cpu", "precision": settings.precision}
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "step.json"
+        words = [*(f"--{name}={value}" for name, value in flags.items()), f"--output={file}"]
+        subprocess.run([sys.executable, "-m", "trainers.step_time", *words], check=True)
+        return EvaluationResult.load(file, "step_time")
+
+
+def _merged(result: EvaluationResult, step: EvaluationResult, method: str) -> EvaluationResult:
+    """One result with the metrics of both; those of training are named `train_<method>_…`."""
+    metrics = {f"train_{method}_{name}": value for name, value in step.metrics.items()}
+    parameters = {**result.protocol.parameters, f"train_{method}": dict(step.protocol.parameters)}
+    notes = tuple(dict.fromkeys([*result.notes, *step.notes]))
+    protocol = replace(result.protocol, parameters=parameters)
+    return replace(result, metrics={**result.metrics, **metrics}, protocol=protocol, notes=notes)

@@ -10,42 +10,90 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor
 
-from synco_hub.data import EvaluationDataset, ImageDataset
-from synco_hub.evaluation.measurement.measured_split import MeasuredSplit, measure_split, model_source
-from synco_hub.evaluation.neighbours.knn_accuracy import check_temperature, knn_accuracy
-from synco_hub.evaluation.neighbours.knn_average_precision import knn_average_precision
-from synco_hub.feature_adapter import feature_network
-from synco_hub.features import ExtractionSettings
+from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
+from synco_hub.data.catalog.sets import CATALOG, row_meant
+from synco_hub.data.class_lists import class_list
+from synco_hub.data.subsets import low_shot_subset, subset_of_classes
+from synco_hub.evaluation.measurement import (
+    EvaluatedModel,
+    MeasuredSplit,
+    check_same_model,
+    load_split,
+    measure_split,
+    metric_lines,
+    model_source,
+    open_split,
+    save_each,
+    save_split,
+)
+from synco_hub.evaluation.nearest_neighbours import nearest_neighbours
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import check_finite
+from synco_hub.metrics import (
+    average_precision,
+    check_label_range,
+    target_ranks,
+    voc_average_precision_11_point,
+    weighted_knn_votes,
+)
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
+from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
+from synco_hub.settings import DatasetChoice, KnnSettings
 
 DEFAULT_KS = (10, 20, 100, 200)
+# Of `KnnSettings.save_features`: the bank and the queries.
+_FILES = ("train.safetensors", "test.safetensors")
+_VOTED_TOGETHER = 1024
+
+
+def evaluate(
+    model: EvaluatedModel | None, data: DatasetChoice, settings: KnnSettings, output: Path | None = None
+) -> EvaluationResult:
+    """Measure a backbone, or without one the features that an earlier measurement kept."""
+    if settings.features is not None:
+        result = _of_kept_features(Path(settings.features), settings)
+    elif model is None:
+        raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
+    else:
+        if settings.save_features is not None:
+            check_output_folder(Path(settings.save_features), "--save-features")
+        result = evaluate_knn(model, _open_bank(model, data, settings), open_split(data, "test", model), settings)
+    return save_each([result], output)
+
+
+def format_table(result: EvaluationResult) -> str:
+    """Which feature of which images, and the metrics."""
+    about = result.dataset
+    return (
+        f"{result.model.name}: feature: {result.model.feature}; images: {result.preprocessing.get('steps')}\n"
+        f"{about.count} test images of {about.name}: {about.description}\n{metric_lines(result.metrics, 12)}"
+    )
 
 
 def evaluate_knn(
-    model: nn.Module,
-    train_dataset: EvaluationDataset,
-    test_dataset: EvaluationDataset,
-    ks: Sequence[int] | None = None,
+    model: EvaluatedModel,
+    train: EvaluationDataset,
+    test: EvaluationDataset,
+    settings: KnnSettings | None = None,
     temperature: float = TEMPERATURE,
-    settings: ExtractionSettings | None = None,
-    model_name: str | None = None,
 ) -> EvaluationResult:
     """Measure a frozen model: the features of the training split vote for the classes of the test split.
 
     Args:
-        model: Any model that :mod:`synco_hub.feature_adapter` knows; it stays as it is.
-        train_dataset: The bank, with the evaluation transform (centre crops, no augmentation).
-        test_dataset: The queries.
-        ks: Numbers of neighbours; None for 10, 20, 100 and 200, of which those above the bank size are left out and
-            named in the result.
+        model: Any model that :mod:`synco_hub.feature_pooling` knows; it stays as it is.
+        train: The bank, with the evaluation transform (centre crops, no augmentation).
+        test: The queries.
+        settings: How features are computed, where neighbours are searched, where features are kept; numbers of
+            neighbours, None for 10, 20, 100 and 200, of which those above the bank size are left out and named in the
+            result.
         temperature: Temperature of the vote, above 0.
-        settings: How features are computed, and where neighbours are searched.
-        model_name: What the result calls the model; None for the name it was loaded by.
 
     Returns:
         ``top1_k<k>`` and, from 5 classes on, ``top5_k<k>`` in percent, or ``map_11_point_k<k>`` and
@@ -56,35 +104,29 @@ def evaluate_knn(
             was asked for is above the bank size, too many images are unreadable, or features are NaN.
     """
     started = time.perf_counter()
-    settings = settings or ExtractionSettings()
+    settings = settings or KnnSettings()
     # What can be known before hours of forward passes is checked before them.
-    for dataset in (train_dataset, test_dataset):
+    for dataset in (train, test):
         require_classes(dataset.images)
-    _check_same_classes(train_dataset.images.class_names, test_dataset.images.class_names)
-    usable_ks(ks, len(train_dataset))
+    _check_same_classes(train.images.class_names, test.images.class_names)
+    usable_ks(settings.k, len(train))
     check_temperature(temperature)
-    device = next(feature_network(model).parameters()).device if settings.device is None else settings.device
-    bank, queries = (measure_split(model, dataset, settings) for dataset in (train_dataset, test_dataset))
-    return evaluate_knn_features(
-        bank,
-        queries,
-        model_source(model, model_name),
-        ks,
-        temperature,
-        device,
-        settings.progress,
-        started,
-    )
+    source = model_source(model.network, model.name)
+    bank, queries = (measure_split(model.network, dataset, settings) for dataset in (train, test))
+    if settings.save_features is not None:
+        for split, file in zip((bank, queries), _FILES, strict=True):
+            save_split(split, source, Path(settings.save_features) / file)
+    if settings.device is None:
+        settings = replace(settings, device=str(next(feature_network(model.network).parameters()).device))
+    return evaluate_knn_features(bank, queries, source, settings, temperature, started)
 
 
 def evaluate_knn_features(
     bank: MeasuredSplit,
     queries: MeasuredSplit,
     model: ModelSource,
-    ks: Sequence[int] | None = None,
+    settings: KnnSettings | None = None,
     temperature: float = TEMPERATURE,
-    device: torch.device | str = "cpu",
-    progress: bool = True,
     started: float | None = None,
 ) -> EvaluationResult:
     """The second half of :func:`evaluate_knn`, for features that are there already.
@@ -93,24 +135,23 @@ def evaluate_knn_features(
         bank: Features of the training split.
         queries: Features of the test split, of the same model.
         model: What the result says about the model.
-        ks: See :func:`evaluate_knn`.
+        settings: Numbers of neighbours, where they are searched (None for the CPU), progress.
         temperature: Temperature of the vote, above 0.
-        device: Where neighbours are searched.
-        progress: Show a progress bar.
         started: ``time.perf_counter()`` when the measurement began; None for now.
 
     Raises:
         ValueError: See :func:`evaluate_knn`.
     """
     started = time.perf_counter() if started is None else started
+    settings = settings or KnnSettings()
+    device = settings.device or "cpu"
     _check_same_classes(bank.class_names, queries.class_names)
-    kept, left_out = usable_ks(ks, len(bank.features.values))
+    kept, left_out = usable_ks(settings.k, len(bank.features.values))
     sides = (bank.features.values, bank.features.labels, queries.features.values, queries.features.labels)
     if bank.features.labels.ndim == 2:
-        metrics = knn_average_precision(*sides, kept, temperature, device, progress)
+        metrics = knn_average_precision(*sides, kept, temperature, device, settings.progress)
     else:
-        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, progress)
-    notes = [f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out]
+        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, settings.progress)
     return EvaluationResult(
         metrics=metrics,
         model=model,
@@ -131,22 +172,45 @@ def evaluate_knn_features(
         device=device_name(device),
         duration_s=time.perf_counter() - started,
         skipped_files=(*bank.skipped_files, *queries.skipped_files),
-        notes=tuple(notes),
+        notes=tuple(f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out),
     )
 
 
+def _of_kept_features(folder: Path, settings: KnnSettings) -> EvaluationResult:
+    (bank, model), (queries, other) = (load_split(folder / file) for file in _FILES)
+    check_same_model(model, other)
+    return evaluate_knn_features(bank, queries, model, settings)
+
+
+def _open_bank(model: EvaluatedModel, data: DatasetChoice, settings: KnnSettings) -> EvaluationDataset:
+    """The training split, that of another data set, or a low-shot part of either."""
+    if settings.train_dataset is None:
+        row = row_meant(data.dataset, data.data_dir, data.dataset_id)
+        if row is not None and "train" not in row.splits:
+            raise ValueError(
+                f"{data.dataset} has test images only: name the training images with --train-dataset, such as "
+                "imagenet-1k, and their folder with --train-data-dir."
+            )
+        images = open_split(data, "train", model).images
+    else:
+        other = DatasetChoice(settings.train_dataset, settings.train_data_dir, split_seed=data.split_seed)
+        images = _of_same_classes(open_split(other, "train", model).images, data.dataset)
+    images = low_shot_subset(images, settings.train_fraction, settings.train_list, data.split_seed)
+    return EvaluationDataset(images, model.transform)
+
+
+def _of_same_classes(images: ImageDataset, measured: str) -> ImageDataset:
+    """Of the training images of another set those whose classes the measured set of the catalog has."""
+    row = CATALOG.get(measured)
+    if row is None or row.class_list is None or images.class_names == list(class_list(row.class_list)):
+        return images
+    return subset_of_classes(images, class_list(row.class_list))
+
+
 def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """Which k are measured, and which defaults are left out because the bank is too small.
+    """The k to measure, rising, and the defaults left out because the bank is too small; None asks for the defaults.
 
-    Args:
-        ks: Numbers of neighbours that were asked for; None for the protocol's 10, 20, 100, 200.
-        bank_size: Number of training images.
-
-    Returns:
-        The k to measure, rising, and the defaults left out. When every default is too large, the whole bank votes.
-
-    Raises:
-        ValueError: If a k that was asked for is below 1 or above the bank size, or none was.
+    When every default is too large, the whole bank votes.
     """
     if ks is None:
         kept = tuple(k for k in DEFAULT_KS if k <= bank_size) or (bank_size,)
@@ -160,11 +224,7 @@ def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...]
 
 
 def require_classes(images: ImageDataset) -> None:
-    """Refuses a split without a class, or several, for every image.
-
-    Raises:
-        ValueError: If there are images without any.
-    """
+    """Refuse a split without a class, or several, for every image."""
     if images.multi_hot is None:
         images.require_labels("k-NN evaluation")
 
@@ -181,3 +241,157 @@ def _check_same_classes(train: Sequence[str], test: Sequence[str]) -> None:
                 f"class {label} is {ours!r} in the training split and {theirs!r} in the test split: "
                 "labels would not mean the same; give two splits of one data set"
             )
+
+
+def knn_accuracy(
+    bank_features: Tensor,
+    bank_labels: Tensor,
+    query_features: Tensor,
+    query_labels: Tensor,
+    ks: Sequence[int],
+    num_classes: int,
+    temperature: float = TEMPERATURE,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> dict[str, float]:
+    """Accuracy of the weighted vote for every k, from one search.
+
+    Ties are settled by index: among equally similar bank images the lower row is the nearer one, among classes with
+    equal votes the lower class is the better guess.
+
+    Args:
+        bank_features: Shape: (bank, dim).
+        bank_labels: Class indices. Shape: (bank,).
+        query_features: Shape: (queries, dim).
+        query_labels: Class indices. Shape: (queries,).
+        ks: Numbers of neighbours, each from 1 to the size of the bank.
+        num_classes: Number of classes.
+        temperature: Temperature of the vote, above 0.
+        device: Where similarities are computed; the vote is always counted on the CPU, in a fixed order.
+        progress: Show a progress bar.
+
+    Returns:
+        ``top1_k<k>`` for every k and, from 5 classes on, ``top5_k<k>``; in percent.
+
+    Raises:
+        ValueError: If a side is empty, shapes do not fit, a feature is NaN, a label is missing or out of range, or a
+            k or the temperature is out of range.
+    """
+    _check_side("training", bank_features, bank_labels, num_classes)
+    _check_side("test", query_features, query_labels, num_classes)
+    if not ks:
+        raise ValueError("ks=() names no number of neighbours: give at least one, such as 10")
+    if min(ks) < 1 or max(ks) > len(bank_features):
+        raise ValueError(
+            f"k={max(ks) if min(ks) >= 1 else min(ks)} with {len(bank_features)} training images: "
+            "choose every k from 1 to their number"
+        )
+    check_temperature(temperature)
+    found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
+    guesses = (1, 5) if num_classes >= 5 else (1,)
+    right = {(guess, k): 0 for k in sorted(set(ks)) for guess in guesses}
+    neighbour_labels, query_labels = bank_labels.cpu()[found.indices], query_labels.cpu()
+    for start in range(0, len(query_labels), _VOTED_TOGETHER):
+        rows = slice(start, start + _VOTED_TOGETHER)
+        for k, votes in weighted_knn_votes(
+            found.similarities[rows], neighbour_labels[rows], num_classes, ks, temperature
+        ):
+            ranks = target_ranks(votes, query_labels[rows])
+            for guess in guesses:
+                right[guess, k] += int((ranks < guess).sum())
+    return {f"top{guess}_k{k}": 100.0 * count / len(query_labels) for (guess, k), count in right.items()}
+
+
+def check_temperature(temperature: float) -> None:
+    """Refuse a temperature that is not above 0."""
+    if not temperature > 0:
+        raise ValueError(f"temperature={temperature}: the weights exp(similarity / temperature) need one above 0")
+
+
+def _check_side(name: str, features: Tensor, labels: Tensor, num_classes: int) -> None:
+    if features.ndim != 2 or labels.shape != features.shape[:1]:
+        raise ValueError(
+            f"{name} features {tuple(features.shape)} and labels {tuple(labels.shape)} do not fit: "
+            "give (images, dim) features and one class index an image"
+        )
+    if len(features) == 0:
+        raise ValueError(f"the {name} split is empty: a vote needs images on both sides")
+    check_finite(features)
+    if bool((labels == UNLABELED).any()):
+        raise ValueError(
+            f"{int((labels == UNLABELED).sum())} of {len(labels)} {name} images have no label: "
+            "k-NN needs a class for every image, such as one sub-folder per class"
+        )
+    check_label_range(labels, num_classes, f"{name} image")
+
+
+def knn_average_precision(
+    bank_features: Tensor,
+    bank_targets: Tensor,
+    query_features: Tensor,
+    query_targets: Tensor,
+    ks: Sequence[int],
+    temperature: float = TEMPERATURE,
+    device: torch.device | str = "cpu",
+    progress: bool = False,
+) -> dict[str, float]:
+    """Mean average precision of the vote for every k, from one search, where an image can have several classes.
+
+    Every neighbour votes for each of its classes; what is measured is how well the share of the votes ranks the images
+    of a class. DINO's protocol has one class an image: this is the same vote, scored as probing scores VOC 2007.
+
+    Args:
+        bank_features: Shape: (bank, dim).
+        bank_targets: 1 present, 0 absent, -1 neither. Shape: (bank, num_classes).
+        query_features: Shape: (queries, dim).
+        query_targets: As the bank's. Shape: (queries, num_classes).
+        ks: Numbers of neighbours, each from 1 to the size of the bank.
+        temperature: Temperature of the vote, above 0.
+        device: Where similarities are computed; the vote is always counted on the CPU.
+        progress: Show a progress bar.
+
+    Returns:
+        ``map_11_point_k<k>`` and ``map_integral_k<k>`` for every k; in percent.
+
+    Raises:
+        ValueError: If shapes do not fit, a feature is NaN, no class has an image, or a k or the temperature is out of
+            range.
+    """
+    for name, features, targets in (
+        ("training", bank_features, bank_targets),
+        ("test", query_features, query_targets),
+    ):
+        if features.ndim != 2 or targets.shape != (len(features), bank_targets.shape[-1]) or not len(features):
+            raise ValueError(
+                f"{name} features {tuple(features.shape)} and targets {tuple(targets.shape)} do not fit: give "
+                "(images, dim) features and one row of classes an image, at least one"
+            )
+        check_finite(features)
+    if not ks or min(ks) < 1 or max(ks) > len(bank_features):
+        raise ValueError(
+            f"ks={tuple(ks)} with {len(bank_features)} training images: choose each from 1 to their number"
+        )
+    check_temperature(temperature)
+    found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
+    metrics = {}
+    for k in sorted(set(ks)):
+        blocks = [
+            _shares(found.similarities[rows, :k], bank_targets[found.indices[rows, :k]], temperature)
+            for rows in map(_rows, range(0, len(query_features), _VOTED_TOGETHER))
+        ]
+        scores = torch.cat(blocks)
+        metrics[f"map_11_point_k{k}"] = 100.0 * voc_average_precision_11_point(scores, query_targets)
+        metrics[f"map_integral_k{k}"] = 100.0 * average_precision(scores, query_targets)
+    return metrics
+
+
+def _rows(start: int) -> slice:
+    return slice(start, start + _VOTED_TOGETHER)
+
+
+def _shares(similarities: Tensor, targets: Tensor, temperature: float) -> Tensor:
+    """Share of the counting votes (queries, num_classes); targets are (queries, k, num_classes)."""
+    weights = torch.exp((similarities.double() - similarities.double().amax(dim=1, keepdim=True)) / temperature)
+    votes = (weights[:, :, None] * (targets == 1)).sum(dim=1)
+    counting = (weights[:, :, None] * (targets >= 0)).sum(dim=1)
+    return votes / counting.clamp(min=torch.finfo(torch.float64).tiny)

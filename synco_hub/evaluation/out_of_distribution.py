@@ -6,33 +6,73 @@ ImageNet-O only, in-distribution are the 10,000 validation images of these class
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
 
-from synco_hub.data import EvaluationDataset
-from synco_hub.evaluation.detection.classifier_outputs import FEATURES, LOGITS, ClassifierOutputs, Outputs
-from synco_hub.evaluation.detection.confidence_scores import (
+from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
+from synco_hub.data.catalog.loading import folder_of_set, load_known_images
+from synco_hub.data.class_labels import class_columns
+from synco_hub.evaluation.classification import check_same_classes
+from synco_hub.evaluation.confidence_scores import (
     check_neighbour,
+    detection_metrics,
+    explanation,
     maximum_softmax_log_odds,
     negative_energy,
     neighbour_similarity,
 )
-from synco_hub.evaluation.detection.detection_metrics import detection_metrics, explanation
-from synco_hub.evaluation.measurement.measured_split import classifier_source, data_source, preprocessing
-from synco_hub.evaluation.measurement.model_identity import model_identity
-from synco_hub.evaluation.measurement.resumable_folder import claim_folder
-from synco_hub.features import ExtractionSettings
-from synco_hub.frozen import frozen
+from synco_hub.evaluation.measurement import (
+    EvaluatedModel,
+    classifier_source,
+    data_source,
+    open_split,
+    preprocessing,
+    save_each,
+)
+from synco_hub.evaluation.resume import ResumableFolder, contents_of_images, model_identity
+from synco_hub.feature_pooling import feature_network, feature_rule, image_features
+from synco_hub.features import frozen
+from synco_hub.output_paths import check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import DatasetChoice, ForwardSettings, OutOfDistributionSettings
 
-DEFAULT_NEIGHBOUR = 50
+# Images of one file on disk: what a killed run has to compute again at most.
+BLOCK = 2048
+LOGITS, FEATURES = "logits", "features"
+_INDICES = "indices"
 # Of the known and of the unknown images, by the score's name.
 Scores = dict[str, tuple[Tensor, Tensor]]
+
+
+def evaluate(
+    model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings, output: Path | None = None
+) -> EvaluationResult:
+    """Measure a classifier on ImageNet-O, or on two data sets; what it gives for images is kept beside the result."""
+    if (settings.in_dataset is None) != (settings.out_dataset is None) or (settings.in_dataset is None) == (
+        data.data_dir is None
+    ):
+        raise ValueError("give --data-dir for ImageNet-O, or --in-dataset together with --out-dataset.")
+    folder = None if output is None else output.with_name(f"{output.stem}.outputs")
+    if folder is not None:
+        check_output_folder(folder, "--output")
+    sets = _imagenet_o(model, data, settings) if data.data_dir is not None else _pair(model, data, settings)
+    return save_each([evaluate_out_of_distribution(model, sets, settings, folder)], output)
+
+
+def format_table(result: EvaluationResult) -> str:
+    """How many images of both kinds, and every rate."""
+    known = result.protocol.parameters["in-distribution images"]
+    lines = [f"{result.dataset.count} unknown images, {known} known ones"]
+    return "\n".join([*lines, *(f"  {name:<38} {value:7.2f} %" for name, value in result.metrics.items())])
 
 
 @dataclass(frozen=True)
@@ -51,57 +91,81 @@ class DetectionSets:
     known: EvaluationDataset
     unknown: EvaluationDataset
     bank: EvaluationDataset | None = None
-    neighbour: int = DEFAULT_NEIGHBOUR
+    neighbour: int = OutOfDistributionSettings.neighbour
     columns: Tensor | None = None
     protocol: str = "ood_pair"
 
 
+def _imagenet_o(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings) -> DetectionSets:
+    data_dir = str(data.data_dir)
+    folder_of_set("imagenet-o", data_dir)
+    return DetectionSets(
+        EvaluationDataset(load_known_images(data_dir), model.transform),
+        open_split(DatasetChoice("imagenet-o", data_dir), "test", model),
+        None if settings.bank_dataset is None else open_split(DatasetChoice(settings.bank_dataset), "train", model),
+        settings.neighbour,
+        class_columns(model.class_names, "imagenet_o"),
+        "ood",
+    )
+
+
+def _pair(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings) -> DetectionSets:
+    chosen = DatasetChoice(str(settings.in_dataset), split_seed=data.split_seed)
+    known = open_split(chosen, "test", model)
+    check_same_classes(model.class_names, tuple(known.images.class_names))
+    unknown = _unknown_images(replace(chosen, dataset=str(settings.out_dataset)), model)
+    bank = open_split(replace(chosen, dataset=settings.bank_dataset or chosen.dataset), "train", model)
+    return DetectionSets(known, EvaluationDataset(unknown, model.transform), bank, min(settings.neighbour, len(bank)))
+
+
+def _unknown_images(data: DatasetChoice, model: EvaluatedModel) -> ImageDataset:
+    """All images of a folder at any depth, or the test split of a data set; labels are not used."""
+    return open_split(data, "all" if Path(data.dataset).expanduser().is_dir() else "test", model).images
+
+
 def evaluate_out_of_distribution(
-    classifier: nn.Module,
+    model: EvaluatedModel,
     sets: DetectionSets,
-    model_name: str,
-    settings: ExtractionSettings | None = None,
+    settings: ForwardSettings | None = None,
     folder: Path | None = None,
 ) -> EvaluationResult:
     """Measure how well a classifier tells unknown images from known ones.
 
     Args:
-        classifier: Gives ``logits``.
+        model: Gives ``logits``.
         sets: The images.
-        model_name: What the result calls it.
         settings: Batch size, workers, device, progress.
         folder: Where what the classifier gives is kept, and taken from when it is of the same model, settings and
             images; an interrupted run goes on there.
 
     Returns:
         For each score (``msp``, ``energy``, ``knn``; with ``_all_classes`` where ``sets.columns`` keeps some): see
-        :func:`synco_hub.evaluation.detection.detection_metrics.detection_metrics`.
+        :func:`synco_hub.evaluation.confidence_scores.detection_metrics`.
 
     Raises:
         ValueError: If a set is empty, a score is NaN, the bank has fewer images than the neighbour's number, or the
             folder belongs to another measurement.
     """
     started = time.perf_counter()
-    settings = settings or ExtractionSettings()
+    settings = settings or ForwardSettings()
     if sets.bank is not None:
         check_neighbour(sets.neighbour, len(sets.bank))  # before hours of forward passes
-    identity = model_identity(classifier)
-    if folder is not None:
-        facts = {**identity, "preprocessing": preprocessing(sets.known), "batch size": settings.batch_size}
-        claim_folder(folder, facts)
-    with frozen(classifier, settings.device) as network:
+    identity = model_identity(model.network)
+    facts = {**identity, "preprocessing": preprocessing(sets.known), "batch size": settings.batch_size}
+    kept = ResumableFolder(folder, facts)
+    with frozen(model.network, settings.device) as network:
         device = device_name(next(network.parameters()).device)
-        outputs = ClassifierOutputs(network, settings, folder)
+        outputs = ClassifierOutputs(network, settings, kept)
         wanted = (LOGITS,) if sets.bank is None else (LOGITS, FEATURES)
         known = outputs.of(sets.known, "in-distribution", wanted)
         unknown = outputs.of(sets.unknown, "out-of-distribution", wanted)
         bank = None if sets.bank is None else outputs.of(sets.bank, "bank", (FEATURES,))
-    scores = confidence_scores(known, unknown, bank, sets.columns, sets.neighbour)
+    scores = scores_of_both(known, unknown, bank, sets.columns, sets.neighbour)
     inside = data_source(sets.known.images.description, len(known.logits))
     about = sets.unknown.images.description
     return EvaluationResult(
         metrics=_metrics(scores),
-        model=classifier_source(classifier, model_name, identity["weights"]),
+        model=classifier_source(model, identity["weights"]),
         dataset=DataSource(about.name, about.split, len(unknown.logits), about.fingerprint, about.source),
         protocol=ProtocolFacts(sets.protocol, _facts(sets, len(known.logits))),
         training_dataset=replace(inside, description=f"the in-distribution images: {inside.description}"),
@@ -113,18 +177,10 @@ def evaluate_out_of_distribution(
     )
 
 
-def confidence_scores(
+def scores_of_both(
     known: Outputs, unknown: Outputs, bank: Outputs | None, columns: Tensor | None, neighbour: int
 ) -> Scores:
-    """Every score of known and of unknown images.
-
-    Args:
-        known: In-distribution.
-        unknown: Out-of-distribution.
-        bank: For the neighbour score; None leaves it out.
-        columns: Outputs that the first scores keep; None keeps all.
-        neighbour: Which neighbour counts.
-    """
+    """Every score of known and of unknown images; `columns` are the outputs that the first scores keep, None all."""
     scores: Scores = {}
     views: list[tuple[str, Tensor | None]] = (
         [("", columns)] if columns is None else [("", columns), ("_all_classes", None)]
@@ -164,3 +220,124 @@ def _facts(sets: DetectionSets, known: int) -> dict[str, Any]:
         "arithmetic": "double precision, log odds of probabilities",
         "neighbour": sets.neighbour if sets.bank is not None else None,
     }
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What a classifier gives for a set.
+
+    Attributes:
+        logits: Shape: (images, num_classes), empty if they were not asked for.
+        features: Shape: (images, dim), empty if they were not asked for.
+        skipped: Names of the unreadable images.
+    """
+
+    logits: Tensor
+    features: Tensor
+    skipped: tuple[str, ...] = ()
+
+
+class ClassifierOutputs:
+    """Logits and features of the readable images of data sets, block by block: finished blocks survive a stop.
+
+    Blocks are whole batches, and a batch holds the same images in every run: so are the last bits of its numbers.
+
+    Args:
+        network: In eval mode, gives ``logits``.
+        settings: Batch size, workers, progress.
+        folder: Where finished blocks are kept and taken from, of this network and these settings.
+    """
+
+    def __init__(self, network: nn.Module, settings: ForwardSettings, folder: ResumableFolder | None = None) -> None:
+        self._network, self._settings, self._folder = network, settings, folder or ResumableFolder(None, {})
+
+    def of(self, dataset: EvaluationDataset, title: str, wanted: Sequence[str] = (LOGITS,)) -> Outputs:
+        """Compute, or take, what is wanted of every readable image.
+
+        Args:
+            dataset: Images, with or without labels.
+            title: What the progress bar says, and the name of the blocks' folder.
+            wanted: `LOGITS`, `FEATURES` or both.
+
+        Raises:
+            ValueError: If there is no readable image, or too many are unreadable.
+        """
+        blocks = self._blocks(len(dataset))
+        kept = [self._kept(_part(title, number), dataset, block, wanted) for number, block in enumerate(blocks)]
+        missing = [batch for block, values in zip(blocks, kept, strict=True) if values is None for batch in block]
+        workers = self._settings.num_workers if missing else 0
+        loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=missing, num_workers=workers)
+        ledger, fresh, parts = UnreadableImages(dataset, self._settings.max_bad_fraction), iter(loader), []
+        with tqdm(total=len(dataset), desc=title, unit="img", disable=not self._settings.progress) as bar:
+            for number, (block, values) in enumerate(zip(blocks, kept, strict=True)):
+                if values is None:
+                    # Before the measurement: images that change while it runs are others than those it names.
+                    contents = contents_of_images(dataset.images, _joined(block)) if self._folder.path else ""
+                    values = self._computed(fresh, block, wanted, (ledger, bar))
+                    self._folder.save_tensors(_part(title, number), contents, values)
+                else:
+                    ledger.record(sorted(set(_joined(block)) - set(values[_INDICES].tolist())))
+                    bar.update(len(_joined(block)))
+                if len(values[_INDICES]):
+                    parts.append(values)
+        if not parts:
+            raise ValueError(f"{title}: no image could be read; check the folder")
+        found = {name: torch.cat([part[name] for part in parts]) for name in wanted}
+        empty = torch.empty(0, 0)
+        return Outputs(found.get(LOGITS, empty), found.get(FEATURES, empty), tuple(ledger.names()))
+
+    def _blocks(self, count: int) -> list[list[list[int]]]:
+        """Positions of the images, in batches, in blocks of batches."""
+        size = self._settings.batch_size
+        batches = [list(range(at, min(at + size, count))) for at in range(0, count, size)]
+        per_block = math.ceil(BLOCK / size)
+        return [batches[at : at + per_block] for at in range(0, len(batches), per_block)]
+
+    def _computed(
+        self,
+        fresh: Iterator[Mapping[str, Tensor]],
+        block: Sequence[Sequence[int]],
+        wanted: Sequence[str],
+        reports: tuple[UnreadableImages, Any],
+    ) -> dict[str, Tensor]:
+        ledger, bar = reports
+        indices, rows = [torch.empty(0, dtype=torch.int64)], []
+        for positions in block:
+            batch = next(fresh)
+            ledger.record(batch["bad_index"])
+            good = batch["bad_index"] < 0
+            if bool(good.any()):
+                rows.append(self._forward(batch["pixel_values"][good], wanted))
+                indices.append(batch["index"][good])
+            bar.update(len(positions))
+        found = {name: torch.cat([row[name] for row in rows]) for name in wanted} if rows else {}
+        return {_INDICES: torch.cat(indices), **found}
+
+    def _forward(self, pixels: Tensor, wanted: Sequence[str]) -> dict[str, Tensor]:
+        pixels = pixels.to(next(self._network.parameters()).device)
+        values: dict[str, Tensor] = {}
+        with torch.inference_mode():
+            if LOGITS in wanted:
+                values[LOGITS] = self._network(pixels).logits.float().cpu()
+            if FEATURES in wanted:
+                backbone = feature_network(self._network)
+                values[FEATURES] = image_features(backbone, pixels, feature_rule(backbone)).float().cpu()
+        return values
+
+    def _kept(
+        self, part: str, dataset: EvaluationDataset, block: Sequence[Sequence[int]], wanted: Sequence[str]
+    ) -> dict[str, Tensor] | None:
+        """A finished block of the same images with all that is wanted, None if there is none."""
+        if not self._folder.has(part):
+            return None
+        values = self._folder.load_tensors(part, contents_of_images(dataset.images, _joined(block)))
+        complete = values is not None and (len(values[_INDICES]) == 0 or set(wanted) <= set(values))
+        return values if complete else None
+
+
+def _part(title: str, number: int) -> str:
+    return f"{title}/block-{number:06d}.safetensors"
+
+
+def _joined(block: Sequence[Sequence[int]]) -> list[int]:
+    return [position for batch in block for position in batch]

@@ -8,93 +8,87 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import ImageDataset
+from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.data.class_labels import class_columns
+from synco_hub.data.corruptions import SEVERITIES
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.evaluation.classification_targets import check_same_classes, classification_targets
-from synco_hub.evaluation.measurement.image_contents import contents_of_images
-from synco_hub.evaluation.measurement.measured_split import classifier_source
-from synco_hub.evaluation.measurement.model_identity import model_identity
-from synco_hub.evaluation.measurement.resumable_folder import differences
-from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell, measure_cell
-from synco_hub.evaluation.shifts.robustness_metrics import robustness_metrics
-from synco_hub.evaluation.shifts.robustness_sets import PlannedCell
-from synco_hub.features import ExtractionSettings
-from synco_hub.frozen import frozen
+from synco_hub.evaluation.classification import check_same_classes, classification_targets
+from synco_hub.evaluation.measurement import EvaluatedModel, classifier_source, save_each
+from synco_hub.evaluation.resume import check_same_measurement, contents_of_images, model_identity
+from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, plan_on_the_fly, plan_published
+from synco_hub.features import frozen
+from synco_hub.metrics import mean_corruption_error, target_ranks
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import DatasetChoice, ForwardSettings, RobustnessSettings
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class RobustnessFacts:
-    """What a robustness result says beside its cells.
+def evaluate(
+    model: EvaluatedModel, data: DatasetChoice, settings: RobustnessSettings, output: Path | None = None
+) -> EvaluationResult:
+    """Measure a classifier on the published sets, or on corruptions drawn here; goes on from what `output` holds."""
+    if settings.on_the_fly and (settings.sets is not None or data.data_dir is not None):
+        raise ValueError("--on-the-fly corrupts the images of --dataset: leave --sets and --data-dir out.")
+    if not settings.on_the_fly and settings.num_images is not None:
+        raise ValueError("--num-images goes with --on-the-fly: the published sets are measured whole.")
+    plan = (plan_on_the_fly if settings.on_the_fly else plan_published)(model, data, settings)
+    run = RobustnessRun(model, plan, settings)
+    taken = 0 if output is None else run.take_finished(output)
+    if taken and settings.progress:
+        tqdm.write(f"{taken} of {len(plan.cells)} cells are in {output} already")
+    return save_each(run.results(), output)
 
-    Attributes:
-        protocol: ``robustness``, or ``robustness_on_the_fly``.
-        data_name: What the images are called.
-        description: Where they come from.
-        preprocessing: How an image became the network's input.
-        seed: Of what is drawn, None if nothing is.
-        notes: What a reader has to know.
-        subset: Whether less is planned than the protocol asks for.
-        data_fingerprint: Of the data set that all cells are made of; None where each cell is a set of its own.
-    """
 
-    protocol: str
-    data_name: str
-    description: str
-    preprocessing: dict[str, Any]
-    seed: int | None = None
-    notes: tuple[str, ...] = ()
-    subset: bool = False
-    data_fingerprint: str | None = None
+def format_table(result: EvaluationResult) -> str:
+    """Corruptions by severity, then every other set and the means."""
+    cells = {key: AccuracyCell.from_dict(dict(cell)) for key, cell in result.protocol.parameters["cells"].items()}
+    lines = []
+    for family in ("imagenet_c", "corrupted"):
+        if table := severity_table(family, cells):
+            lines.append(f"  {family:<18} severity" + "".join(f"{severity:>8}" for severity in SEVERITIES))
+            for name, row in table.items():
+                lines.append(f"  {name:<26}" + "".join("       -" if at is None else f"{at:8.2f}" for at in row))
+    for name, value in result.metrics.items():
+        if not any(f"_{corruption}_" in name for corruption in BENCHMARK_CORRUPTIONS):
+            lines.append(f"  {name:<32} {value:7.2f} %")
+    return "\n".join(lines)
 
 
 class RobustnessRun:
     """A classifier on planned cells.
 
     Args:
-        classifier: Gives ``logits``.
-        class_names: In the order of its outputs.
-        model_name: What the result calls it.
-        plan: The cells.
-        facts: What the result says.
+        model: Gives ``logits``.
+        plan: The cells and what the result says of them.
         settings: Batch size, workers, device, progress.
 
     Raises:
         ValueError: If the classifier lacks classes of a planned set.
     """
 
-    def __init__(
-        self,
-        classifier: nn.Module,
-        class_names: tuple[str, ...],
-        model_name: str,
-        plan: Sequence[PlannedCell],
-        facts: RobustnessFacts,
-        settings: ExtractionSettings | None = None,
-    ) -> None:
-        self.classifier, self.class_names, self.model_name = classifier, class_names, model_name
-        self.plan, self.facts, self.settings = list(plan), facts, settings or ExtractionSettings()
+    def __init__(self, model: EvaluatedModel, plan: RobustnessPlan, settings: ForwardSettings | None = None) -> None:
+        self.model, self.plan, self.settings = model, plan, settings or ForwardSettings()
         # Before the first image: a classifier of other classes must not cost hours.
-        lists = {cell.class_list for cell in self.plan if cell.class_list}
-        self.columns = {name: class_columns(class_names, name) for name in sorted(lists)}
+        lists = {cell.class_list for cell in plan.cells if cell.class_list}
+        self.columns = {name: class_columns(model.class_names, name) for name in sorted(lists)}
         self.identity: dict[str, Any] = {
-            **model_identity(classifier),
-            "classes": fingerprint(class_names),
-            "data": facts.data_fingerprint or facts.data_name,
-            "preprocessing": facts.preprocessing,
-            "seed": facts.seed,
+            **model_identity(model.network),
+            "classes": fingerprint(model.class_names),
+            "data": plan.data_fingerprint or plan.data_name,
+            "preprocessing": plan.preprocessing,
+            "seed": plan.seed,
         }
         self.cells: dict[str, AccuracyCell] = {}
         self._last_contents: tuple[ImageDataset, str] | None = None
@@ -102,29 +96,20 @@ class RobustnessRun:
         self.duration = 0.0
 
     def take_finished(self, output: Path) -> int:
-        """Take the cells of an earlier, perhaps interrupted, run of the same measurement.
+        """Take the cells of an earlier, perhaps interrupted, run of the same measurement, and give their number.
 
         A planned cell whose images have changed since is measured anew. Cells that are not planned now stay as they
-        are.
-
-        Args:
-            output: The result that it wrote; a missing file is no error.
-
-        Returns:
-            Number of cells taken.
+        are. A missing file is no error.
 
         Raises:
             ValueError: If the file is no result, or of another measurement.
         """
         if not output.is_file():
             return 0
-        earlier = EvaluationResult.load(output, self.facts.protocol)
+        earlier = EvaluationResult.load(output, self.plan.protocol)
         stored = earlier.protocol.parameters
-        if differing := differences(stored.get("identity", {}), self.identity):
-            raise ValueError(
-                f"{output} holds another measurement ({differing}): give another --output, or remove it to measure "
-                "anew"
-            )
+        remedy = "give another --output, or remove it to measure anew"
+        check_same_measurement(f"{output} holds", stored.get("identity", {}), self.identity, remedy)
         self.cells = _stored_cells(output, stored.get("cells"))
         self.duration = earlier.duration_s
         if stale := self._stale_cells():
@@ -142,8 +127,8 @@ class RobustnessRun:
             ValueError: If a set is empty, broken or not readable, its classes are not the classifier's, or a logit is
                 NaN.
         """
-        waiting = [cell for cell in self.plan if cell.key not in self.cells]
-        with frozen(self.classifier, self.settings.device) as network:
+        waiting = [cell for cell in self.plan.cells if cell.key not in self.cells]
+        with frozen(self.model.network, self.settings.device) as network:
             self.device = device_name(next(network.parameters()).device)
             for number, cell in enumerate(waiting, 1):
                 started = time.perf_counter()
@@ -156,23 +141,23 @@ class RobustnessRun:
     def result(self) -> EvaluationResult:
         """What is finished so far, with the cells of earlier runs of other sets."""
         cells = self.cells
-        unfinished = [cell.key for cell in self.plan if cell.key not in cells]
-        notes = list(self.facts.notes)
+        unfinished = [cell.key for cell in self.plan.cells if cell.key not in cells]
+        notes = list(self.plan.notes)
         if unfinished:
-            notes.append(f"not finished: {len(unfinished)} of {len(self.plan)} cells, first {unfinished[0]}")
+            notes.append(f"not finished: {len(unfinished)} of {len(self.plan.cells)} cells, first {unfinished[0]}")
         return EvaluationResult(
             metrics=robustness_metrics(cells),
-            model=classifier_source(self.classifier, self.model_name, self.identity["weights"]),
+            model=classifier_source(self.model, self.identity["weights"]),
             dataset=DataSource(
-                self.facts.data_name,
+                self.plan.data_name,
                 "test",
                 sum(cell.images for cell in cells.values()),
                 fingerprint([str(cell.fingerprint) for cell in cells.values()]),
-                self.facts.description,
-                len(self.class_names),
+                self.plan.description,
+                len(self.model.class_names),
             ),
             protocol=ProtocolFacts(
-                self.facts.protocol,
+                self.plan.protocol,
                 {
                     "identity": self.identity,
                     "view": "centre crop",
@@ -181,18 +166,18 @@ class RobustnessRun:
                     "cells": {key: cell.to_dict() for key, cell in cells.items()},
                 },
             ),
-            preprocessing=self.facts.preprocessing,
-            seed=self.facts.seed,
+            preprocessing=self.plan.preprocessing,
+            seed=self.plan.seed,
             device=self.device,
             duration_s=self.duration,
             skipped_files=tuple(f"{key}: {name}" for key, cell in cells.items() for name in cell.skipped),
-            partial=bool(unfinished) or self.facts.subset,
+            partial=bool(unfinished) or self.plan.subset,
             notes=tuple(notes),
         )
 
     def _stale_cells(self) -> list[str]:
         """The planned cells whose images are no longer those that they were measured on."""
-        finished = [cell for cell in self.plan if cell.key in self.cells]
+        finished = [cell for cell in self.plan.cells if cell.key in self.cells]
         stale = []
         for cell in tqdm(finished, "comparing", unit="cell", leave=False, disable=not self.settings.progress):
             images, taken = cell.open().images, self.cells[cell.key]
@@ -212,8 +197,8 @@ class RobustnessRun:
         if targets.multi_label:
             raise ValueError(f"{dataset.images.description.name} has several classes an image: one is needed here")
         if cell.class_list is None:
-            check_same_classes(self.class_names, targets.class_names)
-            columns = torch.arange(len(self.class_names))
+            check_same_classes(self.model.class_names, targets.class_names)
+            columns = torch.arange(len(self.model.class_names))
         else:
             columns = self.columns[cell.class_list]
         is_subset = cell.class_list not in (None, "imagenet_1k")
@@ -231,3 +216,166 @@ def _stored_cells(output: Path, stored: Any) -> dict[str, AccuracyCell]:
             f"{output} holds no cells that could be continued ({error}), as if it had been edited: give another "
             "--output, or remove it to measure anew"
         ) from error
+
+
+@dataclass(frozen=True)
+class AccuracyCell:
+    """Counts of one set.
+
+    Attributes:
+        images: Readable images.
+        correct: Those whose class has the highest logit of all.
+        correct_of_subset: Those whose class has the highest logit of the set's own classes; None if these are all.
+        skipped: Names of the unreadable images.
+        fingerprint: Of the set: names and labels.
+        contents: Of its files, see `synco_hub.evaluation.resume`; None if it was not looked for.
+    """
+
+    images: int
+    correct: int
+    correct_of_subset: int | None = None
+    skipped: tuple[str, ...] = ()
+    fingerprint: str | None = None
+    contents: str | None = None
+
+    @property
+    def top1(self) -> float:
+        """Accuracy among all classes of the classifier, in percent."""
+        return 100.0 * self.correct / self.images
+
+    @property
+    def top1_of_subset(self) -> float | None:
+        """Accuracy among the set's own classes, in percent."""
+        return None if self.correct_of_subset is None else 100.0 * self.correct_of_subset / self.images
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If it cannot have given this: a field is missing or unknown, or a count is impossible.
+        """
+        try:
+            cell = cls(**{**values, "skipped": tuple(values.get("skipped", ()))})
+            right = (cell.correct, cell.correct_of_subset or 0)
+            if cell.images < 1 or not 0 <= min(right) <= max(right) <= cell.images:
+                raise ValueError(f"{right} of {cell.images} images cannot be right")
+        except TypeError as error:
+            raise ValueError(str(error)) from error
+        return cell
+
+
+def measure_cell(
+    network: nn.Module,
+    dataset: EvaluationDataset,
+    columns: Tensor,
+    settings: ForwardSettings,
+    title: str,
+    with_subset: bool = False,
+) -> AccuracyCell:
+    """Classify a set.
+
+    Args:
+        network: In eval mode, gives ``logits``.
+        dataset: Labelled images.
+        columns: Output of the classifier for each label. Shape: (num_classes of the set,).
+        settings: Batch size, workers, progress.
+        title: What the progress bar says.
+        with_subset: Also count with all other outputs left out.
+
+    Raises:
+        ValueError: If the set is empty, none of its images is readable or too many are not, or a logit is NaN.
+    """
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
+    device = next(network.parameters()).device
+    loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)
+    images = correct = of_subset = 0
+    with tqdm(total=len(dataset), desc=title, unit="img", leave=False, disable=not settings.progress) as bar:
+        for batch in loader:
+            ledger.record(batch["bad_index"])
+            good = batch["bad_index"] < 0
+            if bool(good.any()):
+                with torch.inference_mode():
+                    logits = network(batch["pixel_values"][good].to(device)).logits.float().cpu()
+                labels = batch["label"][good]
+                correct += int((target_ranks(logits, columns[labels]) == 0).sum())
+                if with_subset:
+                    of_subset += int((target_ranks(logits[:, columns], labels) == 0).sum())
+                images += len(labels)
+            bar.update(len(good))
+    if images == 0:
+        raise ValueError(f"{title}: no image could be read: an accuracy needs at least one; check the folder")
+    return AccuracyCell(
+        images,
+        correct,
+        of_subset if with_subset else None,
+        tuple(ledger.names()),
+        dataset.images.description.fingerprint,
+    )
+
+
+Cells = Mapping[str, AccuracyCell]
+
+
+def robustness_metrics(cells: Cells) -> dict[str, float]:
+    """Metrics of the cells that are there, in percent.
+
+    Args:
+        cells: By key, such as ``imagenet_a`` or ``imagenet_c/fog/3``.
+
+    Returns:
+        ``<set>_top1``; for 200-class sets ``<set>_top1_of_200`` and ``<set>_top1_of_1000``; for corruptions each
+        cell, the mean of each corruption, and once all 75 cells are there ``<set>_top1``, their plain mean as in the
+        paper, and for ImageNet-C ``imagenet_c_mce``; ``imagenet_w_gap``, accuracy with the watermark less clean.
+    """
+    metrics: dict[str, float] = {}
+    for key, cell in cells.items():
+        if "/" in key:
+            continue
+        if cell.top1_of_subset is None:
+            metrics[f"{key}_top1"] = cell.top1
+        else:
+            metrics[f"{key}_top1_of_200"] = cell.top1_of_subset
+            metrics[f"{key}_top1_of_1000"] = cell.top1
+    if "imagenet" in cells and "imagenet_w" in cells:
+        metrics["imagenet_w_gap"] = cells["imagenet_w"].top1 - cells["imagenet"].top1
+    for family in dict.fromkeys(key.split("/")[0] for key in cells if "/" in key):
+        metrics |= _corruption_metrics(family, cells)
+    return metrics
+
+
+def severity_table(family: str, cells: Cells) -> dict[str, list[float | None]]:
+    """Accuracy in percent of each corruption at severities 1 to 5, None where it is not measured.
+
+    Args:
+        family: ``imagenet_c`` or ``corrupted``.
+        cells: By key.
+    """
+    table: dict[str, list[float | None]] = {}
+    for name in BENCHMARK_CORRUPTIONS:
+        found = [cells.get(f"{family}/{name}/{severity}") for severity in SEVERITIES]
+        if any(found):
+            table[name] = [None if cell is None else cell.top1 for cell in found]
+    return table
+
+
+def _corruption_metrics(family: str, cells: Cells) -> dict[str, float]:
+    table = severity_table(family, cells)
+    means: dict[str, float] = {}
+    single: dict[str, float] = {}
+    for name, row in table.items():
+        single |= {f"{family}_{name}_{at}_top1": value for at, value in enumerate(row, 1) if value is not None}
+        if None not in row:
+            means[name] = sum(value for value in row if value is not None) / len(row)
+    metrics: dict[str, float] = {}
+    if len(means) == len(BENCHMARK_CORRUPTIONS):
+        metrics[f"{family}_top1"] = sum(means.values()) / len(means)
+        if family == "imagenet_c":
+            rows = {name: torch.tensor(row, dtype=torch.float64) for name, row in table.items()}
+            errors = {name: 1 - accuracies / 100 for name, accuracies in rows.items()}
+            metrics["imagenet_c_mce"] = 100.0 * mean_corruption_error(errors)
+    return {**metrics, **{f"{family}_{name}_top1": value for name, value in means.items()}, **single}

@@ -9,40 +9,74 @@ Published for orientation (remembered, not checked): DINO ViT-S/16 reaches J&F 6
 from __future__ import annotations
 
 import logging
+import statistics
+import tempfile
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from synco_hub.data.davis import RESOLUTION, VOID, DavisVideo, read_mask, write_mask
-from synco_hub.evaluation.dense.dense_features import chosen_stage, feature_stride
-from synco_hub.evaluation.dense.video_propagation import VideoSettings, propagated_masks
-from synco_hub.evaluation.dense.video_scores import VideoScores, score_video, video_metrics
-from synco_hub.evaluation.measurement.image_contents import contents_of_files
-from synco_hub.evaluation.measurement.measured_split import model_source
-from synco_hub.evaluation.measurement.model_identity import model_identity
-from synco_hub.evaluation.measurement.resumable_folder import claim_folder, finished_part, keep_part
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.data import decode_rgb
+from synco_hub.data.davis import RESOLUTION, VOID, DavisVideo, load_davis, read_mask, write_mask
+from synco_hub.evaluation.dense_features import chosen_stage, dense_features, feature_stride, pixel_values
+from synco_hub.evaluation.efficiency import wait_for
+from synco_hub.evaluation.label_propagation import (
+    LabelPropagation,
+    PropagationSettings,
+    labels_to_mask,
+    one_hot_patches,
+)
+from synco_hub.evaluation.measurement import EvaluatedModel, model_source
+from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import frozen
+from synco_hub.metrics import contour_accuracy, region_similarity, sequence_statistics
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import DatasetChoice, VideoSegmentationSettings
 
 logger = logging.getLogger(__name__)
 
 RESULT_FILE = "video-segmentation.json"
+# The long side is a multiple of this, as in the scripts whose numbers are published.
+_LONG_SIDE_UNIT = 64
+# Frames whose masks are compared at once: bounds the memory of long videos.
+_CHUNK = 8
+
+
+def evaluate(
+    model: EvaluatedModel, data: DatasetChoice, settings: VideoSegmentationSettings, output: Path | None = None
+) -> EvaluationResult:
+    """Measure a backbone on a folder of DAVIS; `output` is a folder, for masks, finished videos and the result."""
+    if data.data_dir is None:
+        raise ValueError("--data-dir is missing: give DAVIS, with JPEGImages/480p, Annotations/480p, ImageSets/2017.")
+    videos = load_davis(Path(data.data_dir), settings.split)
+    if output is not None:
+        return evaluate_video_segmentation(model, videos, output, settings)
+    with tempfile.TemporaryDirectory() as folder:
+        return evaluate_video_segmentation(model, videos, Path(folder), settings)
+
+
+def format_table(result: EvaluationResult) -> str:
+    """What was followed, and every number."""
+    numbers = (
+        f"  {name:<24} {value:8.3f} {'s' if name.endswith('s_per_frame') else '%'}"
+        for name, value in result.metrics.items()
+    )
+    return "\n".join([result.dataset.description, *numbers])
 
 
 def evaluate_video_segmentation(
-    model: nn.Module,
+    model: EvaluatedModel,
     videos: Sequence[DavisVideo],
     output_dir: Path,
-    settings: VideoSettings | None = None,
-    model_name: str | None = None,
-    split: str = "val",
+    settings: VideoSegmentationSettings | None = None,
 ) -> EvaluationResult:
     """Follow the objects of every video and score the masks.
 
@@ -55,8 +89,6 @@ def evaluate_video_segmentation(
         output_dir: Gets `masks/<video>/*.png`, `videos/<video>.json` and `video-segmentation.json`; finished videos
             of an earlier run with the same model and settings are taken from it.
         settings: How it is measured.
-        model_name: What the result calls the model.
-        split: Name of the split.
 
     Returns:
         J&F, J and F (mean, recall, decay) in percent over all objects, and the seconds a frame took beside the
@@ -67,29 +99,31 @@ def evaluate_video_segmentation(
             measurement.
     """
     started = time.perf_counter()
-    settings = settings or VideoSettings()
-    stage = chosen_stage(model, settings.stage)
-    network = feature_network(model)
-    how = {key: value for key, value in asdict(settings).items() if key not in ("device", "progress")}
-    how |= {"stage": stage, "stride": list(feature_stride(model, stage))}
-    claim_folder(output_dir, {**how, **model_identity(network)})
+    settings = settings or VideoSegmentationSettings()
+    stage = chosen_stage(model.network, settings.stage)
+    network = feature_network(model.network)
+    how = {
+        **{"short_side": settings.short_side, "stage": stage, "propagation": asdict(_propagation(settings))},
+        **{"mean": model.mean, "std": model.std, "stride": list(feature_stride(model.network, stage))},
+    }
+    folder = ResumableFolder(output_dir, {**how, **model_identity(network)})
     finished: list[VideoScores] = []
     faults: dict[str, str] = {}
     result = None
-    with frozen(network, settings.device) as running:
+    with frozen(network, settings.device):
         for number, video in enumerate(videos, start=1):
             try:
-                finished.append(_measured(running, video, output_dir, settings, stage, f"{number}/{len(videos)}"))
+                finished.append(_measured(model, video, folder, settings, stage, f"{number}/{len(videos)}"))
             except ValueError as error:
                 logger.warning("%s", error)
                 faults[video.name] = str(error)
                 continue
             result = EvaluationResult(
                 metrics=video_metrics(finished),
-                model=model_source(model, model_name),
-                dataset=_data_source(finished, len(videos), split),
+                model=model_source(model.network, model.name),
+                dataset=_data_source(finished, len(videos), settings.split),
                 protocol=ProtocolFacts("video-segmentation", {**how, "frames_scored": "all but first and last"}),
-                preprocessing={"short_side": settings.short_side, "mean": settings.mean, "std": settings.std},
+                preprocessing={"short_side": settings.short_side, "mean": model.mean, "std": model.std},
                 device=device_name(settings.device or next(network.parameters()).device),
                 duration_s=time.perf_counter() - started,
                 skipped_files=tuple(faults),
@@ -107,19 +141,24 @@ def evaluate_video_segmentation(
 
 
 def _measured(
-    network: nn.Module, video: DavisVideo, output_dir: Path, settings: VideoSettings, stage: int | None, place: str
+    model: EvaluatedModel,
+    video: DavisVideo,
+    kept: ResumableFolder,
+    settings: VideoSegmentationSettings,
+    stage: int | None,
+    place: str,
 ) -> VideoScores:
     """Scores of one video, from disk if an earlier run finished it."""
-    file, contents = output_dir / "videos" / f"{video.name}.json", contents_of_files(video.frames + video.annotations)
-    kept = finished_part(file, contents)
-    if kept is not None:
-        return VideoScores.from_dict(kept)
+    part, contents = f"videos/{video.name}.json", contents_of_files(video.frames + video.annotations)
+    finished = kept.load_part(part, contents)
+    if finished is not None:
+        return VideoScores.from_dict(finished)
     annotations = video.read_annotations()
     first = torch.from_numpy(annotations[0])
-    folder = output_dir / "masks" / video.name
+    folder = Path(str(kept.path)) / "masks" / video.name
     write_mask(folder / f"{video.frames[0].stem}.png", np.where(annotations[0] == VOID, 0, annotations[0]))
     seconds = []
-    following = propagated_masks(network, video, first, settings, stage)
+    following = propagated_masks(model, video, first, settings, stage)
     bar = tqdm(
         following, f"{video.name} ({place})", len(video.frames) - 1, unit="frame", disable=not settings.progress
     )
@@ -128,8 +167,179 @@ def _measured(
         seconds.append(taken)
     masks = np.stack([read_mask(folder / f"{frame.stem}.png") for frame in video.frames])
     scores = score_video(video.name, torch.from_numpy(masks), torch.from_numpy(annotations), seconds)
-    keep_part(file, contents, scores.to_dict())
+    kept.save_part(part, contents, scores.to_dict())
     return scores
+
+
+def _propagation(settings: VideoSegmentationSettings) -> PropagationSettings:
+    return PropagationSettings(settings.num_previous, settings.topk, settings.radius, settings.temperature)
+
+
+def propagated_masks(
+    model: EvaluatedModel,
+    video: DavisVideo,
+    first_mask: Tensor,
+    settings: VideoSegmentationSettings,
+    stage: int | None,
+) -> Iterator[tuple[Tensor, float]]:
+    """Follow the objects of a video's first frame.
+
+    Args:
+        model: In eval mode, on its device.
+        video: Frames.
+        first_mask: Indices of objects in the first frame. Shape: (height, width).
+        settings: How it is done.
+        stage: What :func:`synco_hub.evaluation.dense_features.chosen_stage` gave.
+
+    Yields:
+        For each frame after the first its indices (height, width), uint8, and the seconds that the propagation took
+        without reading and without the network's forward pass.
+    """
+    network = feature_network(model.network)
+    device = next(network.parameters()).device
+    size = (first_mask.shape[0], first_mask.shape[1])
+    stride = feature_stride(network, stage)
+    num_objects = int(torch.where(first_mask == VOID, 0, first_mask).max())
+    propagation = None
+    for file in video.frames:
+        image = pixel_values(decode_rgb(file), model.mean, model.std).to(device)
+        seen = frame_size(size[1], size[0], settings.short_side, stride)
+        image = F.interpolate(image, size=seen, mode="bilinear", align_corners=False)
+        features = dense_features(network, image, stage)[0]
+        if not bool(torch.isfinite(features).all()):
+            raise ValueError(
+                f"video {video.name!r}: the features of {file.name} are NaN or infinite, so that no patch is like "
+                "another: check the checkpoint's weights"
+            )
+        if propagation is None:
+            labels = one_hot_patches(first_mask.to(device), (features.shape[0], features.shape[1]), num_objects)
+            propagation = LabelPropagation(features, labels, _propagation(settings))
+            continue
+        wait_for(device)  # the forward pass belongs to the network
+        started = time.perf_counter()
+        labels = propagation.step(features)
+        grown = (features.shape[0] * stride[0], features.shape[1] * stride[1])
+        # Copying to the CPU waits for the device: the clock is honest there too.
+        mask = labels_to_mask(labels, grown, seen, size).cpu()
+        yield mask, time.perf_counter() - started
+
+
+def frame_size(width: int, height: int, short_side: int, stride: tuple[int, int]) -> tuple[int, int]:
+    """Height and width at which the network sees a frame.
+
+    The shorter side as given, the longer one in proportion and rounded down to a multiple of 64 (where it has that
+    many pixels), both whole patches.
+
+    Args:
+        width: Of the video.
+        height: Of the video.
+        short_side: Wanted, in pixels.
+        stride: Height and width in pixels of a patch.
+    """
+    long_side = short_side * max(width, height) // min(width, height)
+    if long_side >= _LONG_SIDE_UNIT:
+        long_side -= long_side % _LONG_SIDE_UNIT
+    sides = (short_side, long_side) if height <= width else (long_side, short_side)
+    return max(sides[0] // stride[0], 1) * stride[0], max(sides[1] // stride[1], 1) * stride[1]
+
+
+@dataclass(frozen=True)
+class VideoScores:
+    """Scores of one video; a list for each object, with a number for each frame but the first and last.
+
+    Attributes:
+        name: The video.
+        region: J of each object and frame.
+        contour: F of each object and frame.
+        seconds: What the propagation took, for each frame after the first.
+    """
+
+    name: str
+    region: list[list[float]]
+    contour: list[list[float]]
+    seconds: list[float]
+
+    @property
+    def num_frames(self) -> int:
+        """Frames of the video, the first included."""
+        return len(self.seconds) + 1
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """What :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: If fields are missing or unknown.
+        """
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"these are no scores of a video ({error}): delete the file") from None
+
+
+def score_video(name: str, masks: Tensor, annotations: Tensor, seconds: Sequence[float] = ()) -> VideoScores:
+    """Compare the masks of a video with its annotations.
+
+    Objects are those of the first annotation. The first frame is given, and DAVIS leaves out the last one too.
+
+    Args:
+        name: The video.
+        masks: Predicted indices. Shape: (frames, height, width).
+        annotations: Annotated indices, 255 where pixels do not count. Shape: (frames, height, width).
+        seconds: What the propagation took, kept with the scores.
+
+    Raises:
+        ValueError: If shapes differ, or the masks name more objects than the first annotation.
+    """
+    if masks.shape != annotations.shape or masks.ndim != 3 or len(masks) < 3:
+        raise ValueError(
+            f"masks {tuple(masks.shape)} and annotations {tuple(annotations.shape)} of video {name!r} do not fit: "
+            "both are (frames, height, width), at least 3 frames"
+        )
+    first = annotations[0]
+    num_objects = int(first[first != VOID].max()) if bool((first != VOID).any()) else 0
+    if int(masks.max()) > num_objects:
+        raise ValueError(
+            f"the masks of video {name!r} name object {int(masks.max())}, its first frame has {num_objects}: "
+            "every object must be in the first frame"
+        )
+    region: list[list[float]] = [[] for _ in range(num_objects)]
+    contour: list[list[float]] = [[] for _ in range(num_objects)]
+    for start in range(1, len(masks) - 1, _CHUNK):
+        frames = slice(start, min(start + _CHUNK, len(masks) - 1))
+        void = annotations[frames] == VOID
+        for number in range(num_objects):
+            pair = masks[frames] == number + 1, annotations[frames] == number + 1
+            region[number] += region_similarity(*pair, void).tolist()
+            contour[number] += contour_accuracy(*pair, void).tolist()
+    return VideoScores(name, region, contour, list(seconds))
+
+
+def video_metrics(videos: Sequence[VideoScores]) -> dict[str, float]:
+    """Means over all objects of all videos, in percent; J&F is the mean of J's and F's means.
+
+    Args:
+        videos: At least one, each with an object.
+
+    Returns:
+        `jf_mean`, then mean, recall and decay of J and F, then the mean seconds of propagation a frame.
+
+    Source: Pont-Tuset et al., "The 2017 DAVIS challenge", section 4: objects count alike, not videos.
+    """
+    metrics: dict[str, float] = {}
+    for letter, name in (("j", "region"), ("f", "contour")):
+        objects = [sequence_statistics(torch.tensor(values)) for video in videos for values in getattr(video, name)]
+        for statistic in ("mean", "recall", "decay"):
+            metrics[f"{letter}_{statistic}"] = 100 * statistics.fmean(getattr(each, statistic) for each in objects)
+    metrics = {"jf_mean": (metrics["j_mean"] + metrics["f_mean"]) / 2, **metrics}
+    seconds = [second for video in videos for second in video.seconds]
+    if seconds:
+        metrics["propagation_s_per_frame"] = statistics.fmean(seconds)
+    return metrics
 
 
 def _data_source(finished: Sequence[VideoScores], listed: int, split: str) -> DataSource:

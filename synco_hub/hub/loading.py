@@ -24,7 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import EvaluationTransform
-from synco_hub.feature_adapter import feature_network, feature_rule, image_features
+from synco_hub.feature_pooling import feature_network, feature_rule, image_features
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
 from synco_hub.models.backbones_synco import suggest
@@ -141,7 +141,7 @@ class LinearClassifier(nn.Module):
     """A frozen foreign backbone with a linear head; called like a classifier of `transformers`.
 
     Args:
-        backbone: Any model that `synco_hub.feature_adapter` knows.
+        backbone: Any model that `synco_hub.feature_pooling` knows.
         head: What was trained on its features.
     """
 

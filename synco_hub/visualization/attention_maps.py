@@ -23,8 +23,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import frozen
 from synco_hub.visualization.recorded_attention import (
     RecordedSelfAttention,
     attends_in_windows,

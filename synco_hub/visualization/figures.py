@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.feature_adapter import feature_network
+from synco_hub.feature_pooling import feature_network
 from synco_hub.visualization.attention_maps import (
     AttentionMaps,
     attention_maps,

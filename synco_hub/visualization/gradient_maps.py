@@ -19,8 +19,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.constants import IMAGENET_DEFAULT_STD
 
-from synco_hub.feature_adapter import feature_network, feature_rule
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import feature_network, feature_rule
+from synco_hub.features import frozen
 from synco_hub.visualization.recorded_attention import attends_in_windows, forward_any_size
 from synco_hub.visualization.token_maps import tokens_on_grid
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from synco_hub.feature_adapter import expected_image_size, feature_network, patch_embedding
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import expected_image_size, feature_network, patch_embedding
+from synco_hub.features import frozen
 
 _SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
@@ -198,7 +198,7 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
     """Run the backbone, interpolating positions where the image has another size than the model.
 
     Args:
-        network: What :func:`synco_hub.feature_adapter.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
         pixel_values: Preprocessed images. Shape: (batch, channels, height, width).
 
     Returns:

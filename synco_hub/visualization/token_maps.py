@@ -15,8 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synco_hub.feature_adapter import feature_network
-from synco_hub.frozen import frozen
+from synco_hub.feature_pooling import feature_network
+from synco_hub.features import frozen
 from synco_hub.visualization.recorded_attention import attends_in_windows, forward_any_size, patch_grid
 
 SIMILARITY_THRESHOLD = 0.2

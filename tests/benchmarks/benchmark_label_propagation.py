@@ -23,7 +23,7 @@ from interleaved import RESULTS, Finding, write_report
 from torch import Tensor
 from torch.nn import functional as F
 
-from synco_hub.evaluation.dense.label_propagation import LabelPropagation, PropagationSettings, labels_to_mask
+from synco_hub.evaluation.label_propagation import LabelPropagation, PropagationSettings, labels_to_mask
 
 OBJECTS, DIM, ROUNDS = 4, 384, 5
 GRIDS = {"patch 16": (30, 52, 16), "patch 8": (60, 104, 8)}

@@ -1,5 +1,9 @@
-"""Features row by row, against one forward pass by hand; the model stays as it was."""
+"""Features row by row, against one forward pass by hand and by several processes; the model stays as it was."""
 
+from __future__ import annotations
+
+import concurrent.futures
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +15,21 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from synco_hub.features import ExtractionSettings, Features, check_finite, extract_features
+from synco_hub import features
+from synco_hub.features import (
+    DatasetPart,
+    Features,
+    check_finite,
+    devices_of,
+    extract_features,
+    extract_features_in_processes,
+    frozen,
+    parts,
+)
+from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.settings import ExtractionSettings
 
-QUIET = ExtractionSettings(batch_size=4, max_bad_fraction=1.0, progress=False)
+QUIET = ExtractionSettings(num_workers=0, batch_size=4, max_bad_fraction=1.0, progress=False)
 
 
 class Images(Dataset[dict[str, Any]]):
@@ -86,13 +102,13 @@ def test_a_whole_batch_may_be_unreadable_but_not_all() -> None:
 @pytest.mark.parametrize("settings", [{"num_workers": 1}, {"batch_size": 3}, {"device": "cpu"}])
 def test_settings_change_no_feature(settings: dict[str, Any]) -> None:
     expected = extract_features(vit(), Images(7), QUIET)
-    features = extract_features(vit(), Images(7), ExtractionSettings(progress=False, **settings))
+    features = extract_features(vit(), Images(7), replace(QUIET, **settings))
     torch.testing.assert_close(features.values, expected.values)
 
 
 def test_half_precision_is_close_and_kept_as_float32() -> None:
     expected = extract_features(vit(), Images(7), QUIET)
-    features = extract_features(vit(), Images(7), ExtractionSettings(dtype=torch.bfloat16, progress=False))
+    features = extract_features(vit(), Images(7), ExtractionSettings(num_workers=0, precision="bf16", progress=False))
     assert features.values.dtype == torch.float32
     assert 0 < (features.values - expected.values).abs().max() < 0.1
 
@@ -167,8 +183,8 @@ def test_too_many_unreadable_images_end_the_run_with_their_names(caplog: pytest.
     with pytest.raises(
         ValueError, match=r"2 of 100 images cannot be read: image_3.jpg, image_70.jpg; at most .* 0.01"
     ):
-        extract_features(vit(), dataset, ExtractionSettings(progress=False))
-    allowed = extract_features(vit(), dataset, ExtractionSettings(max_bad_fraction=0.02, progress=False), title="bank")
+        extract_features(vit(), dataset, ExtractionSettings(num_workers=0, progress=False))
+    allowed = extract_features(vit(), dataset, replace(QUIET, max_bad_fraction=0.02), title="bank")
     assert allowed.skipped.tolist() == [3, 70]
     assert "bank: 2 of 100 images cannot be read" in caplog.text
 
@@ -190,3 +206,112 @@ def test_values_do_not_remember_how_they_were_made() -> None:
     assert not values.is_inference()
     assert not values.requires_grad
     values += 1
+
+
+def test_training_flags_come_back_module_by_module() -> None:
+    network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).train()
+    network[1].eval()
+    before = [module.training for module in network.modules()]
+    with frozen(network) as same:
+        assert same is network
+        assert not any(module.training for module in network.modules())
+    assert [module.training for module in network.modules()] == before == [True, True, False, True]
+
+
+def test_an_error_inside_changes_nothing() -> None:
+    network = nn.Linear(2, 2).train()
+    with pytest.raises(RuntimeError, match="inside"), frozen(network, "cpu"):
+        raise RuntimeError("inside")
+    assert network.training
+
+
+def test_the_device_is_used_and_left() -> None:
+    network = nn.Linear(2, 2)
+    weight = network.weight
+    values = weight.detach().clone()
+    with frozen(network, torch.device("cpu")) as moved:
+        assert next(moved.parameters()).device.type == "cpu"
+    assert network.weight is weight
+    assert torch.equal(network.weight, values)
+
+
+@pytest.mark.gpu
+def test_the_network_goes_to_the_gpu_and_back() -> None:
+    network = nn.Linear(2, 2)
+    with frozen(network, "cuda") as moved:
+        assert next(moved.parameters()).device.type == "cuda"
+    assert network.weight.device.type == "cpu"
+
+
+@dataclass
+class Noise:
+    """Images drawn from their index; some cannot be read."""
+
+    count: int
+    bad: tuple[int, ...] = ()
+
+    def __len__(self):
+        return self.count
+
+    def __getitem__(self, index):
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        pixels = torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(index))
+        return {"pixel_values": pixels, "label": index % 5, "bad_index": index if index in self.bad else -1}
+
+    def name(self, index):
+        return f"noise {range(self.count)[index]}"
+
+
+@pytest.mark.parametrize(("count", "processes"), [(10, 3), (2, 8), (7, 7), (1000, 16)])
+def test_parts_cover_everything_once_and_evenly(count, processes):
+    shares = parts(count, processes)
+    assert [index for start, stop in shares for index in range(start, stop)] == list(range(count))
+    sizes = [stop - start for start, stop in shares]
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+def test_two_processes_give_the_features_of_one():
+    torch.manual_seed(0)
+    model = SynCoModel(SynCoConfig(backbone="vit-nano")).eval()
+    dataset, settings = (
+        Noise(23, bad=(3, 20)),
+        replace(QUIET, max_bad_fraction=0.1),
+    )
+    one = extract_features(model, dataset, settings)
+    two = extract_features_in_processes(model, dataset, replace(settings, num_processes=2))
+    torch.testing.assert_close(two.values, one.values, rtol=1e-5, atol=1e-6)
+    assert torch.equal(two.labels, one.labels)
+    assert torch.equal(two.indices, one.indices)
+    assert two.skipped.tolist() == [3, 20]
+    assert two.facts == one.facts
+
+
+def test_the_share_of_unreadable_images_is_that_of_the_whole(monkeypatch):
+    # Threads stand for processes here, which take seconds to start.
+    monkeypatch.setattr(features, "fresh_processes", concurrent.futures.ThreadPoolExecutor)
+    model = SynCoModel(SynCoConfig(backbone="vit-nano")).eval()
+    dataset = Noise(20, bad=(0, 1, 2))  # 30 % of the first half, 15 % of all
+    kind = ExtractionSettings(num_workers=0, batch_size=4, max_bad_fraction=0.2, progress=False, num_processes=2)
+    assert len(extract_features_in_processes(model, dataset, kind).values) == 17
+    strict = replace(kind, max_bad_fraction=0.1)
+    with pytest.raises(ValueError, match=r"3 of 20 images cannot be read: noise 0, noise 1, noise 2"):
+        extract_features_in_processes(model, dataset, strict)
+
+
+def test_bad_numbers_of_processes_are_refused():
+    with pytest.raises(ValueError, match="num_processes=0: give at least 1"):
+        ExtractionSettings(num_processes=0)
+    with pytest.raises(ValueError, match=f"--num-processes {torch.cuda.device_count() + 1} with"):
+        devices_of("cuda", torch.cuda.device_count() + 1)
+    assert devices_of(None, 2) == ["cpu", "cpu"]
+    assert devices_of("cuda:3", 2) == ["cuda:3", "cuda:3"]
+
+
+def test_a_part_names_and_reads_the_images_of_the_whole():
+    part = DatasetPart(Noise(10), 4, 7)
+    assert len(part) == 3
+    assert [part.name(index) for index in range(3)] == ["noise 4", "noise 5", "noise 6"]
+    assert torch.equal(part[1]["pixel_values"], Noise(10)[5]["pixel_values"])
+    assert [DatasetPart(Noise(10, bad=(5,)), 4, 7)[index]["bad_index"] for index in range(3)] == [-1, 1, -1]

@@ -18,12 +18,13 @@ from synco_hub.cli.main import app
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
 from synco_hub.data.class_lists import class_list
 from synco_hub.evaluation.classification import evaluate_classification
-from synco_hub.features import ExtractionSettings
+from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import DatasetChoice
 from trainers import fine_tune, linear_probe
 
+QUIET = ForwardSettings(num_workers=0, progress=False)
 QUICK = (
     "--use-cpu --dataloader-num-workers 0 --disable-tqdm true --per-device-train-batch-size 8 --num-train-epochs 2 "
     "--logging-steps 1"
@@ -178,9 +179,8 @@ def test_eleven_points_without_the_difficult_of_planted_scores(seed: int, tmp_pa
     images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
     model = Planted()
-    found = evaluate_classification(
-        model, class_list("voc2007"), dataset, "planted", ExtractionSettings(progress=False)
-    )
+    planted = EvaluatedModel(model, None, "planted", class_list("voc2007"))
+    found = evaluate_classification(planted, dataset, QUIET)
     pixels = torch.stack([dataset[index]["pixel_values"] for index in range(len(dataset))])
     scores = model(pixels).logits.detach().double().numpy()
     targets = np.array(tree.labels["test"])
@@ -202,9 +202,9 @@ def test_difficult_images_counted_as_absent_would_be_another_number(tmp_path: Pa
     write_original("voc2007", tmp_path, 1)
     images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
-    settings = ExtractionSettings(progress=False)
-    ignored = evaluate_classification(Planted(), class_list("voc2007"), dataset, "planted", settings)
+    planted = EvaluatedModel(Planted(), None, "planted", class_list("voc2007"))
+    ignored = evaluate_classification(planted, dataset, QUIET)
     assert images.multi_hot is not None
     images.multi_hot = np.maximum(images.multi_hot, 0)
-    counted = evaluate_classification(Planted(), class_list("voc2007"), dataset, "planted", settings)
+    counted = evaluate_classification(planted, dataset, QUIET)
     assert ignored.metrics["map_11_point"] != counted.metrics["map_11_point"]

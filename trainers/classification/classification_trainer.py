@@ -17,8 +17,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
 from synco_hub.data import EpochSampler, UnreadableImages
-from synco_hub.evaluation.classification_scores import ClassificationScores
-from synco_hub.evaluation.classification_targets import ClassificationTargets
+from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from trainers.callbacks import EpochCallback
 from trainers.classification.classification_arguments import ClassificationArguments
 from trainers.classification.classification_loss import masked_targets

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import AutoImageProcessor, AutoModelForImageClassification
 
-from synco_hub.evaluation.classification_targets import ClassificationTargets
+from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.hub.loading import TIMM_PREFIX, check_model_name
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification

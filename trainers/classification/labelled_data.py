@@ -7,7 +7,7 @@ from typing import Any
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
 from synco_hub.data.subsets import low_shot_subset
-from synco_hub.evaluation.classification_targets import (
+from synco_hub.evaluation.classification import (
     ClassificationTargets,
     check_same_classes,
     classification_targets,

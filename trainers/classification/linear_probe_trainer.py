@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synco_hub.evaluation.classification_targets import ClassificationTargets
-from synco_hub.feature_adapter import FeatureRule, feature_network, image_features
+from synco_hub.evaluation.classification import ClassificationTargets
+from synco_hub.feature_pooling import FeatureRule, feature_network, image_features
 from trainers.classification.classification_arguments import LinearProbeArguments
 from trainers.classification.classification_trainer import ClassificationTrainer
 from trainers.classification.linear_heads import LinearHeads

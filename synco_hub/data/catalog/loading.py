@@ -154,7 +154,7 @@ def _of_base(row: DatasetRow, given: TableSource, split: str) -> ImageDataset:
 def table_of_row(row: DatasetRow, given: TableSource) -> TableSource:
     """Where the table of a set lies: in the user's folder, in another copy on the Hub, or in the catalog's."""
     is_ours = given.data_dir is None and given.dataset_id is None
-    if is_ours and (row.dataset_id is None or not row.is_table):
+    if is_ours and not row.has_table:
         raise ValueError(
             f"{row.name} cannot be read from the Hub; unpack its original files ({row.original_files}) and name the "
             "folder with --data-dir."

@@ -95,6 +95,11 @@ class DatasetRow:
     notes: str = ""
 
     @property
+    def has_table(self) -> bool:
+        """Whether there is a copy on the Hub that the `datasets` library reads."""
+        return self.dataset_id is not None and self.is_table
+
+    @property
     def table_9(self) -> dict[str, int] | None:
         """The numbers that Table 9 prints: `classes`, `train`, `test`; None for sets that it does not list."""
         if not self.in_table_9:

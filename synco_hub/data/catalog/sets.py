@@ -227,7 +227,7 @@ def catalog_markdown(rows: Iterable[DatasetRow]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        copy = f"`{row.dataset_id}`" if row.dataset_id and row.is_table else "files only"
+        copy = f"`{row.dataset_id}`" if row.has_table else "files only"
         copy = f"with `{row.base}`" if row.base else "drawn here" if row.name == "fractals" else copy
         counts = " | ".join(f"{row.counts[split]:,}" if split in row.counts else "–" for split in ("train", "test"))
         gated = "yes" if row.gated else "no"

@@ -126,7 +126,7 @@ def open_stream(
     if row is not None:
         if split not in row.splits:
             raise ValueError(f"{row.name} has no split {split!r} of its own; pretrain on another data set.")
-        if source.data_dir is None and source.dataset_id is None and not (row.dataset_id and row.is_table):
+        if source.data_dir is None and source.dataset_id is None and not row.has_table:
             raise ValueError(
                 f"{row.name} has no table on the Hub that could be streamed; give the folder of its parquet files "
                 "with --data-dir (`synco-hub data prepare` writes them)."

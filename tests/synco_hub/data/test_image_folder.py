@@ -198,3 +198,16 @@ def test_a_name_table_is_a_list_of_strings() -> None:
     with pytest.raises(IndexError):
         table[6]
     assert len(NameTable([])) == 0
+
+
+def test_all_images_at_any_depth_without_classes(tmp_path):
+    for name in ("a.png", "train/x/b.png", "test/y/z/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    images = load_image_folder(tmp_path, "all")
+    assert list(images.names) == ["a.png", "test/y/z/c.jpg", "train/x/b.png"]
+    assert (images.num_classes, images.labels.tolist()) == (0, [-1] * 3)
+    assert (images.description.split, images.description.split_rule) == ("all", "all images at any depth")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image was found"):
+        load_image_folder(tmp_path / "empty", "all")

@@ -1,15 +1,20 @@
+"""Planted objects are found; LOST against a loop and the regions of scipy."""
+
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
+import scipy.ndimage
 import torch
 from PIL import Image
 
 from synco_hub.data.voc_boxes import BoxedImage
 from synco_hub.evaluation import discovery
-from synco_hub.evaluation.discovery import DiscoverySettings, discovered_box, evaluate_discovery, mask_box
-from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.evaluation.discovery import discovered_box, evaluate_discovery, lost_mask, mask_box
+from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.settings import DiscoverySettings
 
 # Patches of 8 pixels; the right and lower rest of the image fills no patch.
 BOX = (16, 8, 40, 32)
@@ -24,7 +29,7 @@ def opposed_keys():
     backbone.patch_embed.proj.weight.data.fill_(1e-3)
     backbone.patch_embed.proj.weight.data[::2].mul_(-1)
     backbone.patch_embed.proj.bias.data.zero_()
-    return model
+    return EvaluatedModel(model, image_processor(32), "opposed")
 
 
 def picture(size=(61, 45), box=BOX):
@@ -47,8 +52,8 @@ def images(tmp_path):
 
 @pytest.mark.parametrize("method", ["lost", "tokencut"])
 def test_planted_boxes_and_corloc(images, tmp_path, method):
-    settings = DiscoverySettings(method, progress=False)
-    result, boxes = evaluate_discovery(opposed_keys(), images, settings, folder=tmp_path / "kept")
+    settings = DiscoverySettings(method, save_boxes=str(tmp_path / "kept"), progress=False)
+    result, boxes = evaluate_discovery(opposed_keys(), images, settings)
     assert boxes.tolist() == [list(map(float, BOX))] * 4
     assert result.metrics == {"corloc": 75.0}
     assert result.protocol.parameters["method"] == {"lost": "LOST", "tokencut": "TokenCut"}[method]
@@ -57,7 +62,7 @@ def test_planted_boxes_and_corloc(images, tmp_path, method):
 
 
 def test_boxes_end_with_the_picture_and_have_its_scale():
-    model = opposed_keys().eval()
+    model = opposed_keys()
     settings = DiscoverySettings("lost", progress=False)
     # The object reaches the lower right corner, which lies inside a patch.
     assert discovered_box(model, picture(box=(40, 24, 61, 45)), settings) == [40, 24, 61, 45]
@@ -69,35 +74,38 @@ def test_boxes_end_with_the_picture_and_have_its_scale():
 
 def test_a_killed_run_goes_on_and_other_models_are_refused(images, tmp_path, monkeypatch):
     monkeypatch.setattr(discovery, "_KEPT_EVERY", 1)
-    model, settings, seen = opposed_keys(), DiscoverySettings(progress=False), []
+    settings = DiscoverySettings(save_boxes=str(tmp_path / "kept"), progress=False)
+    model, seen = opposed_keys(), []
     original = discovery.discovered_box
 
-    def killed(network, image, how):
+    def killed(model, image, how):
         seen.append(image)
         if len(seen) == 3:
             raise KeyboardInterrupt
-        return original(network, image, how)
+        return original(model, image, how)
 
     monkeypatch.setattr(discovery, "discovered_box", killed)
     with pytest.raises(KeyboardInterrupt):
-        evaluate_discovery(model, images, settings, folder=tmp_path / "kept")
-    result, _ = evaluate_discovery(model, images, settings, folder=tmp_path / "kept")
+        evaluate_discovery(model, images, settings)
+    result, _ = evaluate_discovery(model, images, settings)
     assert len(seen) == 5
     assert result.metrics == {"corloc": 75.0}
     # An image that changed on disk is looked at again, the others are not.
     picture(box=(0, 8, 16, 32)).save(images[1].file)
-    _, boxes = evaluate_discovery(model, images, settings, folder=tmp_path / "kept")
+    _, boxes = evaluate_discovery(model, images, settings)
     assert len(seen) == 6
     assert boxes.tolist() == [list(map(float, box)) for box in (BOX, (0, 8, 16, 32), BOX, BOX)]
-    for other in (DiscoverySettings("tokencut"), replace(settings, mean=(0.5, 0.5, 0.5))):
+    grey = replace(model, processor=image_processor(32))
+    grey.processor.image_mean = [0.5, 0.5, 0.5]
+    for other, how in ((model, replace(settings, method="tokencut")), (grey, settings)):
         with pytest.raises(ValueError, match="another measurement"):
-            evaluate_discovery(model, images, other, folder=tmp_path / "kept")
+            evaluate_discovery(other, images, how)
 
 
 @pytest.mark.parametrize("method", ["lost", "tokencut"])
 def test_weights_that_are_nan_find_no_box(images, method):
     model = opposed_keys()
-    model.backbone.patch_embed.proj.bias.data[3] = float("nan")
+    model.network.backbone.patch_embed.proj.bias.data[3] = float("nan")
     with pytest.raises(ValueError, match="NaN or infinite"):
         evaluate_discovery(model, images, DiscoverySettings(method, progress=False))
 
@@ -122,3 +130,39 @@ def test_settings_are_checked():
         DiscoverySettings("dino")
     with pytest.raises(ValueError, match="max_side=0"):
         DiscoverySettings(max_side=0)
+
+
+def by_hand(keys, k_patches):
+    rows, columns, _ = keys.shape
+    flat = keys.reshape(rows * columns, -1)
+    count = len(flat)
+    correlation = np.array([[float(np.dot(flat[i], flat[j])) for j in range(count)] for i in range(count)])
+    degree = [sum(correlation[i, j] > 0 for j in range(count) if j != i) for i in range(count)]
+    order = sorted(range(count), key=lambda i: (degree[i], i))
+    seed = order[0]
+    voters = [i for i in order[:k_patches] if correlation[seed, i] > 0]
+    mask = np.array([sum(correlation[v, i] for v in voters) > 0 for i in range(count)]).reshape(rows, columns)
+    regions, _ = scipy.ndimage.label(mask)
+    return regions == regions.flat[seed]
+
+
+@pytest.mark.parametrize("k_patches", [1, 10, 100])
+@pytest.mark.parametrize("seed", range(4))
+def test_agrees_with_the_definition(seed, k_patches):
+    keys = torch.randn(6, 8, 5, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    assert np.array_equal(lost_mask(keys, k_patches).numpy(), by_hand(keys.numpy(), k_patches))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_planted_object_is_found(seed):
+    generator = torch.Generator().manual_seed(seed)
+    mask = torch.zeros(12, 14, dtype=torch.bool)
+    mask[3:8, 4:9] = True
+    direction = torch.randn(32, generator=generator)
+    keys = torch.where(mask[..., None], direction, -direction) + 0.2 * torch.randn(12, 14, 32, generator=generator)
+    assert torch.equal(lost_mask(keys), mask)
+
+
+def test_bad_patches_are_refused():
+    with pytest.raises(ValueError, match="k_patches=0"):
+        lost_mask(torch.randn(3, 3, 4), 0)

@@ -3,14 +3,15 @@ import torch
 from torch import nn
 
 from synco_hub.evaluation.efficiency import (
-    EfficiencySettings,
     count_operations,
     count_parameters,
     evaluate_efficiency,
     peak_memory_mb,
     seconds_of,
 )
+from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.settings import EfficiencySettings
 
 
 def vit_operations(size: int, patch: int, width: int, depth: int) -> int:
@@ -27,8 +28,8 @@ def test_operations_of_a_vit_equal_those_counted_by_hand(size, patch, width, dep
         backbone="vit-nano", image_size=size, patch_size=patch, embed_dim=width, depth=depth, num_heads=heads,
         mlp_ratio=4.0,
     )  # fmt: skip
-    settings = EfficiencySettings(batch_size=2, image_size=size, repeats=3, warmup=1)
-    result = evaluate_efficiency(SynCoModel(config), settings, "small")
+    settings = EfficiencySettings(batch_size=2, repeats=3)
+    result = evaluate_efficiency(EvaluatedModel(SynCoModel(config), None, "small"), settings)
     assert result.metrics["gflops_per_image"] * 1e9 == pytest.approx(vit_operations(size, patch, width, depth))
     assert result.metrics["images_per_second"] == pytest.approx(2e3 / result.metrics["milliseconds_per_batch"])
     assert result.protocol.parameters["precision"] == "fp32"
@@ -57,7 +58,9 @@ def test_operations_of_a_matrix_product():
 def test_the_model_stays_as_it_is_and_autocast_runs():
     model = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    evaluate_efficiency(model, EfficiencySettings(2, 32, 1, 0, precision="bf16"))
+    evaluate_efficiency(
+        EvaluatedModel(model, None, "m"), EfficiencySettings(batch_size=2, repeats=1, precision="bf16")
+    )
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
 

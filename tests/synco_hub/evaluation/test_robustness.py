@@ -1,17 +1,27 @@
 import json
 import os
+import random
 import shutil
 from dataclasses import replace
 
 import pytest
+import torch
 
-from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
-from synco_hub.evaluation.robustness import RobustnessFacts, RobustnessRun
-from synco_hub.evaluation.shifts.robustness_sets import PlannedCell, planned_cells
-from synco_hub.features import ExtractionSettings
+from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageFolderDataset, load_dataset
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
+from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.evaluation.robustness import (
+    AccuracyCell,
+    RobustnessRun,
+    measure_cell,
+    robustness_metrics,
+    severity_table,
+)
+from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, planned_cells
+from synco_hub.settings import ForwardSettings
 
-QUIET = ExtractionSettings(batch_size=8, progress=False)
-FACTS = RobustnessFacts("robustness", "ImageNet variants", "here", {"steps": "crop"})
+QUIET = ForwardSettings(batch_size=8, num_workers=0, progress=False)
+PLAN = RobustnessPlan([], "robustness", "ImageNet variants", "here", {"steps": "crop"})
 
 
 @pytest.fixture
@@ -25,10 +35,14 @@ def root(tmp_path, planted):
     return tmp_path
 
 
-def run_of(root, planted, sets=("imagenet-v2-ti", "imagenet-sketch"), facts=FACTS):
+def model_of(planted):
+    return EvaluatedModel(planted.classifier, planted.processor, "planted", planted.names)
+
+
+def run_of(root, planted, sets=("imagenet-v2-ti", "imagenet-sketch"), plan=PLAN):
     transform = EvaluationTransform.from_image_processor(planted.processor)
-    plan = [cell for name in sets for cell in planned_cells(name, root, transform)]
-    return RobustnessRun(planted.classifier, planted.names, "planted", plan, facts, QUIET)
+    cells = [cell for name in sets for cell in planned_cells(name, root, transform)]
+    return RobustnessRun(model_of(planted), replace(plan, cells=cells), QUIET)
 
 
 def test_planted_accuracies_are_found_and_the_first_result_is_partial(root, planted):
@@ -47,7 +61,7 @@ def test_finished_cells_are_taken_and_not_measured_again(root, planted):
     next(run.results()).save(output)
     again = run_of(root, planted, sets=("imagenet-v2-ti", "imagenet-sketch"))
     assert again.take_finished(output) == 1
-    again.plan[0] = replace(again.plan[0], open=lambda: pytest.fail("measured twice"))
+    again.plan.cells[0] = replace(again.plan.cells[0], open=lambda: pytest.fail("measured twice"))
     (last,) = again.results()
     assert last.metrics == {"imagenet_v2_ti_top1": 80.0, "imagenet_sketch_top1": 50.0}
     last.save(output)
@@ -56,9 +70,9 @@ def test_finished_cells_are_taken_and_not_measured_again(root, planted):
     assert only.take_finished(output) == 2
     assert [result.metrics for result in only.results()] == [last.metrics]
     with pytest.raises(ValueError, match=r"holds another measurement \(seed: None there, 4 now\)"):
-        run_of(root, planted, facts=replace(FACTS, seed=4)).take_finished(output)
+        run_of(root, planted, plan=replace(PLAN, seed=4)).take_finished(output)
     with pytest.raises(ValueError, match="'robustness_on_the_fly' is asked for"):
-        run_of(root, planted, facts=replace(FACTS, protocol="robustness_on_the_fly")).take_finished(output)
+        run_of(root, planted, plan=replace(PLAN, protocol="robustness_on_the_fly")).take_finished(output)
     assert run_of(root, planted).take_finished(root / "none.json") == 0
 
 
@@ -116,8 +130,120 @@ def test_classes_are_checked_before_the_first_image(root, planted, tmp_path):
     transform = EvaluationTransform(32)
     plan = [replace(planned_cells("imagenet-sketch", root, transform)[0], open=lambda: pytest.fail("opened"))]
     with pytest.raises(ValueError, match="3 classes cover 0 of the 1000"):
-        RobustnessRun(planted.classifier, ("a", "b", "c"), "planted", plan, FACTS, QUIET)
+        RobustnessRun(replace(model_of(planted), class_names=("a", "b", "c")), replace(PLAN, cells=plan), QUIET)
     images = load_dataset("fractals:test_images_per_class=1", "test", cache_dir=tmp_path / "cache")
     own = [PlannedCell("clean", lambda: EvaluationDataset(images, transform))]
     with pytest.raises(ValueError, match="the head has 1000 classes, the data set 10"):
-        list(RobustnessRun(planted.classifier, planted.names, "planted", own, FACTS, QUIET).results())
+        list(RobustnessRun(model_of(planted), replace(PLAN, cells=own), QUIET).results())
+
+
+LENIENT = replace(QUIET, batch_size=3, max_bad_fraction=0.5)
+
+
+def test_counts_among_all_and_among_the_sets_own_classes(tmp_path, planted):
+    # Labels 0, 1, 2 of the set are the classes 10, 500, 900 of the classifier.
+    columns = torch.tensor([10, 500, 900])
+    guesses = [(0, 10, 0), (0, 11, -1), (1, 500, 0), (1, 900, 0), (2, 300, 0), (2, 901, 5)]
+    for index, (_, guess, offset) in enumerate(guesses):
+        planted.write(tmp_path / f"{index}.png", guess, max(offset, 0))
+    (tmp_path / "6.png").write_bytes(b"broken")
+    labels = [*(label for label, _, _ in guesses), 1]
+    images = ImageFolderDataset(tmp_path, [f"{index}.png" for index in range(7)], labels, ["a", "b", "c"], "test", "")
+    dataset = EvaluationDataset(images, EvaluationTransform(32))
+    cell = measure_cell(planted.classifier, dataset, columns, LENIENT, "cell", with_subset=True)
+    # Without a vote for any of the three the logits tie at 0, and the lowest label wins: image 1 is right so.
+    assert (cell.images, cell.correct, cell.correct_of_subset) == (6, 2, 3)
+    assert cell.skipped == ("6.png",)
+    assert (cell.top1, cell.top1_of_subset) == (pytest.approx(100 / 3), 50.0)
+    assert AccuracyCell.from_dict(cell.to_dict()) == cell
+    plain = measure_cell(planted.classifier, dataset, columns, LENIENT, "cell")
+    assert plain.top1_of_subset is None
+
+
+def test_nothing_readable_is_an_error(tmp_path, planted):
+    (tmp_path / "a.png").write_bytes(b"broken")
+    images = ImageFolderDataset(tmp_path, ["a.png"], [0], ["a"], "test", "")
+    settings = replace(QUIET, max_bad_fraction=1.0)
+    with pytest.raises(ValueError, match="no image could be read"):
+        measure_cell(
+            planted.classifier, EvaluationDataset(images, EvaluationTransform(32)), torch.tensor([0]), settings, "cell"
+        )
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"images": None}, "missing"),
+        ({"kappa": 2}, "unexpected keyword argument 'kappa'"),
+        ({"correct": 4}, r"\(4, 2\) of 3 images cannot be right"),
+        ({"correct": -1}, "cannot be right"),
+        ({"correct_of_subset": 5}, "cannot be right"),
+        ({"images": 0, "correct": 0, "correct_of_subset": 0}, "of 0 images cannot be right"),
+        ({"images": "3"}, "not supported"),
+        ({"skipped": 5}, "not iterable"),
+    ],
+)
+def test_values_that_no_cell_gave_are_refused(changes, says):
+    values = AccuracyCell(images=3, correct=1, correct_of_subset=2).to_dict() | changes
+    with pytest.raises(ValueError, match=says):
+        AccuracyCell.from_dict({name: value for name, value in values.items() if value is not None})
+
+
+# The benchmark's published mean errors of AlexNet, in the order of the list.
+PUBLISHED = (
+    "0.886428 0.894468 0.922640 0.819880 0.826268 0.785948 0.798360 0.866816 0.826572 0.819324 0.564592 0.853204 "
+    "0.646056 0.717840 0.606500"
+)
+ALEXNET = dict(zip(BENCHMARK_CORRUPTIONS, map(float, PUBLISHED.split()), strict=True))
+
+
+def drawn_cells(family, seed=0):
+    generator = random.Random(seed)
+    return {
+        f"{family}/{name}/{severity}": AccuracyCell(200, generator.randrange(201))
+        for name in BENCHMARK_CORRUPTIONS
+        for severity in range(1, 6)
+    }
+
+
+def test_the_mean_over_75_cells_and_mce_are_those_of_a_loop():
+    cells = drawn_cells("imagenet_c")
+    metrics = robustness_metrics(cells)
+    total, ratios = 0.0, []
+    for name in BENCHMARK_CORRUPTIONS:
+        errors = [1 - cells[f"imagenet_c/{name}/{severity}"].correct / 200 for severity in range(1, 6)]
+        total += sum(100 * (1 - error) for error in errors)
+        ratios.append(sum(errors) / (5 * ALEXNET[name]))
+        assert metrics[f"imagenet_c_{name}_top1"] == pytest.approx(100 - 20 * sum(errors))
+    assert metrics["imagenet_c_top1"] == pytest.approx(total / 75)
+    assert metrics["imagenet_c_mce"] == pytest.approx(100 * sum(ratios) / 15)
+    assert metrics["imagenet_c_snow_2_top1"] == cells["imagenet_c/snow/2"].correct / 2
+
+
+def test_no_mean_before_every_cell_is_there_and_no_mce_for_drawn_corruptions():
+    cells = drawn_cells("imagenet_c")
+    del cells["imagenet_c/fog/5"]
+    metrics = robustness_metrics(cells)
+    assert "imagenet_c_top1" not in metrics
+    assert "imagenet_c_mce" not in metrics
+    assert "imagenet_c_fog_top1" not in metrics
+    assert "imagenet_c_snow_top1" in metrics
+    assert severity_table("imagenet_c", cells)["fog"][4] is None
+    drawn = robustness_metrics(drawn_cells("corrupted"))
+    assert "corrupted_top1" in drawn
+    assert not [name for name in drawn if "mce" in name]
+
+
+def test_subsets_have_two_accuracies_and_the_watermark_a_gap():
+    cells = {
+        "imagenet": AccuracyCell(50, 40),
+        "imagenet_a": AccuracyCell(10, 3, 7),
+        "imagenet_w": AccuracyCell(50, 25),
+    }
+    assert robustness_metrics(cells) == {
+        "imagenet_top1": 80.0,
+        "imagenet_a_top1_of_200": 70.0,
+        "imagenet_a_top1_of_1000": 30.0,
+        "imagenet_w_top1": 50.0,
+        "imagenet_w_gap": -30.0,
+    }

@@ -1,21 +1,31 @@
-"""A network whose patch tokens are functions of the patch's colour follows coloured bands exactly."""
+"""A network whose patch tokens are functions of the colour follows coloured bands exactly; J and F against loops."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from synco_hub.data.davis import load_davis, read_mask, write_mask
+from synco_hub.data.davis import DavisVideo, load_davis, read_mask, write_mask
 from synco_hub.evaluation import video_segmentation
-from synco_hub.evaluation.dense.label_propagation import PropagationSettings
-from synco_hub.evaluation.dense.video_propagation import VideoSettings
-from synco_hub.evaluation.video_segmentation import RESULT_FILE, evaluate_video_segmentation
-from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.evaluation.video_segmentation import (
+    RESULT_FILE,
+    VideoScores,
+    evaluate_video_segmentation,
+    frame_size,
+    propagated_masks,
+    score_video,
+    video_metrics,
+)
+from synco_hub.metrics import contour_accuracy, region_similarity
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.settings import VideoSegmentationSettings
 
 COLOURS = np.array([[40, 60, 90], [230, 40, 30], [30, 220, 60]], dtype=np.uint8)
-SETTINGS = VideoSettings(short_side=64, propagation=PropagationSettings(radius=3), progress=False)
+SETTINGS = VideoSegmentationSettings(short_side=64, radius=3, progress=False)
 
 
 def colour_reader(backbone="vit-nano"):
@@ -25,7 +35,7 @@ def colour_reader(backbone="vit-nano"):
     for name, parameter in model.named_parameters():
         if "attn.proj" in name or "mlp.fc2" in name or "pos_embed" in name:
             parameter.data.zero_()
-    return model
+    return EvaluatedModel(model, image_processor(32), "colours")
 
 
 def band_masks(frames=6, width=128):
@@ -85,7 +95,7 @@ def test_planted_j_and_f(davis, tmp_path):
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_swin_follows_from_the_stage_that_was_chosen(davis, tmp_path, stage):
-    settings = VideoSettings(short_side=64, stage=stage, propagation=PropagationSettings(radius=8), progress=False)
+    settings = replace(SETTINGS, stage=stage, radius=8)
     videos = load_davis(davis)[:1]
     result = evaluate_video_segmentation(colour_reader("swin-nano"), videos, tmp_path / "out", settings)
     assert result.metrics["j_mean"] > 90
@@ -100,11 +110,11 @@ def test_finished_videos_are_skipped_and_others_are_not(davis, tmp_path, monkeyp
     measured = []
     original = video_segmentation.propagated_masks
 
-    def interrupted(network, video, *rest):
+    def interrupted(model, video, *rest):
         measured.append(video.name)
         if len(measured) == 2:
             raise KeyboardInterrupt
-        return original(network, video, *rest)
+        return original(model, video, *rest)
 
     monkeypatch.setattr(video_segmentation, "propagated_masks", interrupted)
     with pytest.raises(KeyboardInterrupt):
@@ -118,12 +128,12 @@ def test_finished_videos_are_skipped_and_others_are_not(davis, tmp_path, monkeyp
     assert {name: result.metrics[name] for name in scores} == {name: whole.metrics[name] for name in scores}
     assert not result.partial
     with pytest.raises(ValueError, match="another measurement"):
-        evaluate_video_segmentation(model, videos, output, VideoSettings(short_side=128, progress=False))
-    model.backbone.norm.bias.data[0] += 1
+        evaluate_video_segmentation(model, videos, output, replace(SETTINGS, short_side=128))
+    model.network.backbone.norm.bias.data[0] += 1
     with pytest.raises(ValueError, match="weights"):
         evaluate_video_segmentation(model, videos, output, SETTINGS)
     # A video that changed on disk is measured again.
-    model.backbone.norm.bias.data[0] -= 1
+    model.network.backbone.norm.bias.data[0] -= 1
     Image.new("RGB", (128, 64)).save(videos[0].frames[3])
     assert evaluate_video_segmentation(model, videos, output, SETTINGS).metrics["j_mean"] < whole.metrics["j_mean"]
 
@@ -145,7 +155,114 @@ def test_a_faulty_video_leaves_a_partial_result_of_the_others(davis, tmp_path, f
 
 def test_weights_that_are_nan_give_no_score(davis, tmp_path):
     model = colour_reader()
-    model.backbone.norm.bias.data[3] = float("nan")
+    model.network.backbone.norm.bias.data[3] = float("nan")
     with pytest.raises(ValueError, match=r"'right': the features of 00000.jpg are NaN or infinite"):
         evaluate_video_segmentation(model, load_davis(davis), tmp_path / "out", SETTINGS)
     assert not (tmp_path / "out" / RESULT_FILE).exists()
+
+
+def test_what_does_not_move_keeps_its_mask(tmp_path):
+    torch.manual_seed(0)
+    network = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).eval()
+    model = EvaluatedModel(network, image_processor(32), "still")
+    first = torch.zeros(64, 64, dtype=torch.uint8)
+    first[:, 24:48] = 1
+    colours = np.array([[20, 40, 200], [220, 180, 10]], dtype=np.uint8)[first.numpy()]
+    frames = tuple(tmp_path / f"{number}.png" for number in range(4))
+    for file in frames:
+        Image.fromarray(colours).save(file)
+    settings = replace(SETTINGS, topk=1, radius=0)
+    found = list(propagated_masks(model, DavisVideo("still", frames, frames), first, settings, None))
+    assert len(found) == 3
+    assert all(torch.equal(mask, first) and seconds >= 0 for mask, seconds in found)
+
+
+def test_settings_are_checked():
+    with pytest.raises(ValueError, match="short_side=0"):
+        VideoSegmentationSettings(short_side=0)
+
+
+@pytest.mark.parametrize(
+    ("video", "short_side", "stride", "seen"),
+    [
+        # 480p as the published scripts see it, both ways round, and with patches of 8 and 14.
+        ((854, 480), 480, (16, 16), (480, 832)),
+        ((480, 854), 480, (16, 16), (832, 480)),
+        ((854, 480), 480, (8, 8), (480, 832)),
+        ((854, 480), 480, (14, 14), (476, 826)),
+        ((40, 40), 40, (8, 8), (40, 40)),
+        ((60, 3), 4, (8, 8), (8, 64)),
+    ],
+)
+def test_frame_sizes(video, short_side, stride, seen):
+    assert frame_size(*video, short_side, stride) == seen
+
+
+def draw(seed, frames=12):
+    generator = torch.Generator().manual_seed(seed)
+    masks = torch.randint(0, 3, (frames, 10, 14), generator=generator, dtype=torch.uint8)
+    annotations = torch.where(torch.rand(masks.shape, generator=generator) < 0.8, masks, 1)
+    annotations[torch.rand(masks.shape, generator=generator) < 0.05] = 255
+    annotations[0, 0, :2] = torch.tensor([1, 2], dtype=torch.uint8)
+    return masks, annotations
+
+
+@pytest.mark.parametrize("chunk", [1, 8, 100])
+def test_agrees_with_a_loop_over_objects_and_frames(chunk, monkeypatch):
+    monkeypatch.setattr(video_segmentation, "_CHUNK", chunk)
+    masks, annotations = draw(0)
+    found = score_video("v", masks, annotations, [0.1] * 11)
+    for number in (1, 2):
+        for frame in range(1, 11):
+            pair = masks[frame] == number, annotations[frame] == number
+            void = annotations[frame] == 255
+            assert found.region[number - 1][frame - 1] == float(region_similarity(*pair, void))
+            assert found.contour[number - 1][frame - 1] == float(contour_accuracy(*pair, void))
+    assert found.num_frames == 12
+    assert VideoScores.from_dict(found.to_dict()) == found
+
+
+def test_known_values_of_an_object_that_disappears():
+    """Frames 1 to 3 count of 5. The object leaves the annotation in frame 2; the prediction keeps it."""
+    masks = torch.zeros(5, 20, 20, dtype=torch.uint8)
+    masks[:, 5:15, 5:15] = 1
+    annotations = masks.clone()
+    annotations[2] = 0
+    annotations[0, 0, 0] = annotations[4, 0, 0] = 1  # neither frame counts
+    found = score_video("v", masks, annotations)
+    assert found.region == found.contour == [[1.0, 0.0, 1.0]]
+    metrics = video_metrics([found])
+    assert metrics["j_mean"] == metrics["f_mean"] == metrics["jf_mean"] == pytest.approx(200 / 3)
+    assert metrics["j_recall"] == pytest.approx(200 / 3)
+    assert "propagation_s_per_frame" not in metrics
+    # Absent in both is right.
+    masks[2] = 0
+    assert score_video("v", masks, annotations).region == [[1.0, 1.0, 1.0]]
+
+
+def test_objects_count_alike_not_videos():
+    one = VideoScores("one", [[1.0, 1.0, 1.0]], [[0.5] * 3], [0.1] * 4)
+    two = VideoScores("two", [[0.0] * 8, [0.25] * 8, [0.5] * 8], [[0.5] * 8] * 3, [0.2] * 9)
+    metrics = video_metrics([one, two])
+    assert metrics["j_mean"] == pytest.approx(100 * np.mean([1.0, 0.0, 0.25, 0.5]))
+    assert metrics["j_recall"] == pytest.approx(25.0)
+    assert metrics["f_mean"] == pytest.approx(50.0)
+    assert metrics["f_recall"] == 0.0
+    assert metrics["jf_mean"] == pytest.approx((43.75 + 50) / 2)
+    assert metrics["propagation_s_per_frame"] == pytest.approx((4 * 0.1 + 9 * 0.2) / 13)
+
+
+def test_decay_is_what_is_lost():
+    falling = VideoScores("v", [np.linspace(1, 0, 9).tolist()], [[1.0] * 9], [])
+    # Quarters share their ends: frames 1-3 against 7-9.
+    assert video_metrics([falling])["j_decay"] == pytest.approx(100 * (0.875 - 0.125))
+
+
+def test_bad_input():
+    masks, annotations = draw(1)
+    with pytest.raises(ValueError, match="do not fit"):
+        score_video("v", masks[:5], annotations)
+    with pytest.raises(ValueError, match=r"names? object 3, its first frame has 2"):
+        score_video("v", torch.full_like(masks, 3), annotations)
+    with pytest.raises(ValueError, match="no scores of a video"):
+        VideoScores.from_dict({"name": "v"})

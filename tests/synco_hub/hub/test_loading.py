@@ -4,8 +4,8 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
-from synco_hub.evaluation.dense.any_size import any_size_features
-from synco_hub.feature_adapter import feature_rule, image_features
+from synco_hub.evaluation.dense_features import any_size_features
+from synco_hub.feature_pooling import feature_rule, image_features
 from synco_hub.hub.loading import (
     HEAD_FACTS,
     LinearHead,

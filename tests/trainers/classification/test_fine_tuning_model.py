@@ -2,7 +2,7 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassification, ViTModel
 
-from synco_hub.evaluation.classification_targets import ClassificationTargets
+from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.models import SynCoConfig, SynCoModel
 from trainers.classification.fine_tuning_model import check_fine_tunable, new_classifier
 

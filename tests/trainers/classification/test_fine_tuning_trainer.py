@@ -1,7 +1,7 @@
 import torch
 from torch.nn import functional as F
 
-from synco_hub.evaluation.classification_targets import ClassificationTargets
+from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
 from trainers.classification.classification_arguments import FineTuningArguments
 from trainers.classification.feature_dataset import FeatureDataset

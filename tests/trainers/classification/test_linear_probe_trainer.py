@@ -2,8 +2,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from synco_hub.evaluation.classification_targets import ClassificationTargets
-from synco_hub.feature_adapter import FeatureRule
+from synco_hub.evaluation.classification import ClassificationTargets
+from synco_hub.feature_pooling import FeatureRule
 from trainers.classification.classification_arguments import LinearProbeArguments
 from trainers.classification.feature_dataset import FeatureDataset
 from trainers.classification.linear_heads import LinearHeads

@@ -1,0 +1,192 @@
+"""Images of any size through a frozen network: whole patches, interpolated positions, the family's own feature.
+
+One feature a patch, at any image size: the last tokens of a ViT, or the map of a chosen stage of a Swin.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torchvision.transforms.v2.functional as transforms
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from synco_hub.feature_pooling import FeatureRule, feature_network, image_features, patch_embedding
+from synco_hub.features import frozen
+from synco_hub.visualization import attends_in_windows, token_map
+from synco_hub.visualization.recorded_attention import forward_any_size
+from synco_hub.visualization.token_maps import tokens_on_grid
+
+
+def patch_sides(network: nn.Module) -> tuple[int, int]:
+    """Height and width in pixels of the network's patches; 1 and 1 for a network that cuts none.
+
+    Args:
+        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
+    """
+    size: Any = getattr(patch_embedding(network), "patch_size", None)
+    size = getattr(getattr(network, "config", None), "patch_size", None) if size is None else size
+    if size is None:
+        return 1, 1
+    return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
+
+
+def pixel_values(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """An RGB image scaled to [0, 1] and normalised, at its own size.
+
+    Args:
+        image: RGB.
+        mean: Of each channel.
+        std: Of each channel.
+
+    Returns:
+        Shape: (1, 3, height, width), float32.
+    """
+    scaled = transforms.pil_to_tensor(image).float() / 255
+    normalised: Tensor = transforms.normalize(scaled, list(mean), list(std))
+    return normalised[None]
+
+
+def cut_to_patches(pixels: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Leave out the rest of rows at the bottom and columns at the right that fill no patch.
+
+    An image smaller than a patch is enlarged to one.
+
+    Args:
+        pixels: Shape: (batch, channels, height, width).
+        sides: Height and width of a patch.
+
+    Returns:
+        Shape: (batch, channels, height, width) of whole patches.
+    """
+    height, width = (max(side, patch) for side, patch in zip(pixels.shape[-2:], sides, strict=True))
+    if (height, width) != tuple(pixels.shape[-2:]):
+        pixels = F.interpolate(pixels, size=(height, width), mode="bilinear", align_corners=False)
+    return pixels[..., : height // sides[0] * sides[0], : width // sides[1] * sides[1]]
+
+
+def pad_to_patches(pixels: Tensor, sides: tuple[int, int]) -> Tensor:
+    """Add zeros (the mean colour, once normalised) at the bottom and the right up to whole patches.
+
+    Args:
+        pixels: Normalised. Shape: (batch, channels, height, width).
+        sides: Height and width of a patch.
+
+    Returns:
+        Shape: (batch, channels, height, width) of whole patches.
+    """
+    below, right = (-side % patch for side, patch in zip(pixels.shape[-2:], sides, strict=True))
+    return F.pad(pixels, (0, right, 0, below))
+
+
+def any_size_features(network: nn.Module, pixels: Tensor, rule: FeatureRule) -> Tensor:
+    """The feature of :mod:`synco_hub.feature_pooling` for images of another size than the model's own.
+
+    Args:
+        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
+        pixels: Whole patches. Shape: (batch, channels, height, width).
+        rule: Which feature.
+
+    Returns:
+        Shape: (batch, dim).
+
+    Raises:
+        ValueError: If the model cannot take this size.
+    """
+    return image_features(_AnySize(network), pixels, rule)
+
+
+class _AnySize(nn.Module):
+    """The network under the same three names, each taking any size."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self._network: Any = network
+
+    def forward(self, pixels: Tensor) -> Any:
+        return forward_any_size(self._network, pixels)
+
+    def forward_features(self, pixels: Tensor) -> Any:
+        return forward_any_size(self._network, pixels)
+
+    def forward_head(self, features: Tensor, pre_logits: bool) -> Any:
+        return self._network.forward_head(features, pre_logits=pre_logits)
+
+
+# What a ViT/16 gives; of a Swin-T, S or B it is the third stage.
+USUAL_STRIDE = 16
+
+
+def chosen_stage(model: nn.Module, stage: int | None = None) -> int | None:
+    """Which stage of a Swin gives the features.
+
+    Args:
+        model: Any model that :mod:`synco_hub.feature_pooling` knows.
+        stage: Counted from 1; None for the last one whose patches are at most 16 pixels wide.
+
+    Returns:
+        The stage of a Swin, None for every other model: its last tokens after the final norm.
+
+    Raises:
+        ValueError: If the model has no such stage, or no stages at all.
+    """
+    network = feature_network(model)
+    if not attends_in_windows(network):
+        if stage is not None:
+            raise ValueError(f"stage={stage}: {type(network).__name__} has no stages, leave --stage out")
+        return None
+    layers = getattr(getattr(network, "backbone", network), "layers", None)
+    if layers is None or patch_embedding(network) is None:
+        raise ValueError(
+            f"the stages of {type(network).__name__} are not to be reached: use a Swin of synco-hub or of timm"
+        )
+    count = len(layers)
+    if stage is None:
+        first = max(patch_sides(network))
+        return max([k for k in range(1, count + 1) if first * 2 ** (k - 1) <= USUAL_STRIDE], default=1)
+    if not 1 <= stage <= count:
+        raise ValueError(f"stage={stage}: the model has the stages 1 to {count}")
+    return stage
+
+
+def feature_stride(model: nn.Module, stage: int | None) -> tuple[int, int]:
+    """Height and width in pixels that one feature stands for.
+
+    Args:
+        model: The model.
+        stage: What :func:`chosen_stage` gave.
+    """
+    sides = patch_sides(feature_network(model))
+    factor = 1 if stage is None else 2 ** (stage - 1)
+    return sides[0] * factor, sides[1] * factor
+
+
+def dense_features(model: nn.Module, pixels: Tensor, stage: int | None = None) -> Tensor:
+    """Features of the patches of images, not normalised.
+
+    Args:
+        model: A ViT or Swin that takes images of this size; it stays as it is.
+        pixels: Normalised, whole patches. Shape: (batch, channels, height, width).
+        stage: What :func:`chosen_stage` gave. The stage's output as it is, before any norm.
+
+    Returns:
+        float32. Shape: (batch, rows, columns, dim).
+
+    Raises:
+        ValueError: If the model cannot take this size, or its tokens lie on no grid.
+    """
+    if stage is None:
+        return token_map(model, pixels)
+    network: Any = feature_network(model)
+    layer = getattr(network, "backbone", network).layers[stage - 1]
+    outputs: list[Tensor] = []
+    handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        with frozen(network), torch.no_grad():
+            forward_any_size(network, pixels)
+    finally:
+        handle.remove()
+    return tokens_on_grid(outputs[0].float(), network, pixels)

@@ -1,0 +1,240 @@
+"""What every protocol begins with and every result says: the model, a split of images, their frozen features."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTransform, load_dataset
+from synco_hub.feature_pooling import feature_network, feature_rule
+from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
+from synco_hub.results import DataSource, EvaluationResult, ModelSource
+from synco_hub.settings import DatasetChoice, ExtractionSettings
+
+_KEY = "measured_split"
+
+
+@dataclass(frozen=True)
+class EvaluatedModel:
+    """A frozen model with what a protocol needs to know of it.
+
+    Attributes:
+        network: A backbone, or a classifier that gives ``logits``.
+        processor: Its image processor.
+        name: What results call it.
+        class_names: Of a classifier, in the order of its logits.
+    """
+
+    network: nn.Module
+    processor: Any
+    name: str
+    class_names: tuple[str, ...] = ()
+
+    @property
+    def transform(self) -> EvaluationTransform:
+        """How an image becomes the network's input: resized and centre-cropped by the model's own numbers."""
+        return EvaluationTransform.from_image_processor(self.processor)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Of each channel, for values in [0, 1]."""
+        return tuple(self.processor.image_mean)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Of each channel, for values in [0, 1]."""
+        return tuple(self.processor.image_std)
+
+
+def open_split(data: DatasetChoice, split: str, model: EvaluatedModel) -> EvaluationDataset:
+    """One split of a data set, each image as the model wants it.
+
+    Args:
+        data: Which images.
+        split: `train` or `test`.
+        model: Whose transform they get.
+
+    Raises:
+        ValueError: If the data set has no such split.
+    """
+    crop = getattr(model.processor, "crop_size", None)
+    images = load_dataset(data, split, image_size=crop["height"] if crop else None)
+    return EvaluationDataset(images, model.transform)
+
+
+@dataclass(frozen=True)
+class MeasuredSplit:
+    """Features of a split with their origin.
+
+    Attributes:
+        features: One row for each readable image.
+        source: What the split is; its count is that of the readable images.
+        class_names: One name for each class, in label order.
+        skipped_files: Names of the unreadable images.
+        preprocessing: How an image became the network's input, JSON values.
+    """
+
+    features: Features
+    source: DataSource
+    class_names: tuple[str, ...]
+    skipped_files: tuple[str, ...]
+    preprocessing: dict[str, Any]
+
+
+def measure_split(
+    model: nn.Module, dataset: EvaluationDataset, settings: ExtractionSettings | None = None
+) -> MeasuredSplit:
+    """Compute the features of a split.
+
+    Args:
+        model: Any model that :mod:`synco_hub.feature_pooling` knows; it stays as it is.
+        dataset: The split with its evaluation transform.
+        settings: How features are computed.
+
+    Raises:
+        ValueError: As :func:`synco_hub.features.extract_features`.
+    """
+    about, settings = dataset.images.description, settings or ExtractionSettings()
+    dtype = AUTOCAST_TYPES[settings.precision]
+    features = extract_features_in_processes(
+        model, dataset, settings, title=f"features of {about.name} ({about.split})"
+    )
+    if dataset.images.multi_hot is not None:
+        rows = torch.as_tensor(dataset.images.multi_hot, dtype=torch.float32)[features.indices]
+        features = replace(features, labels=rows)
+    return MeasuredSplit(
+        features=features,
+        source=data_source(about, len(features.values)),
+        class_names=tuple(dataset.images.class_names),
+        skipped_files=tuple(dataset.name(index) for index in features.skipped.tolist()),
+        preprocessing={
+            **preprocessing(dataset),
+            **({} if dtype is None else {"autocast": str(dtype).removeprefix("torch.")}),
+        },
+    )
+
+
+def preprocessing(dataset: EvaluationDataset) -> dict[str, Any]:
+    """The evaluation transform of a data set as JSON values."""
+    transform = dataset.transform
+    return {
+        "steps": repr(transform),
+        "resize_size": transform.resize_size,
+        "image_size": transform.image_size,
+        "interpolation": transform.interpolation.value,
+        "mean": list(transform.mean),
+        "std": list(transform.std),
+    }
+
+
+def data_source(about: DatasetDescription, count: int) -> DataSource:
+    """What a result says about a split.
+
+    Args:
+        about: The split's own description.
+        count: Images that entered the measurement.
+    """
+    words = f"{about.source}; {about.split_rule}"
+    return DataSource(about.name, about.split, count, about.fingerprint, words, about.num_classes)
+
+
+def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
+    """What a result says about a model.
+
+    Args:
+        model: Any model that :mod:`synco_hub.feature_pooling` knows.
+        name: What the user called it; None for the name it was loaded by, else its class.
+    """
+    network = feature_network(model)
+    config: Any = getattr(network, "config", None)
+    loaded_by = getattr(config, "name_or_path", None)
+    return ModelSource(
+        name=name or loaded_by or type(network).__name__,
+        feature=feature_rule(model).description,
+        revision=getattr(config, "_commit_hash", None),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+    )
+
+
+def classifier_source(model: EvaluatedModel, revision: str | None = None) -> ModelSource:
+    """What a result says about a classifier; its revision is the hash of its weights, where they were hashed."""
+    count = sum(parameter.numel() for parameter in model.network.parameters())
+    return ModelSource(model.name, "classifier", revision, count)
+
+
+def save_split(split: MeasuredSplit, model: ModelSource, path: Path) -> Path:
+    """Write the features of a split with their origin, whole or not at all.
+
+    Args:
+        split: What was measured.
+        model: By which model.
+        path: A safetensors file.
+    """
+    facts = {
+        "source": asdict(split.source),
+        "class_names": split.class_names,
+        "skipped_files": split.skipped_files,
+        "preprocessing": split.preprocessing,
+        "model": asdict(model),
+    }
+    text = json.dumps(facts, ensure_ascii=False)
+    return replace(split.features, facts={**split.features.facts, _KEY: text}).save(path)
+
+
+def load_split(path: Path) -> tuple[MeasuredSplit, ModelSource]:
+    """Read what :func:`save_split` wrote.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        ValueError: If the file holds no measured split.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{str(path)!r} does not exist: write it with --save-features first")
+    features = Features.load(path)
+    if _KEY not in features.facts:
+        raise ValueError(
+            f"{str(path)!r} does not say which split and model its features are of: write it with --save-features"
+        )
+    facts = json.loads(features.facts[_KEY])
+    split = MeasuredSplit(
+        features,
+        DataSource(**facts["source"]),
+        tuple(facts["class_names"]),
+        tuple(facts["skipped_files"]),
+        facts["preprocessing"],
+    )
+    return split, ModelSource(**facts["model"])
+
+
+def check_same_model(train: ModelSource, test: ModelSource) -> None:
+    """Check that two splits were measured by one model.
+
+    Raises:
+        ValueError: Naming both.
+    """
+    if train != test:
+        raise ValueError(
+            f"the training features are of {train.name} ({train.feature}), the test features of {test.name} "
+            f"({test.feature}): neighbours need one model; compute both again with --save-features"
+        )
+
+
+def metric_lines(metrics: Mapping[str, float], width: int) -> str:
+    """A line for each metric in percent, the names as wide as given."""
+    return "\n".join(f"  {name:<{width}} {value:6.2f} %" for name, value in metrics.items())
+
+
+def save_each(results: Iterable[EvaluationResult], output: Path | None) -> EvaluationResult:
+    """Write each result as it comes, where there is an output, and give the last one."""
+    result = None
+    for result in results:
+        if output is not None:
+            result.save(output)
+    assert result is not None
+    return result

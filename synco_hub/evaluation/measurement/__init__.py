@@ -1,1 +1,0 @@
-"""What every protocol needs around its numbers: the split, the model's identity, and parts that are kept."""

@@ -1,1 +1,0 @@
-"""Shifted test sets: what they are, which classes they share with ImageNet, and accuracies over them."""
