@@ -21,6 +21,10 @@ _REMEDIES = {
 }
 
 
+class DoesNotApplyError(ValueError):
+    """What is asked for is not for this model or data set; `evaluate all` passes over it."""
+
+
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Within this context an exception becomes `error: …` on standard error and exit code 1 (Ctrl-C: 130)."""

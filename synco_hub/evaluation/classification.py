@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     classifier_source,
@@ -151,10 +152,10 @@ def check_same_classes(head: tuple[str, ...], data: tuple[str, ...], whose: str 
         whose: What the first names belong to, for the error message.
 
     Raises:
-        ValueError: If their numbers differ, or a name does, where both sides have real names.
+        DoesNotApplyError: If their numbers differ, or a name does, where both sides have real names.
     """
     if len(head) != len(data):
-        raise ValueError(
+        raise DoesNotApplyError(
             f"the {whose} has {len(head)} classes, the data set {len(data)}: their outputs cannot be compared; give "
             "the data set it was trained on, or train a new head (`synco-hub linear-probe`)"
         )
@@ -162,7 +163,7 @@ def check_same_classes(head: tuple[str, ...], data: tuple[str, ...], whose: str 
         return  # a head that was saved without names
     for label, (ours, theirs) in enumerate(zip(head, data, strict=True)):
         if ours != theirs:
-            raise ValueError(
+            raise DoesNotApplyError(
                 f"class {label} is {ours!r} in the {whose} and {theirs!r} in the data set: labels would not mean the "
                 "same; give the data set it was trained on"
             )

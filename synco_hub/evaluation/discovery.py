@@ -25,7 +25,6 @@ from synco_hub.feature_pooling import feature_network
 from synco_hub.features import frozen
 from synco_hub.metrics import correct_localization
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
-from synco_hub.output_paths import check_output_file, check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, DiscoverySettings
 from synco_hub.visualization.figures import BoxedPicture, box_figure, save_figure
@@ -45,10 +44,6 @@ def evaluate(
     model: EvaluatedModel, data: DatasetChoice, settings: DiscoverySettings, output: Path | None = None
 ) -> EvaluationResult:
     """Measure a ViT on a folder of VOC2007; some boxes are drawn to `settings.figure`, if that is given."""
-    if settings.save_boxes is not None:
-        check_output_folder(Path(settings.save_boxes), "--save-boxes")
-    if settings.figure is not None:
-        check_output_file(Path(settings.figure), "--figure", (".png", ".pdf"))
     if data.data_dir is None:
         raise ValueError("--data-dir is missing: give VOC2007, or the folder that holds it or VOCdevkit.")
     images = load_voc_boxes(Path(data.data_dir), settings.split)

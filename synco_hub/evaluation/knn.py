@@ -43,7 +43,6 @@ from synco_hub.metrics import (
     weighted_knn_votes,
 )
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
-from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, KnnSettings
 
@@ -62,8 +61,6 @@ def evaluate(
     elif model is None:
         raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
     else:
-        if settings.save_features is not None:
-            check_output_folder(Path(settings.save_features), "--save-features")
         result = evaluate_knn(model, _open_bank(model, data, settings), open_split(data, "test", model), settings)
     return save_each([result], output)
 

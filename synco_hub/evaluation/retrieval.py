@@ -30,7 +30,6 @@ from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, mode
 from synco_hub.feature_pooling import FeatureRule, feature_network, feature_rule
 from synco_hub.features import check_finite, frozen
 from synco_hub.metrics import revisited_average_precision, revisited_precision_at_k
-from synco_hub.output_paths import check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, RetrievalSettings
 
@@ -43,8 +42,6 @@ def evaluate(
     model: EvaluatedModel, data: DatasetChoice, settings: RetrievalSettings, output: Path | None = None
 ) -> EvaluationResult:
     """Measure a backbone on a benchmark's folder; features are kept in `settings.save_features`, if that is given."""
-    if settings.save_features is not None:
-        check_output_folder(Path(settings.save_features), "--save-features")
     if data.data_dir is None:
         raise ValueError("--data-dir is missing: give the folder with roxford5k/ or rparis6k/.")
     benchmark = load_retrieval_data(Path(data.data_dir), data.dataset)
