@@ -191,7 +191,9 @@ def evaluate(
     known = own | set(row.data)
     for name in settings:
         if name not in known:
-            raise ValueError(f"{protocol} has no setting {name!r}{_nearest(name, known)}: use {', '.join(sorted(known))}")
+            raise ValueError(
+                f"{protocol} has no setting {name!r}{_nearest(name, known)}: use {', '.join(sorted(known))}"
+            )
     values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     data = {"dataset": row.dataset, **{name: value for name, value in values.items() if name not in own}}
     chosen = row.settings(**{name: value for name, value in values.items() if name in own})

@@ -14,14 +14,15 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def setting(default: Any, help: str, **flag: Any) -> Any:
-    """A field with the help of its flag.
+    """A field with the help of its flag; what is True or False becomes a flag without a value.
 
     Args:
-        default: Value where nothing is given.
+        default: Value where nothing is given; `dataclasses.MISSING` where something has to be.
         help: One sentence.
-        flag: More for `argparse`; ``flag=False`` makes no flag of it, ``positional=True`` a positional argument.
+        flag: More for `argparse` and for `synco_hub.flag_parser.FlagParser`, which says what it knows.
     """
-    return field(default=default, metadata={"help": help, **flag})
+    switch = {"switch": True} if isinstance(default, bool) else {}
+    return field(default=default, metadata={"help": help, **switch, **flag})
 
 
 def repeated(help: str, **flag: Any) -> Any:

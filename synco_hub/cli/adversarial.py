@@ -6,8 +6,8 @@ from pathlib import Path
 
 import typer
 
-from synco_hub.output_paths import check_output_folder, check_result_file
 from synco_hub.cli.result_report import print_end
+from synco_hub.output_paths import check_output_folder, check_result_file
 
 NULL_EXIT_CODE = 3
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 from synco_hub.cli.result_report import print_end
+from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

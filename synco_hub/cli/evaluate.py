@@ -12,10 +12,10 @@ from synco_hub.cli.dataset_flags import Config, DataDir, Dataset, DatasetId, Ima
 from synco_hub.cli.discovery import discovery
 from synco_hub.cli.efficiency import efficiency
 from synco_hub.cli.out_of_distribution import out_of_distribution
-from synco_hub.output_paths import check_result_file
 from synco_hub.cli.retrieval import retrieval
 from synco_hub.cli.robustness import robustness
 from synco_hub.cli.video_segmentation import video_segmentation
+from synco_hub.output_paths import check_result_file
 
 DEFAULT_BATCH_SIZE = 128
 

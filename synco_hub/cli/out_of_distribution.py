@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from synco_hub.output_paths import check_output_folder, check_result_file
 from synco_hub.cli.result_report import print_end
+from synco_hub.output_paths import check_output_folder, check_result_file
 
 if TYPE_CHECKING:
     from synco_hub.data import EvaluationDataset, ImageDataset

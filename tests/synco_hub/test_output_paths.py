@@ -4,9 +4,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import invoke
 
-from synco_hub.cli.main import app
 from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 
 
@@ -88,7 +87,7 @@ def test_every_command_checks_before_it_loads_anything(tmp_path, monkeypatch, fl
     loaders = ("hub.classifier.load_classifier", "hub.loading.load_model", "data.davis.load_davis")
     for loader in (*loaders, "data.voc_boxes.load_voc_boxes", "data.revisited_retrieval.load_retrieval_data"):
         monkeypatch.setattr(f"synco_hub.{loader}", lambda *arguments: pytest.fail("loaded"))
-    done = CliRunner().invoke(app, ["evaluate", *flags, "--model", "m"])
+    done = invoke(["evaluate", *flags, "--model", "m"])
     assert done.exit_code == 1
     assert isinstance(done.exception, ValueError)
     assert str(done.exception).startswith(f"{flag} ")

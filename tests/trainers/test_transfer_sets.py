@@ -12,9 +12,8 @@ from PIL import Image
 from sklearn.metrics import average_precision_score
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from transformers.modeling_outputs import ImageClassifierOutput
-from typer.testing import CliRunner
+from command_line import invoke
 
-from synco_hub.cli.main import app
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
 from synco_hub.data.class_lists import class_list
 from synco_hub.evaluation.classification import evaluate_classification
@@ -115,7 +114,7 @@ def run_all(model: Path, name: str, data: Path, output: Path, *columns: str) -> 
     ):
         file = output / f"{measured.name}-{protocol}.json"
         command = ["evaluate", protocol, "--model", str(measured), "--output", str(file), *quick]
-        run = CliRunner().invoke(app, command)
+        run = invoke(command)
         assert run.exit_code == 0, (run.output, run.exception)
         results[file.stem] = EvaluationResult.load(file)
     return results

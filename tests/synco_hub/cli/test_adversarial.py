@@ -5,10 +5,8 @@ import pytest
 import torch
 from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
-from typer.testing import CliRunner
 
 from synco_hub.cli.adversarial import NULL_EXIT_CODE, fraction
-from synco_hub.cli.main import app
 from synco_hub.models import image_processor
 from synco_hub.results import EvaluationResult
 
@@ -43,7 +41,7 @@ def command(monkeypatch, tmp_path):
 
     def invoke(*flags):
         base = ["evaluate", "adversarial", "--model", "m", "--dataset", str(tmp_path / "data"), "--device", "cpu"]
-        return CliRunner().invoke(app, [*base, "--output", str(tmp_path / "adv.json"), *map(str, flags)])
+        return invoke([*base, "--output", str(tmp_path / "adv.json"), *map(str, flags)])
 
     return invoke
 

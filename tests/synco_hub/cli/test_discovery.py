@@ -2,10 +2,9 @@ import json
 
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 ANNOTATION = """<annotation><object><name>cat</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
@@ -37,7 +36,7 @@ def voc(tmp_path):
 
 def run(model, data, output, *flags):
     arguments = ["--model", model, "--data-dir", str(data), "--output", str(output)]
-    return CliRunner().invoke(app, ["evaluate", "discovery", *arguments, *flags])
+    return invoke(["evaluate", "discovery", *arguments, *flags])
 
 
 @pytest.mark.parametrize("method", ["lost", "tokencut"])

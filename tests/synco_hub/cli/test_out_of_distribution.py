@@ -1,9 +1,8 @@
 import numpy as np
 import pytest
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.data.class_lists import class_list
 from synco_hub.results import EvaluationResult
 
@@ -16,7 +15,7 @@ def command(monkeypatch, planted):
     )
 
     def invoke(*flags):
-        return CliRunner().invoke(app, ["evaluate", "ood", "--model", "planted", "--device", "cpu", *map(str, flags)])
+        return invoke(["evaluate", "ood", "--model", "planted", "--device", "cpu", *map(str, flags)])
 
     return invoke
 
@@ -88,7 +87,7 @@ def test_any_folder_is_a_set_of_unknown_images(monkeypatch, tmp_path):
             Image.fromarray(generator.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(path)
     flags = ["evaluate", "ood", "--model", "m", "--in-dataset", str(tmp_path / "known")]
     flags += ["--out-dataset", str(tmp_path / "unknown"), "--output", str(tmp_path / "ood.json"), "--device", "cpu"]
-    done = CliRunner().invoke(app, flags)
+    done = invoke(flags)
     assert done.exit_code == 0, done.output
     result = EvaluationResult.load(tmp_path / "ood.json", "ood_pair")
     assert result.dataset.count == result.training_dataset.count == 12

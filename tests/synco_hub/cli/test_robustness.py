@@ -4,9 +4,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.data.class_lists import class_list
 from synco_hub.results import EvaluationResult
@@ -21,7 +19,7 @@ def command(monkeypatch, planted):
 
     def invoke(*flags):
         flags = ["evaluate", "robustness", "--model", "planted", "--device", "cpu", *map(str, flags)]
-        return CliRunner().invoke(app, flags)
+        return invoke(flags)
 
     return invoke
 

@@ -1,8 +1,7 @@
 import pytest
-from typer.testing import CliRunner
+from command_line import invoke
 
 from synco_hub.cli import robustness_demo
-from synco_hub.cli.main import app
 
 
 @pytest.fixture
@@ -78,7 +77,7 @@ def test_the_whole_demonstration(monkeypatch, tmp_path):
         "--num-images",
         "20",
     ]
-    done = CliRunner().invoke(app, flags)
+    done = invoke(flags)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "robustness.png").stat().st_size > 20_000
     assert "| glass_blur (blur) |" in (tmp_path / "out" / "table.md").read_text()

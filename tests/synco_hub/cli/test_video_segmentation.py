@@ -5,10 +5,9 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.data.davis import write_mask
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
@@ -46,7 +45,7 @@ def davis(tmp_path):
 
 def run(model, davis, output, *flags):
     arguments = ["--model", model, "--data-dir", str(davis), "--output-dir", str(output), "--short-side", "64"]
-    return CliRunner().invoke(app, ["evaluate", "video-segmentation", *arguments, "--radius", "4", *flags])
+    return invoke(["evaluate", "video-segmentation", *arguments, "--radius", "4", *flags])
 
 
 def test_planted_j_and_f(model, davis, tmp_path):
@@ -63,7 +62,7 @@ def test_planted_j_and_f(model, davis, tmp_path):
         "temperature": 0.1,
     }
     assert len(list((tmp_path / "out" / "masks" / "b").glob("*.png"))) == 5
-    table = CliRunner().invoke(app, ["results", "table", str(tmp_path / "out")])
+    table = invoke(["results", "table", str(tmp_path / "out")])
     assert "jf_mean" in table.output
 
 

@@ -1,8 +1,7 @@
 from pathlib import Path
 
-from typer.testing import CliRunner
+from command_line import invoke
 
-from synco_hub.cli.main import app
 from synco_hub.data.catalog.rows import CATALOG
 from synco_hub.data.catalog.table import BEGIN, END, catalog_markdown
 
@@ -17,7 +16,7 @@ def test_the_readme_has_the_table_of_the_catalog():
 
 
 def test_the_command_prints_it():
-    printed = CliRunner().invoke(app, ["data", "list", "--markdown"]).output
+    printed = invoke(["data", "list", "--markdown"]).output
     assert printed == catalog_markdown(CATALOG.values())
 
 
