@@ -9,45 +9,41 @@ from __future__ import annotations
 import argparse
 import functools
 import inspect
+import logging
 import os
 import signal
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from space_app.about import ABOUT as ABOUT_TEXT
-from space_app.about import INTRODUCTION, UNTRAINED_NOTICE
-from space_app.answered_picture import answered_picture
 from space_app.board import (
     ABOUT,
     ATTENTION,
     FEATURES,
     GRADIENTS,
     MOST_MODELS,
+    NO_PICTURE,
     TOKENS,
     Controls,
-    board_html,
-    board_panels,
-    checked_names,
+    check_names,
+    describe_similarity,
+    draw_panels,
+    render_board,
 )
-from space_app.comparison import similarity_sentence
-from space_app.example_images import draw_examples
-from space_app.expired_files import start_deleting
-from space_app.freed_memory import return_freed_memory
-from space_app.looks import Looks
 from space_app.model_cache import ModelCache
-from space_app.panels import choice_html, message_html
-from space_app.uploaded_image import LARGEST_UPLOAD_BYTES, image_input
-from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, Picked
-from space_app.visible_errors import visible_errors, words_for
+from space_app.panels import ABOUT_TEXT, INTRODUCTION, UNTRAINED_NOTICE, render_examples, render_message
+from space_app.uploads import LARGEST_UPLOAD_BYTES, draw_examples, image_input, save_answer, start_deleting
+from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, ResultCache
+
+logger = logging.getLogger(__name__)
 
 _STYLE = Path(__file__).with_name("style.css")
 # Uploads and answers are deleted when they are this old, looked for this often, in seconds.
-_KEPT_SECONDS, _SWEEP_SECONDS = 600, 60
+_KEPT_SECONDS, _DELETE_EVERY_SECONDS = 600, 60
 _LONGEST_QUEUE = 64
 # A click on a picture of the board chooses the patch there; sliders do the same for the keyboard.
 _CLICK_SCRIPT = """
@@ -67,22 +63,14 @@ element.addEventListener('click', (event) => {
 
 
 def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
-    """Lay out the page.
-
-    Args:
-        models: The checkpoints on offer.
-        folder: The app's own temporary folder, the only one it writes to.
-
-    Returns:
-        The page, with its queue; see :func:`launch`.
-    """
+    """Lay out the page with its queue; `folder` is the app's own temporary one, the only one it writes to."""
     uploads = folder / "uploads"
     uploads.mkdir(exist_ok=True)
     os.environ["GRADIO_TEMP_DIR"] = str(uploads)  # gradio reads it when components are made
     examples_folder = uploads / "examples"  # where gradio serves files from
     examples_folder.mkdir(exist_ok=True)
     examples = draw_examples(examples_folder)
-    looks = Looks(models)
+    results = ResultCache(models)
     with gr.Blocks(title="What does the network look at?", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
         if not models.trained:
@@ -90,7 +78,7 @@ def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 image = image_input(label="Picture", sources=["upload", "webcam", "clipboard"], height=280)
-                choice = gr.HTML(choice_html(examples), elem_id="examples", js_on_load=_CHOICE_SCRIPT)
+                choice = gr.HTML(render_examples(examples), elem_id="examples", js_on_load=_CHOICE_SCRIPT)
                 names = gr.Dropdown(
                     models.offered,
                     value=models.offered[:MOST_MODELS],
@@ -102,21 +90,17 @@ def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
                 )
             with gr.Column(scale=3, min_width=300):
                 active = gr.State(ATTENTION)
-                tabs, controls = _tabs()
-                board = gr.HTML(
-                    message_html("Upload a picture, take one, or choose an example."),
-                    elem_id="board",
-                    js_on_load=_CLICK_SCRIPT,
-                )
+                tabs, controls = _lay_out_tabs()
+                board = gr.HTML(render_message(NO_PICTURE), elem_id="board", js_on_load=_CLICK_SCRIPT)
         _connect_examples(choice, examples, image)
-        _connect_board(looks, examples, (active, image, names), tabs, controls, board)
-        _connect_api(looks, image, names, controls)
+        _connect_board(results, examples, (active, image, names), tabs, controls, board)
+        _connect_api(results, image, names, controls)
     page.queue(max_size=_LONGEST_QUEUE, default_concurrency_limit=2)
-    start_deleting(uploads, _KEPT_SECONDS, _SWEEP_SECONDS, examples.values())
+    start_deleting(uploads, _KEPT_SECONDS, _DELETE_EVERY_SECONDS, examples.values())
     return page
 
 
-def _tabs() -> tuple[dict[str, Any], dict[str, Any]]:
+def _lay_out_tabs() -> tuple[dict[str, Any], dict[str, Any]]:
     """The tabs by name with the row of the shared controls as `drawing`, and the controls by field of `Controls`."""
     tabs: dict[str, Any] = {}
     controls: dict[str, Any] = {}
@@ -147,14 +131,14 @@ def _tabs() -> tuple[dict[str, Any], dict[str, Any]]:
 def _connect_examples(choice: Any, examples: dict[str, Path], image: Any) -> None:
     """A click on an example, or Enter, makes it the picture."""
 
-    def chosen(event: gr.EventData) -> str:
+    def choose_example(event: gr.EventData) -> str:
         return str(examples[event.name])
 
-    choice.click(visible_errors(chosen), None, image, queue=False, api_visibility="private")
+    choice.click(show_errors(choose_example), None, image, queue=False, api_visibility="private")
 
 
 def _connect_board(
-    looks: Looks,
+    results: ResultCache,
     examples: dict[str, Path],
     source: tuple[Any, Any, Any],
     tabs: dict[str, Any],
@@ -166,9 +150,9 @@ def _connect_board(
     def show(view: str, path: str | None, names: list[str], *values: Any) -> Iterator[str]:
         try:
             settings = Controls(**dict(zip(controls, values, strict=True)))
-            yield from board_html(looks, view, path, names, settings, examples)
+            yield from render_board(results, view, path, names, settings, examples)
         except Exception as error:
-            yield message_html(words_for(error), problem=True)
+            yield render_message(explain_error(error), problem=True)
 
     def choose_patch(event: gr.EventData) -> tuple[float, float]:
         return round(float(event.across), 2), round(float(event.down), 2)
@@ -188,46 +172,44 @@ def _connect_board(
     row, mass = tabs["drawing"], controls["mass"]
     for name in (ATTENTION, TOKENS, GRADIENTS, FEATURES, ABOUT):
         # One after the other: what is shown depends on the tab that the click has just noted.
-        noted = functools.partial(_chosen_tab, name)
-        chosen = tabs[name].select(noted, None, [active, row, mass], queue=False, api_visibility="private")
+        select = functools.partial(_select_tab, name)
+        chosen = tabs[name].select(select, None, [active, row, mass], queue=False, api_visibility="private")
         chosen.then(**drawing)
     board.click(choose_patch, None, [controls["across"], controls["down"]], queue=False, api_visibility="private")
 
 
-def _chosen_tab(name: str) -> tuple[str, Any, Any]:
+def _select_tab(name: str) -> tuple[str, Any, Any]:
     """Its name, and which of the shared controls mean something on it."""
     drawn = name in (ATTENTION, TOKENS, GRADIENTS)
     return name, gr.update(visible=drawn), gr.update(visible=drawn and name != TOKENS)
 
 
-def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any]) -> None:
+def _connect_api(results: ResultCache, image: Any, names: Any, controls: dict[str, Any]) -> None:
     """Named endpoints for programs: pictures with captions instead of a page."""
 
     def endpoint(view: str, fields: tuple[str, ...]) -> Any:
-        @visible_errors
-        def pictures(path: str | None, names: list[str], *values: Any) -> list[tuple[str, str]]:
+        @show_errors
+        def draw(path: str | None, names: list[str], *values: Any) -> list[tuple[str, str]]:
             settings = Controls(**dict(zip(fields, values, strict=True)))
-            *_, panels = board_panels(looks, view, path, names, settings)
+            *_, panels = draw_panels(results, view, path, names, settings)
             drawn = [(panel, panel.picture) for panel in panels if panel.picture is not None]
             problems = [panel for panel in panels if panel.without == "problem"]
             if problems or not drawn:
                 raise ValueError("; ".join(f"{panel.title}: {panel.description}" for panel in problems or panels))
             cache = Path(gallery.GRADIO_CACHE)
-            return [
-                (answered_picture(picture, cache), f"{panel.title}: {panel.description}") for panel, picture in drawn
-            ]
+            return [(save_answer(picture, cache), f"{panel.title}: {panel.description}") for panel, picture in drawn]
 
         # gradio names an endpoint's arguments by the signature.
         named = [inspect.Parameter(name, inspect.Parameter.POSITIONAL_ONLY) for name in ("picture", "models", *fields)]
-        called: Any = pictures
-        called.__signature__ = inspect.Signature(named)
-        return called
+        function: Any = draw
+        function.__signature__ = inspect.Signature(named)
+        return function
 
-    @visible_errors
+    @show_errors
     def compare(picture: str | None, other: str | None, models: list[str]) -> str:
         if other is None:
             raise ValueError("No second picture: give two to compare.")
-        return "\n".join(similarity_sentence(looks, Picked(picture, name), other) for name in checked_names(models))
+        return "\n".join(describe_similarity(results, name, picture, other) for name in check_names(models))
 
     fields = {
         "attention": (ATTENTION, ("detail", "attention", "head", "mass", "strength")),
@@ -242,17 +224,33 @@ def _connect_api(looks: Looks, image: Any, names: Any, controls: dict[str, Any])
         gr.Button().click(compare, [image, controls["other"], names], sentences, api_name="compare")
 
 
+def explain_error(error: Exception) -> str:
+    """What a visitor is told: a ValueError explains itself; what nobody foresaw is logged with its traceback."""
+    if isinstance(error, ValueError):
+        return str(error)
+    logger.error("an event failed", exc_info=error)
+    return f"Something unexpected went wrong here ({type(error).__name__}). Try another picture or model."
+
+
+def show_errors(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Turn every failure of an event into a message for the visitor, never a stack trace."""
+
+    @functools.wraps(function)
+    def guarded(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except gr.Error:
+            raise
+        except Exception as error:
+            raise gr.Error(explain_error(error), title="That did not work", print_exception=False) from None
+
+    return guarded
+
+
 def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 7860, **settings: Any) -> tuple[Any, str, str]:
-    """Serve the page.
+    """Serve the page, at a free port where it is 0; `settings` are more arguments of gradio's launch.
 
-    Args:
-        page: What :func:`build_app` gave.
-        host: Address to listen on.
-        port: Port to listen on; 0 takes a free one.
-        **settings: More arguments of gradio's launch.
-
-    Returns:
-        The server's application, its local address, and its public one if there is one.
+    Gives the server's application, its local address, and its public one if there is one.
     """
     return page.launch(
         server_name=host,
@@ -273,9 +271,7 @@ def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 7860, **setting
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until stopped.
 
-    Args:
-        arguments: Command line; None takes the process's own. Without `--models` the variable SYNCO_SPACE_MODELS
-            (names separated by commas) counts, then what is installed.
+    Without `--models` the variable SYNCO_SPACE_MODELS (names separated by commas) counts, then what is installed.
     """
     parser = argparse.ArgumentParser(prog="synco-hub space", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))
@@ -283,7 +279,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--models", nargs="*", default=None)
     chosen = parser.parse_args(arguments)
     offered = chosen.models or [name for name in os.environ.get("SYNCO_SPACE_MODELS", "").split(",") if name]
-    return_freed_memory()
     # A stop must not leave visitors' pictures behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with tempfile.TemporaryDirectory(prefix="synco-space-") as folder:

@@ -6,23 +6,31 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
+from typing import Any
 
-from space_app.comparison import nearest_panels, similarity_sentence
-from space_app.looks import Looks
-from space_app.panels import Panel, message_html, panels_html
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from space_app.panels import Panel, render_message, render_panels
 from space_app.views import (
     ATTENTION_KINDS,
     GRADIENT_KINDS,
     TOKEN_KINDS,
-    Drawing,
-    Picked,
-    attention_panel,
-    gradient_panel,
-    token_panel,
+    OverlaySettings,
+    ResultCache,
+    Selection,
+    draw_attention,
+    draw_gradients,
+    draw_tokens,
 )
+from synco_hub.feature_adapter import feature_network, feature_rule, image_features
+from synco_hub.visualization.overlay import PreparedImage
 
 ATTENTION, TOKENS, GRADIENTS, FEATURES, ABOUT = "Attention", "Tokens", "Gradients and windows", "Features", "About"
 MOST_MODELS = 3
+MOST_NEIGHBOURS = 5
+NO_PICTURE = "Upload a picture, take one, or choose an example."
 
 
 @dataclass(frozen=True)
@@ -54,90 +62,31 @@ class Controls:
     other: str | None = None
 
 
-def board_panels(
-    looks: Looks, view: str, path: str | None, names: Sequence[str], controls: Controls
-) -> Iterator[list[Panel]]:
-    """The panels of a view of one picture, growing model by model.
-
-    Args:
-        looks: Memory of results.
-        view: Attention, Tokens or Gradients.
-        path: The upload.
-        names: Models, one to three.
-        controls: All settings.
-
-    Yields:
-        The panels so far; a model that must be loaded first is blank meanwhile, one that fails says why.
-
-    Raises:
-        ValueError: If the picture or the choice of models cannot be used, or no model can show the picture.
-    """
-    panels: list[Panel] = []
-    for name in checked_names(names):
-        picked = Picked(path, name, int(controls.detail))
-        if name not in looks.models:
-            yield [*panels, Panel(name, None, "loading the model …", "waiting")]
-        try:
-            panels.append(_panel(looks, view, picked, controls))
-        except ValueError as error:
-            panels.append(Panel(name, None, str(error), "problem"))
-        yield list(panels)
-    problems = list(dict.fromkeys(panel.description for panel in panels if panel.without == "problem"))
-    if len(problems) == 1 and all(panel.without == "problem" for panel in panels):
-        raise ValueError(problems[0])  # the same of all models: it is the picture's
-
-
-def board_html(
-    looks: Looks,
+def render_board(
+    results: ResultCache,
     view: str,
     path: str | None,
     names: Sequence[str],
     controls: Controls,
     examples: Mapping[str, Path],
 ) -> Iterator[str]:
-    """The board as HTML, growing model by model; arguments as in :func:`board_panels`.
-
-    Args:
-        looks: Memory of results.
-        view: Name of the tab.
-        path: The upload.
-        names: Models, one to three.
-        controls: All settings.
-        examples: Path of each example picture by its caption.
-
-    Yields:
-        HTML of the board.
-
-    Raises:
-        ValueError: If the picture or a model cannot be used.
-    """
+    """The board of a tab as HTML, growing model by model; `examples` are paths by caption."""
     if view == ABOUT:
         yield ""
     elif path is None:
-        yield message_html("Upload a picture, take one, or choose an example.")
+        yield render_message(NO_PICTURE)
     elif view == FEATURES:
         sections = ""
-        for name in checked_names(names):
-            picked = Picked(path, name)
-            sections += f"<h3>{escape(name)}</h3>"
-            try:
-                if controls.other is not None:
-                    sections += f"<p class='finding'>{escape(similarity_sentence(looks, picked, controls.other))}</p>"
-                sections += panels_html(nearest_panels(looks, picked, examples), small=True)
-            except ValueError as error:
-                sections += message_html(str(error), problem=True)
+        for name in check_names(names):
+            sections += f"<h3>{escape(name)}</h3>{_render_comparison(results, path, name, controls.other, examples)}"
             yield sections
     else:
-        for panels in board_panels(looks, view, path, names, controls):
-            yield panels_html(panels, clickable=view == TOKENS)
+        for panels in draw_panels(results, view, path, names, controls):
+            yield render_panels(panels, clickable=view == TOKENS)
 
 
-def checked_names(names: Sequence[str]) -> list[str]:
-    """One to three different names.
-
-    Raises:
-        ValueError: If there is none, or there are too many.
-    """
+def check_names(names: Sequence[str]) -> list[str]:
+    """One to three different names, or a ValueError."""
     different = list(dict.fromkeys(name.strip() for name in names or [] if name.strip()))
     if not different:
         raise ValueError("No model chosen: choose one to three.")
@@ -146,10 +95,77 @@ def checked_names(names: Sequence[str]) -> list[str]:
     return different
 
 
-def _panel(looks: Looks, view: str, picked: Picked, controls: Controls) -> Panel:
-    drawing = Drawing(controls.mass, controls.strength)
+# Attention, tokens, gradients: a map of the picture by each model
+
+
+def draw_panels(
+    results: ResultCache, view: str, path: str | None, names: Sequence[str], controls: Controls
+) -> Iterator[list[Panel]]:
+    """The panels of a view of one picture so far, growing model by model.
+
+    A model that must be loaded first is blank meanwhile, one that fails says why. A ValueError says what is wrong with
+    the picture or the choice of models.
+    """
+    panels: list[Panel] = []
+    for name in check_names(names):
+        selection = Selection(path, name, int(controls.detail))
+        if name not in results.models:
+            yield [*panels, Panel(name, None, "loading the model …", "waiting")]
+        try:
+            panels.append(_draw_panel(results, view, selection, controls))
+        except ValueError as error:
+            panels.append(Panel(name, None, str(error), "problem"))
+        yield list(panels)
+    problems = list(dict.fromkeys(panel.description for panel in panels if panel.without == "problem"))
+    if len(problems) == 1 and all(panel.without == "problem" for panel in panels):
+        raise ValueError(problems[0])  # the same of all models: it is the picture's
+
+
+def _draw_panel(results: ResultCache, view: str, selection: Selection, controls: Controls) -> Panel:
     if view == TOKENS:
-        return token_panel(looks, picked, controls.tokens, controls.across, controls.down, controls.strength)
+        return draw_tokens(results, selection, controls.tokens, controls.across, controls.down, controls.strength)
+    settings = OverlaySettings(controls.mass, controls.strength)
     if view == GRADIENTS:
-        return gradient_panel(looks, picked, controls.gradients, drawing)
-    return attention_panel(looks, picked, controls.attention, int(controls.head), drawing)
+        return draw_gradients(results, selection, controls.gradients, settings)
+    return draw_attention(results, selection, controls.attention, int(controls.head), settings)
+
+
+# Features: two pictures as a model compares them at its own size, and the nearest neighbours among the examples
+
+
+def describe_similarity(results: ResultCache, model: str, path: str | None, other: str) -> str:
+    """How alike two pictures are to a model, in a sentence."""
+    first, second = (results.get(_feature, Selection(picture, model))[1] for picture in (path, other))
+    return f"{model}: cosine similarity {float(F.cosine_similarity(first, second)):.3f}"
+
+
+def find_neighbours(results: ResultCache, model: str, path: str | None, examples: Mapping[str, Path]) -> list[Panel]:
+    """The example pictures whose features are nearest to a picture's, the nearest first."""
+    _, feature = results.get(_feature, Selection(path, model))
+    prepared, features = zip(
+        *(results.get(_feature, Selection(str(example), model)) for example in examples.values()), strict=True
+    )
+    similarity = F.cosine_similarity(feature, torch.cat(features))
+    values, order = similarity.sort(descending=True, stable=True)
+    captions = list(examples)
+    return [
+        Panel(captions[index], prepared[index].shown, f"cosine similarity {value:.3f}")
+        for value, index in zip(values.tolist()[:MOST_NEIGHBOURS], order.tolist()[:MOST_NEIGHBOURS], strict=True)
+    ]
+
+
+def _render_comparison(
+    results: ResultCache, path: str, model: str, other: str | None, examples: Mapping[str, Path]
+) -> str:
+    section = ""
+    try:
+        if other is not None:
+            section += f"<p class='finding'>{escape(describe_similarity(results, model, path, other))}</p>"
+        return section + render_panels(find_neighbours(results, model, path, examples), small=True)
+    except ValueError as error:
+        return section + render_message(str(error), problem=True)
+
+
+def _feature(network: Any, prepared: PreparedImage) -> Tensor:
+    with torch.no_grad():
+        return image_features(feature_network(network), prepared.pixel_values, feature_rule(network))

@@ -14,7 +14,7 @@ import torch
 from huggingface_hub import HfApi
 
 from synco_hub import SynCoConfig, SynCoModel, list_models
-from synco_hub.hub.classifier import load_with_head
+from synco_hub.hub.loading import load_with_head
 from synco_hub.models import image_processor
 
 logger = logging.getLogger(__name__)
@@ -52,12 +52,8 @@ class ModelCache:
     def get(self, name: str) -> tuple[Any, Any]:
         """A frozen model and its image processor, loaded on first use.
 
-        Args:
-            name: One of the offered names, a short name of the zoo, or a public Hub id.
-
-        Raises:
-            ValueError: If the name is none of these, or the checkpoint cannot be loaded, is too large, or is no
-                vision model.
+        The name is an offered one, a short one of the zoo, or a public Hub id. A ValueError says why it is none of
+        these, or the checkpoint cannot be loaded, is too large, or is no vision model.
         """
         # One load at a time: two large checkpoints at once would double the peak memory.
         with self._lock:
@@ -101,11 +97,7 @@ def _shown_name(source: str) -> str:
 
 
 def _check_hub_id(name: str) -> None:
-    """Refuse what is no public Hub id before anything touches the disk or fills it.
-
-    Raises:
-        ValueError: If the name is no Hub id, is a path here, or the repository is too large or not reachable.
-    """
+    """Refuse paths, what is no public Hub id, and what is too large, before anything touches the disk or fills it."""
     if not _HUB_ID.fullmatch(name) or ".." in name or Path(name).exists():
         raise ValueError(
             f"{name!r} is not a model: choose one from the list, or type a public Hub id like facebook/dino-vits16."

@@ -1,14 +1,23 @@
-"""The views of the Space: from a picture, a model and the controls to one panel of the board."""
+"""The views of the Space: from a picture, a model and the controls to one panel of the board.
+
+What a model computes for a picture is remembered: moving a slider draws again but never runs the model again.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import threading
+from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
+from PIL import Image
 from torch import Tensor
 
-from space_app.looks import Looks
+from space_app.model_cache import ModelCache
 from space_app.panels import Panel
+from space_app.uploads import decode_upload, read_upload
 from synco_hub.visualization import (
     AttentionMaps,
     GradientMaps,
@@ -21,22 +30,28 @@ from synco_hub.visualization import (
     mass_mask,
     overlay,
     patch_similarity,
+    prepared_image,
     principal_colours,
     relative_to_range,
     token_map,
     upsample,
     window_attention,
 )
-from synco_hub.visualization.prepared_image import PreparedImage
+from synco_hub.visualization.overlay import PreparedImage
 
+SHOWN_SIDE = 384
 ATTENTION_KINDS = ("[CLS], mean of the heads", "[CLS], one head", "patch self-attention", "rollout through all blocks")
 TOKEN_KINDS = ("similarity to one patch", "principal components", "foreground")
 GRADIENT_KINDS = ("Grad-CAM", "saliency", "windowed attention")
+_Result = TypeVar("_Result")
+
+
+# What models compute for pictures
 
 
 @dataclass(frozen=True)
-class Picked:
-    """What is looked at.
+class Selection:
+    """What a visitor looks at.
 
     Attributes:
         path: The upload.
@@ -49,109 +64,51 @@ class Picked:
     detail: int = 1
 
 
-@dataclass(frozen=True)
-class Drawing:
-    """How a map is drawn.
-
-    Attributes:
-        mass: Share of the map's sum that is shown, in (0, 1].
-        strength: Share of the map's colour over the picture.
-    """
-
-    mass: float = 1.0
-    strength: float = 0.6
-
-
-def attention_panel(looks: Looks, picked: Picked, kind: str, head: int, drawing: Drawing) -> Panel:
-    """Attention of a vision transformer over the picture.
+class ResultCache:
+    """A bounded memory of results by content of the picture, model, detail and kind.
 
     Args:
-        looks: Memory of results.
-        picked: Picture, model and detail.
-        kind: One of :data:`ATTENTION_KINDS`.
-        head: Which head, from 1; used where one head is shown.
-        drawing: Threshold and strength.
-
-    Raises:
-        ValueError: If the picture or the model cannot be used.
+        models: Where models come from.
+        keep: Results at most; the least recently used is forgotten.
     """
-    if attends_in_windows(looks.models.get(picked.model)[0]):
-        return Panel(picked.model, None, "a Swin attends within windows, without [CLS]: see Gradients and windows")
-    if kind == ATTENTION_KINDS[3]:
-        prepared, rolled = looks.result(_rollout, picked.path, picked.model, picked.detail)
-        return _drawn(picked.model, prepared, rolled, "attention of [CLS] rolled out through all blocks", drawing)
-    prepared, maps = looks.result(_attention, picked.path, picked.model, picked.detail)
-    if kind == ATTENTION_KINDS[1]:
-        head = min(head, maps.heads.shape[1])
-        words = f"[CLS] attention of head {head} of {maps.heads.shape[1]}"
-        return _drawn(picked.model, prepared, maps.heads[:, head - 1], words, drawing)
-    if kind == ATTENTION_KINDS[2]:
-        words = "mean attention that each patch receives from the others"
-        return _drawn(picked.model, prepared, maps.patch, words, drawing)
-    return _drawn(picked.model, prepared, maps.cls, "[CLS] attention, mean of the heads", drawing)
 
+    def __init__(self, models: ModelCache, keep: int = 64) -> None:
+        self.models = models
+        self._keep = keep
+        self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
+        self._lock = threading.Lock()
+        self.computed = 0
 
-def token_panel(looks: Looks, picked: Picked, kind: str, across: float, down: float, strength: float) -> Panel:
-    """The patch tokens over the picture.
+    def __len__(self) -> int:
+        return len(self._results)
 
-    Args:
-        looks: Memory of results.
-        picked: Picture, model and detail.
-        kind: One of :data:`TOKEN_KINDS`.
-        across: How far from the left the chosen patch lies, in [0, 1].
-        down: How far from the top it lies, in [0, 1].
-        strength: Share of the map's colour over the picture.
+    def get(
+        self, compute: Callable[[Any, PreparedImage], _Result], selection: Selection
+    ) -> tuple[PreparedImage, _Result]:
+        """The prepared picture and what `compute` gives for it and the model, from memory if it is there.
 
-    Raises:
-        ValueError: If the picture or the model cannot be used.
-    """
-    prepared, tokens = looks.result(_tokens, picked.path, picked.model, picked.detail)
-    size = (prepared.shown.shape[0], prepared.shown.shape[1])
-    rows, columns = tokens.shape[1:3]
-    if kind == TOKEN_KINDS[1]:
-        colours = upsample(principal_colours(tokens).permute(0, 3, 1, 2), size)[0].permute(1, 2, 0).numpy()
-        picture = blended(prepared.shown, colours, strength)
-        return Panel(picked.model, picture, f"first three principal components of {rows}×{columns} patch tokens")
-    if kind == TOKEN_KINDS[2]:
-        mask = upsample(foreground_mask(tokens).float(), size)[0]
-        return Panel(
-            picked.model, overlay(prepared.shown, mask, strength), "foreground by the normalised cut of tokens"
-        )
-    row, column = min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)
-    similarity = upsample(patch_similarity(tokens, row, column).clamp_min(0), size)[0]
-    words = f"cosine similarity to the patch in row {row + 1} of {rows}, column {column + 1} of {columns}"
-    return Panel(picked.model, overlay(prepared.shown, similarity, strength), words)
+        The name of `compute` is part of the key. A ValueError says why the picture or the model cannot be used.
+        """
+        data = read_upload(selection.path)
+        key = (compute.__name__, hashlib.sha256(data).digest(), selection.model, selection.detail)
+        with self._lock:
+            if key in self._results:
+                self._results.move_to_end(key)
+                return self._results[key]
+        result = self._compute(compute, decode_upload(data), selection)
+        with self._lock:
+            self.computed += 1
+            self._results[key] = result
+            while len(self._results) > self._keep:
+                self._results.popitem(last=False)
+        return result
 
-
-def gradient_panel(looks: Looks, picked: Picked, kind: str, drawing: Drawing) -> Panel:
-    """Grad-CAM, saliency or windowed attention over the picture.
-
-    Args:
-        looks: Memory of results.
-        picked: Picture, model and detail.
-        kind: One of :data:`GRADIENT_KINDS`.
-        drawing: Threshold and strength.
-
-    Raises:
-        ValueError: If the picture or the model cannot be used.
-    """
-    if kind == GRADIENT_KINDS[2]:
-        if not attends_in_windows(looks.models.get(picked.model)[0]):
-            return Panel(picked.model, None, "this is no Swin, its attention knows no windows: see Attention")
-        prepared, windows = looks.result(_windows, picked.path, picked.model, picked.detail)
-        return _drawn(picked.model, prepared, windows, "attention within the last block's windows", drawing)
-    prepared, maps = looks.result(_gradients, picked.path, picked.model, picked.detail)
-    chosen = maps.cam if kind == GRADIENT_KINDS[0] else relative_to_range(maps.saliency)
-    return _drawn(picked.model, prepared, chosen, f"{kind} of the {maps.scores[0]}", drawing)
-
-
-def _drawn(model: str, prepared: PreparedImage, maps: Tensor, words: str, drawing: Drawing) -> Panel:
-    """A map (1, rows, columns) over the picture."""
-    if drawing.mass < 1:
-        maps = maps * mass_mask(maps, drawing.mass)
-        words += f"; shown is where {drawing.mass:.0%} of it lies"
-    large = upsample(maps.float(), (prepared.shown.shape[0], prepared.shown.shape[1]))[0]
-    return Panel(model, overlay(prepared.shown, large, drawing.strength), words)
+    def _compute(
+        self, compute: Callable[[Any, PreparedImage], _Result], picture: Image.Image, selection: Selection
+    ) -> tuple[PreparedImage, _Result]:
+        network, processor = self.models.get(selection.model)
+        prepared = prepared_image(picture, processor, selection.detail, SHOWN_SIDE)
+        return prepared, compute(network, prepared)
 
 
 def _attention(network: Any, prepared: PreparedImage) -> AttentionMaps:
@@ -172,3 +129,83 @@ def _gradients(network: Any, prepared: PreparedImage) -> GradientMaps:
 
 def _windows(network: Any, prepared: PreparedImage) -> Tensor:
     return window_attention(network, prepared.pixel_values)
+
+
+# How they are drawn
+
+
+@dataclass(frozen=True)
+class OverlaySettings:
+    """How a map is drawn over the picture.
+
+    Attributes:
+        mass: Share of the map's sum that is shown, in (0, 1].
+        strength: Share of the map's colour over the picture.
+    """
+
+    mass: float = 1.0
+    strength: float = 0.6
+
+
+def draw_attention(
+    results: ResultCache, selection: Selection, kind: str, head: int, settings: OverlaySettings
+) -> Panel:
+    """One of :data:`ATTENTION_KINDS` of a ViT over the picture; heads count from 1."""
+    model = selection.model
+    if attends_in_windows(results.models.get(model)[0]):
+        return Panel(model, None, "a Swin attends within windows, without [CLS]: see Gradients and windows")
+    if kind == ATTENTION_KINDS[3]:
+        prepared, rollout = results.get(_rollout, selection)
+        return _draw_map(model, prepared, rollout, "attention of [CLS] rolled out through all blocks", settings)
+    prepared, maps = results.get(_attention, selection)
+    if kind == ATTENTION_KINDS[1]:
+        head = min(head, maps.heads.shape[1])
+        words = f"[CLS] attention of head {head} of {maps.heads.shape[1]}"
+        return _draw_map(model, prepared, maps.heads[:, head - 1], words, settings)
+    if kind == ATTENTION_KINDS[2]:
+        words = "mean attention that each patch receives from the others"
+        return _draw_map(model, prepared, maps.patch, words, settings)
+    return _draw_map(model, prepared, maps.cls, "[CLS] attention, mean of the heads", settings)
+
+
+def draw_tokens(
+    results: ResultCache, selection: Selection, kind: str, across: float, down: float, strength: float
+) -> Panel:
+    """One of :data:`TOKEN_KINDS` over the picture; `across` and `down` in [0, 1] say where the chosen patch lies."""
+    model = selection.model
+    prepared, tokens = results.get(_tokens, selection)
+    size = (prepared.shown.shape[0], prepared.shown.shape[1])
+    rows, columns = tokens.shape[1:3]
+    if kind == TOKEN_KINDS[1]:
+        colours = upsample(principal_colours(tokens).permute(0, 3, 1, 2), size)[0].permute(1, 2, 0).numpy()
+        picture = blended(prepared.shown, colours, strength)
+        return Panel(model, picture, f"first three principal components of {rows}×{columns} patch tokens")
+    if kind == TOKEN_KINDS[2]:
+        mask = upsample(foreground_mask(tokens).float(), size)[0]
+        return Panel(model, overlay(prepared.shown, mask, strength), "foreground by the normalised cut of tokens")
+    row, column = min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)
+    similarity = upsample(patch_similarity(tokens, row, column).clamp_min(0), size)[0]
+    words = f"cosine similarity to the patch in row {row + 1} of {rows}, column {column + 1} of {columns}"
+    return Panel(model, overlay(prepared.shown, similarity, strength), words)
+
+
+def draw_gradients(results: ResultCache, selection: Selection, kind: str, settings: OverlaySettings) -> Panel:
+    """One of :data:`GRADIENT_KINDS` over the picture."""
+    model = selection.model
+    if kind == GRADIENT_KINDS[2]:
+        if not attends_in_windows(results.models.get(model)[0]):
+            return Panel(model, None, "this is no Swin, its attention knows no windows: see Attention")
+        prepared, windows = results.get(_windows, selection)
+        return _draw_map(model, prepared, windows, "attention within the last block's windows", settings)
+    prepared, maps = results.get(_gradients, selection)
+    chosen = maps.cam if kind == GRADIENT_KINDS[0] else relative_to_range(maps.saliency)
+    return _draw_map(model, prepared, chosen, f"{kind} of the {maps.scores[0]}", settings)
+
+
+def _draw_map(model: str, prepared: PreparedImage, maps: Tensor, words: str, settings: OverlaySettings) -> Panel:
+    """A map (1, rows, columns) over the picture."""
+    if settings.mass < 1:
+        maps = maps * mass_mask(maps, settings.mass)
+        words += f"; shown is where {settings.mass:.0%} of it lies"
+    large = upsample(maps.float(), (prepared.shown.shape[0], prepared.shown.shape[1]))[0]
+    return Panel(model, overlay(prepared.shown, large, settings.strength), words)

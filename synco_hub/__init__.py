@@ -9,7 +9,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-from synco_hub.hub.registration import register
+from synco_hub.hub.short_names import register
 from synco_hub.version import __version__
 from synco_hub.zoo import list_models
 

@@ -18,7 +18,7 @@ from torch import nn
 
 from synco_hub.data import BadImageLedger
 from synco_hub.feature_adapter import FeatureRule
-from synco_hub.features import BATCH_SIZE_FACT, ExtractionSettings, Features, NamedItems, extract_features
+from synco_hub.features import ExtractionSettings, Features, NamedItems, extract_features
 
 
 @dataclass(frozen=True)
@@ -141,11 +141,5 @@ def joined(found: Sequence[Features], starts: Sequence[int]) -> Features:
         labels=torch.cat([each.labels for each in found]),
         indices=torch.cat([each.indices + start for each, start in zip(found, starts, strict=True)]),
         skipped=torch.cat([each.skipped + start for each, start in zip(found, starts, strict=True)]),
-        facts=_facts_of_all(found),
+        facts=found[0].facts,
     )
-
-
-def _facts_of_all(found: Sequence[Features]) -> dict[str, str]:
-    """The facts of any of them; batch sizes are found by each process for itself."""
-    sizes = dict.fromkeys(each.facts[BATCH_SIZE_FACT] for each in found if BATCH_SIZE_FACT in each.facts)
-    return {**found[0].facts, **({BATCH_SIZE_FACT: ", ".join(sizes)} if sizes else {})}

@@ -7,7 +7,6 @@ import logging
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -18,8 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
-from synco_hub.atomic_write import written_whole
-from synco_hub.batch_autotune import autotuned_batch_size
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.feature_adapter import FeatureRule, feature_network, feature_rule, image_features
 from synco_hub.frozen import frozen
@@ -27,8 +25,6 @@ from synco_hub.frozen import frozen
 logger = logging.getLogger(__name__)
 
 _FORMAT = "synco-hub features 1"
-BATCH_SIZE_FACT = "batch_size"
-"""Name of the fact that says which batch size autotuning found."""
 
 
 class NamedItems(Protocol):
@@ -59,8 +55,6 @@ class ExtractionSettings:
         max_bad_fraction: Largest share of images that may be unreadable.
         progress: Show a progress bar with rate and remaining time.
         num_processes: Processes that share the images, see `synco_hub.feature_processes`; a GPU each where there are.
-        autotune_batch: Find the fastest batch size first, see `synco_hub.batch_autotune`; features and k-NN alone do.
-            Data sets below 256 images and devices without room for 8 keep ``batch_size``.
     """
 
     batch_size: int = 256
@@ -70,13 +64,8 @@ class ExtractionSettings:
     max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION
     progress: bool = True
     num_processes: int = 1
-    autotune_batch: bool = False
 
     def __post_init__(self) -> None:
-        if not isinstance(self.batch_size, int):
-            raise ValueError(
-                f"batch_size={self.batch_size!r}: give a number; autotune_batch=True has the fastest one found"
-            )
         if self.num_processes < 1:
             raise ValueError(f"num_processes={self.num_processes}: give at least 1")
         if self.batch_size < 1:
@@ -114,7 +103,7 @@ class Features:
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write a safetensors file, whole or not at all, and return its path."""
         tensors = {name: getattr(self, name).contiguous() for name in ("values", "labels", "indices", "skipped")}
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             save_file(tensors, temporary, metadata={"format": _FORMAT, "facts": json.dumps(dict(self.facts))})
         return Path(path)
 
@@ -180,27 +169,19 @@ def extract_features(
         tqdm(total=count, desc=title, unit="img", disable=not settings.progress) as bar,
     ):
         device = next(network.parameters()).device
-        forward = partial(_forward, network, rule, device, settings.dtype)
-        batch_size, facts = settings.batch_size, {"feature": rule.description}
-        if settings.autotune_batch:
-            choice = autotuned_batch_size(forward, dataset[0]["pixel_values"], count, settings.num_workers, device)
-            logger.info("%s: batch size %s", title, choice or f"{batch_size}, with too few images to time others")
-            if choice is not None:
-                batch_size = choice.batch_size
-                facts[BATCH_SIZE_FACT] = str(batch_size)
         loader: DataLoader[Any] = DataLoader(
             cast("Dataset[Any]", dataset),
-            batch_size=batch_size,
+            batch_size=settings.batch_size,
             num_workers=settings.num_workers,
             pin_memory=device.type == "cuda",
         )
         for batch in loader:
             ledger.record(batch["bad_index"])
-            kept.add(forward(batch["pixel_values"]).float().cpu(), batch)
+            kept.add(_forward(network, rule, device, settings.dtype, batch["pixel_values"]).float().cpu(), batch)
             bar.update(len(batch["pixel_values"]))
     if len(ledger) > 0:
         logger.warning("%s: %s", title, ledger.summary())
-    return kept.features(facts)
+    return kept.features({"feature": rule.description})
 
 
 def _forward(

@@ -13,7 +13,7 @@ import pickletools
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from synco_hub.foreign_text import shown
+from synco_hub.errors import escape
 
 # The most objects that a pickle may remember or nest: real checkpoints have tens of thousands.
 MAX_OPERATIONS = 20_000_000
@@ -160,7 +160,7 @@ def load_plain(
     except RecursionError:
         raise ValueError(f"{origin} is refused: it is nested too deeply to be data. {remedy}") from None
     except Exception as error:  # a hostile pickle can provoke any kind of error in any operation
-        reason = shown(" ".join(str(error).split()), _LONGEST_REASON)
+        reason = escape(" ".join(str(error).split()), _LONGEST_REASON)
         raise ValueError(
             f"{origin} is refused and nothing in it was run: {reason or type(error).__name__}. {remedy}"
         ) from error

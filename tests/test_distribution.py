@@ -42,7 +42,7 @@ def test_the_wheel_carries_cards_recipes_tables_and_the_space(installed):
 
 def test_the_installed_package_works_away_from_the_checkout(installed, tmp_path):
     code = (
-        "import synco_hub, trainers.runs.recipe, synco_hub.hub.package_files as files; "
+        "import synco_hub, trainers.runs.recipe, synco_hub.hub.card.facts as files; "
         "assert 'site' in synco_hub.__file__, synco_hub.__file__; "
         "print(files.package_file('model_cards', 'card_template.md').is_file(), "
         "'synco-v2-deit-s' in trainers.runs.recipe.recipe_names(), synco_hub.__version__)"

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from PIL import Image
 from command_line import invoke
+from PIL import Image
 
-from synco_hub.hub.install import install_checkpoint
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from trainers import linear_probe, pretrain
 
@@ -89,5 +89,7 @@ def test_the_synthetic_negatives_in_anyones_loop():
 
 
 def test_every_file_named_exists():
-    for path in re.findall(r"`((?:synco_hub|trainers|tests|space_app|model_cards)/[\w./-]+)`", README):
+    for path in re.findall(
+        r"`(?:python )?((?:synco_hub|trainers|tests|space_app|model_cards|docs)/[\w./-]+)`", README
+    ):
         assert (ROOT / path).exists(), path

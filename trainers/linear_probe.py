@@ -23,8 +23,7 @@ from synco_hub.evaluation.classification_targets import ClassificationTargets
 from synco_hub.evaluation.measurement.measured_split import preprocessing
 from synco_hub.feature_adapter import feature_rule
 from synco_hub.features import ExtractionSettings, Features, extract_features
-from synco_hub.hub.classifier import LinearHead, save_classifier
-from synco_hub.hub.loading import load_model, model_facts
+from synco_hub.hub.loading import LinearHead, load_model, model_facts, save_classifier
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification.classification_arguments import LabelledDataArguments, LinearProbeArguments
 from trainers.classification.classification_run import claim_run, run_command

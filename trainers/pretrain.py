@@ -20,9 +20,9 @@ from typing import Any
 from transformers import set_seed
 from transformers.utils import logging as transformers_logging
 
-from synco_hub.command_errors import one_line_errors
 from synco_hub.data import TwoViewDataset
-from synco_hub.data.views.augmentation_place import two_view_transform
+from synco_hub.data.views.transform import two_view_transform
+from synco_hub.errors import report_errors
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import image_processor
 from trainers.knn_callback import KnnCallback
@@ -131,7 +131,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     transformers_logging.disable_progress_bar()
     # accelerate's own call, until it uses the new name of the setting.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
-    with one_line_errors():
+    with report_errors():
         pretrain(parse(sys.argv[1:] if argv is None else argv))
 
 

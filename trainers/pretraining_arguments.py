@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, cast
 
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from synco_hub.data.views.augmentation_place import AUTO, resolved_place
+from synco_hub.data.views.transform import AUTO, resolved_place
 from synco_hub.models.backbones_synco import suggest
 from trainers.contrast.synthetic_draws import SyntheticNegativesConfig
 from trainers.objectives import OBJECTIVES
@@ -25,6 +26,11 @@ from trainers.training_checks import refuse_ignored, refuse_impossible
 _SYNTHESIS = SyntheticNegativesConfig()
 
 logger = logging.getLogger(__name__)
+
+# Settings that earlier versions wrote and that are no more: the values that mean what is done now.
+RETIRED: dict[str, tuple[Any, ...]] = {"noise": ("independent",)}
+# Values that earlier versions knew of settings that are still there.
+RETIRED_VALUES: dict[str, tuple[Any, ...]] = {"augment_on": ("reference",)}
 
 
 @dataclass
@@ -96,11 +102,6 @@ class PretrainingSettings:
         default=_SYNTHESIS.adversarial_step, metadata={"help": "η of the adversarial negatives (7.4)."}
     )
 
-    noise: str = field(
-        default=_SYNTHESIS.noise,
-        metadata={"help": "independent (a vector each, as defined) or marginal (its exact scalar law; cheaper)."},
-    )
-
     def __post_init__(self) -> None:
         if self.method not in OBJECTIVES:
             raise ValueError(
@@ -137,13 +138,29 @@ class PretrainingSettings:
         """Read what `config.pretraining` holds; None gives the paper's defaults.
 
         Raises:
-            ValueError: If a key is unknown, naming the nearest.
+            ValueError: If a key is unknown, naming the nearest, or as `without_retired`.
         """
         known = [f.name for f in dataclasses.fields(cls)]
-        for name in values or {}:
+        values = without_retired(values or {}, "config.pretraining")
+        for name in values:
             if name not in known:
                 raise ValueError(f"config.pretraining has an unknown key {name!r}.{suggest(name, known)}")
-        return cls(**(values or {}))
+        return cls(**values)
+
+
+def without_retired(values: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """Settings as an earlier version wrote them, without those that are no more.
+
+    Raises:
+        ValueError: If one of them, or of those that are still there, has a value that is no longer known.
+    """
+    for name, value in values.items():
+        if value in RETIRED_VALUES.get(name, ()) or value not in RETIRED.get(name, (value,)):
+            raise ValueError(
+                f"{where} has {name}={value!r}, which an earlier version knew and this one does not: start a new run "
+                f"without it, or continue with the version that began it."
+            )
+    return {name: value for name, value in values.items() if name not in RETIRED}
 
 
 @dataclass
@@ -187,7 +204,7 @@ class SynCoTrainingArguments(TrainingArguments):
         default=AUTO,
         metadata={
             "help": "Where views are distorted: worker (by OpenCV in the loading processes), device (crops from them, "
-            "all else for a whole batch on the GPU), reference (by Pillow, slow), auto: device on a GPU, else worker."
+            "all else for a whole batch on the GPU), auto: device on a GPU, else worker."
         },
     )
     max_bad_fraction: float = field(

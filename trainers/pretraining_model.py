@@ -187,7 +187,6 @@ def synthetic_negatives_of(settings: PretrainingSettings) -> SyntheticNegatives:
         noise_std=settings.noise_std,
         gradient_step=settings.gradient_step,
         adversarial_step=settings.adversarial_step,
-        noise=settings.noise,
     )
 
 

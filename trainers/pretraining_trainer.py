@@ -16,12 +16,10 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback
 
 from synco_hub.data import BadImageLedger, EpochSampler, StreamSampler, TwoViewCollator
-from synco_hub.data.views.augmentation_place import place_of
-from synco_hub.data.views.device_views import DeviceViews, finished_views
-from synco_hub.data.views.split_views import SplitTwoViewTransform
+from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finished_views
+from synco_hub.data.views.transform import place_of
 from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
 from trainers.collapse import CollapseCallback
-from trainers.drop_path import pays_off, skip_dropped_samples
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
@@ -66,8 +64,6 @@ class SynCoTrainer(CheckpointingTrainer):
     ) -> None:
         _refuse_small_data(len(train_dataset), args)
         kwargs.setdefault("data_collator", TwoViewCollator())
-        if pays_off(args.device, args.torch_compile):
-            skip_dropped_samples(model)
         if args.world_size > 1:
             model = with_shared_batch_statistics(model, args.device.type)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)

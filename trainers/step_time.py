@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from synco_hub.command_errors import one_line_errors
+from synco_hub.errors import report_errors
 from synco_hub.evaluation.efficiency import PRECISIONS, count_parameters, peak_memory_mb, seconds_of
 from synco_hub.models import SynCoConfig
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, default in asdict(StepSettings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     parser.add_argument("--output", type=Path, required=True, help="Where to write the result.")
-    with one_line_errors():
+    with report_errors():
         values = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
         output = values.pop("output")
         measure_step(StepSettings(**values)).save(output)

@@ -154,7 +154,7 @@ class SyntheticNegatives(nn.Module):
     def sample(self, query: Tensor, queue: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:
         """Builds the synthetic negatives: their definition, for study and for other losses.
 
-        Given the same generator state, these are the ones that `loss` uses (with independent noise).
+        Given the same generator state, these are the ones that `loss` uses.
 
         Args:
             query: Unit norm. Shape: (batch, dim).
@@ -170,8 +170,7 @@ class SyntheticNegatives(nn.Module):
         self._check(query, query, queue, generator)
         with torch.autocast(query.device.type, enabled=False):
             query, queue = in_working_precision(query, queue)
-            draws = draw_synthetic(replace(self.config, noise="independent"), query, generator)
-            return self._build(query, queue, draws, generator)
+            return self._build(query, queue, draw_synthetic(self.config, query, generator), generator)
 
     def readable_loss(
         self, query: Tensor, key: Tensor, queue: Tensor, generator: torch.Generator | None = None
@@ -199,9 +198,6 @@ class SyntheticNegatives(nn.Module):
         synthetic = {}
         for kind, draw in draws.items():
             negative = partner = queue[hardest.gather(1, draw.negative)]
-            if draw.noise_law is not None:
-                synthetic[kind] = _expected_noisy_negative(query, negative, draw)
-                continue
             if draw.partner is not None:
                 partner = queue[hardest.gather(1, draw.partner)]
             elif kind == "noise_injection":
@@ -217,26 +213,8 @@ class SyntheticNegatives(nn.Module):
                 f"num_hard_negatives={self.config.num_hard_negatives} exceeds the queue's {len(queue)} vectors; "
                 "lower num_hard_negatives or enlarge the queue."
             )
-        if self.config.noise == "marginal" and query.shape[1] < 3:
-            raise ValueError(
-                f'dim={query.shape[1]} is below 3, which noise="marginal" needs; use noise="independent".'
-            )
         if generator is not None and generator.device.type != query.device.type:
             raise ValueError(
                 f"the generator is on {generator.device} but the query on {query.device}; "
                 f"make it with torch.Generator({query.device.type!r})."
             )
-
-
-def _expected_noisy_negative(query: Tensor, negative: Tensor, draw: Draw) -> Tensor:
-    """E[(n + σ·ε) / |n + σ·ε|] given what is drawn: the rest of ε, of known length, points nowhere on average."""
-    assert draw.noise_law is not None
-    along_query, across_query, rest = draw.noise_law
-    towards = F.normalize(query, dim=-1).unsqueeze(1)
-    across = F.normalize(negative - (negative * towards).sum(dim=-1, keepdim=True) * towards, dim=-1)
-    noise = along_query.unsqueeze(-1) * towards + across_query.unsqueeze(-1) * across
-    vectors = noise_injection(towards, negative, noise, draw.coefficient.unsqueeze(-1))
-    # Where n points along q any direction across will do, and none is there: its part has a length all the same.
-    rest = rest + across_query**2 * (1 - across.square().sum(dim=-1))
-    norm = (vectors.square().sum(dim=-1) + draw.coefficient**2 * rest).sqrt()
-    return vectors / norm.unsqueeze(-1)

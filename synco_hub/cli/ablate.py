@@ -21,7 +21,7 @@ import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.options import AblateOptions, Probe
 from synco_hub.evaluation.knn import evaluate as evaluate_knn
@@ -130,7 +130,7 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
                 f"now {', '.join(sorted(now - earlier)) or '-'}): give the same ones, or another --output-dir."
             )
         return
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + "\n")
 
 
@@ -363,8 +363,8 @@ def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, sett
         "ablation.csv": comma_separated(rows),
     }
     for name, text in texts.items():
-        with written_whole(directory / name) as temporary:
+        with atomic_write(directory / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
-    with written_whole(directory / "ablation.png") as temporary:
+    with atomic_write(directory / "ablation.png") as temporary:
         figure(runs, rows, metric).savefig(temporary, dpi=110)
     return [directory / name for name in (*texts, "ablation.png")]

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from synco_hub.cli.options import AttentionOptions
 from synco_hub.data import decode_rgb
-from synco_hub.hub.classifier import load_with_head
+from synco_hub.hub.loading import load_with_head
 from synco_hub.visualization import (
     MAP_KINDS,
     FigureStyle,
@@ -25,7 +25,7 @@ from synco_hub.visualization import (
     prepared_image,
     save_figure,
 )
-from synco_hub.visualization.prepared_image import same_part
+from synco_hub.visualization.overlay import same_part
 
 _SHOWN_SIDE = 224
 

@@ -16,8 +16,8 @@ from synco_hub.evaluation.knn import evaluate as evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.features import best_device
 from synco_hub.hub.card.model_card import write_card
-from synco_hub.hub.install import install_checkpoint
 from synco_hub.hub.loading import load_model
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import DatasetChoice, KnnSettings
@@ -47,8 +47,6 @@ SETTINGS = {
     "dataloader-num-workers": "1",
     "logging-steps": "50",
     "save-strategy": "no",
-    # The path that the published numbers of the demonstration were made on.
-    "augment-on": "reference",
 }
 
 

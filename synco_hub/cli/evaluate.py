@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 import traceback
-
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from synco_hub.cli.options import (
     ResultFile,
     ResultFolder,
 )
-from synco_hub.command_errors import DEBUG_VARIABLE
+from synco_hub.errors import DEBUG_VARIABLE, DoesNotApplyError
 from synco_hub.evaluation.adversarial import null_attacks
 from synco_hub.protocols import EVALUATORS, measure, resolve
 from synco_hub.results import EvaluationResult

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from synco_hub.cli import options
-from synco_hub.command_errors import DEBUG_VARIABLE, one_line_errors
+from synco_hub.errors import DEBUG_VARIABLE, report_errors
 from synco_hub.flag_parser import FlagError, FlagParser
 from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, NOTHING, Evaluator, resolve
 from synco_hub.settings import DatasetChoice, ForwardSettings
@@ -229,7 +229,7 @@ def main() -> None:
     if "--debug" in words:
         words.remove("--debug")
         os.environ[DEBUG_VARIABLE] = "1"
-    with one_line_errors():
+    with report_errors():
         try:
             code = run(words)
         except FlagError as error:

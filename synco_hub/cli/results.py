@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.options import TableOptions
 from synco_hub.results_table import comparison, find_results, to_csv, to_json, to_markdown
 
@@ -14,6 +14,6 @@ def table(options: TableOptions) -> None:
     found = find_results(options.paths, options.protocol)
     text = _WRITERS[options.format](comparison(found, with_paper=options.paper))
     if options.output is not None:
-        with written_whole(options.output) as temporary:
+        with atomic_write(options.output) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print(text, end="")

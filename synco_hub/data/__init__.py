@@ -19,9 +19,9 @@ from synco_hub.data.streams.order import BY_ROWS, BY_SHARDS
 from synco_hub.data.streams.retries import StreamReadError
 from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER, StreamSampler, StreamSettings
 from synco_hub.data.streams.source import StreamSource, open_stream
-from synco_hub.data.views.two_view_dataset import TwoViewCollator, TwoViewDataset
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
-from synco_hub.data.views.two_views import TwoViewTransform
+from synco_hub.data.views.dataset import TwoViewCollator, TwoViewDataset
+from synco_hub.data.views.parameters import TwoViewParameters
+from synco_hub.data.views.worker_views import TwoViewTransform
 
 __all__ = [
     "BY_ROWS",

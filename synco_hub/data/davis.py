@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 VOID = 255
 RESOLUTION = "480p"
@@ -164,7 +164,7 @@ def write_mask(file: Path, mask: NDArray[Any]) -> None:
     """
     image = Image.fromarray(mask.astype(np.uint8)).convert("L")
     image.putpalette([channel for colour in PALETTE for channel in colour])
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         image.save(temporary)
 
 

@@ -9,7 +9,7 @@ import torchvision.transforms.v2.functional as transforms
 from PIL import Image
 from torchvision.transforms.v2 import InterpolationMode
 
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
+from synco_hub.data.views.parameters import TwoViewParameters
 
 RESIZE_OVER_CROP = 256 / 224
 _PILLOW_RESAMPLING = {

@@ -2,7 +2,7 @@
 
 import hashlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -156,6 +156,30 @@ class ImageDataset(Dataset[Sample]):
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(self.load_image(index), int(self.labels[index]))
+
+
+class PixelArrayDataset(ImageDataset):
+    """Images that are arrays already: pixels of shape (num_images, height, width, 3), uint8, and a name for each."""
+
+    def __init__(
+        self,
+        pixels: npt.NDArray[np.uint8],
+        names: Sequence[str],
+        labels: Sequence[int],
+        class_names: Sequence[str],
+        description: DatasetDescription,
+    ) -> None:
+        super().__init__(labels, class_names, description)
+        self.pixels = pixels
+        self.names = list(names)
+
+    def load_image(self, index: int) -> Image.Image:
+        """One image."""
+        return Image.fromarray(self.pixels[index])
+
+    def name(self, index: int) -> str:
+        """The name that it came with."""
+        return self.names[index]
 
 
 def fingerprint(*parts: str | bytes | Iterable[str] | npt.NDArray[np.int64]) -> str:

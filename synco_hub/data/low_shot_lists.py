@@ -9,7 +9,7 @@ import os
 import urllib.request
 from pathlib import Path
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data.cache_directory import data_cache_directory
 
 LINES = {1: 12811, 10: 128116}
@@ -39,7 +39,7 @@ def low_shot_list(percent: int, cache_dir: str | os.PathLike[str] | None = None)
     if not path.is_file():
         content = _downloaded(f"{os.environ.get(URL_VARIABLE, DEFAULT_URL).rstrip('/')}/{path.name}")
         _check(content, percent, "the download")
-        with written_whole(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     _check(path.read_bytes(), percent, str(path))
     return path

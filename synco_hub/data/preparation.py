@@ -14,7 +14,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
@@ -202,7 +202,7 @@ def _write(images: ImageDataset, rows: list[tuple[int, bytes]], file_names: list
     elif images.num_classes:
         kinds["label"] = library.ClassLabel(names=images.class_names)
     table = arrow.Table.from_pydict(columns, schema=library.Features(kinds).arrow_schema)
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         parquet.write_table(table, temporary, row_group_size=_ROWS_A_GROUP)
 
 

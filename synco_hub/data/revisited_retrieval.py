@@ -16,7 +16,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from synco_hub.data.original.pickled_arrays import load_arrays
+from synco_hub.safe_pickle import load_arrays
 
 DATASETS = ("roxford5k", "rparis6k")
 OFFICIAL_COUNTS = {"roxford5k": (70, 4993), "rparis6k": (70, 6322)}

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 MANIFEST = "prepared.json"
 _FORMAT = 1
@@ -48,7 +48,7 @@ class ShardManifest:
 
     def save(self, folder: Path) -> None:
         """Writes it whole or not at all."""
-        with written_whole(folder / MANIFEST) as temporary:
+        with atomic_write(folder / MANIFEST) as temporary:
             temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2), encoding="utf-8")
 
     @classmethod

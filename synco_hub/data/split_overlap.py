@@ -10,9 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from synco_hub.data.hub_dataset import HubImageDataset
-from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.image_dataset import ImageDataset, PixelArrayDataset
 from synco_hub.data.image_folder import ImageFolderDataset
-from synco_hub.data.original.cifar import PixelArrayDataset
 
 # Test images that are looked for, spread over the split, so that the time does not grow with it.
 LOOKED_FOR_AT_MOST = 1000

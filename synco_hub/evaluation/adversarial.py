@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from synco_hub.data import EvaluationDataset
-from synco_hub.data.corruptions.corrupted_dataset import pixel_transform
+from synco_hub.data.corruptions import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.random_keys import random_key
 from synco_hub.evaluation.attacks.adversarial_report import (

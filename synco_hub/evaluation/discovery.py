@@ -29,8 +29,8 @@ from synco_hub.frozen import frozen
 from synco_hub.metrics import correct_localization
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
-from synco_hub.visualization.foreground import SIMILARITY_THRESHOLD, foreground_mask
-from synco_hub.visualization.last_keys import last_keys
+from synco_hub.visualization.recorded_attention import last_keys
+from synco_hub.visualization.token_maps import SIMILARITY_THRESHOLD, foreground_mask
 
 # Images after which the boxes on disk are renewed.
 _KEPT_EVERY = 50

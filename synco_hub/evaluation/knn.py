@@ -18,9 +18,8 @@ from synco_hub.data import EvaluationDataset, ImageDataset
 from synco_hub.evaluation.measurement.measured_split import MeasuredSplit, measure_split, model_source
 from synco_hub.evaluation.neighbours.knn_accuracy import check_temperature, knn_accuracy
 from synco_hub.evaluation.neighbours.knn_average_precision import knn_average_precision
-from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision, half_precision
 from synco_hub.feature_adapter import feature_network
-from synco_hub.features import BATCH_SIZE_FACT, ExtractionSettings
+from synco_hub.features import ExtractionSettings
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
 from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
 
@@ -35,7 +34,6 @@ def evaluate_knn(
     temperature: float = TEMPERATURE,
     settings: ExtractionSettings | None = None,
     model_name: str | None = None,
-    precision: SearchPrecision = "fp32",
 ) -> EvaluationResult:
     """Measure a frozen model: the features of the training split vote for the classes of the test split.
 
@@ -48,7 +46,6 @@ def evaluate_knn(
         temperature: Temperature of the vote, above 0.
         settings: How features are computed, and where neighbours are searched.
         model_name: What the result calls the model; None for the name it was loaded by.
-        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Returns:
         ``top1_k<k>`` and, from 5 classes on, ``top5_k<k>`` in percent, or ``map_11_point_k<k>`` and
@@ -67,7 +64,6 @@ def evaluate_knn(
     usable_ks(ks, len(train_dataset))
     check_temperature(temperature)
     device = next(feature_network(model).parameters()).device if settings.device is None else settings.device
-    half_precision(precision, device)
     bank, queries = (measure_split(model, dataset, settings) for dataset in (train_dataset, test_dataset))
     return evaluate_knn_features(
         bank,
@@ -78,8 +74,6 @@ def evaluate_knn(
         device,
         settings.progress,
         started,
-        settings.num_processes,
-        precision,
     )
 
 
@@ -92,8 +86,6 @@ def evaluate_knn_features(
     device: torch.device | str = "cpu",
     progress: bool = True,
     started: float | None = None,
-    num_processes: int = 1,
-    precision: SearchPrecision = "fp32",
 ) -> EvaluationResult:
     """The second half of :func:`evaluate_knn`, for features that are there already.
 
@@ -106,8 +98,6 @@ def evaluate_knn_features(
         device: Where neighbours are searched.
         progress: Show a progress bar.
         started: ``time.perf_counter()`` when the measurement began; None for now.
-        num_processes: Processes that share the queries.
-        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Raises:
         ValueError: See :func:`evaluate_knn`.
@@ -116,15 +106,11 @@ def evaluate_knn_features(
     _check_same_classes(bank.class_names, queries.class_names)
     kept, left_out = usable_ks(ks, len(bank.features.values))
     sides = (bank.features.values, bank.features.labels, queries.features.values, queries.features.labels)
-    search = (device, progress, num_processes, precision)
     if bank.features.labels.ndim == 2:
-        metrics = knn_average_precision(*sides, kept, temperature, *search)
+        metrics = knn_average_precision(*sides, kept, temperature, device, progress)
     else:
-        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, *search)
+        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, progress)
     notes = [f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out]
-    for side in (bank, queries):
-        if size := side.features.facts.get(BATCH_SIZE_FACT):
-            notes.append(f"batch size {size} of the {side.source.split} images was found by autotuning")
     return EvaluationResult(
         metrics=metrics,
         model=model,

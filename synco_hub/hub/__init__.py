@@ -1,4 +1,4 @@
-"""Checkpoints on their way: by name (`aliases`, `loading`), from the Hub (`pull`, `install`), from and to others.
+"""Checkpoints on their way: by name (`short_names`, `loading`), from the Hub (`pull`), from and to others.
 
 Folders: `conversion` (somebody else's becomes ours), `export` (ours for stock libraries), `card`, `publication`.
 """

@@ -22,7 +22,7 @@ _LOGIN = "`hf auth login`, or the variable HF_TOKEN"
 
 
 @contextmanager
-def no_silence_above(seconds: float) -> Iterator[None]:
+def limit_silence(seconds: float) -> Iterator[None]:
     """Within this context no request of the client waits longer for the next bytes, unless it has a limit of its own.
 
     Args:
@@ -38,7 +38,7 @@ def no_silence_above(seconds: float) -> Iterator[None]:
 
 
 @contextmanager
-def explained(action: str, repo_id: str, afterwards: str) -> Iterator[None]:
+def explain_errors(action: str, repo_id: str, afterwards: str) -> Iterator[None]:
     """Within this context a failure of the Hub or of the connection becomes one `OSError` that says what to do.
 
     Args:

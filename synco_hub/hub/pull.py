@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import difflib
-import hashlib
 import json
+import logging
 import re
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
-from synco_hub.foreign_text import listed
-from synco_hub.hub.client_errors import ANSWER_SECONDS, explained
-from synco_hub.hub.install import PATTERNS, install_checkpoint
-from synco_hub.hub.one_at_a_time import one_at_a_time
-from synco_hub.zoo import ZOO, ZooRow, checkpoint_directory, home_directory, list_models
+from synco_hub.errors import join_names
+from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, limit_silence
+from synco_hub.hub.conversion.weights import directory_misfit
+from synco_hub.zoo import ORIGIN_FILE, ZOO, ZooRow, checkpoint_directory, home_directory, list_models
 
-_READ_BYTES = 1 << 20
 _AGAIN = "Nothing was installed; repeat the command, it continues where it stopped."
+# What makes a checkpoint usable and checkable; the optimizer's state and logs of a run stay where they are.
+PATTERNS = ("*.json", "*.safetensors", "*.py", "README.md", "LICENSE*", "card_facts.yaml")
+_logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -64,15 +67,15 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
     """
     short, source = _source(name, repo_id)
     client = api or HfApi()
-    with explained("pulling", source, _AGAIN):
+    with explain_errors("pulling", source, _AGAIN):
         info = client.model_info(source, revision=revision, files_metadata=True, timeout=ANSWER_SECONDS)
         files = _wanted(info.siblings or [], source)
     commit = _commit(info.sha, source)
     repository = source.replace("/", "--")
     staging = home_directory() / "pulling" / f"{repository}@{commit}"
     # Whoever pulls the same at the same time waits, and then finds it installed.
-    with one_at_a_time(f"pull-{repository}"):
-        if not _installed(short, source, commit, files):
+    with exclusive_lock(f"pull-{repository}"):
+        if not _is_installed(client, short, source, commit, files):
             _download(client, source, commit, files, staging)
             _install(staging, short, source, commit)
         # What is left is of pulls of other revisions that were stopped for good.
@@ -81,21 +84,21 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
     return Pulled(short, checkpoint_directory(short), source, commit, sum(file.size or 0 for file in files))
 
 
-def _installed(short: str, source: str, commit: str, files: Sequence[Any]) -> bool:
+def _is_installed(client: HfApi, short: str, source: str, commit: str, files: Sequence[Any]) -> bool:
     """Whether every byte of this revision is installed under the name."""
     row = next((row for row in list_models() if row.name == short), None)
     if row is None or row.installed is None or (row.source, row.revision) != (source, commit):
         return False
-    return all(_as_announced(Path(row.installed) / file.rfilename, file) for file in files)
+    return not _wrong_files(client, source, commit, files, Path(row.installed))
 
 
 def _download(client: HfApi, source: str, commit: str, files: Sequence[Any], staging: Path) -> None:
     """Fetch every file and compare it with what the Hub says about it."""
-    with explained("pulling", source, _AGAIN):
+    with explain_errors("pulling", source, _AGAIN):
         client.snapshot_download(
             source, revision=commit, local_dir=staging, allow_patterns=[file.rfilename for file in files]
         )
-    _verify(staging, files, source)
+    _verify(client, source, commit, files, staging)
 
 
 def _install(staging: Path, short: str, source: str, commit: str) -> None:
@@ -151,7 +154,7 @@ def _wanted(siblings: Iterable[Any], source: str) -> list[Any]:
     files = [file for file in files if "/" not in file.rfilename]
     present = {file.rfilename for file in files}
     if "config.json" not in present or not any(name.endswith(".safetensors") for name in present):
-        there = listed(sorted(file.rfilename for file in names), 8) or "nothing"
+        there = join_names(sorted(file.rfilename for file in names), 8) or "nothing"
         raise ValueError(
             f"{source} holds no checkpoint that can be installed: config.json and weights in .safetensors are needed, "
             f"and it has {there}. Pickled weights are never loaded; `synco-hub convert` reads known ones safely."
@@ -159,32 +162,25 @@ def _wanted(siblings: Iterable[Any], source: str) -> list[Any]:
     return files
 
 
-def _verify(staging: Path, files: Sequence[Any], source: str) -> None:
+def _verify(client: HfApi, source: str, commit: str, files: Sequence[Any], staging: Path) -> None:
     """Compare every file with what the Hub says about it; wrong ones are deleted, so that repeating gets them anew."""
-    wrong = [file.rfilename for file in files if not _as_announced(staging / file.rfilename, file)]
+    wrong = _wrong_files(client, source, commit, files, staging)
     for name in wrong:
         (staging / name).unlink(missing_ok=True)
     if wrong:
         raise OSError(
-            f"pulling {source}: {listed(wrong, 8)} arrived with a wrong checksum or size. Nothing was installed; "
-            "repeat the command. If it happens again, the copy between the Hub and this computer is damaged."
+            f"pulling {source}: {join_names(wrong, 8)} arrived with a wrong checksum. Nothing was installed; repeat "
+            "the command. If it happens again, the copy between the Hub and this computer is damaged."
         )
 
 
-def _as_announced(path: Path, file: Any) -> bool:
-    size = path.stat().st_size if path.is_file() else None
-    if size is None or (file.size is not None and size != file.size):
-        return False
-    if file.lfs is not None:
-        return _digest(path, hashlib.sha256()) == file.lfs["sha256"]
-    return _digest(path, hashlib.sha1(b"blob %d\0" % size, usedforsecurity=False)) == file.blob_id
-
-
-def _digest(path: Path, digest: Any) -> str:
-    with path.open("rb") as stream:
-        while part := stream.read(_READ_BYTES):
-            digest.update(part)
-    return str(digest.hexdigest())
+def _wrong_files(client: HfApi, source: str, commit: str, files: Sequence[Any], directory: Path) -> list[str]:
+    """Names of the files that are not there, or not as the Hub has them at this revision."""
+    with explain_errors("pulling", source, _AGAIN), limit_silence(ANSWER_SECONDS):
+        found = client.verify_repo_checksums(source, revision=commit, local_dir=directory)
+    # What the Hub's list leaves out was compared with nothing.
+    unproven = {*found.missing_paths, *found.extra_paths, *(mismatch["path"] for mismatch in found.mismatches)}
+    return [file.rfilename for file in files if file.rfilename in unproven]
 
 
 def _check_backbone(staging: Path, row: ZooRow | None, source: str) -> None:
@@ -218,3 +214,90 @@ def _check_weights(staging: Path, source: str) -> None:
             ) from error
         if empty:
             raise ValueError(f"{source}: its {file.name} holds no weights; nothing was installed.")
+
+
+def install_checkpoint(directory: Path, name: str, origin: Mapping[str, str] | None = None) -> Path:
+    """Copy a checkpoint under a short name, whole or not at all; an installed one of that name is replaced.
+
+    Args:
+        directory: A checkpoint directory with `config.json` and weights.
+        name: The short name.
+        origin: Where it comes from (`source`, and `revision` where there is one); None for the directory itself.
+
+    Returns:
+        Where it is installed.
+
+    Raises:
+        ValueError: If the directory is no checkpoint, its weights do not fit its configuration, or the name is none.
+    """
+    destination = checkpoint_directory(name)
+    if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
+        raise ValueError(
+            f"{directory} is no checkpoint: config.json and a .safetensors file are needed; give the --output-dir of "
+            "a finished run."
+        )
+    try:
+        problem = directory_misfit(directory)
+    except (SafetensorError, ValueError, RecursionError) as error:
+        problem = f"config.json or the weights cannot be read ({' '.join(str(error).split())})"
+    if problem:
+        named = (origin or {}).get("source", directory)
+        raise ValueError(f"{named} is no checkpoint that can be installed: {problem}. Nothing was installed.")
+    facts = dict(origin or {"source": str(directory.resolve())})
+    with exclusive_lock(f"install-{name}"):
+        _replace(destination, directory, facts)
+    return destination
+
+
+def _replace(destination: Path, directory: Path, origin: Mapping[str, str]) -> None:
+    """Copy beside the place, then change places by renaming."""
+    # Its name is fixed, so that the next installation finds what a killed one has left.
+    beside = destination.with_name(f".installing-{destination.name}")
+    _tidy(destination, beside)
+    staged = beside / "new"
+    staged.mkdir(parents=True)
+    try:
+        for pattern in PATTERNS:
+            for file in directory.glob(pattern):
+                shutil.copy2(file, staged / file.name)
+        (staged / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
+        if destination.exists():
+            destination.rename(beside / "old")
+        staged.rename(destination)
+    finally:
+        _tidy(destination, beside)
+
+
+def _tidy(destination: Path, beside: Path) -> None:
+    """Put back what stood at the place if nothing new has come there, and remove the rest."""
+    if not destination.exists() and (beside / "old").exists():
+        (beside / "old").rename(destination)
+    shutil.rmtree(beside, ignore_errors=True)
+
+
+@contextmanager
+def exclusive_lock(work: str) -> Iterator[None]:
+    """Run the block while no other process or thread runs one of the same name, for the same home of the zoo.
+
+    The system itself lets go of the lock of a process that dies, however it does, so nobody waits for the dead. The
+    empty lock file stays: removing it would let one process hold a file that a second no longer finds.
+
+    Args:
+        work: What is done, such as `pull-organisation--name@commit`; it becomes the name of a file.
+
+    Raises:
+        OSError: If the home of the zoo cannot be written.
+    """
+    folder = home_directory() / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    # Writable for the group, as a home that several people share needs it.
+    lock = FileLock(folder / f"{work}.lock", mode=0o664)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        _logger.warning("another process is at %s: waiting until it is done", work)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()

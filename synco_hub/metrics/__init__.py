@@ -3,16 +3,30 @@
 They return fractions in [0, 1]; the results of :mod:`synco_hub.evaluation` state them in percent.
 """
 
-from synco_hub.metrics.average_precision import average_precision, voc_average_precision_11_point
-from synco_hub.metrics.contour_accuracy import BOUNDARY_TOLERANCE, contour_accuracy
+from synco_hub.metrics.accuracy import (
+    check_label_range,
+    mean_per_class_accuracy,
+    mean_per_class_share,
+    target_ranks,
+    top_k_accuracy,
+)
+from synco_hub.metrics.average_precision import (
+    OperatingPoints,
+    average_precision,
+    operating_points,
+    voc_average_precision_11_point,
+)
 from synco_hub.metrics.correct_localization import box_overlap, correct_localization
 from synco_hub.metrics.corruption_error import ALEXNET_ERRORS, corruption_error, mean_corruption_error
 from synco_hub.metrics.detection_rates import area_under_roc, fpr_at_recall
-from synco_hub.metrics.mean_per_class_accuracy import mean_per_class_accuracy, mean_per_class_share
-from synco_hub.metrics.operating_points import OperatingPoints, operating_points
-from synco_hub.metrics.region_similarity import SequenceStatistics, region_similarity, sequence_statistics
 from synco_hub.metrics.revisited_average_precision import revisited_average_precision, revisited_precision_at_k
-from synco_hub.metrics.top_k_accuracy import check_label_range, target_ranks, top_k_accuracy
+from synco_hub.metrics.video_segmentation import (
+    BOUNDARY_TOLERANCE,
+    SequenceStatistics,
+    contour_accuracy,
+    region_similarity,
+    sequence_statistics,
+)
 from synco_hub.metrics.weighted_knn_vote import weighted_knn_vote, weighted_knn_votes
 
 __all__ = [

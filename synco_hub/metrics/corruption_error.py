@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from synco_hub.metrics.top_k_accuracy import top_k_accuracy
+from synco_hub.metrics.accuracy import top_k_accuracy
 
 # Mean top-1 error of AlexNet over the five severities. Source: Hendrycks and Dietterich, "Benchmarking neural network
 # robustness to common corruptions and perturbations" (2019), the benchmark's published evaluation.

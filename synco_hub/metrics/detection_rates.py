@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synco_hub.metrics.operating_points import OperatingPoints, operating_points
+from synco_hub.metrics.average_precision import OperatingPoints, operating_points
 
 
 def area_under_roc(scores: Tensor, targets: Tensor) -> float:

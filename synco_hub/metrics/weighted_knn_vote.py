@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
-from synco_hub.metrics.top_k_accuracy import check_label_range
+from synco_hub.metrics.accuracy import check_label_range
 
 TEMPERATURE = 0.07
 

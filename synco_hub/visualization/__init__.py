@@ -4,23 +4,51 @@ from synco_hub.visualization.attention_maps import (
     ATTENTION_MASS,
     AttentionMaps,
     attention_maps,
+    attention_rollout,
     class_attention,
     mass_mask,
     patch_self_attention,
+    rollout,
+    unfold_windows,
     upsample,
+    window_attention,
 )
-from synco_hub.visualization.attention_rollout import attention_rollout, rollout
-from synco_hub.visualization.class_score import ClassFeatures, Score, class_score
-from synco_hub.visualization.figure import FigureStyle, attention_figure, save_figure
-from synco_hub.visualization.foreground import SIMILARITY_THRESHOLD, foreground_mask
-from synco_hub.visualization.gradient_maps import GradientMaps, grad_cam, gradient_maps
-from synco_hub.visualization.grid_figure import GridColumn, grid_figure
-from synco_hub.visualization.last_attention import LastAttention, attends_in_windows, last_attention
-from synco_hub.visualization.map_kinds import MAP_KINDS, MapKind, drawn_map, paper_kinds
-from synco_hub.visualization.overlay import as_rgb, blended, denormalised, overlay, relative_to_range
-from synco_hub.visualization.prepared_image import PreparedImage, prepared_image
-from synco_hub.visualization.token_map import patch_similarity, principal_colours, token_map
-from synco_hub.visualization.window_attention import unfold_windows, window_attention
+from synco_hub.visualization.figures import (
+    MAP_KINDS,
+    FigureStyle,
+    GridColumn,
+    MapKind,
+    attention_figure,
+    drawn_map,
+    grid_figure,
+    paper_kinds,
+    save_figure,
+)
+from synco_hub.visualization.gradient_maps import (
+    ClassFeatures,
+    GradientMaps,
+    Score,
+    class_score,
+    grad_cam,
+    gradient_maps,
+)
+from synco_hub.visualization.overlay import (
+    PreparedImage,
+    as_rgb,
+    blended,
+    denormalised,
+    overlay,
+    prepared_image,
+    relative_to_range,
+)
+from synco_hub.visualization.recorded_attention import LastAttention, attends_in_windows, last_attention
+from synco_hub.visualization.token_maps import (
+    SIMILARITY_THRESHOLD,
+    foreground_mask,
+    patch_similarity,
+    principal_colours,
+    token_map,
+)
 
 __all__ = [
     "ATTENTION_MASS",

@@ -1,4 +1,4 @@
-"""Measures feature extraction: images of a core-second by batch size, fp32 against bf16, and the autotuned batch.
+"""Measures feature extraction: images of a core-second by batch size, and fp32 against bf16.
 
     OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_feature_extraction.py
 
@@ -17,7 +17,6 @@ from typing import Any
 import torch
 from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, write_report
 
-from synco_hub.batch_autotune import BatchChoice, fastest_batch_size
 from synco_hub.models import SynCoConfig, SynCoModel
 
 
@@ -30,20 +29,6 @@ def features_of(model: SynCoModel, images: torch.Tensor, dtype: torch.dtype | No
             return model(images).pooler_output
 
     return call
-
-
-def autotuned(model: SynCoModel, largest: int, device: str) -> BatchChoice:
-    """What `--batch-size auto` chooses up to a largest size."""
-
-    def run(size: int) -> None:
-        features_of(model, torch.zeros(size, 3, 224, 224, device=device), None)()
-        if device == "cuda":
-            torch.cuda.synchronize()
-
-    choice = fastest_batch_size(run, largest)
-    if choice is None:
-        raise ValueError(f"--batches up to {largest}: autotuning begins at 8, give a larger batch too")
-    return choice
 
 
 def main() -> None:
@@ -65,25 +50,14 @@ def main() -> None:
         calls = {f"fp32, batch {batch}": features_of(model, images[batch], None) for batch in options.batches}
         middle = options.batches[(len(options.batches) - 1) // 2]
         calls[f"bf16, batch {middle}"] = features_of(model, images[middle], torch.bfloat16)
-        choice = autotuned(model, max(options.batches), options.device)
-        tuned = f"fp32, autotuned batch {choice.batch_size}"
-        found = torch.randn(choice.batch_size, 3, 224, 224, device=options.device)
-        calls[tuned] = features_of(model, found, None)
         times = interleaved_seconds(calls, options.rounds, options.device)
-        rates: dict[str, list[float]] = {}
         for name, values in times.items():
             batch = int(name.rsplit(" ", 1)[1])
-            rates[name] = [batch / seconds for seconds in values]
-            rate = statistics.median(rates[name])
+            rate = statistics.median(batch / seconds for seconds in values)
             rows.append({"backbone": backbone, "variant": name, "images_per_second": round(rate, 2)})
             findings.append(Finding(f"{backbone}, {name}", rate, "images/s"))
         ratio = median_ratio(times[f"bf16, batch {middle}"], times[f"fp32, batch {middle}"])
         findings.append(Finding(f"{backbone}, time of bf16 over fp32, batch {middle}", ratio, "×"))
-        largest = f"fp32, batch {options.batches[-1]}"
-        ratio = median_ratio(rates[tuned], rates[largest])
-        findings.append(
-            Finding(f"{backbone}, images/s of the autotuned batch over batch {options.batches[-1]}", ratio, "×")
-        )
     settings = {"rounds": options.rounds, "image_size": 224}
     path = options.output or RESULTS / f"feature_extraction_{options.device}.json"
     write_report(path, "Feature extraction", settings, rows, findings, options.device)

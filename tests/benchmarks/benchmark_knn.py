@@ -1,8 +1,5 @@
 """k-NN for four k: one search in blocks against the usual matmul + topk + one-hot vote repeated for each k.
 
-The same search is also timed in half precision with its exact re-ranking: bf16 on a CPU, where selecting and
-re-ranking take what AVX512-BF16 saves, so that fp32 is the default; bf16 and fp16 on CUDA.
-
 Run: OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 python tests/benchmarks/benchmark_knn.py
 Takes about six minutes; writes tests/benchmarks/results/knn_cpu.json (``--device cuda``: knn_cuda.json).
 Expected on one CPU thread: 4 to 7 times faster, below 1 GB beyond the features, seconds linear in the bank.
@@ -15,7 +12,6 @@ import statistics
 import subprocess
 import sys
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,13 +20,11 @@ from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, sec
 from torch import Tensor
 from torch.nn import functional as F
 
-from synco_hub.evaluation import DEFAULT_KS, Neighbours, knn_accuracy, nearest_neighbours
-from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision
+from synco_hub.evaluation import DEFAULT_KS, knn_accuracy
 
 NUM_CLASSES = 1000
 DIM = 384
 ROUNDS = 5
-HALVES: dict[str, tuple[SearchPrecision, ...]] = {"cpu": ("bf16",), "cuda": ("bf16", "fp16")}
 
 
 def clustered_features(count: int, seed: int, device: str) -> tuple[Tensor, Tensor]:
@@ -78,37 +72,6 @@ def compare(bank_size: int, num_queries: int, device: str) -> dict[str, Any]:
         "speedup": median_ratio(times["usual"], times["ours"]),
         "over_matmul": median_ratio(times["ours"], times["matmul_once"]),
         "accuracy_percent": {"ours": ours(), "usual": usual()},
-    }
-
-
-def compare_precisions(bank_size: int, num_queries: int, device: str) -> dict[str, Any]:
-    """The search alone, in every precision in turns, and how many neighbours are others than those of float32 sums."""
-    bank, _ = clustered_features(bank_size, 1, device)
-    queries, _ = clustered_features(num_queries, 2, device)
-
-    def search(precision: SearchPrecision) -> Neighbours:
-        return nearest_neighbours(bank, queries, max(DEFAULT_KS), device, precision=precision)
-
-    precisions: tuple[SearchPrecision, ...] = ("fp32", *HALVES[device])
-    calls: dict[str, Callable[[], object]] = {name: partial(search, name) for name in precisions}
-    times = interleaved_seconds(calls, ROUNDS, device)
-    plain, found = search("fp32"), {name: search(name) for name in HALVES[device]}
-    return {
-        "search": "precisions",
-        "bank": bank_size,
-        "queries": num_queries,
-        "median_s": {name: statistics.median(values) for name, values in times.items()},
-        "over_fp32": {name: median_ratio(times[name], times["fp32"]) for name in found},
-        "neighbours_in_another_place": {
-            name: int((each.indices != plain.indices).sum()) for name, each in found.items()
-        },
-        "queries_with_another_set": {
-            name: int((each.indices.sort(dim=1).values != plain.indices.sort(dim=1).values).any(dim=1).sum())
-            for name, each in found.items()
-        },
-        "largest_difference_of_similarities": {
-            name: float((each.similarities - plain.similarities).abs().max()) for name, each in found.items()
-        },
     }
 
 
@@ -171,13 +134,7 @@ def main() -> None:
         Finding(f"{label}: faster than the usual loop over k", row["speedup"], "×", "≥ 5"),
         Finding(f"{label}: time of one matrix product alone", row["over_matmul"], "×", "", "1 ×"),
     ]
-    halves = compare_precisions(options.bank, 1_000, options.device)
-    label = f"{options.bank:,} × {DIM} bank, 1,000 queries, k = {max(DEFAULT_KS)}"
-    findings += [
-        Finding(f"{label}: time of the {name} search with exact re-ranking over fp32's", ratio, "×")
-        for name, ratio in halves["over_fp32"].items()
-    ]
-    rows = [row, halves, *(scaling(options.device) if options.scaling else [])]
+    rows = [row, *(scaling(options.device) if options.scaling else [])]
     if options.scaling and options.device == "cpu":
         memory = peak_memory_beyond_features(200_000, 2_000)
         findings.append(Finding("200,000 × 384 bank: memory beyond the features", memory, "GB", "≤ 1"))

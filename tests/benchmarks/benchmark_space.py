@@ -31,9 +31,9 @@ from gradio_client import Client, handle_file
 from interleaved import RESULTS, Finding, write_report
 from PIL import Image
 
-from space_app.board import ATTENTION, Controls, board_html
-from space_app.looks import Looks
+from space_app.board import ATTENTION, Controls, render_board
 from space_app.model_cache import ModelCache
+from space_app.views import ResultCache
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 ROOT = Path(__file__).parents[2]
@@ -86,9 +86,8 @@ def served(checkpoint: Path) -> Iterator[tuple[str, psutil.Process]]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "space_app.app", "--port", str(port), "--models", str(checkpoint)]
-    server = subprocess.Popen(
-        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, stdout=subprocess.DEVNULL
-    )
+    environment = {"MALLOC_ARENA_MAX": "2", **os.environ, "PYTHONPATH": str(ROOT)}  # as `synco-hub space` starts it
+    server = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + 240
         while True:
@@ -169,21 +168,21 @@ def loaded(address: str, server: psutil.Process, users: int, seconds: float, war
 
 def one_visitor(folder: Path, rounds: int = 7) -> tuple[float, float]:
     """Median seconds of a new picture and of a slider move with DeiT-S, the model being loaded."""
-    looks = Looks(ModelCache([str(small_checkpoint(folder, "deit-s", 224))]))
+    results = ResultCache(ModelCache([str(small_checkpoint(folder, "deit-s", 224))]))
     generator, first, moved = random.Random(0), [], []
 
     def board(path: Path, strength: float) -> float:
         start = time.perf_counter()
-        list(board_html(looks, ATTENTION, str(path), ["deit-s"], Controls(strength=strength), {}))
+        list(render_board(results, ATTENTION, str(path), ["deit-s"], Controls(strength=strength), {}))
         return time.perf_counter() - start
 
     board(paint(generator, folder), 0.5)
     for _ in range(rounds):
         path = paint(generator, folder)
         first.append(board(path, 0.5))
-        computed = looks.computed
+        computed = results.computed
         moved.append(board(path, 0.7))
-        if looks.computed != computed:
+        if results.computed != computed:
             raise RuntimeError("a slider move ran the model again")
     return statistics.median(first), statistics.median(moved)
 

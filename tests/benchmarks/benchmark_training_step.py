@@ -25,7 +25,6 @@ from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, wri
 from torch.utils.flop_counter import FlopCounterMode
 
 from synco_hub.models import SynCoConfig
-from trainers.drop_path import pays_off, skip_dropped_samples
 from trainers.ema import update_target
 from trainers.objectives import OBJECTIVES
 from trainers.pretraining_arguments import PretrainingSettings
@@ -80,9 +79,6 @@ def methods(
     views = [torch.randn(batch, 3, 224, 224, device=device) for _ in range(2)]
     models = {method: network(backbone, method, device) for method in OBJECTIVES}
     operations = floating_point_operations(models["moby"], views)
-    for model in models.values():
-        if pays_off(torch.device(device), compiled):
-            skip_dropped_samples(model)
     calls = {method: step_of(model, views, precision, compiled) for method, model in models.items()}
     times = interleaved_seconds(calls, rounds, device, warmup=3 if compiled else 1)
     return [
@@ -101,8 +97,7 @@ def methods(
 def choices(batch: int, rounds: int, device: str) -> list[dict[str, Any]]:
     """What each choice inside DeiT-S's step gives: time with it over time without it."""
     usual, views = network("deit-s", "moby", device), [torch.randn(batch, 3, 224, 224, device=device) for _ in "12"]
-    skipping, channels_last = copy.deepcopy(usual), copy.deepcopy(usual)
-    skip_dropped_samples(skipping)
+    channels_last = copy.deepcopy(usual)
     channels_last.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     eager_attention = copy.deepcopy(usual)
     eager_attention.set_attn_implementation("eager")
@@ -133,7 +128,6 @@ def choices(batch: int, rounds: int, device: str) -> list[dict[str, Any]]:
 
     # name: (with the choice, without it)
     pairs: dict[str, tuple[Callable[[], Any], Callable[[], Any]]] = {
-        "drop path skips dropped samples": (passes(skipping, *views), passes(usual, *views)),
         "fused attention (sdpa)": (passes(usual, *views), passes(eager_attention, *views)),
         "channels-last patch embedding": (
             passes(channels_last, *(view.to(memory_format=torch.channels_last) for view in views)),

@@ -18,6 +18,7 @@ import argparse
 import io
 import os
 import statistics
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -32,10 +33,12 @@ from torchvision import transforms
 
 from synco_hub.data import EpochSampler, TwoViewCollator, TwoViewDataset
 from synco_hub.data.decoding import decode_pixels, decode_rgb
-from synco_hub.data.views.augmentation_place import two_view_transform
-from synco_hub.data.views.device_views import finished_views
-from synco_hub.data.views.split_views import SplitTwoViewTransform
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
+from synco_hub.data.views.device_views import SplitTwoViewTransform, finished_views
+from synco_hub.data.views.parameters import TwoViewParameters
+from synco_hub.data.views.transform import two_view_transform
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from pillow_views import PillowTwoViewTransform
 
 IMAGE_SIZE = 224
 WIDTH, HEIGHT = 500, 375
@@ -120,7 +123,7 @@ def calls_of(pictures: list[bytes]) -> dict[str, Callable[[], object]]:
     compositions = [[usual_view(paper, view, blur) for view in (0, 1)] for blur in blurs]
     images: Any = JpegBytes(pictures)
     collate = TwoViewCollator()
-    epochs = {name: iter(range(10**9)) for name in ("reference", "worker", "device")}
+    epochs = {name: iter(range(10**9)) for name in ("pillow", "worker", "device")}
 
     def usual(first: transforms.Compose, second: transforms.Compose) -> object:
         pairs = []
@@ -129,9 +132,15 @@ def calls_of(pictures: list[bytes]) -> dict[str, Callable[[], object]]:
             pairs.append((first(image), second(image)))
         return [torch.stack(views) for views in zip(*pairs, strict=True)]
 
+    oracle = PillowTwoViewTransform(IMAGE_SIZE)
+
+    def by_pillow(pixels: Any, key: int) -> tuple[torch.Tensor, torch.Tensor]:
+        return oracle(Image.fromarray(pixels), key)
+
     def ours(place: str) -> dict[str, torch.Tensor]:
         epoch = next(epochs[place])
-        dataset = TwoViewDataset(images, two_view_transform(place, IMAGE_SIZE))
+        transform = by_pillow if place == "pillow" else two_view_transform(place, IMAGE_SIZE)
+        dataset = TwoViewDataset(images, transform)
         return collate([dataset[epoch, index] for index in range(len(pictures))])
 
     half = SplitTwoViewTransform(IMAGE_SIZE).device_half()
@@ -139,7 +148,7 @@ def calls_of(pictures: list[bytes]) -> dict[str, Callable[[], object]]:
     return {
         "usual pipeline": lambda: usual(*compositions[0]),
         "usual pipeline, torchvision's blur": lambda: usual(*compositions[1]),
-        "reference": lambda: ours("reference"),
+        "the tests' oracle (Pillow)": lambda: ours("pillow"),
         "worker (OpenCV)": lambda: ours("worker"),
         "device, worker's half": lambda: ours("device"),
         "device, both halves on this CPU": lambda: finished_views(half, ours("device")),

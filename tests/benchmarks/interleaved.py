@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.results import library_versions
 
 RESULTS = Path(__file__).parent / "results"
@@ -124,7 +124,7 @@ def write_report(
         "findings": [{**asdict(finding), "met": finding.met} for finding in findings],
         "rows": rows,
     }
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         unfinished.write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     for finding in findings:
         verdict = {True: "met", False: "NOT met", None: ""}[finding.met]

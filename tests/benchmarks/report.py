@@ -10,7 +10,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 HERE = Path(__file__).parent
 RESULTS, PAGE = HERE / "results", HERE.parents[1] / "BENCHMARKS.md"
@@ -138,7 +138,7 @@ def plot(path: Path) -> None:
             axis.set_title(f"{name.replace('_', ' ')}, {report['machine']['device']}", fontsize=9)
     handles = {label: handle for axis in axes for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), fontsize=9)
-    with written_whole(path) as unfinished:
+    with atomic_write(path) as unfinished:
         figure.savefig(unfinished, dpi=120)
     pyplot.close(figure)
 
@@ -153,7 +153,7 @@ def render() -> str:
 def main() -> None:
     """Draw the plot and write the page."""
     plot(RESULTS / "scaling.png")
-    with written_whole(PAGE) as unfinished:
+    with atomic_write(PAGE) as unfinished:
         unfinished.write_text(render())
     print(f"wrote {PAGE.name}")
 

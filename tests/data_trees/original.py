@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from scipy.io import savemat
 
 from synco_hub.data.class_lists import class_list
 
@@ -99,8 +100,6 @@ def cifar(name: str, root: Path, seed: int) -> Tree:
 
 
 def flowers(root: Path, seed: int) -> Tree:
-    from scipy.io import savemat
-
     labels, greys = drawn(102, seed)
     numbers = np.random.default_rng(seed).permutation(np.arange(1, TRAIN + TEST + 1))
     of_split = {"train": numbers[:TRAIN], "test": numbers[TRAIN:]}
@@ -150,8 +149,6 @@ CARS.append("smart fortwo Convertible 2012")
 
 
 def cars(root: Path, seed: int) -> Tree:
-    from scipy.io import savemat
-
     labels, greys = drawn(196, seed)
     fields = ["bbox_x1", "bbox_y1", "bbox_x2", "bbox_y2", "class", "fname"]
     for split, file in (("train", "cars_train_annos.mat"), ("test", "cars_test_annos_withlabels.mat")):

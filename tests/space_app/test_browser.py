@@ -12,10 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
-
-from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 # One server and one browser serve the whole file: it belongs to one worker.
 pytestmark = [pytest.mark.xdist_group("browser"), pytest.mark.timeout(300)]
@@ -36,17 +33,12 @@ FLAGS = [
 
 
 @pytest.fixture(scope="module")
-def address(tmp_path_factory) -> Iterator[str]:
+def address(tmp_path_factory, save_checkpoint) -> Iterator[str]:
     from space_app.app import build_app, launch
     from space_app.model_cache import ModelCache
 
-    names = []
-    for backbone in ("vit-nano", "swin-nano"):
-        torch.manual_seed(0)
-        directory = tmp_path_factory.mktemp("models") / f"random-{backbone}"
-        SynCoModel(SynCoConfig(backbone=backbone)).save_pretrained(directory)
-        image_processor(32).save_pretrained(directory)
-        names.append(str(directory))
+    checkpoints = tmp_path_factory.mktemp("models")
+    names = [save_checkpoint(checkpoints / f"random-{backbone}", backbone) for backbone in ("vit-nano", "swin-nano")]
     before = os.environ.get("GRADIO_TEMP_DIR")
     page = build_app(ModelCache(names), tmp_path_factory.mktemp("app"))
     launch(page, port=0, prevent_thread_lock=True, quiet=True)

@@ -4,14 +4,13 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from huggingface_hub import HfApi
 from transformers import BertConfig, BertModel
 
 from space_app import model_cache
 from space_app.model_cache import UNTRAINED, ModelCache
-from synco_hub.hub.install import install_checkpoint
-from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+from synco_hub.hub.pull import install_checkpoint
+from synco_hub.models import SynCoForImageClassification, SynCoModel
 
 
 @pytest.fixture(autouse=True)
@@ -20,25 +19,18 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: pytest.fail("the Hub was asked"))
 
 
-def checkpoint(directory, kind=SynCoModel, **settings) -> str:
-    torch.manual_seed(0)
-    kind(SynCoConfig(backbone="vit-nano", **settings)).save_pretrained(directory)
-    image_processor(32).save_pretrained(directory)
-    return str(directory)
-
-
-def test_what_is_installed_is_offered_and_nothing_is_called_untrained(tmp_path):
+def test_what_is_installed_is_offered_and_nothing_is_called_untrained(tmp_path, save_checkpoint):
     empty = ModelCache()
     assert (empty.offered, empty.trained) == ([UNTRAINED], False)
     assert not any(parameter.requires_grad for parameter in empty.get(UNTRAINED)[0].parameters())
-    install_checkpoint(Path(checkpoint(tmp_path / "run")), "moby-vit-nano")
+    install_checkpoint(Path(save_checkpoint(tmp_path / "run")), "moby-vit-nano")
     cache = ModelCache()
     assert (cache.offered, cache.trained) == (["moby-vit-nano"], True)
     assert isinstance(cache.get("moby-vit-nano")[0], SynCoModel)
 
 
-def test_of_a_directory_only_the_name_is_shown_and_heads_are_loaded(tmp_path):
-    source = checkpoint(tmp_path / "deep" / "probe", SynCoForImageClassification, num_labels=3)
+def test_of_a_directory_only_the_name_is_shown_and_heads_are_loaded(tmp_path, save_checkpoint):
+    source = save_checkpoint(tmp_path / "deep" / "probe", kind=SynCoForImageClassification, num_labels=3)
     cache = ModelCache([source])
     assert cache.offered == ["probe"]
     assert "probe" not in cache
@@ -51,8 +43,8 @@ def test_of_a_directory_only_the_name_is_shown_and_heads_are_loaded(tmp_path):
         cache.get(source)  # a visitor cannot name a place on the server
 
 
-def test_the_least_recently_used_makes_room(tmp_path):
-    cache = ModelCache([checkpoint(tmp_path / name) for name in "abc"], keep=2)
+def test_the_least_recently_used_makes_room(tmp_path, save_checkpoint):
+    cache = ModelCache([save_checkpoint(tmp_path / name) for name in "abc"], keep=2)
     first = cache.get("a")[0]
     cache.get("b")
     assert cache.get("a")[0] is first

@@ -8,8 +8,8 @@ import torch
 from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
 
+from synco_hub.data import corruptions
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.corruptions import watermarked_images
 from synco_hub.models import image_processor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -54,4 +54,4 @@ def planted():
 def no_watermark_of_another_test():
     """The real one is kept for the life of a process; a stand-in must not outlive its test."""
     yield
-    watermarked_images._watermark.cache_clear()
+    corruptions._watermark.cache_clear()

@@ -7,8 +7,8 @@ import pytest
 import torch
 
 from synco_hub import feature_processes
-from synco_hub.feature_processes import DatasetPart, devices_of, extract_features_in_processes, joined, parts
-from synco_hub.features import ExtractionSettings, Features, extract_features
+from synco_hub.feature_processes import DatasetPart, devices_of, extract_features_in_processes, parts
+from synco_hub.features import ExtractionSettings, extract_features
 from synco_hub.models import SynCoConfig, SynCoModel
 
 
@@ -64,17 +64,6 @@ def test_the_share_of_unreadable_images_is_that_of_the_whole(monkeypatch):
     strict = replace(kind, max_bad_fraction=0.1)
     with pytest.raises(ValueError, match=r"3 of 20 images cannot be read: noise 0, noise 1, noise 2"):
         extract_features_in_processes(model, dataset, strict)
-
-
-def test_batch_sizes_found_by_each_process_are_all_said():
-    def part(number, size):
-        index = torch.arange(number)
-        facts = {"feature": "any", **({"batch_size": size} if size else {})}
-        return Features(torch.zeros(number, 2), index, index, index[:0], facts)
-
-    found = [part(2, "64"), part(3, "128"), part(1, "64")]
-    assert joined(found, [0, 2, 5]).facts == {"feature": "any", "batch_size": "64, 128"}
-    assert joined([part(2, None), part(2, None)], [0, 2]).facts == {"feature": "any"}
 
 
 def test_bad_numbers_of_processes_are_refused():

@@ -1,6 +1,5 @@
 """Features row by row, against one forward pass by hand; the model stays as it was."""
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -174,36 +173,11 @@ def test_too_many_unreadable_images_end_the_run_with_their_names(caplog: pytest.
     assert "bank: 2 of 100 images cannot be read" in caplog.text
 
 
-@pytest.mark.parametrize("dtype", [None, torch.bfloat16])
-def test_a_batch_size_found_by_timing_changes_no_feature(
-    dtype: torch.dtype | None, caplog: pytest.LogCaptureFixture
-) -> None:
-    dataset, settings = Images(300, bad=(0, 299)), replace(QUIET, dtype=dtype)
-    expected = extract_features(vit(), dataset, settings)
-    with caplog.at_level("INFO"):
-        features = extract_features(vit(), dataset, replace(settings, autotune_batch=True), title="bank")
-    assert features.facts["batch_size"] == "8"  # all that 300 images allow
-    assert "bank: batch size 8, found by autotuning (images/s by batch size: 8: " in caplog.text
-    tolerance = 1e-5 if dtype is None else 0.05
-    torch.testing.assert_close(features.values, expected.values, rtol=tolerance, atol=tolerance)
-    assert torch.equal(features.indices, expected.indices)
-    assert features.skipped.tolist() == [0, 299]
-    assert "batch_size" not in expected.facts
-
-
-def test_too_few_images_to_time_keep_the_batch_size(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level("INFO"):
-        features = extract_features(vit(), Images(9), replace(QUIET, autotune_batch=True))
-    assert "batch size 4, with too few images to time others" in caplog.text
-    assert "batch_size" not in features.facts
-
-
 @pytest.mark.parametrize(
     ("change", "message"),
     [
         ({"batch_size": 0}, "batch_size=0"),
         ({"num_workers": -1}, "workers=-1"),
-        ({"batch_size": "auto"}, "batch_size='auto': give a number; autotune_batch=True"),
     ],
 )
 def test_settings_are_checked(change: dict[str, Any], message: str) -> None:

@@ -32,6 +32,17 @@ def test_a_folder_is_searched_and_other_files_are_passed_over(tmp_path):
         find_results([tmp_path / "nowhere"])
 
 
+def test_a_result_of_the_version_before_is_loaded_and_tabled(tmp_path):
+    values = result("old", top1_k10=61.5).to_dict()
+    values["versions"]["synco_hub"] = "0.1.0"
+    values["notes"] = ["batch size 8 of the train images was found by autotuning"]
+    (tmp_path / "knn.json").write_text(json.dumps(values))
+    (found,) = find_results([tmp_path])
+    assert found.notes == ("batch size 8 of the train images was found by autotuning",)
+    assert "| old |" in to_markdown(comparison([found], with_paper=False))
+    assert "61.5" in to_csv(comparison([found], with_paper=False))
+
+
 def test_the_papers_rows_stand_beside_ours():
     rows = comparison([result("mine", top1_k10=61.5), result("probe", "linear_probe", top1_last_epoch=50.0)])
     assert [row.protocol for row in rows] == ["knn"] * 7 + ["linear_probe"] * 7

@@ -42,11 +42,16 @@ def test_a_loss_of_a_guess_is_reported_when_it_stays(caplog, num_synthetic):
     assert caplog.text.count("ln(K + 1)") == 1
 
 
-def test_contrast_accuracy_of_a_guess_is_reported_when_it_stays(caplog):
+@pytest.mark.parametrize("num_synthetic", [0.0, 768.0])
+@pytest.mark.parametrize(("guesses", "stuck"), [(0.0, True), (1.0, True), (2.0, True), (2.0002, False), (3.0, False)])
+def test_contrast_accuracy_of_two_guesses_is_reported_when_it_stays(caplog, num_synthetic, guesses, stuck):
     callback = CollapseCallback(4096)
-    for _ in range(PATIENCE):
-        report(callback, loss=3.0, contrast_accuracy=1 / 4097)
-    assert "contrast accuracy is stuck" in caplog.text
+    values = {"contrast_accuracy": guesses / (4097 + num_synthetic), "num_synthetic": num_synthetic}
+    for _ in range(PATIENCE - 1):
+        report(callback, loss=3.0, **values)
+    assert caplog.text == ""
+    report(callback, loss=3.0, **values)
+    assert ("contrast accuracy is stuck" in caplog.text) == stuck
 
 
 def test_a_method_without_negatives_is_judged_by_its_spread_alone(caplog):

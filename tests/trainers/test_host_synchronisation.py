@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from synco_hub.data import TwoViewDataset, load_dataset
-from synco_hub.data.views.augmentation_place import two_view_transform
+from synco_hub.data.views.transform import two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining

@@ -7,8 +7,7 @@ from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel, pipeline
 
 from synco_hub.data import EvaluationTransform, load_dataset
-from synco_hub.hub.classifier import load_classifier
-from synco_hub.hub.loading import load_model
+from synco_hub.hub.loading import load_classifier, load_model
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 from trainers.linear_probe import main

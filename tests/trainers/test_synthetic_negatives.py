@@ -181,11 +181,10 @@ def relative(ours: Tensor, theirs: Tensor) -> float:
     return ((ours - theirs).norm() / theirs.norm()).item()
 
 
-@pytest.mark.parametrize("noise", ["independent", "marginal"])
 @pytest.mark.parametrize("kinds", EVERY_SELECTION, ids=lambda kinds: kinds[0] if len(kinds) == 1 else "all")
-def test_fused_equals_readable_at_the_paper_s_settings(kinds: list[str], noise: str) -> None:
+def test_fused_equals_readable_at_the_paper_s_settings(kinds: list[str]) -> None:
     query, key, queue = batch_of(37, 256, 4096, seed=13)
-    module = SyntheticNegatives(counts=dict.fromkeys(kinds, 128), noise=noise)
+    module = SyntheticNegatives(counts=dict.fromkeys(kinds, 128))
     results, states = [], []
     for compute in (module.loss, module.readable_loss):
         source, leaves = generator(14), (query.clone().requires_grad_(), key.clone().requires_grad_())
@@ -199,26 +198,24 @@ def test_fused_equals_readable_at_the_paper_s_settings(kinds: list[str], noise: 
     assert torch.equal(*states)
 
 
-@pytest.mark.parametrize("noise", ["independent", "marginal"])
 @pytest.mark.parametrize(("batch", "dim", "num_negatives"), [(1, 3, 8), (19, 33, 64)])
 @pytest.mark.parametrize("length", [1.0, 0.8])
 def test_fused_equals_readable_for_other_sizes_and_lengths(
-    batch: int, dim: int, num_negatives: int, length: float, noise: str
+    batch: int, dim: int, num_negatives: int, length: float
 ) -> None:
     query, key, queue = (length * each.double() for each in batch_of(batch, dim, num_negatives, seed=15))
-    module = small(noise=noise, temperature=0.1)
+    module = small(temperature=0.1)
     leaf = query.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(module.loss(leaf, key, queue, generator(16)), leaf)
     (expected,) = torch.autograd.grad(module.readable_loss(leaf, key, queue, generator(16)), leaf)
     assert relative(gradient, expected) < 1e-9
 
 
-@pytest.mark.parametrize("noise", ["independent", "marginal"])
 @pytest.mark.parametrize("sign", [1.0, -1.0])
-def test_fused_equals_readable_where_every_negative_lies_along_the_query(sign: float, noise: str) -> None:
+def test_fused_equals_readable_where_every_negative_lies_along_the_query(sign: float) -> None:
     query, key, _ = (each.double() for each in batch_of(1, 24, 40, seed=41))
     queue = sign * query.expand(40, 24)
-    module = small(noise=noise, temperature=0.1)
+    module = small(temperature=0.1)
     loss, expected = (each(query, key, queue, generator(42)) for each in (module.loss, module.readable_loss))
     assert loss.item() == pytest.approx(expected.item(), abs=1e-7)
 
@@ -326,28 +323,6 @@ def test_queue_and_detached_key_get_no_gradient() -> None:
         assert not SyntheticNegatives().loss(leaf, key, queue).requires_grad
 
 
-def test_marginal_noise_has_the_law_of_independent_noise_and_a_quieter_gradient_of_the_same_mean() -> None:
-    query, key, queue = (each.double() for each in batch_of(1, 6, 12, seed=30))
-    num_draws = 4000
-    # Each repetition of the one query is one draw; gradients of single queries stay apart.
-    queries, keys = (each.expand(num_draws, -1).contiguous().requires_grad_() for each in (query, key))
-    settings = {"num_hard_negatives": 3, "counts": {"noise_injection": 2}, "noise_std": 0.5}
-    gradients, losses = {}, {}
-    for noise in ("independent", "marginal"):
-        module = SyntheticNegatives(noise=noise, **settings)  # type: ignore[arg-type]
-        loss = module.loss(queries, keys.detach(), queue, generator(31))
-        gradients[noise] = num_draws * torch.autograd.grad(loss, queries)[0]
-        # ∂loss/∂k = −p·q/τ gives every single query's probability p, and with it its loss.
-        (key_gradient,) = torch.autograd.grad(module.loss(queries.detach(), keys, queue, generator(31)), keys)
-        losses[noise] = -torch.log1p(0.2 * num_draws * (key_gradient * query).sum(1))
-    for values in (gradients, {noise: each.unsqueeze(1) for noise, each in losses.items()}):
-        independent, marginal = values["independent"], values["marginal"]
-        error = ((independent.var(0) + marginal.var(0)) / num_draws).sqrt()
-        assert ((independent.mean(0) - marginal.mean(0)).abs() < 4 * error).all()
-    assert losses["marginal"].std().item() == pytest.approx(losses["independent"].std().item(), rel=0.1)
-    assert gradients["marginal"].var(0).sum() < 0.8 * gradients["independent"].var(0).sum()
-
-
 def test_settings_come_as_a_config_or_one_by_one() -> None:
     module = SyntheticNegatives(SyntheticNegatives(temperature=0.1).config, noise_std=0.1)
     assert (module.config.temperature, module.config.noise_std, module.config.num_hard_negatives) == (0.1, 0.1, 256)
@@ -373,15 +348,12 @@ def test_inputs_that_do_not_belong_together_are_refused() -> None:
         SyntheticNegatives().loss(query, key[:3], queue)
     with pytest.raises(ValueError, match=r"queue has shape \(300, 15\)"):
         SyntheticNegatives().sample(query, queue[:, :15])
-    with pytest.raises(ValueError, match="dim=2 is below 3"):
-        SyntheticNegatives(noise="marginal").loss(query[:, :2], key[:, :2], queue[:, :2])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("noise", ["independent", "marginal"])
-def test_compiles_without_graph_breaks(noise: str, as_on_an_accelerator: None) -> None:
+def test_compiles_without_graph_breaks(as_on_an_accelerator: None) -> None:
     query, key, queue = batch_of(5, 16, 300, seed=34)
-    module, leaf = SyntheticNegatives(noise=noise), query.requires_grad_()
+    module, leaf = SyntheticNegatives(), query.requires_grad_()
     torch._dynamo.reset()
     compiled = torch.compile(module.loss, backend="aot_eager", fullgraph=True)
     with torch.random.fork_rng():
@@ -407,10 +379,9 @@ def test_compiles_for_batches_of_any_size(dynamic: bool | None, as_on_an_acceler
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("noise", ["independent", "marginal"])
-def test_fused_equals_readable_on_cuda_without_waiting_for_it(noise: str) -> None:
+def test_fused_equals_readable_on_cuda_without_waiting_for_it() -> None:
     query, key, queue = (each.cuda() for each in batch_of(512, 256, 4096, seed=36))
-    module, leaf = SyntheticNegatives(noise=noise), query.requires_grad_()
+    module, leaf = SyntheticNegatives(), query.requires_grad_()
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss = module.loss(leaf, key, queue, torch.Generator("cuda").manual_seed(37))

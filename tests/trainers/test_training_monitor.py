@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from trainers import training_monitor
 from trainers.pretraining_model import PretrainingOutput
 from trainers.training_monitor import TrainingMonitor, gradient_norm
 
@@ -14,16 +15,21 @@ def output(loss: float, accuracy: float | None = 0.5, spread: float = 1.0) -> Pr
     )
 
 
-def test_collect_gives_means_and_starts_anew():
+def test_collect_gives_means_and_starts_anew(monkeypatch):
+    clock = iter([100.0, 104.0, 110.0])
+    monkeypatch.setattr(training_monitor.time, "perf_counter", lambda: next(clock))
     monitor = TrainingMonitor()
     for step, (accuracy, spread) in enumerate([(0.2, 0.9), (0.4, 0.5), (0.9, 0.1)]):
         monitor.update(output(1.0, accuracy, spread), num_images=7, step=step)
     report = monitor.collect(num_processes=2)
     assert report["contrast_accuracy"] == pytest.approx(0.5)
     assert report["feature_std"] == pytest.approx(0.5)
-    assert report["images_per_second"] > 0
-    monitor.update(output(1.0, 0.1, 0.3), num_images=7, step=3)
-    assert monitor.collect()["feature_std"] == pytest.approx(0.3)
+    # 3 micro-batches of 7 images on each of 2 processes in 4 seconds; then 9 images on one in 6.
+    assert report["images_per_second"] == 10.5
+    monitor.update(output(1.0, 0.1, 0.3), num_images=9, step=3)
+    report = monitor.collect()
+    assert report["feature_std"] == pytest.approx(0.3)
+    assert report["images_per_second"] == 1.5
 
 
 def test_byol_has_no_contrast_accuracy():

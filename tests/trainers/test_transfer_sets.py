@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import invoke
 from data_trees.original import write_original
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from transformers.modeling_outputs import ImageClassifierOutput
-from command_line import invoke
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
 from synco_hub.data.class_lists import class_list

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+import numpy as np
+import numpy.typing as npt
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,8 +17,8 @@ from synco_hub.data import (
     UnreadableImageError,
 )
 from synco_hub.data.random_keys import random_key
-from synco_hub.data.views.two_views import apply_view
-from synco_hub.data.views.view_draw import draw_view
+from synco_hub.data.views.draws import draw_view
+from synco_hub.data.views.worker_views import crop_resized, distorted
 
 
 class TrainingItem(TypedDict):
@@ -50,18 +51,19 @@ class CropAndFlip:
             std=_triple(evaluation.std),
         )
 
-    def __call__(self, image: Image.Image, seed_key: int) -> Tensor:
+    def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> Tensor:
         """Make the view that belongs to a key.
 
         Args:
-            image: RGB image.
+            pixels: RGB image. Shape: (height, width, 3).
             seed_key: `random_key(seed, epoch, index)`.
 
         Returns:
             Shape: (3, image_size, image_size).
         """
-        draw = draw_view(self.parameters, 0, *image.size, seed_key)
-        return apply_view(image, draw, self.image_size, self.parameters)
+        height, width = pixels.shape[:2]
+        draw = draw_view(self.parameters, 0, width, height, seed_key)
+        return distorted(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
 
     def __repr__(self) -> str:
         scale = self.parameters.crop_scale
@@ -92,11 +94,11 @@ class AugmentedDataset(Dataset[TrainingItem]):
     def __getitem__(self, key: tuple[int, int]) -> TrainingItem:
         epoch, index = key
         try:
-            image = self.images.load_image(index)
+            pixels = self.images.load_pixels(index)
         except UnreadableImageError:
             size = self.transform.image_size
             return TrainingItem(pixel_values=torch.zeros(3, size, size), target=self.targets[index], bad_index=index)
-        view = self.transform(image, random_key(self.seed, epoch, index))
+        view = self.transform(pixels, random_key(self.seed, epoch, index))
         return TrainingItem(pixel_values=view, target=self.targets[index], bad_index=-1)
 
     def name(self, index: int) -> str:

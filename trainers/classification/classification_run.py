@@ -12,7 +12,7 @@ from typing import Any, TypeVar, cast
 
 from transformers.utils import logging as transformers_logging
 
-from synco_hub.command_errors import one_line_errors
+from synco_hub.errors import report_errors
 from synco_hub.models.backbones_synco import suggest
 from synco_hub.results import EvaluationResult
 from trainers.classification.classification_arguments import LabelledDataArguments
@@ -118,7 +118,7 @@ def run_command(
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     transformers_logging.set_verbosity_error()
     transformers_logging.disable_progress_bar()
-    with one_line_errors():
+    with report_errors():
         data_arguments, arguments = parse_flags(
             (LabelledDataArguments, arguments_class),
             sys.argv[1:] if argv is None else argv,

@@ -11,7 +11,7 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from synco_hub.evaluation.classification_targets import ClassificationTargets
 from synco_hub.hub.loading import TIMM_PREFIX, check_model_name
-from synco_hub.hub.registration import register
+from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification
 
 

@@ -44,14 +44,13 @@ def summarise_negatives(
     """
     similarity = query @ queue.T
     hard = hardest_negatives(query, queue, similarity, num_hard_negatives)
-    mixtures = [CLOSED_FORMS[kind](hard, draw) for kind, draw in draws.items() if not _needs_vectors(kind, draw)]
+    mixtures = [CLOSED_FORMS[kind](hard, draw) for kind, draw in draws.items() if kind != "noise_injection"]
     known = [hard.products.similarity, *(each.similarity for each in mixtures)]
     maximum = torch.cat(known, dim=1).amax(dim=1, keepdim=True)
     total, mean = torch.zeros_like(maximum), torch.zeros_like(query)
-    for kind, draw in draws.items():
-        if _needs_vectors(kind, draw):
-            mixture, maximum, mean = _noise_vectors(hard, draw, maximum, temperature, generator)
-            mixtures.append(mixture)
+    if "noise_injection" in draws:
+        mixture, maximum, mean = _noise_vectors(hard, draws["noise_injection"], maximum, temperature, generator)
+        mixtures.append(mixture)
 
     # From here on all is relative to the largest negative, and the similarities' memory holds their exponentials.
     weights = torch.add(-maximum / temperature, similarity, alpha=1 / temperature, out=similarity).exp_()
@@ -79,10 +78,6 @@ def _weighted_sum(
             directions.addcmul_((share * part).sum(dim=1, keepdim=True), direction)
     weights.scatter_(1, hard.index, hard_weights)
     return torch.addmm(directions, weights, hard.queue)
-
-
-def _needs_vectors(kind: str, draw: Draw) -> bool:
-    return kind == "noise_injection" and draw.noise_law is None
 
 
 def _noise_vectors(

@@ -7,9 +7,8 @@ accelerator, and a compiler's trace, gathers the vectors a chunk at a time: spar
 import warnings
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from trainers.contrast.eager_cpu import computes_eagerly_on_cpu
 from trainers.contrast.synthetic_draws import query_chunks
 
 # torch 2.15 and before says once a process that such tensors are in beta; here every entry is tested against a loop.
@@ -62,6 +61,18 @@ def similarity_to(left: Tensor, vectors: Tensor) -> Tensor:
     """Returns ⟨left, vector⟩ for left (queries, dim) and vectors (queries, count, dim). Shape: (queries, count)."""
     # On CPU a row times a transposed matrix runs seven times faster than the matrix times a column.
     return torch.bmm(left.unsqueeze(1), vectors.mT).squeeze(1)
+
+
+def computes_eagerly_on_cpu(tensor: Tensor) -> bool:
+    """Whether an operation on this tensor is carried out now, by the CPU, on memory that other libraries can read.
+
+    An accelerator would have to wait for its own results, a trace cannot contain the step, and neither fake tensors
+    nor the wrapped ones of `torch.func` have memory of their own.
+    """
+    if torch.compiler.is_compiling() or tensor.device.type != "cpu":
+        return False
+    # The wrapped tensors of torch.func are of the plain type.
+    return type(tensor) in (Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
 def _can_be_sampled(left: Tensor, index: Tensor, columns: int) -> bool:

@@ -3,7 +3,7 @@
 The fused loss and the readable definition make the same vectors from the same draws, so the draws stand apart from
 both. All randomness comes from one generator in one fixed order: first the draws of each kind; then, where they are
 wanted, noise vectors, some queries at a time. The same generator state gives the same bits on the same device, eager
-or compiled; one from the other draws other numbers (see `trainers.contrast.random_numbers`).
+or compiled.
 
 Source: paper §7.4 for every number and range.
 """
@@ -11,13 +11,12 @@ Source: paper §7.4 for every number and range.
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from trainers.contrast.info_nce import check_temperature
-from trainers.contrast.random_numbers import RandomNumbers
 
 # Vectors in work at a time, in bytes: on a CPU few calls within its caches, on an accelerator in little memory.
 CPU_CHUNK_BYTES = 2**22
@@ -49,9 +48,6 @@ class SyntheticNegativesConfig:
         noise_std: σ of noise injection.
         gradient_step: δ of gradient perturbation.
         adversarial_step: η of adversarial perturbation.
-        noise: "independent" draws every noise vector: the definition itself. "marginal" draws only what a noise vector
-            does to the logit, from its exact law, and takes the gradient's exact expectation given that: cheaper,
-            unbiased, of lower variance.
 
     Raises:
         ValueError: If a setting is out of its range.
@@ -66,7 +62,6 @@ class SyntheticNegativesConfig:
     noise_std: float = 0.01
     gradient_step: float = 0.01
     adversarial_step: float = 0.01
-    noise: Literal["independent", "marginal"] = "independent"
 
     def __post_init__(self) -> None:
         check_temperature(self.temperature)
@@ -89,8 +84,6 @@ class SyntheticNegativesConfig:
             value = getattr(self, name)
             if not (value >= 0 and math.isfinite(value)):
                 raise ValueError(f"{name}={value} must be finite and not negative; the paper uses 0.01.")
-        if self.noise not in ("independent", "marginal"):
-            raise ValueError(f'noise={self.noise!r} must be "independent" or "marginal"; the first is the definition.')
 
     @property
     def active_counts(self) -> dict[str, int]:
@@ -106,14 +99,11 @@ class Draw:
         negative: Which of the query's hard negatives n is. Shape: (batch, count), in [0, num_hard_negatives).
         coefficient: α, β, γ, σ, δ or η. Shape: (batch, count) if drawn, (1, 1) if constant.
         partner: Mixup: which of the hard negatives n′ is. Shape: (batch, count).
-        noise_law: Marginal noise: ⟨ε, q⟩ / |q|; ⟨ε, t⟩ with t the unit vector across q in the plane of q and n; and
-            the squared length of the rest of ε. Shape: three of (batch, count).
     """
 
     negative: Tensor
     coefficient: Tensor
     partner: Tensor | None = None
-    noise_law: tuple[Tensor, Tensor, Tensor] | None = None
 
 
 def draw_synthetic(
@@ -137,16 +127,13 @@ def draw_synthetic(
         "gradient_perturbation": (config.gradient_step, config.gradient_step),
         "adversarial_perturbation": (config.adversarial_step, config.adversarial_step),
     }
-    draws, numbers = {}, RandomNumbers(query, generator)
+    draws = {}
     for kind, count in config.active_counts.items():
         shape = (query.shape[0], count)
         draws[kind] = Draw(
-            negative=numbers.choices(config.num_hard_negatives, shape),
+            negative=_choices(config.num_hard_negatives, shape, query, generator),
             coefficient=_uniform(*ranges[kind], shape, query, generator),
-            partner=numbers.choices(config.num_hard_negatives, shape) if kind == "mixup" else None,
-            noise_law=_noise_law(shape, query, generator)
-            if kind == "noise_injection" and config.noise == "marginal"
-            else None,
+            partner=_choices(config.num_hard_negatives, shape, query, generator) if kind == "mixup" else None,
         )
     return draws
 
@@ -165,9 +152,9 @@ def draw_noise(query: Tensor, count: int, generator: torch.Generator | None = No
         Noise of a few queries. Shape: (queries, count, dim).
     """
     chunks = query_chunks(query, count)
-    memory, numbers = query.new_empty(chunks[0].stop, count, query.shape[1]), RandomNumbers(query, generator)
+    memory = query.new_empty(chunks[0].stop, count, query.shape[1])
     for queries in chunks:
-        yield numbers.normal_(memory[: queries.stop - queries.start])
+        yield memory[: queries.stop - queries.start].normal_(generator=generator)
 
 
 def query_chunks(query: Tensor, count: int) -> list[slice]:
@@ -181,19 +168,15 @@ def query_chunks(query: Tensor, count: int) -> list[slice]:
     return [slice(start, min(start + length, batch)) for start in range(0, batch, length)]
 
 
+def _choices(num: int, shape: tuple[int, int], query: Tensor, generator: torch.Generator | None) -> Tensor:
+    # A trace with sizes that change takes no generator, not even None (torch 2.15).
+    source: dict[str, Any] = {} if generator is None else {"generator": generator}
+    return torch.randint(num, shape, device=query.device, **source)
+
+
 def _uniform(
     low: float, high: float, shape: tuple[int, int], query: Tensor, generator: torch.Generator | None
 ) -> Tensor:
     if low == high:
         return query.new_full((1, 1), low)
     return query.new_empty(shape).uniform_(low, high, generator=generator)
-
-
-def _noise_law(
-    shape: tuple[int, int], query: Tensor, generator: torch.Generator | None
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Two standard normals and a χ² of dim − 2 degrees of freedom: twice a gamma variable of half as many."""
-    along, across = query.new_empty((2, *shape)).normal_(generator=generator)
-    # torch.distributions has the gamma law but takes no generator; this is the function below it.
-    half_rest = torch._standard_gamma(query.new_full(shape, (query.shape[1] - 2) / 2), generator=generator)
-    return along, across, 2 * half_rest

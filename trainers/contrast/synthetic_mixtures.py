@@ -6,7 +6,7 @@ Each synthetic negative is s = v / |v|, with v a mixture of a hard negative n an
     interpolation               α·q + (1 − α)·n  the query q       nothing
     extrapolation               (1 − β)·q + β·n  the query q       nothing
     mixup                       γ·n + (1 − γ)·n′ hard negative n′  ⟨n, n′⟩
-    noise injection, marginal   n + σ·ε          noise ε           ⟨q, ε⟩, ⟨n, ε⟩ and |ε|²: drawn from their law
+    noise injection             n + σ·ε          noise ε           ⟨q, ε⟩, ⟨n, ε⟩ and |ε|²
     gradient perturbation       n + δ·q          the query q       nothing
     adversarial perturbation    n + η·sign(q)    sign(q)           ⟨sign(q), n⟩
 
@@ -25,8 +25,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainers.contrast.eager_cpu import computes_eagerly_on_cpu
-from trainers.contrast.paired_products import products_of_pairs, products_with_rows, similarity_to
+from trainers.contrast.paired_products import (
+    computes_eagerly_on_cpu,
+    products_of_pairs,
+    products_with_rows,
+    similarity_to,
+)
 from trainers.contrast.synthetic_draws import Draw
 
 
@@ -179,28 +183,6 @@ def _adversarial_perturbation(hard: HardNegatives, draw: Draw) -> Mixture:
     return Mixture(similarity, norm, ((draw.negative, one),), (sign, draw.coefficient))
 
 
-def _noise_law(hard: HardNegatives, draw: Draw) -> Mixture:
-    """Mixes n + σ·ε without ε: similarity and norm by their exact joint law, v by its expectation given those.
-
-    Only the parts of ε along q and along t, the unit vector across q in the plane of q and n, and the length of the
-    rest matter to the logit; the rest's direction is uniform and averages to zero. The gradient is thus the
-    expectation of the one with noise vectors, given the logit: unbiased, of lower variance (Rao-Blackwell).
-    """
-    assert draw.noise_law is not None
-    along, across, rest = draw.noise_law
-    negative, one, sigma = hard.chosen(draw.negative), torch.ones_like(draw.coefficient), draw.coefficient
-    query_norm = hard.query_products.squared_norm.sqrt().clamp_min(torch.finfo(sigma.dtype).tiny)
-    base = negative.similarity / query_norm  # n = base · q/|q| + height · t
-    height = _norm(negative.squared_norm, torch.zeros_like(base), -(base**2) / 2)
-    noise = Products(along * query_norm, along**2 + across**2 + rest)
-    similarity, norm = _mix(sigma, noise, one, negative, between=along * base + across * height)
-    # ε's expectation is along · q/|q| + across · t, with t = (n − base · q/|q|) / height.
-    tilt = sigma * across / height
-    return Mixture(
-        similarity, norm, ((draw.negative, one + tilt),), (hard.query, (sigma * along - tilt * base) / query_norm)
-    )
-
-
 def noise_mixture(hard: HardNegatives, choice: Tensor, sigma: Tensor, noise: Tensor) -> Mixture:
     """Mixes n + σ·ε with noise vectors ε at hand: needs ⟨q, ε⟩, ⟨n, ε⟩ and |ε|².
 
@@ -228,11 +210,11 @@ def _mix(a: Tensor, x: Products, b: Tensor, y: Products, between: Tensor) -> tup
     return (a * x.similarity + b * y.similarity) / norm, norm
 
 
+# Of every kind but noise injection, whose vectors are at hand only some queries at a time: see `noise_mixture`.
 CLOSED_FORMS: dict[str, Callable[[HardNegatives, Draw], Mixture]] = {
     "interpolation": _interpolation,
     "extrapolation": _extrapolation,
     "mixup": _mixup,
-    "noise_injection": _noise_law,
     "gradient_perturbation": _gradient_perturbation,
     "adversarial_perturbation": _adversarial_perturbation,
 }

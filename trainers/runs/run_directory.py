@@ -11,7 +11,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
+from trainers.pretraining_arguments import without_retired
 
 SETTINGS_FILE = "pretraining_settings.json"
 SUMMARY_FILE = "pretraining_summary.json"
@@ -28,15 +29,19 @@ def claim(directory: Path, settings: dict[str, Any], resume: bool) -> None:
         resume: Whether the same run may be continued.
 
     Raises:
-        ValueError: If the directory holds another run (naming the differences), this run without `resume`, or
-            checkpoints of unknown origin. Settings alone are a run only for `resume`.
+        ValueError: If the directory holds another run (naming the differences), this run without `resume`,
+            checkpoints of unknown origin, or a run with settings that are no more. Settings alone are a run only for
+            `resume`.
     """
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--output-dir {directory} is a file: name a folder, which may be new.")
     file = directory / SETTINGS_FILE
     settings = json.loads(json.dumps(settings, default=str))
     if file.exists() and (resume or holds_more_than(directory, SETTINGS_FILE)):
-        _compare(directory, json.loads(file.read_text()), settings, resume)
+        found = json.loads(file.read_text())
+        for group in ("pretraining", "training"):
+            found[group] = without_retired(found.get(group, {}), str(file))
+        _compare(directory, found, settings, resume)
     elif not file.exists() and any(directory.glob("checkpoint-*")):
         raise ValueError(
             f"{directory} holds checkpoints but no {SETTINGS_FILE}, so they are not a run of this program: choose "
@@ -81,5 +86,5 @@ def _differences(name: str, found: Any, wanted: Any) -> list[str]:
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
     """Write plain data whole or not at all."""
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

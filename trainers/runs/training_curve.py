@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 CURVE_FILE = "training_curve.png"
 
@@ -78,6 +78,6 @@ def _shade_synthesis(axis: Any, history: Sequence[Mapping[str, Any]]) -> None:
 
 def save_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
     """Write the picture as PNG, whole or not at all, and return its path."""
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         training_curve(history, title).savefig(temporary, dpi=110)
     return path

@@ -16,8 +16,7 @@ from synco_hub.data.class_lists import class_list
 from synco_hub.data.file_listing import image_files, subfolders
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import TEST_FOLDERS, TRAIN_FOLDER, ImageFolderDataset, load_image_folder
-from synco_hub.data.original.readers import read_original
-from synco_hub.data.original.split import LayoutNotFoundError
+from synco_hub.data.original import LayoutNotFoundError, read_original
 
 logger = logging.getLogger(__name__)
 

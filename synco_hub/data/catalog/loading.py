@@ -11,7 +11,7 @@ from synco_hub.data.catalog.row import DatasetRow
 from synco_hub.data.catalog.rows import CATALOG
 from synco_hub.data.class_labels import labels_of_list
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.hub_dataset import HubImageDataset, load_hub_dataset
 from synco_hub.data.hub_source import HubSource, split_names
 from synco_hub.data.image_dataset import ImageDataset, fingerprint

@@ -9,10 +9,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.data.cache_directory import data_cache_directory
-from synco_hub.data.fractals.codes import fractal_code
-from synco_hub.data.fractals.drawing import FRACTAL_VERSION, Nuisance, render_fractals
+from synco_hub.data.fractals.drawing import FRACTAL_VERSION, Nuisance, fractal_code, render_fractals
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -137,7 +136,7 @@ class FractalDataset(ImageDataset):
         size = self._parameters.image_size
         images = np.concatenate([render_fractals(number, instances, size) for number in range(self.num_classes)])
         try:
-            with written_whole(self._cache_file) as temporary:
+            with atomic_write(self._cache_file) as temporary:
                 np.save(temporary, images, allow_pickle=False)
         except OSError as error:
             logger.warning("fractals cannot be kept in %s (%s); each run draws them.", self._cache_file.parent, error)

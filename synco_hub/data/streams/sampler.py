@@ -2,21 +2,29 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
-from typing import Any, Protocol, cast
+from queue import Empty, Full, Queue
+from typing import Any, Generic, Protocol, TypeVar, cast
 
 from torch.utils.data import BatchSampler, Sampler
 
 from synco_hub.data.streams.images import SPARE, StreamRow
 from synco_hub.data.streams.order import StreamPart, interleaved, shard_order, shuffled, stream_part
-from synco_hub.data.streams.reader import ReadAhead
 from synco_hub.data.streams.retries import DEFAULT_RETRIES, StreamReadError, rows_with_retries
 
 DEFAULT_SHUFFLE_BUFFER = 4096
 # Rows that come along with a batch in case none of its own can be read.
 SPARE_ROWS = 4
+# Rows that a thread has read before they are asked for.
+ROWS_AHEAD = 64
+_LOOK_UP_SECONDS = 0.1
+
+Key = tuple[int, StreamRow | None]
+Row = TypeVar("Row")
+OpenRows = Callable[[Callable[[float], object]], Iterator[Row]]
 
 
 class _Source(Protocol):
@@ -91,7 +99,7 @@ class StreamSampler(Sampler[Any]):
         self.epoch = 0
         self.failure: StreamReadError | None = None
         self.on_row: Callable[[int], object] | None = None
-        self._open: list[ReadAhead[StreamRow]] = []
+        self._open: list[_ReadAhead[StreamRow]] = []
 
     def __len__(self) -> int:
         return self.rows_per_epoch
@@ -104,7 +112,7 @@ class StreamSampler(Sampler[Any]):
         """End the threads that read ahead, of every iteration."""
         self._close(list(self._open))
 
-    def _close(self, readers: list[ReadAhead[StreamRow]]) -> None:
+    def _close(self, readers: list[_ReadAhead[StreamRow]]) -> None:
         for reader in readers:
             reader.close()
             if reader in self._open:
@@ -114,7 +122,7 @@ class StreamSampler(Sampler[Any]):
         epoch, yielded = self.epoch, 0
         # Its own: the iteration of an epoch before may be abandoned behind its last row, and is ended only when it is
         # collected as garbage, perhaps while this one is under way.
-        readers: list[ReadAhead[StreamRow]] = []
+        readers: list[_ReadAhead[StreamRow]] = []
         self.failure = None
         try:
             for row in islice(self._rows(epoch, readers), self.rows_per_epoch):
@@ -129,7 +137,7 @@ class StreamSampler(Sampler[Any]):
         for _ in range(self.rows_per_epoch - yielded):
             yield epoch, None
 
-    def _rows(self, epoch: int, readers: list[ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
+    def _rows(self, epoch: int, readers: list[_ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
         """The part of this process over and over, in another order each time."""
         seed, process = self.settings.seed, self.part.process
         for number in count():
@@ -144,8 +152,8 @@ class StreamSampler(Sampler[Any]):
             if not some:
                 raise StreamReadError(", ".join(self.source.shard_names[:3]), 0, f"no rows for process {process}")
 
-    def _read_ahead(self, shard: int, readers: list[ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
-        reader = ReadAhead(lambda wait: self._owned(shard, wait))
+    def _read_ahead(self, shard: int, readers: list[_ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
+        reader = _ReadAhead(lambda wait: self._owned(shard, wait))
         readers.append(reader)
         self._open.append(reader)
         return reader
@@ -162,9 +170,6 @@ class StreamSampler(Sampler[Any]):
                 yield StreamRow(shard, number, cell)
         if expected is not None and number + 1 != expected:
             raise StreamReadError(name, number + 1, f"it had {expected} rows at the start")
-
-
-Key = tuple[int, StreamRow | None]
 
 
 class StreamBatchSampler(Sampler[list[Key]]):
@@ -199,3 +204,66 @@ class StreamBatchSampler(Sampler[list[Key]]):
 
 def _spare(neighbour: list[Key]) -> list[Key]:
     return [(SPARE, row) for _, row in neighbour[:SPARE_ROWS]]
+
+
+class _ReadAhead(Generic[Row]):
+    """Iterator over what a thread reads, at most `rows_ahead` rows behind it; errors come out where they arose.
+
+    Args:
+        open_rows: Called in the thread, with a function that waits so many seconds or until the reader is closed.
+        rows_ahead: Rows that wait to be taken.
+    """
+
+    def __init__(self, open_rows: OpenRows[Row], rows_ahead: int = ROWS_AHEAD) -> None:
+        self._waiting: Queue[tuple[Row | None, BaseException | None]] = Queue(rows_ahead)
+        self._closed = threading.Event()
+        self._ended = False
+        self._thread = threading.Thread(target=self._read, args=(open_rows,), name="stream-reader", daemon=True)
+        self._thread.start()
+
+    def __iter__(self) -> Iterator[Row]:
+        return self
+
+    def __next__(self) -> Row:
+        if self._ended:
+            raise StopIteration
+        row, error = self._next_pair()
+        if error is None:
+            return row  # type: ignore[return-value]
+        self._ended = True
+        raise error
+
+    def close(self) -> None:
+        """End the thread; a read that is under way is waited for a moment only."""
+        self._ended = True
+        self._closed.set()
+        # Garbage collection may close a reader in whatever thread it runs, also in the reader's own.
+        if threading.current_thread() is not self._thread:
+            self._thread.join(timeout=1.0)
+
+    def _next_pair(self) -> tuple[Row | None, BaseException | None]:
+        while True:
+            try:
+                return self._waiting.get(timeout=_LOOK_UP_SECONDS)
+            except Empty:
+                if not self._thread.is_alive() and self._waiting.empty():
+                    return None, RuntimeError("the thread that reads the stream has ended without a word")
+
+    def _read(self, open_rows: OpenRows[Row]) -> None:
+        last: tuple[Row | None, BaseException | None] = (None, StopIteration())
+        try:
+            for row in open_rows(self._closed.wait):
+                if not self._hand_over((row, None)):
+                    return
+        except BaseException as error:
+            last = (None, error)
+        self._hand_over(last)
+
+    def _hand_over(self, pair: tuple[Row | None, BaseException | None]) -> bool:
+        while not self._closed.is_set():
+            try:
+                self._waiting.put(pair, timeout=_LOOK_UP_SECONDS)
+                return True
+            except Full:
+                continue
+        return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import logging
 import os
+import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,10 +20,12 @@ from synco_hub.data.catalog.rows import row_meant
 from synco_hub.data.hub_source import HubSource
 from synco_hub.data.image_dataset import DatasetDescription, fingerprint
 from synco_hub.data.image_folder import contains_images
-from synco_hub.data.streams.counts import rows_of_shard
 from synco_hub.data.streams.images import StreamedImages
 
 logger = logging.getLogger(__name__)
+
+# A webdataset's own rule: what stands before the first dot of the file name is the sample.
+_KEY_ENDS = "."
 
 
 @dataclass(frozen=True)
@@ -173,7 +176,7 @@ def _opened(source: HubSource, name: str, stored: Sequence[str], expected: int |
     files = [_files(builder, split, table.num_shards) for split, table in zip(stored, tables, strict=True)]
     root = source.dataset_id if os.path.isdir(source.dataset_id) else None
     names = [os.path.relpath(file, root) if root and os.path.isabs(file) else file for part in files for file in part]
-    counts = [rows_of_shard(file) for part in files for file in part]
+    counts = [_rows_of_shard(file) for part in files for file in part]
     return StreamSource(
         tables=tuple(_raw(library, table, column) for table in tables),
         image_column=column,
@@ -199,6 +202,40 @@ def _files(builder: Any, split: str, num_shards: int) -> list[str]:
     """The file of each shard, or a name for it where shards are no files."""
     files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
     return files if len(files) == num_shards else [f"shard {split}-{number}" for number in range(num_shards)]
+
+
+def _rows_of_shard(file: str) -> int | None:
+    """Rows of a parquet file (from its footer) or samples of a tar file (from its headers), no image being read.
+
+    None for what is not on the local disk or another kind of file.
+    """
+    if not os.path.isfile(file):
+        return None
+    try:
+        if file.endswith(".parquet"):
+            # Not at the top: only `datasets` brings it, and folders and fractals must work without.
+            metadata = importlib.import_module("pyarrow.parquet").read_metadata(file)
+            return int(metadata.num_rows)
+        if file.endswith(".tar"):
+            return _samples_of_tar(file)
+    except (OSError, ValueError, tarfile.TarError) as error:
+        raise ValueError(
+            f"{file}: a damaged shard ({type(error).__name__}: {' '.join(str(error).split())}); replace it or take "
+            "it out of the folder."
+        ) from error
+    return None
+
+
+def _samples_of_tar(file: str) -> int:
+    samples, last = 0, None
+    with tarfile.open(file) as archive:
+        for member in archive:
+            folder, name = os.path.split(member.name)
+            if not member.isfile() or _KEY_ENDS not in name or name.startswith((_KEY_ENDS, "__")):
+                continue
+            key = os.path.join(folder, name.split(_KEY_ENDS, 1)[0])
+            samples, last = samples + (key != last), key
+    return samples
 
 
 def _raw(library: Any, table: Any, column: str) -> Any:

@@ -1,24 +1,86 @@
-"""The training device's half of two views: flip, jitter, gray, blur, solarize and normalise a whole batch at once.
+"""Two views in two halves: a worker crops and draws, the training device distorts a whole batch at once.
 
-The numbers were drawn in the worker (`SplitTwoViewTransform`), so the views are those of the reference path. Steps
-are computed in float32 without rounding to 8 bits between them, which the reference path does: views differ by about
-a grey level, by more only where the reference keeps the hue in 8 bits.
+What a worker hands over is a quarter of the finished views in bytes and about an eighth of the work. The device flips,
+jitters, grays, blurs, solarizes and normalises in float32 without rounding to 8 bits between the steps, which
+`worker_views` does: the views of a draw differ by about a grey level, by more only where 8 bits keep the hue.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from synco_hub.data.views.batched_blur import blurred, reflected_offsets
-from synco_hub.data.views.batched_color import gray_of, jittered
-from synco_hub.data.views.draw_row import BLENDS, DRAW_ROW
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
+from synco_hub.data.views.draws import BLENDS, DRAW_ROW, draw_row, draw_view
+from synco_hub.data.views.parameters import TwoViewParameters
+from synco_hub.data.views.worker_views import crop_resized, refuse_no_pixels
 
+# Columns of each part of a draw's row.
 _WIDTHS = (1, BLENDS, BLENDS, BLENDS, 1, 1, 1, 1, 1)
 assert sum(_WIDTHS) == len(DRAW_ROW)
+# ITU-R 601, as Pillow's.
+_GRAY_WEIGHTS = (0.299, 0.587, 0.114)
+
+
+class CroppedView(NamedTuple):
+    """One view before its distortion.
+
+    Attributes:
+        crop: 8-bit RGB. Shape: (image_size, image_size, 3), uint8.
+        draw: What is to be done with it, see `draw_row`. Shape: (len(DRAW_ROW),), float32.
+    """
+
+    crop: torch.Tensor
+    draw: torch.Tensor
+
+
+class SplitTwoViewTransform:
+    """The worker's half: the draws and crops of `TwoViewTransform`.
+
+    Args:
+        image_size: Height and width of a view in pixels.
+        parameters: Table 11; None takes the paper's numbers.
+
+    Raises:
+        ValueError: If the image size is not positive.
+    """
+
+    def __init__(self, image_size: int, parameters: TwoViewParameters | None = None) -> None:
+        refuse_no_pixels(image_size)
+        self.image_size = image_size
+        self.parameters = parameters or TwoViewParameters()
+
+    def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> tuple[CroppedView, CroppedView]:
+        """Draws both views and cuts them out; no global random generator is read or moved.
+
+        Args:
+            pixels: RGB image of any size. Shape: (height, width, 3).
+            seed_key: 64-bit key of the sample: `random_key(seed, epoch, index)`.
+
+        Returns:
+            View 1 and view 2.
+        """
+        height, width = pixels.shape[:2]
+        draws = [draw_view(self.parameters, view, width, height, seed_key) for view in (0, 1)]
+        first, second = (
+            CroppedView(
+                torch.from_numpy(crop_resized(pixels, draw, self.image_size)),
+                torch.tensor(draw_row(draw), dtype=torch.float32),
+            )
+            for draw in draws
+        )
+        return first, second
+
+    def device_half(self) -> DeviceViews:
+        """What finishes these views on the training device."""
+        return DeviceViews(self.image_size, self.parameters)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(image_size={self.image_size}, parameters={self.parameters})"
 
 
 def finished_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -61,7 +123,7 @@ class DeviceViews(nn.Module):
         parameters = parameters or TwoViewParameters()
         self.solarization_threshold = parameters.solarization_threshold / 255
         radius = min(parameters.blur_kernel_size(image_size) // 2, image_size - 1)
-        self.register_buffer("offsets", reflected_offsets(image_size, radius), persistent=False)
+        self.register_buffer("offsets", _reflected_offsets(image_size, radius), persistent=False)
         for name in ("mean", "std"):
             values = torch.tensor(getattr(parameters, name))[:, None, None]
             self.register_buffer(name, values, persistent=False)
@@ -85,9 +147,109 @@ class DeviceViews(nn.Module):
             flip, hue, grayscale, solarize = (value[:, :, None, None] for value in (flip, hue, grayscale, solarize))
             images = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
             images = torch.where(flip > 0, images.flip(3), images)
-            images = jittered(images, factors, gray_shares, mean_shares, before_hue, hue)
-            images = torch.where(grayscale > 0, gray_of(images), images)
-            images = blurred(images, sigma[:, 0], self.offsets)
+            images = _color_jitter(images, factors, gray_shares, mean_shares, before_hue, hue)
+            images = torch.where(grayscale > 0, _gray(images), images)
+            images = _gaussian_blur(images, sigma[:, 0], self.offsets)
             inverted = (solarize > 0) & (images >= self.solarization_threshold)
             images = torch.where(inverted, 1 - images, images)
             return (images - self.mean) / self.std
+
+
+def _gray(images: Tensor) -> Tensor:
+    """The brightness that the eye sees. Shape: (batch, 3, height, width) to (batch, 1, height, width)."""
+    red, green, blue = images.split(1, dim=1)
+    weight_red, weight_green, weight_blue = _GRAY_WEIGHTS
+    return (weight_red * red).add_(green, alpha=weight_green).add_(blue, alpha=weight_blue)
+
+
+def _blend(images: Tensor, factor: Tensor, gray_share: Tensor, mean_share: Tensor) -> Tensor:
+    """Brightness (both shares 0), contrast (mean_share 1) or saturation (gray_share 1), each image its own.
+
+    factor · image + (1 − factor) · (gray_share · gray + mean_share · mean of gray), within [0, 1]; factor and shares
+    have the shape (batch, 1, 1, 1).
+    """
+    gray = _gray(images)
+    other = gray * gray_share + gray.mean(dim=(2, 3), keepdim=True) * mean_share
+    return (images * factor).add_(other * (1 - factor)).clamp_(0, 1)
+
+
+def _adjust_hue(images: Tensor, hue: Tensor) -> Tensor:
+    """Turns the colour circle, 1 is the whole of it; lightness and saturation stay. Hue: (batch, 1, 1, 1).
+
+    Source: the formulas between RGB and HSV; the way back as V − C · clamp(min(k, 4 − k), 0, 1) with
+        k = (n + 6 h) mod 6 and n = 5, 3, 1 for red, green and blue, which needs no table of six cases.
+    """
+    red, green, blue = images.split(1, dim=1)
+    highest = images.amax(dim=1, keepdim=True)
+    chroma = highest - images.amin(dim=1, keepdim=True)
+    # A gray pixel has no hue: any will do, as long as nothing is divided by zero.
+    safe = torch.where(chroma == 0, 1.0, chroma)
+    sixth = torch.where(
+        highest == red,
+        (green - blue) / safe,
+        torch.where(highest == green, 2 + (blue - red) / safe, 4 + (red - green) / safe),
+    )
+    offsets = torch.arange(5, 0, -2, device=images.device, dtype=images.dtype)[:, None, None]  # 5, 3, 1
+    place = torch.remainder(sixth + 6 * hue + offsets, 6)  # (batch, 3, height, width)
+    return highest - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
+
+
+def _color_jitter(
+    images: Tensor, factors: Tensor, gray_shares: Tensor, mean_shares: Tensor, before_hue: Tensor, hue: Tensor
+) -> Tensor:
+    """Brightness, contrast, saturation and hue, each image in its own order.
+
+    The three blends are gone through twice, before and after the turn of the hue; each image takes each of them once
+    and skips it the other time, by a factor of one, which changes no bit. Factors and shares, (batch, 3), are in each
+    image's own order; before_hue, (batch, 1), says how many of the three come before the hue, (batch, 1, 1, 1).
+    """
+    for first_half in (True, False):
+        for number in range(BLENDS):
+            taken = (before_hue > number) == first_half  # (batch, 1)
+            one = slice(number, number + 1)
+            factor = torch.where(taken, factors[:, one], 1.0)
+            images = _blend(
+                images, factor[:, :, None, None], gray_shares[:, one, None, None], mean_shares[:, one, None, None]
+            )
+        if first_half:
+            images = torch.where(hue == 0, images, _adjust_hue(images, hue))
+    return images
+
+
+def _reflected_offsets(image_size: int, radius: int) -> Tensor:
+    """Where each tap of a kernel reaches, the image mirrored at its border without repeating the border pixel.
+
+    For tap t, output pixel i and input pixel j: how often j lies at distance t from i, itself or as a mirror image.
+    Shape: (radius + 1, image_size, image_size), float32; the radius is less than the size.
+    """
+    place = torch.arange(image_size)
+    mirrors = torch.stack([place, -place, 2 * (image_size - 1) - place])  # (3, image_size) of j itself and beyond
+    is_own_mirror = torch.stack([torch.zeros(image_size, dtype=torch.bool), place == 0, place == image_size - 1])
+    distance = (place[None, :, None] - mirrors[:, None, :]).abs()  # (3, i, j)
+    distance = distance.masked_fill(is_own_mirror[:, None, :], radius + 1)
+    taps = torch.arange(radius + 1)[:, None, None, None]
+    return (distance[None] == taps).sum(dim=1).float()
+
+
+def _kernel_weights(sigma: Tensor, radius: int) -> Tensor:
+    """One half of each kernel, the middle first: weights that sum to one over the whole kernel; sigma 0 is no blur.
+
+    Shape: (batch,) to (batch, radius + 1).
+    """
+    taps = torch.arange(radius + 1, device=sigma.device, dtype=sigma.dtype)
+    width = torch.where(sigma > 0, sigma, 1.0)[:, None]
+    weights = torch.exp(-0.5 * (taps / width) ** 2)
+    weights = weights / (2 * weights.sum(dim=1, keepdim=True) - weights[:, :1])
+    return torch.where((sigma > 0)[:, None], weights, (taps == 0).to(sigma.dtype))
+
+
+def _gaussian_blur(images: Tensor, sigma: Tensor, offsets: Tensor) -> Tensor:
+    """Blurs each image with its own Gaussian, of `sigma` (batch,) pixels and the reach of `_reflected_offsets`.
+
+    A convolution with a kernel per image would be a grouped one with 3 · batch groups, which no library is good at;
+    blurring rows and columns by a banded matrix per image is what accelerators are made for.
+    """
+    weights = _kernel_weights(sigma, offsets.shape[0] - 1)
+    matrix = (weights @ offsets.flatten(1)).unflatten(1, offsets.shape[1:])  # (batch, size, size)
+    matrix = matrix[:, None]
+    return matrix @ images @ matrix.mT

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synco_hub.feature_adapter import FeatureRule, image_features, patch_embedding
-from synco_hub.visualization.last_attention import forward_any_size
+from synco_hub.visualization.recorded_attention import forward_any_size
 
 
 def patch_sides(network: nn.Module) -> tuple[int, int]:

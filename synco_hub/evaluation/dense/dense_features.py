@@ -11,8 +11,8 @@ from synco_hub.evaluation.dense.any_size import patch_sides
 from synco_hub.feature_adapter import feature_network, patch_embedding
 from synco_hub.frozen import frozen
 from synco_hub.visualization import attends_in_windows, token_map
-from synco_hub.visualization.last_attention import forward_any_size
-from synco_hub.visualization.token_map import tokens_on_grid
+from synco_hub.visualization.recorded_attention import forward_any_size
+from synco_hub.visualization.token_maps import tokens_on_grid
 
 # What a ViT/16 gives; of a Swin-T, S or B it is the third stage.
 USUAL_STRIDE = 16

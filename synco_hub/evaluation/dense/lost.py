@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from synco_hub.visualization.foreground import connected_region
+from synco_hub.visualization.token_maps import connected_region
 
 NUM_SEED_PATCHES = 100
 

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from synco_hub.data import ImageDataset, UnreadableImageError
-from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.image_dataset import fingerprint
 
 # Reading waits for the disk, and hashing gives the interpreter free.

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 
 _FILE = "measurement.json"
 _CONTENTS = "contents"
@@ -96,7 +96,7 @@ def keep_tensors(file: Path, contents: str, tensors: Mapping[str, Tensor]) -> No
         contents: Of the image files that they were computed from.
         tensors: By name.
     """
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         save_file(dict(tensors), temporary, metadata={_CONTENTS: contents})
 
 
@@ -119,7 +119,7 @@ def finished_tensors(file: Path, contents: str) -> dict[str, Tensor] | None:
 
 def write_json(file: Path, values: Any) -> None:
     """Write JSON values, whole or not at all."""
-    with written_whole(file) as temporary:
+    with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(values, indent=1, ensure_ascii=False, allow_nan=False) + "\n", "utf-8")
 
 

@@ -8,8 +8,7 @@ import torch
 from torch import Tensor
 
 from synco_hub.data import UNLABELED
-from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision
-from synco_hub.evaluation.neighbours.neighbour_processes import nearest_neighbours_in_processes
+from synco_hub.evaluation.neighbours.nearest_neighbours import nearest_neighbours
 from synco_hub.features import check_finite
 from synco_hub.metrics import check_label_range, target_ranks, weighted_knn_votes
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
@@ -27,8 +26,6 @@ def knn_accuracy(
     temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
     progress: bool = False,
-    num_processes: int = 1,
-    precision: SearchPrecision = "fp32",
 ) -> dict[str, float]:
     """Accuracy of the weighted vote for every k, from one search.
 
@@ -45,8 +42,6 @@ def knn_accuracy(
         temperature: Temperature of the vote, above 0.
         device: Where similarities are computed; the vote is always counted on the CPU, in a fixed order.
         progress: Show a progress bar.
-        num_processes: Processes that share the queries; with `cuda` each has a GPU of its own.
-        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Returns:
         ``top1_k<k>`` for every k and, from 5 classes on, ``top5_k<k>``; in percent.
@@ -65,9 +60,7 @@ def knn_accuracy(
             "choose every k from 1 to their number"
         )
     check_temperature(temperature)
-    found = nearest_neighbours_in_processes(
-        bank_features, query_features, max(ks), num_processes, device, progress, precision
-    )
+    found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
     guesses = (1, 5) if num_classes >= 5 else (1,)
     right = {(guess, k): 0 for k in sorted(set(ks)) for guess in guesses}
     neighbour_labels, query_labels = bank_labels.cpu()[found.indices], query_labels.cpu()

@@ -12,8 +12,7 @@ import torch
 from torch import Tensor
 
 from synco_hub.evaluation.neighbours.knn_accuracy import check_temperature
-from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision
-from synco_hub.evaluation.neighbours.neighbour_processes import nearest_neighbours_in_processes
+from synco_hub.evaluation.neighbours.nearest_neighbours import nearest_neighbours
 from synco_hub.features import check_finite
 from synco_hub.metrics import average_precision, voc_average_precision_11_point
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
@@ -30,8 +29,6 @@ def knn_average_precision(
     temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
     progress: bool = False,
-    num_processes: int = 1,
-    precision: SearchPrecision = "fp32",
 ) -> dict[str, float]:
     """Mean average precision of the vote for every k, from one search.
 
@@ -44,8 +41,6 @@ def knn_average_precision(
         temperature: Temperature of the vote, above 0.
         device: Where similarities are computed; the vote is always counted on the CPU.
         progress: Show a progress bar.
-        num_processes: Processes that share the queries; with `cuda` each has a GPU of its own.
-        precision: Arithmetic of the search, which finds the same neighbours in each.
 
     Returns:
         ``map_11_point_k<k>`` and ``map_integral_k<k>`` for every k; in percent.
@@ -69,9 +64,7 @@ def knn_average_precision(
             f"ks={tuple(ks)} with {len(bank_features)} training images: choose each from 1 to their number"
         )
     check_temperature(temperature)
-    found = nearest_neighbours_in_processes(
-        bank_features, query_features, max(ks), num_processes, device, progress, precision
-    )
+    found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
     metrics = {}
     for k in sorted(set(ks)):
         blocks = [

@@ -1,8 +1,4 @@
-"""Exact cosine nearest neighbours of many queries in a large bank, in bounded memory.
-
-`neighbour_scan` passes over the bank in float32; where half precision is fast, `neighbour_precision` does so in half
-and proves for each query that nothing was missed.
-"""
+"""Exact cosine nearest neighbours of many queries in a large bank, in bounded memory."""
 
 from __future__ import annotations
 
@@ -11,7 +7,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision, exact_keys_from_half, half_precision
 from synco_hub.evaluation.neighbours.neighbour_scan import SearchBlocks, best_keys, unpacked
 
 
@@ -35,7 +30,6 @@ def nearest_neighbours(
     device: torch.device | str = "cpu",
     blocks: SearchBlocks | None = None,
     progress: bool = False,
-    precision: SearchPrecision = "fp32",
 ) -> Neighbours:
     """Find the k nearest bank rows of each query by cosine similarity, exactly.
 
@@ -46,14 +40,12 @@ def nearest_neighbours(
         device: Where similarities are computed; bank and queries may lie elsewhere.
         blocks: Block sizes; None for the defaults (about 0.2 GB beyond the features).
         progress: Show a progress bar in similarities a second.
-        precision: Arithmetic of the pass over the bank; the neighbours are those of float32 in every case, see
-            `synco_hub.evaluation.neighbours.neighbour_precision`.
 
     Returns:
         Neighbours on the CPU.
 
     Raises:
-        ValueError: If shapes do not fit, k is out of range, or there is no such precision.
+        ValueError: If shapes do not fit or k is out of range.
     """
     if bank.ndim != 2 or queries.ndim != 2 or bank.shape[1] != queries.shape[1]:
         raise ValueError(
@@ -62,9 +54,5 @@ def nearest_neighbours(
         )
     if not 1 <= k <= len(bank):
         raise ValueError(f"k={k} neighbours in a bank of {len(bank)} images: choose k from 1 to the size of the bank")
-    half, blocks = half_precision(precision, device), blocks or SearchBlocks()
-    if half is None:
-        keys = best_keys(bank, queries, k, torch.float32, device, blocks, progress)
-    else:
-        keys = exact_keys_from_half(bank, queries, k, half, device, blocks, progress)
+    keys = best_keys(bank, queries, k, device, blocks or SearchBlocks(), progress)
     return Neighbours(*unpacked(keys.cpu()))

@@ -1,4 +1,4 @@
-"""One pass over a bank in bounded memory: the best rows of each query by similarities of any arithmetic.
+"""One pass over a bank in bounded memory: the best rows of each query by cosine similarity.
 
 A bank block is normalised and copied to the device once, all queries pass over it, and the best so far are kept.
 Each similarity is packed with the index of its bank row into one integer whose order is "higher similarity, then
@@ -19,7 +19,6 @@ from tqdm import tqdm
 
 _LOW_BITS = 0xFFFFFFFF
 _LOWEST_KEY = torch.iinfo(torch.int64).min
-_HALVES = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -48,7 +47,6 @@ def best_keys(
     bank: Tensor,
     queries: Tensor,
     count: int,
-    dtype: torch.dtype,
     device: torch.device | str,
     blocks: SearchBlocks,
     progress: bool = False,
@@ -59,7 +57,6 @@ def best_keys(
         bank: Features of any norm. Shape: (bank, dim).
         queries: Features of any norm. Shape: (queries, dim).
         count: How many to keep, from 1 to the size of the bank.
-        dtype: Type that the float32 unit vectors are rounded to before they are multiplied.
         device: Where similarities are computed.
         blocks: Block sizes.
         progress: Show a progress bar in similarities a second.
@@ -71,17 +68,14 @@ def best_keys(
     shape = (min(blocks.queries, len(queries)), -(-min(blocks.bank, len(bank)) // blocks.group) * blocks.group)
     # One buffer for all blocks: a fresh one for each would cost more in page faults than the selection below.
     buffer = torch.empty(shape, device=device)
-    products = (
-        buffer if dtype == torch.float32 else torch.empty(shape, dtype=product_dtype(dtype, device), device=device)
-    )
     with tqdm(
         total=len(bank) * len(queries), desc="nearest neighbours", unit="pair", unit_scale=True, disable=not progress
     ) as bar:
         for first in range(0, len(bank), blocks.bank):
-            bank_block = normalised(bank[first : first + blocks.bank], device).to(dtype)
+            bank_block = normalised(bank[first : first + blocks.bank], device)
             for start in range(0, len(queries), blocks.queries):
-                query_block = normalised(queries[start : start + blocks.queries], device).to(dtype)
-                scores = _similarities(query_block, bank_block, buffer, products, blocks.group)
+                query_block = normalised(queries[start : start + blocks.queries], device)
+                scores = _similarities(query_block, bank_block, buffer, blocks.group)
                 step = blocks.rows if scores.device.type == "cpu" else len(scores)
                 for row in range(0, len(scores), step):
                     rows = slice(start + row, min(start + row + step, start + len(scores)))
@@ -95,22 +89,11 @@ def normalised(features: Tensor, device: torch.device | str) -> Tensor:
     return F.normalize(features.to(device=device, dtype=torch.float32), dim=1)
 
 
-def product_dtype(dtype: torch.dtype, device: torch.device | str) -> torch.dtype:
-    """The type that dot products of ``dtype`` are written in: only CUDA writes those of halves in float32."""
-    return torch.float32 if dtype in _HALVES and torch.device(device).type == "cuda" else dtype
-
-
-def _similarities(queries: Tensor, bank: Tensor, buffer: Tensor, products: Tensor, group: int) -> Tensor:
+def _similarities(queries: Tensor, bank: Tensor, buffer: Tensor, group: int) -> Tensor:
     """Similarities in the buffer, filled up with -inf to whole groups. Shape: (queries, groups * group)."""
     width = -(-len(bank) // group) * group
     scores = buffer[: len(queries), :width]
-    if queries.dtype in _HALVES and products.dtype == torch.float32:
-        scores[:, : len(bank)] = torch.mm(queries, bank.T, out_dtype=torch.float32)
-    else:
-        product = products[: len(queries), : len(bank)]
-        torch.mm(queries, bank.T, out=product)
-        if products is not buffer:
-            scores[:, : len(bank)] = product
+    torch.mm(queries, bank.T, out=scores[:, : len(bank)])
     scores[:, len(bank) :] = -torch.inf
     return scores
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 import torch
 
 from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
-from synco_hub.data.corruptions.corruptions import SEVERITIES
+from synco_hub.data.corruptions import SEVERITIES
 from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell
 from synco_hub.metrics import mean_corruption_error
 

@@ -13,9 +13,7 @@ from synco_hub.data.catalog.folder import HOLD_OUT_CORRUPTIONS
 from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.data.centre_crop import CentreCropTransform
 from synco_hub.data.class_folders import read_class_folders
-from synco_hub.data.corruptions.corrupted_dataset import ChangedDataset, Corruption
-from synco_hub.data.corruptions.corruptions import SEVERITIES
-from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.corruptions import SEVERITIES, ChangedDataset, Corruption, WatermarkedImages
 
 _VALIDATION = ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "val")
 

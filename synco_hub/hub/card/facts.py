@@ -12,10 +12,29 @@ from typing import Any
 
 import yaml
 
-from synco_hub.atomic_write import written_whole
-from synco_hub.hub.package_files import package_file
+from synco_hub.atomic_write import atomic_write
 
+_PACKAGE = Path(__file__).resolve().parents[2]
 FACTS_FILE = "card_facts.yaml"
+_LISTS = ("datasets", "limits", "how_to_obtain")
+
+
+def package_file(*parts: str) -> Path:
+    """The path of a file that is shipped inside the wheel, or stands at the top of a checkout.
+
+    Args:
+        *parts: For example `("model_cards", "card_template.md")`.
+
+    Raises:
+        FileNotFoundError: If the installation is incomplete.
+    """
+    for root in (_PACKAGE, _PACKAGE.parent):
+        candidate = root.joinpath(*parts)
+        if candidate.exists():
+            return candidate
+    raise FileNotFoundError(
+        f"{'/'.join(parts)} is missing from the installation of synco_hub at {_PACKAGE}: install the package again."
+    )
 
 
 @dataclass(frozen=True)
@@ -56,7 +75,6 @@ class CardFacts:
 
 
 _FIELDS = {field.name: field for field in dataclasses.fields(CardFacts)}
-_LISTS = ("datasets", "limits", "how_to_obtain")
 
 
 def facts_names() -> list[str]:
@@ -115,5 +133,5 @@ def write_facts(path: Path, facts: CardFacts) -> None:
         for key, value in dataclasses.asdict(facts).items()
         if value not in (None, (), [])
     }
-    with written_whole(path) as temporary:
+    with atomic_write(path) as temporary:
         temporary.write_text(yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=100), encoding="utf-8")

@@ -11,7 +11,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from synco_hub.atomic_write import written_whole
+from synco_hub.atomic_write import atomic_write
 from synco_hub.hub.card.evaluation_entries import write_evaluation_files
 from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, write_facts, zoo_facts
 from synco_hub.hub.card.rendering import rendered_card
@@ -56,7 +56,7 @@ def write_card(
         facts = _licensed(facts, licence)
     card = rendered_card(name, config, pretraining, results, facts)
     write_evaluation_files(directory, results)
-    with written_whole(directory / CARD_FILE) as temporary:
+    with atomic_write(directory / CARD_FILE) as temporary:
         card.save(temporary)
 
 

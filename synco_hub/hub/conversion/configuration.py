@@ -1,4 +1,4 @@
-"""The configuration of a foreign backbone, told by the shapes of its tensors and by its layout."""
+"""The configuration of a foreign backbone: told by its shapes, translated from a stock model's, or carried along."""
 
 from __future__ import annotations
 
@@ -7,16 +7,33 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.foreign_text import listed, shown
-from synco_hub.hub.conversion.attention_heads import HeadsDecision, vit_heads
+from synco_hub.errors import escape, join_names
 from synco_hub.hub.conversion.layouts import Layout
-from synco_hub.hub.conversion.position_embedding import has_sincos_position_embedding
-from synco_hub.hub.conversion.source import load_tensor, shape_of
-from synco_hub.hub.conversion.timm_names import BackboneTensors
+from synco_hub.hub.conversion.source import CheckpointSource
+from synco_hub.hub.conversion.tensor_names import BackboneTensors, has_sincos_position_embedding
+from synco_hub.hub.conversion.weights import check_depth
+from synco_hub.hub.export.network import CONFIG_FIELDS
 from synco_hub.models import BACKBONES, SynCoConfig
 from synco_hub.models.backbones_synco import specification_of
 
 _SWIN_HEADS = "--num-heads was given, but a Swin's heads are told by the shapes of its weights: leave it out."
+# What transformers' configurations take when config.json leaves a number out.
+_DEFAULTS: dict[str, dict[str, Any]] = {
+    "vit": {"image_size": 224, "patch_size": 16, "num_channels": 3, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
+    "swin": {
+        "image_size": 224,
+        "patch_size": 4,
+        "num_channels": 3,
+        "layer_norm_eps": 1e-5,
+        "hidden_act": "gelu",
+        "window_size": 7,
+        "mlp_ratio": 4.0,
+        "embed_dim": 96,
+        "depths": [2, 2, 6, 2],
+        "num_heads": [3, 6, 12, 24],
+    },
+}
+_VIT_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
 
 @dataclass(frozen=True)
@@ -32,6 +49,21 @@ class Choices:
     backbone: str | None = None
     num_heads: int | None = None
     image_size: int | None = None
+
+
+@dataclass(frozen=True)
+class HeadsDecision:
+    """How many attention heads, and why: the number changes no weight's shape.
+
+    Attributes:
+        num_heads: One number, or one a stage.
+        reason: Why.
+        recorded: What the file's own configuration says, which may be ignored by the code that wrote it.
+    """
+
+    num_heads: int | list[int]
+    reason: str
+    recorded: Any = None
 
 
 def configuration_of(
@@ -58,7 +90,7 @@ def configuration_of(
     except (KeyError, IndexError, ZeroDivisionError, TypeError) as error:  # a TypeError is the root of -1 patches
         raise ValueError(
             f"The weights are neither a ViT's nor a Swin's ({error} is missing or misshapen; first keys: "
-            f"{listed(sorted(backbone.tensors), 5)}): give --backbone and the right --layout."
+            f"{join_names(sorted(backbone.tensors), 5)}): give --backbone and the right --layout."
         ) from error
 
 
@@ -71,10 +103,8 @@ def _named_configuration(
     tensors = backbone.tensors
     size, grid, position_embedding = choices.image_size, backbone.grid, None
     if "pos_embed" in tensors and own.family == "vit":
-        grid = round((shape_of(tensors["pos_embed"])[1] - 1) ** 0.5)
-        position_embedding = (
-            "sincos" if has_sincos_position_embedding(load_tensor(tensors["pos_embed"])) else "learned"
-        )
+        grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
+        position_embedding = "sincos" if has_sincos_position_embedding(tensors["pos_embed"]) else "learned"
     if own.family == "vit":
         heads = vit_heads(own.embed_dim, layout_name, layout, choices.num_heads, name, recorded)
     elif choices.num_heads is not None:
@@ -96,17 +126,17 @@ def _named_configuration(
 def _vit_configuration(
     tensors: Mapping[str, Any], layout_name: str, layout: Layout, choices: Choices, recorded: Any
 ) -> tuple[SynCoConfig, HeadsDecision]:
-    dim, patch = shape_of(tensors["cls_token"])[-1], shape_of(tensors["patch_embed.proj.weight"])[-1]
+    dim, patch = tensors["cls_token"].shape[-1], tensors["patch_embed.proj.weight"].shape[-1]
     depth = _count(tensors, r"blocks\.(\d+)\.")
-    grid = round((shape_of(tensors["pos_embed"])[1] - 1) ** 0.5)
+    grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
     backbone, certain = nearest_backbone("vit", dim, depth)
     heads = vit_heads(dim, layout_name, layout, choices.num_heads, backbone if certain else None, recorded)
-    fixed = has_sincos_position_embedding(load_tensor(tensors["pos_embed"]))
+    fixed = has_sincos_position_embedding(tensors["pos_embed"])
     config = SynCoConfig(
         backbone,
         image_size=grid * patch if choices.image_size is None else choices.image_size,
         patch_size=patch,
-        num_channels=shape_of(tensors["patch_embed.proj.weight"])[1],
+        num_channels=tensors["patch_embed.proj.weight"].shape[1],
         embed_dim=dim,
         depth=depth,
         num_heads=heads.num_heads,
@@ -123,12 +153,10 @@ def _swin_configuration(
     if choices.num_heads is not None:
         raise ValueError(_SWIN_HEADS)
     tensors = backbone.tensors
-    projection = shape_of(tensors["patch_embed.proj.weight"])
+    projection = tensors["patch_embed.proj.weight"].shape
     stages = _count(tensors, r"layers\.(\d+)\.")
     depth = [_count(tensors, rf"layers\.{stage}\.blocks\.(\d+)\.") for stage in range(stages)]
-    tables = [
-        shape_of(tensors[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"]) for stage in range(stages)
-    ]
+    tables = [tensors[f"layers.{stage}.blocks.0.attn.relative_position_bias_table"].shape for stage in range(stages)]
     # A window is no larger than its grid, so the first stages tell it: the table has (2 * window - 1)² rows.
     window = max((round(rows**0.5) + 1) // 2 for rows, _ in tables)
     num_heads = [heads for _, heads in tables]
@@ -159,14 +187,14 @@ def _count(tensors: Mapping[str, Any], pattern: str) -> int:
     due = {str(number) for number in range(len(keys))}
     if stray := sorted(key for number, key in keys.items() if number not in due):
         raise ValueError(
-            f"The key {shown(stray[0])!r} does not fit: {len(keys)} blocks or stages are there, which are numbered 0 "
+            f"The key {escape(stray[0])!r} does not fit: {len(keys)} blocks or stages are there, which are numbered 0 "
             f"to {len(keys) - 1}. The file is incomplete or has tensors of something else; nothing was written."
         )
     return len(keys)
 
 
 def _ratio(tensors: Mapping[str, Any], block: str, dim: int) -> float:
-    return shape_of(tensors[f"{block}.mlp.fc1.weight"])[0] / dim
+    return tensors[f"{block}.mlp.fc1.weight"].shape[0] / dim
 
 
 def nearest_backbone(family: str, dim: int, depth: Any) -> tuple[str, bool]:
@@ -176,3 +204,135 @@ def nearest_backbone(family: str, dim: int, depth: Any) -> tuple[str, bool]:
         if (row.family, row.embed_dim, rows_depth) == (family, dim, depth):
             return name, True
     return {"vit": "deit-s", "swin": "swin-t"}[family], False
+
+
+def vit_heads(
+    dim: int, name: str, layout: Layout, given: int | None, backbone: str | None, recorded: Any
+) -> HeadsDecision:
+    """Decide how many heads a ViT has.
+
+    Args:
+        dim: Width of its tokens.
+        name: Name of the layout.
+        layout: What it says where shapes say nothing.
+        given: What the user said, if anything.
+        backbone: Short name of the network, where the shapes are exactly its own.
+        recorded: What the file's configuration says, which is reported and not believed.
+
+    Raises:
+        ValueError: If nothing tells it.
+    """
+    if given is not None:
+        return HeadsDecision(given, "as given by --num-heads", recorded)
+    if name == "timm" and backbone is not None:
+        heads: Any = specification_of(backbone).num_heads
+        return HeadsDecision(heads, f"as {backbone} has it", recorded)
+    if dim in layout.vit_heads:
+        return HeadsDecision(layout.vit_heads[dim], f"as the code of {layout.source} builds width {dim}", recorded)
+    width = layout.vit_head_width or 64
+    if dim % width:
+        raise ValueError(
+            f"The number of attention heads of a ViT of width {dim} is not known for the layout {name!r} and changes "
+            "no weight's shape: give --num-heads."
+        )
+    return HeadsDecision(dim // width, f"{width} channels a head, as the code of {layout.source} builds it", recorded)
+
+
+def recorded_heads(config: dict[str, Any]) -> Any:
+    """What the file's configuration says about heads; the synco-v2 authors' code does not read it."""
+    waiting: list[Any] = [config]
+    seen: set[int] = set()  # a pickle can hold itself
+    while waiting:
+        values = waiting.pop()
+        if id(values) in seen:
+            continue
+        seen.add(id(values))
+        if "NUM_HEADS" in values:
+            recorded = values["NUM_HEADS"]
+            numbers = recorded if isinstance(recorded, (list, tuple)) else [recorded]
+            return recorded if all(type(number) is int for number in numbers) else escape(recorded)
+        waiting.extend(value for value in values.values() if isinstance(value, dict))
+    return None
+
+
+def stock_configuration(
+    values: Mapping[str, Any], backbone: BackboneTensors, choices: Choices
+) -> tuple[SynCoConfig, HeadsDecision]:
+    """Translate a stock model's config.json.
+
+    Args:
+        values: The config.json of a ViT or Swin of transformers.
+        backbone: Its tensors under timm's names.
+        choices: What the user decided; only the backbone's name and, for a ViT, the heads may be.
+
+    Raises:
+        ValueError: If the network has parts that timm's has not.
+    """
+    family = str(values["model_type"])
+    stock = {**_DEFAULTS[family], **(_VIT_DEFAULTS if family == "vit" else {}), **values}
+    if stock["hidden_act"] != "gelu":
+        raise ValueError(f"hidden_act={stock['hidden_act']!r} is not GELU, which every network of this package has.")
+    shared = {
+        "image_size": stock["image_size"],
+        "patch_size": stock["patch_size"],
+        "num_channels": stock["num_channels"],
+        "layer_norm_eps": stock["layer_norm_eps"],
+    }
+    if family == "swin":
+        name, _ = nearest_backbone("swin", stock["embed_dim"], list(stock["depths"]))
+        config = SynCoConfig(
+            choices.backbone or name,
+            embed_dim=stock["embed_dim"],
+            depth=stock["depths"],
+            num_heads=stock["num_heads"],
+            mlp_ratio=stock["mlp_ratio"],
+            window_size=stock["window_size"],
+            **shared,
+        )
+    else:
+        dim = stock["hidden_size"]
+        name, _ = nearest_backbone("vit", dim, stock["num_hidden_layers"])
+        fixed = has_sincos_position_embedding(backbone.tensors["pos_embed"])
+        config = SynCoConfig(
+            choices.backbone or name,
+            embed_dim=dim,
+            depth=stock["num_hidden_layers"],
+            num_heads=choices.num_heads or stock["num_attention_heads"],
+            mlp_ratio=stock["intermediate_size"] / dim,
+            position_embedding="sincos" if fixed else "learned",
+            **shared,
+        )
+    reason = "as given by --num-heads" if choices.num_heads else "as the stock model's config.json says"
+    return config, HeadsDecision(config.num_heads, reason)
+
+
+def exported_configuration(source: CheckpointSource) -> SynCoConfig:
+    """The configuration that an export of ours carries; a stranger's file must not set anything else by it.
+
+    Args:
+        source: A file of tensors under timm's names, and the fields of a configuration.
+
+    Raises:
+        ValueError: If a field is unknown, or its value describes no network of these tensors.
+    """
+    if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
+        raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
+    labels = _labels(source)
+    values: dict[str, Any] = {key: value for key, value in source.config.items() if key != "id2label"}
+    values |= {"id2label": labels} if labels else {}
+    try:
+        if "depth" in values:
+            check_depth(values["depth"], len(source.content))
+        return SynCoConfig(**values)
+    except (TypeError, OverflowError, AttributeError) as error:
+        raise ValueError(f"{source.name} has a configuration of impossible values ({error}).") from error
+
+
+def _labels(source: CheckpointSource) -> dict[int, str]:
+    try:
+        return {int(index): str(name) for index, name in source.config.get("id2label", {}).items()}
+    except (ValueError, AttributeError) as error:
+        raise ValueError(
+            f"{source.name} has a configuration whose id2label is no map of class numbers to names ({error}): the "
+            "file is refused."
+        ) from error

@@ -5,31 +5,36 @@ Every tensor of the file is carried over, or dropped for a reason that is writte
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from synco_hub.foreign_text import listed
-from synco_hub.hub.classifier import LinearHead
-from synco_hub.hub.conversion.accounting import account
-from synco_hub.hub.conversion.attention_heads import HeadsDecision, recorded_heads
-from synco_hub.hub.conversion.configuration import Choices, configuration_of
-from synco_hub.hub.conversion.exported_configuration import exported_configuration
-from synco_hub.hub.conversion.linear_head import head_of_file, linear_head
-from synco_hub.hub.conversion.parts import Parts, split_parts
+from synco_hub.atomic_write import atomic_write_directory, refuse_filled
+from synco_hub.errors import join_names
+from synco_hub.hub.conversion.configuration import (
+    Choices,
+    HeadsDecision,
+    configuration_of,
+    exported_configuration,
+    recorded_heads,
+    stock_configuration,
+)
 from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
-from synco_hub.hub.conversion.recognition import Recognised, recognise
-from synco_hub.hub.conversion.report import MAX_IMAGE_SIZE, ConversionReport, feature_checksum
-from synco_hub.hub.conversion.source import CheckpointSource, load_tensor, open_source
-from synco_hub.hub.conversion.stock_configuration import stock_configuration
-from synco_hub.hub.conversion.strict_loading import load_strictly, refuse_misfit
-from synco_hub.hub.conversion.timm_names import BackboneTensors, timm_names
-from synco_hub.hub.conversion.written_checkpoint import Converted, write_converted
-from synco_hub.hub.export.stock_names import from_stock_names
-from synco_hub.hub.loading import TIMM_PREFIX
-from synco_hub.hub.weight_fit import expected_shapes
+from synco_hub.hub.conversion.recognition import BACKBONES_OF_A_PAIR, Parts, Recognised, recognise, split_parts
+from synco_hub.hub.conversion.report import (
+    MAX_IMAGE_SIZE,
+    ConversionReport,
+    Converted,
+    feature_checksum,
+    write_converted,
+)
+from synco_hub.hub.conversion.source import CheckpointSource, open_source, tensors_in
+from synco_hub.hub.conversion.tensor_names import BackboneTensors, timm_names
+from synco_hub.hub.conversion.weights import expected_shapes, head_of_file, linear_head, load_strictly, refuse_misfit
+from synco_hub.hub.export.to_transformers import from_stock_names
+from synco_hub.hub.loading import TIMM_PREFIX, LinearHead
 from synco_hub.models import SynCoConfig, SynCoModel
-from synco_hub.written_directory import directory_written_whole, refuse_filled
 
 _SHOWN = 20
 _NUMBERS = ("backbone", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "window_size")
@@ -79,12 +84,12 @@ def convert(source_name: str, output: Path, settings: ConversionSettings | None 
     if parts.leftover:
         raise ValueError(
             f"{source.name} has {len(parts.leftover)} tensors that do not belong to the layout {recognised.name!r}: "
-            f"{listed(sorted(parts.leftover), _SHOWN)}. Give the right --layout."
+            f"{join_names(sorted(parts.leftover), _SHOWN)}. Give the right --layout."
         )
     method = pretraining_method(recognised.name, parts.tensors, source.content.get("config"))
     converted = _converted(source, recognised, parts, settings, method)
     report = _report(source, recognised, parts, settings.head is None, converted)
-    with directory_written_whole(output) as directory:
+    with atomic_write_directory(output) as directory:
         write_converted(directory, output.absolute().name, source, recognised, converted, report)
     return report
 
@@ -146,7 +151,7 @@ def _timm_tensors(source: CheckpointSource, found: dict[str, Any]) -> BackboneTe
     if source.kind != "transformers":
         return timm_names(found)
     family = str(source.config["model_type"])
-    named, dropped = from_stock_names(family, {key: load_tensor(value) for key, value in found.items()})
+    named, dropped = from_stock_names(family, found)
     backbone = timm_names(named)
     fact = "query, key and value of the stock model were joined"
     return BackboneTensors(backbone.tensors, backbone.head, {**dropped, **backbone.dropped}, [fact])
@@ -201,3 +206,57 @@ def _report(
         features=feature_checksum(converted.model),
         licence={"id": layout.licence, "note": layout.licence_note},
     )
+
+
+def account(
+    source: CheckpointSource,
+    parts: Parts,
+    backbones: Mapping[str, BackboneTensors],
+    whole: bool,
+    own_head: bool,
+) -> tuple[dict[str, int], list[dict[str, Any]], int]:
+    """Count what is carried over and list what is not.
+
+    Args:
+        source: The file.
+        parts: Its tensors by part.
+        backbones: The backbones that are carried over.
+        whole: Whether heads and queues are carried over too.
+        own_head: Whether the file's own classifier is used, if it has one.
+
+    Returns:
+        Part to number of tensors; rows of `what`, `reason`, `tensors` and `keys`; and the number of tensors in the
+        file, which is the sum of both.
+    """
+    mapped: dict[str, int] = {}
+    dropped: list[dict[str, Any]] = []
+    for name, tensors in parts.tensors.items():
+        if name in backbones:
+            backbone = backbones[name]
+            mapped[name] = len(tensors) - len(backbone.dropped) - len(backbone.head)
+            dropped += _by_reason(name, backbone.dropped)
+            if backbone.head and own_head:
+                mapped["classifier"] = len(backbone.head)
+            elif backbone.head:
+                dropped.append(_row("classifier", "the one of --head is used", list(backbone.head)))
+        elif whole:
+            mapped[name] = len(tensors)
+        else:
+            reason = "the other network" if name in BACKBONES_OF_A_PAIR else "part of the pretraining state"
+            dropped.append(_row(name, reason, list(tensors)))
+    for key, reason in parts.dropped.items():
+        count = sum(1 for _ in tensors_in(source.content[key]))
+        dropped.append({"what": key, "reason": reason, "tensors": count, "keys": []})
+    total = sum(1 for _ in tensors_in(dict(source.content)))
+    accounted = sum(mapped.values()) + sum(row["tensors"] for row in dropped)
+    assert accounted == total, f"{accounted} of {total} tensors are accounted for"
+    return mapped, dropped, total
+
+
+def _by_reason(name: str, dropped: Mapping[str, str]) -> list[dict[str, Any]]:
+    reasons = sorted(set(dropped.values()))
+    return [_row(f"keys of {name}", why, [key for key in dropped if dropped[key] == why]) for why in reasons]
+
+
+def _row(what: str, reason: str, keys: list[str]) -> dict[str, Any]:
+    return {"what": what, "reason": reason, "tensors": len(keys), "keys": keys}

@@ -12,11 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from synco_hub.hub.conversion.source import load_tensor, shape_of
-from synco_hub.hub.conversion.strict_loading import finite
-from synco_hub.hub.conversion.timm_names import BackboneTensors
+from synco_hub.hub.conversion.tensor_names import BackboneTensors
+from synco_hub.hub.conversion.weights import finite
 
-ARCHITECTURE = "SynCoForPreTraining"
 # A head is Linear, BatchNorm, ReLU, Linear (paper section 7.2); `linear_hidden.0` is an identity.
 _LAYERS = {"linear_hidden.1.": "0.", "linear_hidden.2.": "1.", "linear_out.": "3."}
 _QUEUES = {"queue1": "queue_1.keys", "queue2": "queue_2.keys"}
@@ -69,7 +67,7 @@ def pretraining_state(
     state: dict[str, Tensor] = {}
     for place, name in (("synco", "online"), ("target", "target")):
         tensors = backbones[name].tensors
-        state |= {f"{place}.backbone.{key}": load_tensor(value).float() for key, value in tensors.items()}
+        state |= {f"{place}.backbone.{key}": value.float() for key, value in tensors.items()}
     for name in ("projector", "target_projector", "predictor"):
         state |= _head(name, parts[name])
     hidden, _ = state["projector.0.weight"].shape
@@ -93,7 +91,7 @@ def _head(name: str, found: Mapping[str, Any]) -> dict[str, Tensor]:
             leftover.append(f"{name}.{key}")
         else:
             new = f"{name}.{_LAYERS[beginning]}{key.removeprefix(beginning)}"
-            renamed[new] = finite(new, load_tensor(value))
+            renamed[new] = finite(new, value)
     norm = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")
     due = {f"{name}.{layer}.{kind}" for layer in (0, 3) for kind in ("weight", "bias")}
     due |= {f"{name}.1.{kind}" for kind in norm}
@@ -109,14 +107,14 @@ def _queues(found: Mapping[str, Any], dim: int) -> dict[str, Tensor]:
     """Queues (dim, size) become keys (size, dim); their one pointer becomes the position of both."""
     if unknown := sorted(set(found) ^ {*_QUEUES, _POINTER}):
         raise ValueError(f"The queues are not two with one pointer: {unknown} are missing or left over.")
-    shapes = {shape_of(found[key]) for key in _QUEUES}
+    shapes = {tuple(found[key].shape) for key in _QUEUES}
     if len(shapes) != 1 or len(shape := next(iter(shapes))) != 2 or shape[0] != dim:
         raise ValueError(f"The queues have shapes {sorted(shapes)}, but ({dim}, size) is due for both.")
-    pointer = load_tensor(found[_POINTER]).reshape(-1)
+    pointer = found[_POINTER].reshape(-1)
     if pointer.numel() != 1 or not 0 <= int(pointer[0]) < shape[1]:
         raise ValueError(f"The queues' pointer is {pointer.tolist()}, but a place from 0 to {shape[1] - 1} is due.")
     state = {}
     for key, name in _QUEUES.items():
-        state[name] = finite(key, load_tensor(found[key])).float().T.contiguous()
+        state[name] = finite(key, found[key]).float().T.contiguous()
         state[name.replace("keys", "position")] = torch.tensor(int(pointer[0]), dtype=torch.long)
     return state

@@ -1,4 +1,4 @@
-"""What a conversion did, as data beside the weights: anyone can check it later."""
+"""What a conversion leaves: the weights, loaded again before they count, and an account that can be checked later."""
 
 from __future__ import annotations
 
@@ -11,15 +11,28 @@ from typing import Any
 
 import safetensors
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
+from transformers import AutoModel
 
-from synco_hub.atomic_write import written_whole
-from synco_hub.foreign_text import shown
+from synco_hub.atomic_write import atomic_write
+from synco_hub.errors import escape
+from synco_hub.hub.card.facts import FACTS_FILE, write_facts
+from synco_hub.hub.card.model_card import refresh_card
+from synco_hub.hub.conversion.configuration import HeadsDecision
+from synco_hub.hub.conversion.layouts import licence_facts
+from synco_hub.hub.conversion.recognition import Recognised
+from synco_hub.hub.conversion.source import CheckpointSource
+from synco_hub.hub.conversion.tensor_names import BackboneTensors
+from synco_hub.hub.conversion.weights import PRETRAINING_ARCHITECTURE
+from synco_hub.hub.export.network import SEED, fixed_input
+from synco_hub.hub.loading import LinearHead, save_classifier
+from synco_hub.hub.short_names import register
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import library_versions
 
 REPORT_FILE = "conversion_report.json"
 SCHEMA_VERSION = 1
-_SEED = 20240521
 _SHOWN_VALUES = 8
 # Side in pixels up to which features are computed here; what anybody pretrained on has less than half of it.
 MAX_IMAGE_SIZE = 2048
@@ -70,7 +83,7 @@ class ConversionReport:
     def save(self, directory: Path) -> None:
         """Write it as `conversion_report.json`."""
         values = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        with written_whole(directory / REPORT_FILE) as temporary:
+        with atomic_write(directory / REPORT_FILE) as temporary:
             temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def lines(self) -> list[str]:
@@ -86,23 +99,12 @@ class ConversionReport:
             f"heads: {self.heads['num_heads']} ({self.heads['reason']}{told})",
             "carried over: " + ", ".join(f"{count} tensors of {part}" for part, count in self.mapped.items()),
             *(f"renamed: {fact}" for fact in self.renamed),
-            *(f"dropped: {shown(row['what'])}, {row['tensors']} tensors ({row['reason']})" for row in lost),
+            *(f"dropped: {escape(row['what'])}, {row['tensors']} tensors ({row['reason']})" for row in lost),
             f"accounted for: all {self.tensors_in_file} tensors of the file",
             f"source sha256: {self.source['sha256']}",
             f"features of the fixed input: mean {self.features['mean']:.6f}, std {self.features['std']:.6f}, "
             f"first {first}, sha256 {self.features['sha256'][:16]}…",
         ]
-
-
-@torch.no_grad()
-def fixed_input(num_channels: int, height: int, width: int, batch: int = 2) -> Tensor:
-    """The images that checksums and comparisons are made on, the same everywhere.
-
-    Returns:
-        Standard normal numbers of a seeded generator on the CPU. Shape: (batch, channels, height, width).
-    """
-    generator = torch.Generator().manual_seed(_SEED)
-    return torch.randn(batch, num_channels, height, width, generator=generator)
 
 
 @torch.no_grad()
@@ -120,10 +122,85 @@ def feature_checksum(model: Any) -> dict[str, Any]:
     images = fixed_input(config.num_channels, config.image_size, config.image_size)
     features = model(pixel_values=images).pooler_output.float()
     return {
-        "seed": _SEED,
+        "seed": SEED,
         "input_shape": list(images.shape),
         "mean": float(features.mean()),
         "std": float(features.std()),
         "first_values": [float(value) for value in features[0, :_SHOWN_VALUES]],
         "sha256": hashlib.sha256(features.contiguous().numpy().tobytes()).hexdigest(),
     }
+
+
+@dataclass(frozen=True)
+class Converted:
+    """A network in this package's form, before it is written.
+
+    Attributes:
+        model: It, with its configuration.
+        backbones: The tensors of each backbone that is carried over, by the name of the part.
+        heads: How many attention heads, and why.
+        branch: Which backbone `model` is, and why.
+        head: A classifier for it, if there is one.
+        state: Every tensor of a whole pretraining state, if that is wanted.
+    """
+
+    model: SynCoModel
+    backbones: dict[str, BackboneTensors]
+    heads: HeadsDecision
+    branch: tuple[str, str]
+    head: LinearHead | None
+    state: dict[str, Tensor] | None
+
+
+def write_converted(
+    directory: Path,
+    name: str,
+    source: CheckpointSource,
+    recognised: Recognised,
+    converted: Converted,
+    report: ConversionReport,
+) -> None:
+    """Write a checkpoint directory and load it as a user would.
+
+    Args:
+        directory: An empty directory.
+        name: What the directory will be called in the end.
+        source: Where the tensors come from.
+        recognised: Its layout, for the licence.
+        converted: What is written.
+        report: The account of the conversion.
+
+    Raises:
+        RuntimeError: If what was written does not load as it was.
+    """
+    model: Any = converted.model
+    processor = source.processor or image_processor(model.config.image_size)
+    if converted.head is not None:
+        save_classifier(directory, name, model, processor, converted.head)
+    else:
+        model.save_pretrained(directory)
+        processor.save_pretrained(directory)
+    if converted.state is not None:
+        _write_state(directory, model.config, converted.state)
+    report.save(directory)
+    write_facts(directory / FACTS_FILE, licence_facts(recognised.layout))
+    refresh_card(directory, name)
+    _check_written(directory, model)
+
+
+def _write_state(directory: Path, config: SynCoConfig, state: dict[str, Tensor]) -> None:
+    config.architectures = [PRETRAINING_ARCHITECTURE]
+    config.save_pretrained(directory)
+    tensors = {key: tensor.contiguous() for key, tensor in state.items()}
+    save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
+
+
+@torch.no_grad()
+def _check_written(directory: Path, model: SynCoModel) -> None:
+    """Load what was written as a user would, and compare every weight."""
+    register()
+    loaded = AutoModel.from_pretrained(directory)
+    ours, theirs = model.state_dict(), loaded.state_dict()
+    differ = [key for key in ours if key not in theirs or not torch.equal(ours[key], theirs[key])]
+    if differ or loaded.config.num_heads != model.config.num_heads:
+        raise RuntimeError(f"{directory} does not load as it was written (first: {differ[:3]}).")

@@ -12,8 +12,7 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from synco_hub.foreign_text import listed, shown
-from synco_hub.hub.conversion.stored_tensor import StoredTensor
+from synco_hub.errors import escape, join_names
 from synco_hub.hub.conversion.torch_file import read_torch_file
 from synco_hub.hub.loading import TIMM_PREFIX, load_model
 
@@ -78,7 +77,7 @@ def _open_file(path: Path) -> CheckpointSource:
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, but a checkpoint is a dictionary of tensors.")
     if strange := [key for key in content if not isinstance(key, str)]:
-        raise ValueError(f"{path} has keys that are no text ({listed(strange, 3)}): the file is refused.")
+        raise ValueError(f"{path} has keys that are no text ({join_names(strange, 3)}): the file is refused.")
     return CheckpointSource(str(path), "torch", sha256_of(path), content)
 
 
@@ -105,7 +104,7 @@ def _open_directory(path: Path) -> CheckpointSource:
         raise ValueError(f"{path} is a checkpoint of this package already: load it by AutoModel, or export it.")
     if kind not in ("timm", *_STOCK_MODEL_TYPES):
         raise ValueError(
-            f"{path} holds a model of the type {shown(kind)!r}: of transformers' own models ViT and Swin are "
+            f"{path} holds a model of the type {escape(kind)!r}: of transformers' own models ViT and Swin are "
             f"converted ({', '.join(_STOCK_MODEL_TYPES)})."
         )
     if kind == "timm":
@@ -129,16 +128,18 @@ def weights_in(source: CheckpointSource, container: str | None) -> Mapping[str, 
         ValueError: If there is no such dictionary, or something in it is no tensor.
     """
     state = source.content if container is None else source.content.get(container)
-    if state is None and any(is_tensor(value) for value in source.content.values()):
+    if state is None and any(isinstance(value, Tensor) for value in source.content.values()):
         state = source.content
-    if not isinstance(state, Mapping) or not any(is_tensor(value) for value in state.values()):
+    if not isinstance(state, Mapping) or not any(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
-            f"{source.name} has no dictionary of tensors under {container!r} (it has {listed(source.content, 8)}): "
-            "give another --layout."
+            f"{source.name} has no dictionary of tensors under {container!r} (it has "
+            f"{join_names(source.content, 8)}): give another --layout."
         )
-    wrong = [key for key, value in state.items() if not isinstance(key, str) or not is_tensor(value)]
+    wrong = [key for key, value in state.items() if not isinstance(key, str) or not isinstance(value, Tensor)]
     if wrong:
-        raise ValueError(f"{source.name}: among the weights, {listed(wrong, 5)} are no tensors: the file is refused.")
+        raise ValueError(
+            f"{source.name}: among the weights, {join_names(wrong, 5)} are no tensors: the file is refused."
+        )
     return state
 
 
@@ -164,28 +165,13 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def is_tensor(value: Any) -> bool:
-    """Whether it is a tensor, or the description of one in a file."""
-    return isinstance(value, (Tensor, StoredTensor))
-
-
-def shape_of(value: Tensor | StoredTensor) -> tuple[int, ...]:
-    """Shape of a tensor, read or not."""
-    return tuple(value.shape)
-
-
-def load_tensor(value: Tensor | StoredTensor) -> Tensor:
-    """Read a tensor if it is not read yet."""
-    return value.load() if isinstance(value, StoredTensor) else value.detach()
-
-
 def tensors_in(value: Any) -> Iterator[Any]:
     """Every tensor inside nested plain data; each container is visited once."""
     seen: set[int] = set()
     waiting = [value]
     while waiting:
         item = waiting.pop()
-        if is_tensor(item):
+        if isinstance(item, Tensor):
             yield item
         elif isinstance(item, (dict, list, tuple, set, frozenset)) and id(item) not in seen:
             seen.add(id(item))

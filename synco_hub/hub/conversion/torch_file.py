@@ -1,27 +1,50 @@
-"""What `torch.save` wrote, read as plain data: no code of the file is run, and tensors are read when they are wanted.
+"""What `torch.save` wrote, read as tensors and plain data: no code of the file is run.
 
-`torch.load(weights_only=True)` refuses the configurations that many checkpoints carry (yacs, argparse) and reads
-everything, the optimizer's state too. Here the table of allowed names is shorter than torch's own, configurations
-become dictionaries, and a tensor is a description until its bytes are asked for.
+`torch.load(weights_only=True)` does the reading. Around it stand what it lacks against hostile files: a look at the
+zip file's entries before, stand-ins for the configurations that many checkpoints carry, a look at the tensors after.
 """
 
 from __future__ import annotations
 
-import functools
-import struct
+import pickle
+import re
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections import OrderedDict
+from collections.abc import Set
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import torch
+from torch import Tensor, nn
 
-from synco_hub.hub.conversion.stored_tensor import CLASSES, StoredStorage, check_bytes, storage_identifier
-from synco_hub.restricted_unpickler import load_plain
+from synco_hub.errors import escape
 
-_LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
-_LEGACY_PROTOCOL = 1001
+_LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
+_DTYPES = (
+    *(torch.float64, torch.float32, torch.float16, torch.bfloat16),
+    *(torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8, torch.bool),
+)
+_LONGEST_REASON = 300
+_REMEDY = "Only plain data and tensors are read; if you trust its author, ask for a file without code (.safetensors)."
+
+
+class _Namespace(dict[str, Any]):
+    """What takes the attributes of a namespace as items."""
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.update(state)
+
+
+def _path_text(*parts: Any) -> str:
+    return str(PurePosixPath(*map(str, parts)))
+
+
+# torch fills no other dictionaries than its own: an OrderedDict, and not a class derived from one.
+_STAND_INS: list[Any] = [
+    *((OrderedDict, name) for name in ("yacs.config.CfgNode", "easydict.EasyDict", "builtins.dict")),
+    *((_Namespace, name) for name in ("argparse.Namespace", "types.SimpleNamespace")),
+    *((_path_text, f"pathlib.{name}") for name in ("PosixPath", "WindowsPath", "_local.PosixPath")),
+]
 
 
 def read_torch_file(path: Path) -> Any:
@@ -31,15 +54,33 @@ def read_torch_file(path: Path) -> Any:
         path: The file.
 
     Returns:
-        Plain data; tensors are `StoredTensor`.
+        Tensors in plain data. Those of a zip file stay on the disk until their numbers are wanted.
 
     Raises:
         ValueError: If it is neither, names code, is damaged, or claims more than it holds.
     """
-    with _damage_told(path):
-        zipped = zipfile.is_zipfile(path)
-    if zipped:
-        return _read_zip(path)
+    sizes = _checked_sizes(path)
+    try:
+        with torch.serialization.safe_globals(_STAND_INS), path.open("rb") as stream:
+            # By its name torch would take a path that ends so for another format.
+            mapped = sizes is not None and path.suffix != ".safetensors"
+            content = torch.load(path if mapped else stream, map_location="cpu", weights_only=True, mmap=mapped)
+        _check_content(content, sizes)
+    except Exception as error:  # a hostile file can provoke any kind of error
+        raise ValueError(f"{path} is refused and nothing in it was run: {_reason(error)}. {_REMEDY}") from error
+    return content
+
+
+def _checked_sizes(path: Path) -> Set[int] | None:
+    """The sizes in bytes that storages of a zip file can have; None for the older format."""
+    try:
+        if zipfile.is_zipfile(path):
+            with zipfile.ZipFile(path) as archive:
+                return set(_checked_entries(path, archive).values())
+    except ValueError:
+        raise
+    except Exception as error:  # whatever the zip library says about forged or damaged bytes
+        raise ValueError(f"{path} is a damaged zip file ({error}): download it again.") from error
     with path.open("rb") as stream:
         start = stream.read(512)
     if start.startswith(b"PK\x03\x04"):
@@ -49,43 +90,11 @@ def read_torch_file(path: Path) -> Any:
             f"{path} has the format of torch before 0.1.10 (tar), which is not read: open it with an old torch and "
             "save its tensors as .safetensors."
         )
-    return _read_legacy(path)
-
-
-@contextmanager
-def _damage_told(path: Path) -> Iterator[None]:
-    """Within this context whatever the zip library says about forged or damaged bytes becomes a `ValueError`."""
-    try:
-        yield
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, OverflowError, struct.error) as error:
-        raise ValueError(f"{path} is a damaged zip file ({error}): download it again.") from error
-
-
-def _read_zip(path: Path) -> Any:
-    with _damage_told(path), zipfile.ZipFile(path) as archive:
-        entries = _checked_entries(path, archive)
-        pickles = [name for name in entries if name.endswith("/data.pkl") and name.count("/") == 1]
-        if len(pickles) != 1:
-            raise ValueError(f"{path} is a zip file, but none that torch.save wrote: it has no data.pkl.")
-        root = pickles[0].removesuffix("data.pkl")
-        if f"{root}byteorder" in entries and archive.read(f"{root}byteorder") != b"little":
-            raise ValueError(f"{path} was written on a big-endian computer: save it anew on a usual one.")
-        data = archive.read(pickles[0])
-
-    @functools.lru_cache(maxsize=2)
-    def read(name: str) -> bytes:
-        with _damage_told(path), zipfile.ZipFile(path) as archive:
-            return archive.read(name)
-
-    def storage(identifier: Any) -> StoredStorage:
-        dtype, key, numel = storage_identifier(identifier)
-        name = f"{root}data/{key}"
-        if name not in entries:
-            raise ValueError(f"it refers to a storage {key!r} that is not in the file")
-        check_bytes(key, dtype, numel, entries[name])
-        return StoredStorage(functools.partial(read, name), dtype, numel)
-
-    return load_plain(data, CLASSES, persistent=storage, origin=str(path))
+    if not start.startswith(_LEGACY_START):
+        raise ValueError(
+            f"{path} is refused, it is no checkpoint of torch: give a whole file of torch.save or .safetensors."
+        )
+    return None
 
 
 def _checked_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
@@ -96,64 +105,56 @@ def _checked_entries(path: Path, archive: zipfile.ZipFile) -> dict[str, int]:
     for entry in archive.infolist():
         if entry.compress_type != zipfile.ZIP_STORED or entry.file_size != entry.compress_size or entry.flag_bits & 1:
             raise ValueError(
-                f"{path}: the entry {entry.filename!r} is compressed or encrypted, which torch.save never does: the "
-                "file is refused. If it is a zip file around a checkpoint, unpack it and give the checkpoint."
+                f"{path}: the entry {escape(repr(entry.filename))} is compressed or encrypted, which torch.save never "
+                "does: the file is refused. If it is a zip file around a checkpoint, unpack it first."
             )
         if entry.filename in entries:
-            raise ValueError(f"{path} holds the entry {entry.filename!r} twice: the file is refused.")
+            raise ValueError(f"{path} holds the entry {escape(repr(entry.filename))} twice: the file is refused.")
         entries[entry.filename] = entry.file_size
     if sum(entries.values()) > path.stat().st_size:
         raise ValueError(f"{path} claims {sum(entries.values())} bytes of content, more than it is long: refused.")
+    if not any(name.endswith("/data.pkl") and name.count("/") == 1 for name in entries):
+        raise ValueError(f"{path} is a zip file, but none that torch.save wrote: it has no data.pkl.")
+    if damaged := archive.testzip():
+        raise ValueError(f"{path} is a damaged zip file ({escape(damaged)} has changed): download it again.")
     return entries
 
 
-def _read_legacy(path: Path) -> Any:
-    """The format before torch 1.6: pickles of a magic number, the object and the storages' names, then the bytes."""
-    places: dict[str, tuple[int, int]] = {}
-    storages: dict[str, StoredStorage] = {}
-
-    def read(key: str) -> bytes:
-        position, length = places[key]
-        with path.open("rb") as stream:
-            stream.seek(position)
-            return stream.read(length)
-
-    def storage(identifier: Any) -> StoredStorage:
-        if isinstance(identifier, tuple) and len(identifier) == 6 and identifier[5] is None:
-            identifier = identifier[:5]
-        dtype, key, numel = storage_identifier(identifier)
-        check_bytes(key, dtype, numel, None, path.stat().st_size)
-        found = storages.setdefault(key, StoredStorage(functools.partial(read, key), dtype, numel))
-        if (found.dtype, found.numel) != (dtype, numel):
-            raise ValueError(f"it describes the storage {key!r} in two ways")
-        return found
-
-    origin = str(path)
-    with path.open("rb") as stream:
-        if load_plain(stream, origin=origin) != _LEGACY_MAGIC:
-            raise ValueError(
-                f"{path} is a pickle, but no checkpoint of torch: give a file of torch.save or .safetensors."
-            )
-        if load_plain(stream, origin=origin) != _LEGACY_PROTOCOL:
-            raise ValueError(f"{path} has an unknown version of torch's old format: save it anew with torch 1.6 on.")
-        if not load_plain(stream, origin=origin).get("little_endian", False):
-            raise ValueError(f"{path} was written on a big-endian computer: save it anew on a usual one.")
-        content = load_plain(stream, CLASSES, persistent=storage, origin=origin)
-        for key in load_plain(stream, origin=origin):
-            places[str(key)] = _legacy_place(path, stream, storages.get(str(key)))
-    if lacking := sorted(set(storages) - set(places)):
-        raise ValueError(f"{path} lacks {len(lacking)} of its storages (first: {lacking[:3]}): download it again.")
-    return content
+def _check_content(content: Any, sizes: Set[int] | None) -> None:
+    """Check every tensor inside nested data, and take off what a pickle has hung on objects beside their contents."""
+    seen: set[int] = set()
+    waiting = [content]
+    while waiting:
+        item = waiting.pop()
+        if id(item) in seen:
+            continue
+        seen.add(id(item))
+        if isinstance(item, (Tensor, OrderedDict)):
+            vars(item).clear()
+        if isinstance(item, Tensor):
+            _check_tensor(item, sizes)
+            item.requires_grad_(False)
+        elif isinstance(item, (dict, list, tuple, set)):
+            waiting.extend(item.values() if isinstance(item, dict) else item)
 
 
-def _legacy_place(path: Path, stream: Any, storage: StoredStorage | None) -> tuple[int, int]:
-    """Position and length in bytes of the next storage; the stream is moved behind it."""
-    counted = stream.read(8)
-    numel = struct.unpack("<q", counted)[0] if len(counted) == 8 else -1
-    if storage is None or numel != storage.numel:
-        raise ValueError(f"{path}: a storage of {numel} numbers is not what was described: the file is damaged.")
-    position, length = stream.tell(), numel * getattr(torch, storage.dtype).itemsize
-    if position + length > path.stat().st_size:
-        raise ValueError(f"{path} ends in the middle of a storage: download it again.")
-    stream.seek(length, 1)
-    return position, length
+def _check_tensor(tensor: Tensor, sizes: Set[int] | None) -> None:
+    plain = type(tensor) in (Tensor, nn.Parameter) and tensor.dtype in _DTYPES
+    if not plain or tensor.layout != torch.strided or tensor.device.type != "cpu":
+        raise ValueError(f"it holds a {type(tensor).__name__} of {tensor.dtype}, {tensor.layout}, {tensor.device}")
+    there = tensor.untyped_storage().nbytes()
+    if sizes is not None and there not in sizes:
+        raise ValueError(f"it claims a storage of {there} bytes, and the file has none of that size")
+    # An expanded tensor has few bytes in the file and any number in memory.
+    if (due := tensor.numel() * tensor.element_size()) > there:
+        raise ValueError(f"a tensor of shape {tuple(tensor.shape)} needs {due} bytes and has no room in its {there}")
+
+
+def _reason(error: Exception) -> str:
+    """What torch says, in one line and without its advice to run the file's code."""
+    said = str(error).rpartition("WeightsUnpickler error: ")[2].partition("Check the documentation of torch.load")[0]
+    if named := re.search(r"GLOBAL (.+?) (?:was not an allowed|whose module)", said, re.DOTALL):
+        return f"it names {escape(named[1])}, which is neither data nor a known class"
+    if "resize storage" in said:  # which torch does for a tensor that is larger than its storage
+        return "it describes a tensor which has no room in the storage that the file has for it"
+    return escape(" ".join(said.split()).rstrip("."), _LONGEST_REASON) or type(error).__name__

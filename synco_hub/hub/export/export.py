@@ -10,14 +10,14 @@ from typing import Any
 
 from huggingface_hub import ModelCard
 
-from synco_hub.hub.aliases import resolve
+from synco_hub.atomic_write import atomic_write_directory, refuse_filled
 from synco_hub.hub.export.network import Exported, open_checkpoint
 from synco_hub.hub.export.to_onnx import export_onnx
 from synco_hub.hub.export.to_timm import export_safetensors, export_timm
 from synco_hub.hub.export.to_transformers import export_transformers
+from synco_hub.hub.short_names import resolve
 from synco_hub.models.backbones_synco import suggest
 from synco_hub.results import library_versions
-from synco_hub.written_directory import directory_written_whole, refuse_filled
 
 REPORT_FILE = "export_report.json"
 FORMATS: dict[str, Callable[[Exported, Path], dict[str, Any]]] = {
@@ -74,7 +74,7 @@ def export(name: str, output: Path, format_name: str) -> ExportReport:
         )
     refuse_filled(output)
     exported = open_checkpoint(name)
-    with directory_written_whole(output) as directory:
+    with atomic_write_directory(output) as directory:
         facts = FORMATS[format_name](exported, directory)
         shown = facts.pop("how_to_load").replace("DIRECTORY", output.absolute().name)
         report = ExportReport(

@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
-from synco_hub.hub.conversion.report import fixed_input
 from synco_hub.hub.loading import check_model_name
-from synco_hub.hub.registration import register
+from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
 
 # What a `SynCoConfig` is built from; the rest of a config.json follows, or belongs to one file of weights.
@@ -31,6 +30,9 @@ CONFIG_FIELDS = (
     "classifier_dropout",
     "pretraining",
 )
+
+
+SEED = 20240521
 
 
 @dataclass(frozen=True)
@@ -110,6 +112,16 @@ def plain_config(config: Any) -> dict[str, Any]:
 def layer_norm_epsilons(network: nn.Module) -> dict[str, float]:
     """Name of every LayerNorm to its epsilon."""
     return {name: module.eps for name, module in network.named_modules() if isinstance(module, nn.LayerNorm)}
+
+
+def fixed_input(num_channels: int, height: int, width: int, batch: int = 2) -> Tensor:
+    """The images that checksums and comparisons are made on, the same everywhere.
+
+    Returns:
+        Standard normal numbers of a seeded generator on the CPU. Shape: (batch, channels, height, width).
+    """
+    generator = torch.Generator().manual_seed(SEED)
+    return torch.randn(batch, num_channels, height, width, generator=generator)
 
 
 @torch.no_grad()

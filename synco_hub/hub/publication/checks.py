@@ -18,7 +18,7 @@ from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.card.evaluation_entries import evaluation_files, model_index_entries
 from synco_hub.hub.card.model_card import CARD_FILE, CONVERSION_REPORT, expected_card, results_in
 from synco_hub.hub.card.rendering import results_table
-from synco_hub.hub.weight_fit import directory_misfit
+from synco_hub.hub.conversion.weights import directory_misfit
 from synco_hub.results import EvaluationResult
 
 REQUIRED_METADATA = ("license", "library_name", "pipeline_tag", "tags")

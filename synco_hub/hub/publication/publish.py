@@ -13,10 +13,9 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
-from synco_hub.hub.card.facts import FACTS_FILE
+from synco_hub.hub.card.facts import FACTS_FILE, package_file
 from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER
-from synco_hub.hub.client_errors import ANSWER_SECONDS, COMMIT_SECONDS, explained, no_silence_above
-from synco_hub.hub.package_files import package_file
+from synco_hub.hub.client_errors import ANSWER_SECONDS, COMMIT_SECONDS, explain_errors, limit_silence
 from synco_hub.hub.publication.checks import (
     card_problems,
     config_problems,
@@ -54,6 +53,9 @@ _OWNED = {
     ),
     "space": ("synco_hub/*", "space_app/*", "model_cards/*"),
 }  # fmt: skip
+
+# What a new Space is told: with an arena of memory for every thread, a server whose threads come and go grows.
+_SPACE_VARIABLES = [{"key": "MALLOC_ARENA_MAX", "value": "2"}]
 
 
 @dataclass(frozen=True)
@@ -201,9 +203,9 @@ def publish(
     _check_name(repo_id)
     client = api or HfApi()
     again = "Nothing was published; repeat the command."
-    with explained("publishing", repo_id, again), no_silence_above(ANSWER_SECONDS):
-        sdk = "gradio" if kind == "space" else None
-        client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, space_sdk=sdk)
+    with explain_errors("publishing", repo_id, again), limit_silence(ANSWER_SECONDS):
+        space: dict[str, Any] = {"space_sdk": "gradio", "space_variables": _SPACE_VARIABLES} if kind == "space" else {}
+        client.create_repo(repo_id, repo_type=kind, private=private, exist_ok=True, **space)
         info: Any = client.repo_info(repo_id, repo_type=kind, files_metadata=True, timeout=ANSWER_SECONDS)
     before = str(info.sha)
     removed = tuple(
@@ -218,7 +220,7 @@ def publish(
         "that have arrived are not sent again."
     )
     try:
-        with explained("publishing", repo_id, still), no_silence_above(COMMIT_SECONDS):
+        with explain_errors("publishing", repo_id, still), limit_silence(COMMIT_SECONDS):
             made = client.create_commit(
                 repo_id,
                 operations,

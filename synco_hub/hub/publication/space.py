@@ -13,7 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 import synco_hub
-from synco_hub.hub.package_files import package_file
+from synco_hub.hub.card.facts import package_file
 from synco_hub.hub.publication.checks import secret_problems
 from synco_hub.hub.publication.publish import UploadPlan
 

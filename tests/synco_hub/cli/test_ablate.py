@@ -16,6 +16,7 @@ from synco_hub.cli.ablate import (
     RESULT_FILE,
     UNTRAINED_RESULT_FILE,
     FinishedRun,
+    Row,
     comma_separated,
     figure,
     finding,
@@ -184,6 +185,19 @@ def test_a_single_seed_has_no_standard_deviation():
 )
 def test_the_finding_names_whoever_is_ahead_and_whether_it_means_something(values, verdict):
     assert verdict in finding(rows_of(runs_of(values), "top1_k10"))
+
+
+def test_exactly_twice_the_standard_error_is_no_more_than_it():
+    # The error of the difference is √(6²/4 + 8²/4) = 5 points, without any rounding.
+    second = Row("byol", 4, 50.0, 8.0, 40.0, 60.0, 1.0)
+    at, above = (
+        finding([Row("moby", 4, mean, 6.0, 50.0, 70.0, 1.0), second]) for mean in (60.0, math.nextafter(60.0, 61.0))
+    )
+    assert (
+        at
+        == "moby is 10.0 points above byol, which is no more than twice the standard error of that difference (5.0)."
+    )
+    assert above == at.replace("no more than", "more than")
 
 
 def test_an_unknown_metric_names_the_known():

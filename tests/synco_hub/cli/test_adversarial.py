@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from synco_hub.cli.adversarial import NULL_EXIT_CODE, fraction
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from synco_hub.cli.adversarial import NULL_EXIT_CODE, fraction
 from synco_hub.models import image_processor
 from synco_hub.results import EvaluationResult
 
@@ -37,7 +37,7 @@ def command(monkeypatch, tmp_path):
     processor = image_processor(32)
     processor.size = {"shortest_edge": 32}  # a resize would blur the stripes
     names = tuple(f"c{index}" for index in range(5))
-    monkeypatch.setattr("synco_hub.hub.classifier.load_classifier", lambda name: (Stripes(10), processor, names))
+    monkeypatch.setattr("synco_hub.hub.loading.load_classifier", lambda name: (Stripes(10), processor, names))
 
     def invoke(*flags):
         base = ["evaluate", "adversarial", "--model", "m", "--dataset", str(tmp_path / "data"), "--device", "cpu"]

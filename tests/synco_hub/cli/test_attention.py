@@ -7,7 +7,7 @@ from PIL import Image
 from synco_hub.cli.attention import _grid
 from synco_hub.cli.options import AttentionOptions
 from synco_hub.data import decode_rgb
-from synco_hub.hub.classifier import LinearHead, load_with_head, save_classifier
+from synco_hub.hub.loading import LinearHead, load_with_head, save_classifier
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 

@@ -11,8 +11,8 @@ from foreign_checkpoints import AUTHORS_CONFIG, moby_like, vit, yacs
 
 from synco_hub.hub import pull as pulling
 from synco_hub.hub.card.model_card import refresh_card
-from synco_hub.hub.install import install_checkpoint
 from synco_hub.hub.publication import publish as publishing
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.data` by the command line, as a user calls it."""
+
 import json
 from dataclasses import replace
 

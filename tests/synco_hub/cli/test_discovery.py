@@ -1,3 +1,5 @@
+"""`synco_hub.cli.discovery` by the command line, as a user calls it."""
+
 import json
 
 import pytest

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.efficiency` by the command line, as a user calls it."""
+
 import subprocess
 
 from command_line import invoke

@@ -67,7 +67,7 @@ def test_a_broken_image_is_skipped_and_named(model, folder, tmp_path):
     [
         (["--k", "37"], "k=37"),
         (["--dataset", "nowhere/at/all"], "nowhere"),
-        (["--batch-size", "many"], "--batch-size many: give a number"),
+        (["--batch-size", "0"], "batch_size=0: a batch holds at least 1"),
     ],
 )
 def test_bad_input_writes_nothing(model, folder, tmp_path, flags, named):
@@ -95,17 +95,18 @@ def test_kept_features_give_the_same_numbers_without_the_model(model, folder, tm
 
 def test_the_way_of_computing_changes_no_number(model, folder, tmp_path):
     results = []
-    for number, flags in enumerate(
-        ([], ["--batch-size", "auto", "--search-precision", "bf16"], ["--batch-size", "5"])
-    ):
+    for number, flags in enumerate(([], ["--num-processes", "2"], ["--batch-size", "5"])):
         done = evaluate(model, folder, tmp_path / f"{number}.json", *flags)
         assert done.exit_code == 0, done.output
         results.append(json.loads((tmp_path / f"{number}.json").read_text()))
     for key in ("metrics", "protocol", "preprocessing"):
         assert results[0][key] == results[1][key] == results[2][key]
-    unknown = evaluate(model, folder, tmp_path / "unknown.json", "--search-precision", "int8")
-    assert unknown.exit_code == 2
-    assert not (tmp_path / "unknown.json").exists()
+
+
+@pytest.mark.parametrize("flags", [["--precision", "int8"], ["--batch-size", "auto"], ["--batch-size", "many"]])
+def test_a_flag_of_another_kind_is_a_usage_error(model, folder, tmp_path, flags):
+    assert evaluate(model, folder, tmp_path / "results.json", *flags).exit_code == 2
+    assert not (tmp_path / "results.json").exists()
 
 
 def test_low_shot_bank_is_stated(model, folder, tmp_path):
@@ -117,7 +118,7 @@ def test_low_shot_bank_is_stated(model, folder, tmp_path):
 
 
 def test_a_classifier_is_measured_and_other_classes_are_refused(folder, tmp_path):
-    from synco_hub.hub.classifier import LinearHead, save_classifier
+    from synco_hub.hub.loading import LinearHead, save_classifier
 
     network = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
     head = LinearHead(torch.randn(3, network.config.hidden_size), torch.zeros(3), ["blue", "green", "red"])

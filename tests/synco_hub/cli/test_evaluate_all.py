@@ -1,10 +1,10 @@
 import pytest
 import torch
-
 from synco_hub.cli.evaluate_all import PROTOCOLS, run_all
 from synco_hub.cli.knn_evaluation import knn_of_model
+
 from synco_hub.features import ExtractionSettings
-from synco_hub.hub.classifier import LinearHead, save_classifier
+from synco_hub.hub.loading import LinearHead, save_classifier
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 

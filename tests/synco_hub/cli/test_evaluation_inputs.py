@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split
 
-from synco_hub.cli.evaluation_inputs import DataChoice, best_device, evaluation_split, fixed_batch_size
 from synco_hub.models import image_processor
 
 
@@ -49,11 +49,3 @@ def test_a_set_of_test_images_beside_a_folder_of_its_name_has_no_training_images
 def test_the_device_is_the_one_asked_for_or_the_best():
     assert best_device("meta") == "meta"
     assert best_device(None) == ("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def test_a_batch_size_is_a_number_or_auto():
-    assert fixed_batch_size("auto") is None
-    assert fixed_batch_size("64") == 64
-    for bad in ("0", "-3", "many", "1.5", "", "AUTO", "²"):
-        with pytest.raises(ValueError, match=f"--batch-size {bad}: give a number of images from 1, or auto"):
-            fixed_batch_size(bad)

@@ -11,7 +11,7 @@ from data_trees.original import WRITERS, imagenet, put, write_original
 
 from synco_hub.data.catalog.rows import CATALOG
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.corruptions.watermarked_images import _watermark
+from synco_hub.data.corruptions import _watermark
 from synco_hub.data.low_shot_lists import LINES
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.list_models` by the command line, as a user calls it."""
+
 import json
 
 from command_line import invoke

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.out_of_distribution` by the command line, as a user calls it."""
+
 import numpy as np
 import pytest
 from command_line import invoke
@@ -10,7 +12,7 @@ from synco_hub.results import EvaluationResult
 @pytest.fixture
 def command(monkeypatch, planted):
     monkeypatch.setattr(
-        "synco_hub.hub.classifier.load_classifier",
+        "synco_hub.hub.loading.load_classifier",
         lambda name: (planted.classifier, planted.processor, planted.names),
     )
 
@@ -76,9 +78,7 @@ def test_any_folder_is_a_set_of_unknown_images(monkeypatch, tmp_path):
     names = tuple(f"c{index}" for index in range(3))
     config = SynCoConfig(backbone="vit-nano", num_labels=3)
     classifier = SynCoForImageClassification(config).eval()
-    monkeypatch.setattr(
-        "synco_hub.hub.classifier.load_classifier", lambda name: (classifier, image_processor(32), names)
-    )
+    monkeypatch.setattr("synco_hub.hub.loading.load_classifier", lambda name: (classifier, image_processor(32), names))
     generator = np.random.default_rng(0)
     for index in range(12):
         for folder in (f"known/train/c{index % 3}", f"known/test/c{index % 3}", "unknown/deep"):

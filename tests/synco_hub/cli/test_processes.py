@@ -44,6 +44,8 @@ class ReplacedError(Exception):
 
 @pytest.fixture
 def started(monkeypatch) -> list[list[str]]:
+    monkeypatch.setenv("MALLOC_ARENA_MAX", "")  # put back afterwards: the command sets it
+    monkeypatch.delenv("MALLOC_ARENA_MAX")
     calls: list[list[str]] = []
 
     def execv(program: str, arguments: list[str]) -> None:
@@ -63,6 +65,15 @@ def test_arguments_reach_the_server(started):
 def test_defaults_listen_on_loopback_only(started):
     invoke(["space"])
     assert started[0][2:] == ["-m", "space_app.app", "--host", "127.0.0.1", "--port", "7860"]
+
+
+@pytest.mark.parametrize(("given", "wanted"), [(None, "2"), ("3", "3")])
+def test_the_server_gets_two_arenas_of_memory_unless_the_operator_chose(started, monkeypatch, given, wanted):
+    if given:
+        monkeypatch.setenv("MALLOC_ARENA_MAX", given)
+    invoke(["space"])
+    assert len(started) == 1
+    assert os.environ["MALLOC_ARENA_MAX"] == wanted
 
 
 def test_a_missing_gradio_and_a_wrong_port_are_said(started, monkeypatch):

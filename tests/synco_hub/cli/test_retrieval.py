@@ -1,4 +1,7 @@
-"""The whole command on a small tree in the official layout, whose average precision is planted by colours."""
+"""The whole command on a small tree in the official layout, whose average precision is planted by colours.
+
+By the command line, as a user calls `synco_hub.cli.retrieval`.
+"""
 
 import json
 import pickle

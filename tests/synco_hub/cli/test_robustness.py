@@ -1,3 +1,5 @@
+"""`synco_hub.cli.robustness` by the command line, as a user calls it."""
+
 import json
 import sys
 from types import SimpleNamespace
@@ -15,7 +17,7 @@ def command(monkeypatch, planted):
     def load(name):
         return planted.classifier, planted.processor, planted.names
 
-    monkeypatch.setattr("synco_hub.hub.classifier.load_classifier", load)
+    monkeypatch.setattr("synco_hub.hub.loading.load_classifier", load)
 
     def invoke(*flags):
         flags = ["evaluate", "robustness", "--model", "planted", "--device", "cpu", *map(str, flags)]

@@ -1,4 +1,7 @@
-"""The whole command on a small tree in the official layout, with planted J and F."""
+"""The whole command on a small tree in the official layout, with planted J and F.
+
+By the command line, as a user calls `synco_hub.cli.video_segmentation`.
+"""
 
 import json
 

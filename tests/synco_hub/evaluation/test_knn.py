@@ -11,7 +11,6 @@ import transformers
 from PIL import Image
 from torch import nn
 
-from synco_hub import batch_autotune
 from synco_hub.data import EvaluationDataset, EvaluationTransform, FractalDataset, FractalParameters, load_image_folder
 from synco_hub.evaluation import (
     evaluate_knn,
@@ -91,25 +90,15 @@ def test_the_numbers_are_those_of_the_features(fractals: Any) -> None:
     assert again.metrics == expected
 
 
-def test_a_batch_size_found_by_timing_is_said_and_changes_nothing(
-    fractals: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_features_of_the_version_before_say_their_batch_size_and_vote_as_others(fractals: Any, tmp_path: Path) -> None:
     train, test = fractals
-    model, fixed = deit(), evaluate_knn(deit(), train, test, ks=[3], settings=QUIET)
-    monkeypatch.setattr(batch_autotune, "_SHARE_OF_DATA", 4)  # 60 images allow a batch of 15, 30 one of 7
-    settings = replace(QUIET, autotune_batch=True)
-    found = evaluate_knn(model, train, test, ks=[3], settings=settings)
-    assert found.notes == ("batch size 8 of the train images was found by autotuning",)
-    assert (found.metrics, fixed.notes) == (fixed.metrics, ())
-    bank, queries = measure_split(model, train, settings), measure_split(model, test, settings)
-    kept, source = load_split(save_split(bank, model_source(model), tmp_path / "train.safetensors"))
+    model = deit()
+    bank, queries = measure_split(model, train, QUIET), measure_split(model, test, QUIET)
+    expected = evaluate_knn_features(bank, queries, model_source(model), ks=[3], progress=False)
+    features = replace(bank.features, facts={**bank.features.facts, "batch_size": "8"})
+    kept, source = load_split(save_split(replace(bank, features=features), model_source(model), tmp_path / "bank"))
     again = evaluate_knn_features(kept, queries, source, ks=[3], progress=False)
-    assert (again.metrics, again.notes) == (found.metrics, found.notes)
-
-
-def test_an_unknown_precision_is_refused_before_any_forward_pass(fractals: Any) -> None:
-    with pytest.raises(ValueError, match="search precision 'half': choose one of"):
-        evaluate_knn(deit(), *fractals, settings=QUIET, precision="half")  # type: ignore[arg-type]
+    assert (again.metrics, again.notes) == (expected.metrics, ())
 
 
 def test_a_bank_that_holds_the_queries_is_right_at_k_1(fractals: Any) -> None:

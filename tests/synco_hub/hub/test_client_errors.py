@@ -5,7 +5,7 @@ import pytest
 from huggingface_hub import get_session
 from huggingface_hub.errors import HfHubHTTPError, OfflineModeIsEnabled
 
-from synco_hub.hub.client_errors import explained, no_silence_above
+from synco_hub.hub.client_errors import explain_errors, limit_silence
 
 
 def answer(status: int) -> HfHubHTTPError:
@@ -33,19 +33,19 @@ def answer(status: int) -> HfHubHTTPError:
     ],
 )
 def test_every_failure_is_one_line_that_says_what_to_do(error, line):
-    with pytest.raises(OSError, match="pulling a/b") as caught, explained("pulling", "a/b", "Repeat."):
+    with pytest.raises(OSError, match="pulling a/b") as caught, explain_errors("pulling", "a/b", "Repeat."):
         raise error
     assert line in str(caught.value)
     assert "\n" not in str(caught.value)
 
 
 def test_a_wrong_value_is_nothing_of_the_connections():
-    with pytest.raises(ValueError, match="as it was"), explained("pulling", "a/b", "Repeat."):
+    with pytest.raises(ValueError, match="as it was"), explain_errors("pulling", "a/b", "Repeat."):
         raise ValueError("as it was")
 
 
 def test_a_limit_of_silence_ends_with_its_context():
     before = get_session().timeout
-    with no_silence_above(7.0):
+    with limit_silence(7.0):
         assert get_session().timeout.read == 7.0
     assert get_session().timeout == before

@@ -2,11 +2,22 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from synco_hub.evaluation.dense.any_size import any_size_features
 from synco_hub.feature_adapter import feature_rule, image_features
-from synco_hub.hub.loading import check_model_name, load_model, model_facts
-from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.hub.loading import (
+    HEAD_FACTS,
+    LinearHead,
+    check_model_name,
+    load_classifier,
+    load_model,
+    load_with_head,
+    model_facts,
+    save_classifier,
+)
+from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+from synco_hub.visualization import attention_maps, class_score
 
 
 @pytest.fixture(autouse=True)
@@ -70,3 +81,108 @@ def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeyp
             any_size_features(model, pixels[..., :60, :96], feature_rule(model))
     with pytest.raises(ValueError, match=r"no model 'vit_tini_patch16_224'.*vit_tiny_patch16_224"):
         load_model("timm:vit_tini_patch16_224")
+
+
+def test_our_backbone_becomes_a_whole_classifier(tmp_path):
+    torch.manual_seed(0)
+    network = SynCoModel(SynCoConfig(backbone="swin-nano")).eval()
+    head = LinearHead(torch.randn(3, 96), torch.randn(3), ("a", "b", "c"))
+    save_classifier(tmp_path / "run", "mine", network, image_processor(32), head)
+    classifier, processor, names = load_classifier(str(tmp_path / "run"))
+    assert isinstance(classifier, SynCoForImageClassification)
+    assert names == ("a", "b", "c")
+    assert processor.crop_size["height"] == 32
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(images).pooler_output @ head.weight.T + head.bias
+        assert torch.allclose(classifier(images).logits, expected, atol=1e-6)
+
+
+def test_a_foreign_backbone_is_named(tmp_path):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    torch.manual_seed(1)
+    network = ViTModel(config, add_pooling_layer=False).eval()
+    network.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    head = LinearHead(torch.randn(2, 16), torch.randn(2), ("a", "b"), multi_label=True)
+    save_classifier(tmp_path / "run", str(tmp_path / "vit"), network, image_processor(32), head)
+    classifier, _, _ = load_classifier(str(tmp_path / "run"))
+    images = torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        expected = network(images).last_hidden_state[:, 0] @ head.weight.T + head.bias
+        assert torch.allclose(classifier(images).logits, expected, atol=1e-6)
+    assert classifier.multi_label
+    facts = (tmp_path / "run" / HEAD_FACTS).read_text()
+    (tmp_path / "run" / HEAD_FACTS).write_text(facts.replace('"a",', ""))
+    with pytest.raises(ValueError, match="2 outputs and 1 class names"):
+        load_classifier(str(tmp_path / "run"))
+    with pytest.raises(ValueError, match="has no trained classifier"):
+        load_classifier(str(tmp_path / "vit"))
+
+
+def test_a_head_comes_along_where_there_is_one(tmp_path):
+    torch.manual_seed(2)
+    network, images = SynCoModel(SynCoConfig(backbone="vit-nano")).eval(), torch.randn(2, 3, 32, 32)
+    head = LinearHead(torch.randn(3, network.config.hidden_size), torch.randn(3), ("fern", "tree", "leaf"))
+    save_classifier(tmp_path / "headed", "mine", network, image_processor(32), head)
+    network.save_pretrained(tmp_path / "bare")
+    image_processor(32).save_pretrained(tmp_path / "bare")
+    bare, _ = load_with_head(str(tmp_path / "bare"))
+    assert isinstance(bare, SynCoModel)
+    headed, processor = load_with_head(str(tmp_path / "headed"))
+    assert processor.crop_size["height"] == 32
+    assert not headed.training
+    with torch.no_grad():
+        chosen = (network(images).pooler_output @ head.weight.T + head.bias).argmax(dim=1)
+        said = class_score(headed, images).descriptions
+    assert said == [f"score of predicted class {head.class_names[index]}" for index in chosen]
+    torch.testing.assert_close(attention_maps(headed, images).cls, attention_maps(bare, images).cls)
+    # A configuration that promises a head without its weights must not give a random one.
+    bare_config = (tmp_path / "headed" / "config.json").read_text()
+    (tmp_path / "bare" / "config.json").write_text(bare_config)
+    assert isinstance(load_with_head(str(tmp_path / "bare"))[0], SynCoModel)
+
+
+def test_the_head_on_a_foreign_backbone_is_looked_through(tmp_path):
+    torch.manual_seed(3)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    network, images = ViTModel(config, add_pooling_layer=False).eval(), torch.randn(2, 3, 32, 32)
+    network.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    head = LinearHead(torch.randn(2, 16), torch.randn(2), ("a", "b"))
+    save_classifier(tmp_path / "run", str(tmp_path / "vit"), network, image_processor(32), head)
+    model, _ = load_with_head(str(tmp_path / "run"))
+    with torch.no_grad():
+        score = class_score(model, images)
+        logits = network(images).last_hidden_state[:, 0] @ head.weight.T + head.bias
+    torch.testing.assert_close(score.values, logits.max(dim=1).values)
+    assert score.descriptions == [f"score of predicted class {'ab'[index]}" for index in logits.argmax(dim=1)]
+    torch.testing.assert_close(attention_maps(model, images).cls, attention_maps(network, images).cls)
+
+
+def test_what_a_probe_of_a_foreign_backbone_left_serves_as_model_from_anywhere(tmp_path, monkeypatch):
+    torch.manual_seed(4)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    network = ViTModel(config, add_pooling_layer=False).eval()
+    network.save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    monkeypatch.chdir(tmp_path)
+    for run, trained_on in (("first", "vit"), ("second", "first")):
+        head = LinearHead(torch.randn(2, 16), torch.randn(2), ("a", "b"))
+        save_classifier(tmp_path / run, trained_on, network, image_processor(32), head)
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    images = torch.randn(2, 3, 32, 32)
+    for run in ("first", "second"):
+        backbone, _ = load_model(f"../{run}")
+        classifier, _, _ = load_classifier(f"../{run}")
+        with torch.no_grad():
+            expected = network(images).last_hidden_state
+            torch.testing.assert_close(backbone(images).last_hidden_state, expected)
+            torch.testing.assert_close(classifier.base_model(images).last_hidden_state, expected)

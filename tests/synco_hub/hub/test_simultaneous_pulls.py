@@ -1,7 +1,8 @@
-"""Two pulls at once, held at the moments at which they would hurt each other, and one that is killed there."""
+"""Two pulls at once, held at the moments at which they would hurt each other, one killed there, and their lock."""
 
 import logging
 import os
+import signal
 import subprocess
 import sys
 import threading
@@ -15,11 +16,18 @@ from loopback_hub.server import TOKEN
 from transformers import AutoModel
 
 from synco_hub.hub import pull as pulling
-from synco_hub.hub.pull import pull
+from synco_hub.hub.pull import exclusive_lock, pull
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.zoo import checkpoint_directory, home_directory, list_models
 
 REPO = "tester/mine"
+_HOLDER = """
+import sys, time
+from synco_hub.hub.pull import exclusive_lock
+with exclusive_lock("a"):
+    print("holds", flush=True)
+    time.sleep(600)
+"""
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +60,7 @@ def meeting():
     made = Meeting()
     signal = logging.Handler()
     signal.emit = lambda record: made.both.set()
-    logger = logging.getLogger("synco_hub.hub.one_at_a_time")
+    logger = logging.getLogger("synco_hub.hub.pull")
     logger.addHandler(signal)
     yield made
     logger.removeHandler(signal)
@@ -170,3 +178,63 @@ def test_what_stopped_pulls_of_other_revisions_left_is_removed(hub_api, tmp_path
         (folder / name).mkdir(parents=True)
     pull(REPO, api=hub_api)
     assert [path.name for path in folder.iterdir()] == [f"tester--mine-too@{'0' * 40}"]
+
+
+def test_a_second_thread_waits_for_the_first_and_another_work_does_not(caplog):
+    steps, inside, leave = [], threading.Event(), threading.Event()
+
+    def first():
+        with exclusive_lock("a"):
+            inside.set()
+            leave.wait(30)
+            steps.append("first ends")
+
+    def second():
+        with exclusive_lock("a"):
+            steps.append("second begins")
+
+    threads = [threading.Thread(target=work) for work in (first, second)]
+    threads[0].start()
+    assert inside.wait(30)
+    with exclusive_lock("b"):
+        steps.append("another")
+    with caplog.at_level(logging.WARNING):
+        threads[1].start()
+        while not caplog.records:
+            threads[1].join(0.01)
+    assert "another process is at a: waiting" in caplog.text
+    leave.set()
+    for thread in threads:
+        thread.join(30)
+    assert steps == ["another", "first ends", "second begins"]
+
+
+def test_an_error_inside_lets_go():
+    with pytest.raises(KeyError), exclusive_lock("a"):
+        raise KeyError("inside")
+    with exclusive_lock("a"):
+        pass
+
+
+def test_nobody_waits_for_a_process_that_was_killed():
+    with subprocess.Popen([sys.executable, "-c", _HOLDER], stdout=subprocess.PIPE, text=True) as holder:
+        assert holder.stdout.readline() == "holds\n"
+        entered = threading.Event()
+
+        def wait():
+            with exclusive_lock("a"):
+                entered.set()
+
+        waiting = threading.Thread(target=wait)
+        waiting.start()
+        assert not entered.wait(0.3)
+        os.kill(holder.pid, signal.SIGKILL)
+        waiting.join(30)
+        assert entered.is_set()
+
+
+def test_a_home_that_cannot_be_written_is_an_error_of_the_system(tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("in the way")
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "file"))
+    with pytest.raises(OSError, match="file"), exclusive_lock("a"):
+        pass

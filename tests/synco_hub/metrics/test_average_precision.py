@@ -1,9 +1,23 @@
+"""Operating points against a loop over thresholds; average precision against scikit-learn and its definition."""
+
 import numpy as np
 import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from synco_hub.metrics import average_precision, voc_average_precision_11_point
+from synco_hub.metrics import average_precision, operating_points, voc_average_precision_11_point
+
+
+def test_counts_equal_a_loop_over_thresholds():
+    generator = torch.Generator().manual_seed(0)
+    scores = torch.randint(6, (50,), generator=generator).float()
+    targets = torch.randint(-1, 2, (50,), generator=generator)
+    found, false = operating_points(scores, targets)
+    for position, threshold in enumerate(sorted(set(scores[targets != -1].tolist()), reverse=True)):
+        called = scores >= threshold
+        assert found[position] == (called & (targets == 1)).sum()
+        assert false[position] == (called & (targets == 0)).sum()
+    assert len(found) == position + 1
 
 
 def draw(seed, ties, count=80):

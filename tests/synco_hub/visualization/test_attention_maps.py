@@ -1,19 +1,29 @@
-"""Maps against loops over patches, closed forms, and DINO's threshold written out."""
+"""Maps against loops over patches, closed forms, and DINO's threshold written out.
+
+Rollout against a numpy loop over tokens, limits, and a model's own attentions; unfolding undoes each library's
+partition into windows.
+"""
 
 import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
+from timm.models.swin_transformer import window_partition
 from torch import Tensor
+from transformers import SwinConfig, SwinModel, ViTConfig, ViTModel
 
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.visualization import (
     AttentionMaps,
     attention_maps,
+    attention_rollout,
     class_attention,
     mass_mask,
     patch_self_attention,
+    rollout,
+    unfold_windows,
+    window_attention,
 )
 from synco_hub.visualization.attention_maps import upsample
 
@@ -144,3 +154,147 @@ def test_thresholded_maps_and_single_images() -> None:
     assert torch.equal(maps[-1].heads, maps.heads[1:])
     with pytest.raises(IndexError, match="image 2 of a batch of 2"):
         maps[2]
+
+
+def attention_of_blocks(blocks: int, seed: int, tokens: int = 7) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [(2 * torch.randn(2, 3, tokens, tokens, generator=generator)).softmax(-1) for _ in range(blocks)]
+
+
+def loop(attentions: list[np.ndarray]) -> np.ndarray:
+    """Follows the flow from every output token back through the blocks, one token at a time."""
+    batch, heads, tokens, _ = attentions[0].shape
+    result = np.zeros((batch, tokens, tokens))
+    for image in range(batch):
+        for output in range(tokens):
+            flow = np.zeros(tokens)
+            flow[output] = 1.0
+            for attention in reversed(attentions):
+                before = np.zeros(tokens)
+                for reader in range(tokens):
+                    before[reader] += 0.5 * flow[reader]
+                    for read in range(tokens):
+                        before[read] += 0.5 * flow[reader] * attention[image, :, reader, read].sum() / heads
+                flow = before
+            result[image, output] = flow
+    return result
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 5])
+def test_rollout_equals_the_loop(blocks):
+    attentions = attention_of_blocks(blocks, blocks)
+    np.testing.assert_allclose(rollout(attentions), loop([each.double().numpy() for each in attentions]), atol=1e-6)
+
+
+def test_limits():
+    eye = torch.eye(5).expand(1, 2, 5, 5)
+    assert torch.equal(rollout([eye, eye])[0], torch.eye(5))
+    torch.testing.assert_close(rollout(attention_of_blocks(4, 0)).sum(-1), torch.ones(2, 7))
+    with pytest.raises(ValueError, match="at least one block"):
+        rollout([])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (32, 64)])
+def test_a_fused_model_is_rolled_out_like_its_own_attentions(size):
+    torch.manual_seed(0)
+    model = SynCoModel(SynCoConfig(backbone="vit-nano")).eval()
+    pixels = torch.randn(2, 3, *size)
+    with torch.no_grad():
+        attentions = model(pixels, output_attentions=True, interpolate_pos_encoding=True).attentions
+    expected = loop([each.double().numpy() for each in attentions])[:, 0, 1:]
+    found = attention_rollout(model, pixels)
+    assert found.shape == (2, size[0] // 8, size[1] // 8)
+    np.testing.assert_allclose(found.flatten(1), expected, atol=1e-5)
+
+
+def test_a_stock_vit_is_rolled_out_and_a_swin_refused():
+    torch.manual_seed(0)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=8, image_size=16, patch_size=8
+    )
+    model = ViTModel(config, add_pooling_layer=False).eval()
+    pixels = torch.randn(1, 3, 16, 16)
+    found = attention_rollout(model, pixels)
+    model.set_attn_implementation("eager")
+    with torch.no_grad():
+        attentions = model(pixels, output_attentions=True).attentions
+    np.testing.assert_allclose(found.flatten(1), loop([each.numpy() for each in attentions])[:, 0, 1:], atol=1e-5)
+    with pytest.raises(ValueError, match="within windows"):
+        attention_rollout(SynCoModel(SynCoConfig(backbone="swin-nano")), torch.randn(1, 3, 32, 32))
+
+
+@pytest.mark.parametrize("pads_first", [True, False])
+@pytest.mark.parametrize(
+    ("grid", "shift"), [((8, 12), (0, 0)), ((8, 12), (2, 2)), ((7, 10), (2, 1)), ((3, 4), (0, 0))]
+)
+def test_unfolding_puts_every_token_back_where_it_was(grid, shift, pads_first):
+    rows, columns = grid
+    numbers = torch.arange(2.0 * rows * columns).reshape(2, rows, columns, 1)
+    pad = torch.nn.ConstantPad2d((0, -columns % 4, 0, -rows % 4), -1.0)
+    back = (-shift[0], -shift[1])
+    rolled_last, rolled_first = pad(numbers[..., 0]).roll(back, dims=(1, 2)), pad(numbers[..., 0].roll(back, (1, 2)))
+    cut = rolled_last if pads_first else rolled_first
+    windows = window_partition(cut[..., None], (4, 4)).reshape(-1, 16)
+    assert torch.equal(unfold_windows(windows, grid, (4, 4), shift, pads_first), numbers[..., 0])
+
+
+def received(weights: torch.Tensor) -> torch.Tensor:
+    """By a loop: mean attention from the others of the window, heads averaged."""
+    mean = weights.mean(dim=1)
+    tokens = mean.shape[-1]
+    return torch.stack(
+        [sum(mean[:, giver, taker] for giver in range(tokens) if giver != taker) for taker in range(tokens)], dim=1
+    ) / (tokens - 1)
+
+
+@pytest.mark.parametrize("block", [0, 1, -1])
+def test_maps_of_our_swin_are_its_attentions_put_back(block):
+    torch.manual_seed(0)
+    model, pixels = SynCoModel(SynCoConfig(backbone="swin-nano")).eval(), torch.randn(2, 3, 32, 32)
+    with torch.no_grad():
+        weights = model(pixels, output_attentions=True).attentions[block]
+    blocks = [module for stage in model.backbone.layers for module in stage.blocks]
+    chosen = blocks[block]
+    grid = chosen.input_resolution
+    expected = unfold_windows(received(weights), grid, chosen.window_size, chosen.shift_size)
+    found = window_attention(model, pixels, block)
+    assert found.shape == (2, *grid)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+def test_maps_of_a_stock_swin(implementation):
+    torch.manual_seed(0)
+    config = SwinConfig(
+        image_size=24, patch_size=2, embed_dim=8, depths=[2, 1], num_heads=[1, 2], window_size=5, drop_path_rate=0.0
+    )
+    model = SwinModel(config, add_pooling_layer=False).eval()
+    model.set_attn_implementation("eager")
+    pixels = torch.randn(1, 3, 24, 24)
+    with torch.no_grad():
+        weights = model(pixels, output_attentions=True).attentions[0]  # of the stage's last block
+    model.set_attn_implementation(implementation)
+    found = window_attention(model, pixels, 1)
+    expected = unfold_windows(received(weights), (12, 12), (5, 5), (2, 2), pads_first=True)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-4)
+
+
+def test_a_timm_swin_at_224_attends_over_the_whole_image_in_its_last_block():
+    torch.manual_seed(0)
+    model = timm.create_model(
+        "swin_tiny_patch4_window7_224", img_size=56, embed_dim=8, depths=(1, 1), num_heads=(1, 2), num_classes=0
+    ).eval()
+    found = window_attention(model, torch.randn(1, 3, 56, 56))
+    assert found.shape == (1, 7, 7)
+    assert float(found.sum()) == pytest.approx(1.0, abs=0.1)  # each token gives 1, less what it keeps
+
+
+def test_what_does_not_fit_is_refused():
+    pixels = torch.randn(1, 3, 32, 32)
+    with pytest.raises(ValueError, match="is no Swin"):
+        window_attention(SynCoModel(SynCoConfig(backbone="vit-nano")), pixels)
+    swin = SynCoModel(SynCoConfig(backbone="swin-nano"))
+    with pytest.raises(ValueError, match="block=99"):
+        window_attention(swin, pixels, 99)
+    with pytest.raises(ValueError, match="Grad-CAM"):
+        attention_maps(swin, pixels)

@@ -1,3 +1,5 @@
+"""What `trainers.classification.classification_trainer` does for the probe and for fine-tuning alike."""
+
 import pytest
 import torch
 

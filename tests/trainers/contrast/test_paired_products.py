@@ -3,9 +3,15 @@
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from trainers.contrast import paired_products, synthetic_draws
-from trainers.contrast.paired_products import products_of_pairs, products_with_rows, similarity_to
+from trainers.contrast.paired_products import (
+    computes_eagerly_on_cpu,
+    products_of_pairs,
+    products_with_rows,
+    similarity_to,
+)
 
 
 def random(*shape: int, seed: int) -> Tensor:
@@ -67,3 +73,36 @@ def test_similarity_to_is_a_dot_product_per_vector() -> None:
     left, vectors = random(3, 7, seed=17), random(3, 5, 7, seed=18)
     expected = torch.tensor([[torch.dot(left[i], vectors[i, j]).item() for j in range(5)] for i in range(3)])
     torch.testing.assert_close(similarity_to(left, vectors).float(), expected)
+
+
+def test_a_tensor_on_a_cpu_is_computed_eagerly() -> None:
+    assert computes_eagerly_on_cpu(torch.empty(2))
+
+
+def test_a_tensor_elsewhere_is_not() -> None:
+    assert not computes_eagerly_on_cpu(torch.empty(2, device="meta"))
+
+
+def test_nor_is_one_without_values() -> None:
+    with FakeTensorMode():
+        assert not computes_eagerly_on_cpu(torch.empty(2))
+
+
+def test_nor_is_one_in_a_compiler_s_trace() -> None:
+    def answer(tensor: torch.Tensor) -> torch.Tensor:
+        return tensor + (1 if computes_eagerly_on_cpu(tensor) else 2)
+
+    torch._dynamo.reset()
+    assert torch.compile(answer, backend="eager", fullgraph=True)(torch.zeros(1)).item() == 2
+    assert answer(torch.zeros(1)).item() == 1
+
+
+def test_nor_is_a_wrapped_one_of_torch_func() -> None:
+    seen = []
+
+    def loss(tensor: torch.Tensor) -> torch.Tensor:
+        seen.append(computes_eagerly_on_cpu(tensor.detach()))
+        return tensor.sum()
+
+    torch.func.grad(loss)(torch.ones(3))
+    assert seen == [False]

@@ -29,7 +29,6 @@ def test_the_defaults_are_the_paper_s() -> None:
     assert config.temperature == 0.2
     assert (config.interpolation_range, config.extrapolation_range, config.mixup_range) == ((0, 0.5), (1, 1.5), (0, 1))
     assert (config.noise_std, config.gradient_step, config.adversarial_step) == (0.01, 0.01, 0.01)
-    assert config.noise == "independent"
 
 
 def test_kinds_come_in_the_paper_s_order_without_those_of_count_0() -> None:
@@ -47,7 +46,6 @@ def test_shapes_and_constants() -> None:
     for count, kind in enumerate(KINDS, start=1):
         assert draws[kind].negative.shape == (5, count)
         assert (draws[kind].partner is not None) == (kind == "mixup")
-        assert draws[kind].noise_law is None
         assert torch.broadcast_shapes(draws[kind].coefficient.shape, (5, count)) == (5, count)
     assert draws["gradient_perturbation"].coefficient.item() == pytest.approx(0.3)
     assert draws["noise_injection"].coefficient.item() == pytest.approx(0.01)
@@ -67,18 +65,6 @@ def test_coefficients_and_choices_follow_their_uniform_laws() -> None:
     # Drawn with replacement, and n independent of n′.
     assert len(torch.unique(draws["interpolation"].negative[0])) < 128
     assert (partner == draws["mixup"].negative).float().mean().item() == pytest.approx(1 / 40, abs=0.01)
-
-
-def test_the_noise_law_is_two_normals_and_a_chi_square() -> None:
-    config = SyntheticNegativesConfig(noise="marginal")
-    law = draw_synthetic(config, torch.ones(60, 11, dtype=torch.float64), generator(3))["noise_injection"].noise_law
-    assert law is not None
-    along, across, rest = (each.flatten().numpy() for each in law)
-    assert stats.kstest(along, stats.norm.cdf).pvalue > 1e-3
-    assert stats.kstest(across, stats.norm.cdf).pvalue > 1e-3
-    assert stats.kstest(rest, stats.chi2(9).cdf).pvalue > 1e-3
-    assert abs(stats.spearmanr(along, across).statistic) < 0.05
-    assert abs(stats.spearmanr(along, rest).statistic) < 0.05
 
 
 def test_noise_vectors_are_standard_normal_and_independent() -> None:
@@ -113,7 +99,7 @@ def test_chunks_cover_the_batch_once_and_fit_into_their_memory(batch: int, count
 
 
 def test_everything_comes_from_the_generator() -> None:
-    config, query = SyntheticNegativesConfig(noise="marginal"), torch.ones(3, 8)
+    config, query = SyntheticNegativesConfig(), torch.ones(3, 8)
     before = torch.get_rng_state()
     first, second, third = (draw_synthetic(config, query, generator(seed)) for seed in (5, 5, 6))
     next(draw_noise(query, 4, generator(5)))
@@ -146,7 +132,6 @@ def test_without_a_generator_the_global_one_is_used() -> None:
         ({"noise_std": -0.01}, "noise_std=-0.01 must be finite and not negative"),
         ({"gradient_step": math.inf}, "gradient_step=inf must be finite"),
         ({"adversarial_step": -1.0}, "adversarial_step=-1.0 must be finite and not negative"),
-        ({"noise": "gaussian"}, "noise='gaussian' must be"),
     ],
 )
 def test_settings_out_of_range_are_refused(settings: dict[str, object], message: str) -> None:

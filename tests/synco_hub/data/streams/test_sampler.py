@@ -2,6 +2,7 @@
 
 import sys
 import threading
+import time
 from collections import Counter
 from itertools import chain
 from pathlib import Path
@@ -12,7 +13,7 @@ from torch.utils.data import DataLoader
 from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.images import SPARE, StreamCollator, StreamedBatches
 from synco_hub.data.streams.retries import StreamReadError
-from synco_hub.data.streams.sampler import StreamBatchSampler, StreamSampler, StreamSettings
+from synco_hub.data.streams.sampler import StreamBatchSampler, StreamSampler, StreamSettings, _ReadAhead
 from synco_hub.data.streams.source import open_stream
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -194,3 +195,74 @@ def test_impossible_settings_are_refused():
         StreamSettings(shuffle_buffer=-1)
     with pytest.raises(ValueError, match="--stream-retries -2"):
         StreamSettings(retries=-2)
+
+
+def test_a_thread_gives_rows_in_order_and_the_end_is_the_end():
+    reader = _ReadAhead(lambda wait: iter(range(200)), rows_ahead=3)
+    assert list(reader) == list(range(200))
+    with pytest.raises(StopIteration):
+        next(reader)
+
+
+def test_an_error_comes_out_behind_the_rows_before_it():
+    def rows(wait):
+        yield 1
+        raise ConnectionError("gone")
+
+    reader = _ReadAhead(rows)
+    assert next(reader) == 1
+    with pytest.raises(ConnectionError, match="gone"):
+        next(reader)
+
+
+def test_a_thread_reads_no_further_ahead_than_told_and_stops_when_closed():
+    read, before = [], threading.active_count()
+
+    def rows(wait):
+        for row in range(10_000):
+            read.append(row)
+            yield row
+
+    reader = _ReadAhead(rows, rows_ahead=5)
+    assert next(reader) == 0
+    deadline = time.monotonic() + 10
+    while len(read) < 7 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(read) == 7  # one taken, five waiting, one in hand
+    reader.close()
+    assert threading.active_count() == before
+    assert len(read) == 7
+    assert list(reader) == []
+
+
+def test_closing_ends_a_threads_pause():
+    paused = threading.Event()
+
+    def rows(wait):
+        paused.set()
+        wait(3600)
+        yield 1
+
+    reader = _ReadAhead(rows)
+    assert paused.wait(10)
+    reader.close()
+    assert not reader._thread.is_alive()
+
+
+def test_a_reader_may_be_closed_in_its_own_thread():
+    readers, failures = [], []
+    started = threading.Event()
+
+    def rows(wait):
+        started.wait(10)
+        try:
+            readers[0].close()
+        except RuntimeError as error:
+            failures.append(error)
+        yield 1
+
+    readers.append(_ReadAhead(rows))
+    started.set()
+    readers[0]._thread.join(10)
+    assert failures == []
+    assert list(readers[0]) == []

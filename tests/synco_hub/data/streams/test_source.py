@@ -1,15 +1,17 @@
 """From a name or path to raw rows, and every way in which that cannot be."""
 
 import sys
+import tarfile
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
 from synco_hub.data.hub_source import HubSource
-from synco_hub.data.streams.source import StreamSource, open_stream
+from synco_hub.data.streams.source import StreamSource, _rows_of_shard, open_stream
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stream_tables import parquet_folder, png, webdataset_folder
@@ -117,3 +119,36 @@ def test_an_epoch_needs_a_length(tmp_path):
     empty = open_stream(HubSource(str(parquet_folder(tmp_path, [0, 0]))))
     with pytest.raises(ValueError, match="hold no rows"):
         empty.images()
+
+
+def test_counts_are_those_of_reading(tmp_path):
+    for folder, kind in (
+        (parquet_folder(tmp_path / "p", [3, 0, 11]), "parquet"),
+        (webdataset_folder(tmp_path / "w", [4, 9]), "webdataset"),
+    ):
+        for file in sorted(folder.iterdir()):
+            if file.name.startswith("train-00001-of"):
+                assert _rows_of_shard(str(file)) == 0
+                continue
+            read = datasets.load_dataset(kind, data_files=str(file), split="train", streaming=True)
+            assert _rows_of_shard(str(file)) == sum(1 for _ in read)
+
+
+def test_tar_members_that_are_no_samples_do_not_count(tmp_path):
+    (tmp_path / "b.c").mkdir()
+    for name in ("README", "._a.png", "x.png", "x.cls", "b.c/y.png"):
+        (tmp_path / name).write_bytes(b"1")
+    with tarfile.open(tmp_path / "s.tar", "w") as archive:
+        for name in ("README", "._a.png", "x.cls", "x.png", "b.c"):
+            archive.add(tmp_path / name, name)
+    assert _rows_of_shard(str(tmp_path / "s.tar")) == 2
+
+
+def test_what_is_not_here_is_unknown_and_what_is_damaged_is_refused(tmp_path):
+    assert _rows_of_shard("hf://datasets/a/b@1/train.parquet") is None
+    (tmp_path / "rows.arrow").write_bytes(b"x")
+    assert _rows_of_shard(str(tmp_path / "rows.arrow")) is None
+    for name in ("a.parquet", "a.tar"):
+        (tmp_path / name).write_bytes(b"no table" * 100)
+        with pytest.raises(ValueError, match=rf"{name}: a damaged shard .* take it out"):
+            _rows_of_shard(str(tmp_path / name))

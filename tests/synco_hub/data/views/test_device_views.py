@@ -1,21 +1,34 @@
 import colorsys
+import itertools
+import math
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import torchvision.transforms.v2.functional as F
 from PIL import Image
+from pillow_views import PillowTwoViewTransform, apply_view
 from pretended_gpu import pretended_gpu
 from scipy import stats
 
 from synco_hub.data.random_keys import random_key
-from synco_hub.data.views.device_views import DeviceViews, finished_views
-from synco_hub.data.views.draw_row import draw_row
-from synco_hub.data.views.split_views import SplitTwoViewTransform
-from synco_hub.data.views.two_view_dataset import TwoViewCollator
-from synco_hub.data.views.two_view_parameters import TwoViewParameters
-from synco_hub.data.views.two_views import TwoViewTransform, apply_view
-from synco_hub.data.views.view_draw import ColorJitterDraw, ViewDraw, draw_view
+from synco_hub.data.views.dataset import TwoViewCollator
+from synco_hub.data.views.device_views import (
+    DeviceViews,
+    SplitTwoViewTransform,
+    _adjust_hue,
+    _blend,
+    _color_jitter,
+    _gaussian_blur,
+    _gray,
+    _kernel_weights,
+    _reflected_offsets,
+    finished_views,
+)
+from synco_hub.data.views.draws import DRAW_ROW, ColorJitterDraw, ViewDraw, draw_row, draw_view
+from synco_hub.data.views.parameters import TwoViewParameters
+from synco_hub.data.views.worker_views import crop_resized
 
 PLAIN = TwoViewParameters(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))  # views in grey levels
 STILL = ViewDraw(0, 0, 32, 32, False, None, False, None, False)
@@ -45,8 +58,8 @@ def only(step: int, value: float) -> ColorJitterDraw:
     return ColorJitterDraw(*values, (step,))
 
 
-# Grey levels between the device pass and the reference path: most for any channel value, and on average. The
-# reference rounds to 8 bits after every step (Pillow's blends even cut off) and keeps the hue in 8 bits.
+# Grey levels between the device pass and Pillow's: most for any channel value, and on average. The
+# latter rounds to 8 bits after every step (Pillow's blends even cut off) and keeps the hue in 8 bits.
 @pytest.mark.parametrize(
     ("changes", "most", "mean"),
     [
@@ -77,7 +90,7 @@ def test_each_step_alone_is_the_references(changes: dict, most: float, mean: flo
 @pytest.mark.parametrize("size", [32, 96])
 def test_all_together_are_the_references(size: int) -> None:
     images = [photograph(index) for index in range(60)]
-    split, reference = SplitTwoViewTransform(size, PLAIN), TwoViewTransform(size, PLAIN)
+    split, reference = SplitTwoViewTransform(size, PLAIN), PillowTwoViewTransform(size, PLAIN)
     expected = [reference(image, key) for key, image in enumerate(images)]
     views = finished(split, [split(np.array(image), key) for key, image in enumerate(images)])
     for view in (0, 1):
@@ -251,3 +264,159 @@ def test_blur_in_the_outputs(view: int) -> None:
     assert share_matches(seen, probability * 1.75 / 1.9)
     assert is_uniform(sigma[seen], 0.25, 2.0)
     assert int((share > 0).sum()) <= COUNT * (probability + 0.02)
+
+
+def image(seed: int, width: int = 50, height: int = 37) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def test_a_view_is_its_crop_and_its_draw() -> None:
+    picture = image(0)
+    for view, cropped in enumerate(SplitTwoViewTransform(32)(picture, 77)):
+        draw = draw_view(TwoViewParameters(), view, 50, 37, 77)
+        assert np.array_equal(cropped.crop, crop_resized(picture, draw, 32))
+        assert torch.equal(cropped.draw, torch.tensor(draw_row(draw), dtype=torch.float32))
+        assert (cropped.crop.dtype, cropped.crop.shape) == (torch.uint8, (32, 32, 3))
+        assert (cropped.draw.dtype, cropped.draw.shape) == (torch.float32, (len(DRAW_ROW),))
+
+
+def test_crops_are_a_function_of_their_key_that_leaves_global_generators_alone() -> None:
+    transform, picture = SplitTwoViewTransform(16), image(1)
+    state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
+    first, again, other = transform(picture, 5), transform(picture, 5), transform(picture, 6)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert np.array_equal(np.random.get_state()[1], numpy_state)
+    assert all(torch.equal(a, b) for x, y in zip(first, again, strict=True) for a, b in zip(x, y, strict=True))
+    assert not torch.equal(first[0].crop, other[0].crop)
+    assert not torch.equal(first[0].crop, first[1].crop)
+
+
+def test_the_other_half_knows_size_and_parameters() -> None:
+    parameters = TwoViewParameters(mean=(0.1, 0.2, 0.3), solarization_threshold=51)
+    half = SplitTwoViewTransform(64, parameters).device_half()
+    assert isinstance(half, DeviceViews)
+    assert half.offsets.shape == (4, 64, 64)
+    assert half.mean.flatten().tolist() == pytest.approx([0.1, 0.2, 0.3])
+    assert half.solarization_threshold == pytest.approx(0.2)
+
+
+def test_impossible_size() -> None:
+    with pytest.raises(ValueError, match="image size 0"):
+        SplitTwoViewTransform(0)
+
+
+def random_images(seed: int, count: int = 24) -> torch.Tensor:
+    return torch.rand(count, 3, 9, 7, generator=torch.Generator().manual_seed(seed))
+
+
+def column(values: torch.Tensor) -> torch.Tensor:
+    return values[:, None, None, None]
+
+
+def test_gray_weights() -> None:
+    images = random_images(0)
+    expected = images.movedim(1, -1) @ torch.tensor([0.299, 0.587, 0.114])
+    torch.testing.assert_close(_gray(images)[:, 0], expected)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shares"), [("brightness", (0.0, 0.0)), ("contrast", (0.0, 1.0)), ("saturation", (1.0, 0.0))]
+)
+def test_each_blend_is_torchvisions(kind: str, shares: tuple[float, float]) -> None:
+    images = random_images(1)
+    factors = torch.empty(24).uniform_(0.2, 1.8, generator=torch.Generator().manual_seed(2))
+    gray_share, mean_share = (torch.full((24, 1, 1, 1), share) for share in shares)
+    ours = _blend(images, column(factors), gray_share, mean_share)
+    theirs = [
+        getattr(F, f"adjust_{kind}")(image, float(factor)) for image, factor in zip(images, factors, strict=True)
+    ]
+    # Its weight of red is rounded to 0.2989.
+    torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-4, rtol=0)
+
+
+def test_the_hue_turns_as_the_colour_circle_of_the_standard_library() -> None:
+    images = random_images(3, 6)
+    images[0, :, 0, 0] = 0.4  # gray
+    images[0, :, 0, 1] = 0.0  # black
+    images[0, :, 0, 2] = torch.tensor([1.0, 1.0, 0.0])  # two channels are highest
+    hue = torch.tensor([0.1, -0.1, 0.5, -0.03, 0.0, 0.33])
+    ours = _adjust_hue(images, column(hue)).movedim(1, -1).flatten(1, 2).numpy()
+    for image, turn, turned in zip(images.movedim(1, -1).flatten(1, 2), hue.tolist(), ours, strict=True):
+        for pixel, result in zip(image.tolist(), turned, strict=True):
+            h, s, v = colorsys.rgb_to_hsv(*pixel)
+            assert np.allclose(result, colorsys.hsv_to_rgb((h + turn) % 1, s, v), atol=2e-6)
+
+
+def test_all_orders_in_one_batch_are_torchvisions_one_by_one() -> None:
+    orders = list(itertools.permutations(range(4)))
+    images = random_images(4, len(orders))
+    generator = torch.Generator().manual_seed(5)
+    values = torch.rand(len(orders), 4, generator=generator) * torch.tensor([0.8, 0.8, 0.4, 0.2])
+    values += torch.tensor([0.6, 0.6, 0.8, -0.1])
+    names = ("brightness", "contrast", "saturation", "hue")
+    expected = []
+    for image, order, row in zip(images, orders, values.tolist(), strict=True):
+        for step in order:
+            image = getattr(F, f"adjust_{names[step]}")(image, row[step])
+        expected.append(image)
+    blends = torch.tensor([[step for step in order if step != 3] for order in orders])
+    before = torch.tensor([[order.index(3)] for order in orders])
+    ours = _color_jitter(
+        images, values.gather(1, blends), (blends == 2).float(), (blends == 1).float(), before, column(values[:, 3])
+    )
+    torch.testing.assert_close(ours, torch.stack(expected), atol=1e-3, rtol=0)
+
+
+def test_factors_of_one_change_no_bit() -> None:
+    images = random_images(6)
+    ones, zeros = torch.ones(24, 3), torch.zeros(24, 3)
+    for before in range(4):
+        same = _color_jitter(images, ones, zeros, ones, torch.full((24, 1), before), torch.zeros(24, 1, 1, 1))
+        assert torch.equal(same, images)
+
+
+@pytest.mark.parametrize(("size", "radius"), [(2, 1), (5, 4), (16, 1), (40, 11)])
+def test_the_matrix_of_taps_is_padding_by_reflection(size: int, radius: int) -> None:
+    offsets = _reflected_offsets(size, radius)
+    assert offsets.shape == (radius + 1, size, size)
+    padded = np.pad(np.arange(size), radius, mode="reflect")
+    for tap in range(radius + 1):
+        for place in range(size):
+            count = np.zeros(size)
+            for reach in {place + radius - tap, place + radius + tap}:
+                count[padded[reach]] += 1
+            assert offsets[tap, place].tolist() == count.tolist()
+
+
+def test_blur_of_one_pixel() -> None:
+    images = torch.rand(2, 3, 1, 1)
+    assert torch.equal(_gaussian_blur(images, torch.tensor([1.0, 0.0]), _reflected_offsets(1, 0)), images)
+
+
+def test_weights_of_the_blur() -> None:
+    weights = _kernel_weights(torch.tensor([0.8, 0.0, 2.0]), 3)
+    for row, sigma in ((weights[0], 0.8), (weights[2], 2.0)):
+        whole = [math.exp(-0.5 * (tap / sigma) ** 2) for tap in range(-3, 4)]
+        assert row.tolist() == pytest.approx([value / sum(whole) for value in whole[3:]], rel=1e-5)
+    assert weights[1].tolist() == [1, 0, 0, 0]
+
+
+@pytest.mark.parametrize(("size", "radius"), [(40, 11), (32, 1), (13, 6)])
+def test_each_image_is_blurred_as_torchvision_blurs_it(size: int, radius: int) -> None:
+    generator = torch.Generator().manual_seed(size)
+    images = torch.rand(5, 3, size, size, generator=generator)
+    sigma = torch.tensor([0.1, 0.5, 1.0, 1.7, 2.0])
+    ours = _gaussian_blur(images, sigma, _reflected_offsets(size, radius))
+    side = 2 * radius + 1
+    theirs = [
+        F.gaussian_blur(image, [side, side], [width, width])
+        for image, width in zip(images, sigma.tolist(), strict=True)
+    ]
+    torch.testing.assert_close(ours, torch.stack(theirs), atol=2e-6, rtol=0)
+
+
+def test_images_that_stay_sharp_keep_their_bits_beside_others() -> None:
+    images = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(1))
+    result = _gaussian_blur(images, torch.tensor([0.0, 1.0, 0.0, 2.0]), _reflected_offsets(24, 5))
+    assert torch.equal(result[::2], images[::2])
+    assert not torch.equal(result[1], images[1])

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from synco_hub.data import load_dataset
-from synco_hub.data.corruptions.watermarked_images import WatermarkedImages
+from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.fractals.dataset import FractalDataset
 from synco_hub.data.image_subset import ImageSubset
 from synco_hub.evaluation.measurement import image_contents

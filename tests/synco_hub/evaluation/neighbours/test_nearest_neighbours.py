@@ -6,10 +6,7 @@ import torch
 from torch import Tensor
 
 from synco_hub.evaluation.neighbours.nearest_neighbours import nearest_neighbours
-from synco_hub.evaluation.neighbours.neighbour_precision import SearchPrecision
 from synco_hub.evaluation.neighbours.neighbour_scan import SearchBlocks
-
-EVERY_PRECISION = pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16"])
 
 
 def sorted_in_full(bank: Tensor, queries: Tensor, k: int) -> tuple[np.ndarray, np.ndarray]:
@@ -30,25 +27,21 @@ def exact_vectors(generator: torch.Generator, count: int, dim: int = 16) -> Tens
     "blocks", [None, SearchBlocks(7, 50, 4, 3), SearchBlocks(64, 33, 32), SearchBlocks(5, 3, 1, 1)]
 )
 @pytest.mark.parametrize("k", [1, 20, 301])
-@EVERY_PRECISION
-def test_equals_a_full_stable_sort_with_ties(blocks: SearchBlocks | None, k: int, precision: SearchPrecision) -> None:
+def test_equals_a_full_stable_sort_with_ties(blocks: SearchBlocks | None, k: int) -> None:
     generator = torch.Generator().manual_seed(k)
     bank, queries = exact_vectors(generator, 301), exact_vectors(generator, 23)
-    found = nearest_neighbours(bank, queries, k, blocks=blocks, precision=precision)
+    found = nearest_neighbours(bank, queries, k, blocks=blocks)
     similarities, order = sorted_in_full(bank, queries, k)
     np.testing.assert_array_equal(found.similarities.numpy(), similarities)
     np.testing.assert_array_equal(found.indices.numpy(), order)
 
 
 @pytest.mark.parametrize("group", [8, 32])
-@EVERY_PRECISION
-def test_equals_topk_on_random_features_of_any_norm(group: int, precision: SearchPrecision) -> None:
+def test_equals_topk_on_random_features_of_any_norm(group: int) -> None:
     generator = torch.Generator().manual_seed(group)
     bank = torch.randn(5000, 48, generator=generator) * torch.rand(5000, 1, generator=generator) * 9
     queries = torch.randn(130, 48, generator=generator, dtype=torch.float64)
-    found = nearest_neighbours(
-        bank.double(), queries, 50, blocks=SearchBlocks(64, 1024, group, 16), precision=precision
-    )
+    found = nearest_neighbours(bank.double(), queries, 50, blocks=SearchBlocks(64, 1024, group, 16))
     unit_bank = torch.nn.functional.normalize(bank).double()
     expected = (torch.nn.functional.normalize(queries) @ unit_bank.T).topk(50)
     torch.testing.assert_close(found.similarities.double(), expected.values, rtol=0, atol=1e-6)
@@ -56,34 +49,28 @@ def test_equals_topk_on_random_features_of_any_norm(group: int, precision: Searc
     assert (found.indices == expected.indices).float().mean() > 0.999
 
 
-@EVERY_PRECISION
-def test_a_bank_in_rising_order_is_the_worst_case_and_right(precision: SearchPrecision) -> None:
+def test_a_bank_in_rising_order_is_the_worst_case_and_right() -> None:
     angles = torch.linspace(3.0, 0.1, 4000, dtype=torch.float64)
     bank = torch.stack([angles.cos(), angles.sin()], dim=1)
-    found = nearest_neighbours(
-        bank, torch.tensor([[1.0, 0.0]]), 100, blocks=SearchBlocks(8, 256, 16), precision=precision
-    )
+    found = nearest_neighbours(bank, torch.tensor([[1.0, 0.0]]), 100, blocks=SearchBlocks(8, 256, 16))
     assert found.indices[0].tolist() == list(range(3999, 3899, -1))
 
 
-@EVERY_PRECISION
-def test_opposite_and_zero_vectors_are_ordered(precision: SearchPrecision) -> None:
+def test_opposite_and_zero_vectors_are_ordered() -> None:
     bank = torch.tensor([[-1.0, 0.0], [0.0, 0.0], [0.0, -1.0], [1.0, 0.0]])
-    found = nearest_neighbours(bank, torch.tensor([[2.0, 0.0]]), 4, precision=precision)
+    found = nearest_neighbours(bank, torch.tensor([[2.0, 0.0]]), 4)
     assert found.indices[0].tolist() == [3, 1, 2, 0]
     assert found.similarities[0].tolist() == [1.0, 0.0, 0.0, -1.0]
 
 
-@EVERY_PRECISION
-def test_plus_and_minus_zero_are_equal(precision: SearchPrecision) -> None:
+def test_plus_and_minus_zero_are_equal() -> None:
     bank = torch.tensor([[-0.0], [0.0], [-0.0], [-1.0]])
-    found = nearest_neighbours(bank, torch.tensor([[1.0]]), 4, precision=precision)
+    found = nearest_neighbours(bank, torch.tensor([[1.0]]), 4)
     assert found.indices[0].tolist() == [0, 1, 2, 3]
 
 
-@EVERY_PRECISION
-def test_no_query_gives_no_neighbour(precision: SearchPrecision) -> None:
-    assert nearest_neighbours(torch.ones(3, 2), torch.ones(0, 2), 2, precision=precision).indices.shape == (0, 2)
+def test_no_query_gives_no_neighbour() -> None:
+    assert nearest_neighbours(torch.ones(3, 2), torch.ones(0, 2), 2).indices.shape == (0, 2)
 
 
 @pytest.mark.parametrize(
@@ -98,8 +85,3 @@ def test_no_query_gives_no_neighbour(precision: SearchPrecision) -> None:
 def test_bad_input_is_refused(bank: Tensor, queries: Tensor, k: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         nearest_neighbours(bank, queries, k)
-
-
-def test_an_unknown_precision_is_refused() -> None:
-    with pytest.raises(ValueError, match="search precision 'int8': choose one of fp32, bf16, fp16"):
-        nearest_neighbours(torch.ones(3, 2), torch.ones(1, 2), 1, precision="int8")  # type: ignore[arg-type]

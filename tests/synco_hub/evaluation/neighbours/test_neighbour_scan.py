@@ -8,7 +8,6 @@ from synco_hub.evaluation.neighbours.neighbour_scan import (
     best_keys,
     normalised,
     packed,
-    product_dtype,
     unpacked,
 )
 
@@ -26,22 +25,13 @@ def test_keys_are_ordered_by_similarity_then_by_lower_index_and_come_back() -> N
     assert torch.equal(rows, indices)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16])
-def test_the_best_are_those_of_the_rounded_vectors(dtype: torch.dtype) -> None:
+def test_the_best_are_those_of_a_sort_of_all_similarities() -> None:
     generator = torch.Generator().manual_seed(1)
     bank, queries = torch.randn(700, 24, generator=generator), torch.randn(31, 24, generator=generator)
-    scores, _ = unpacked(best_keys(bank, queries, 40, dtype, "cpu", SearchBlocks(9, 128, 8, 4)))
-    unit_bank, unit_queries = (normalised(each, "cpu").to(dtype).double() for each in (bank, queries))
+    scores, _ = unpacked(best_keys(bank, queries, 40, "cpu", SearchBlocks(9, 128, 8, 4)))
+    unit_bank, unit_queries = (normalised(each, "cpu").double() for each in (bank, queries))
     expected = (unit_queries @ unit_bank.T).topk(40).values
-    resolution = torch.finfo(dtype).eps if dtype != torch.float64 else 1e-7  # keys are of float32
-    torch.testing.assert_close(scores.double(), expected, rtol=resolution, atol=1e-6)
-
-
-def test_only_cuda_writes_unrounded_sums_of_halves() -> None:
-    for half in (torch.float16, torch.bfloat16):
-        assert product_dtype(half, "cuda:1") == torch.float32
-        assert product_dtype(half, "cpu") == half
-    assert product_dtype(torch.float64, "cuda") == torch.float64
+    torch.testing.assert_close(scores.double(), expected, rtol=1.2e-7, atol=1e-6)
 
 
 def test_empty_blocks_are_refused() -> None:

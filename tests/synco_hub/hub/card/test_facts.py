@@ -2,8 +2,7 @@ import re
 
 import pytest
 
-from synco_hub.hub.card.facts import CardFacts, facts_names, read_facts, write_facts, zoo_facts
-from synco_hub.hub.package_files import package_file
+from synco_hub.hub.card.facts import CardFacts, facts_names, package_file, read_facts, write_facts, zoo_facts
 from synco_hub.paper_tables import paper_table
 from synco_hub.zoo import ZOO
 
@@ -64,3 +63,9 @@ def test_what_is_misspelt_is_refused(text, message, tmp_path):
         read_facts(tmp_path / "facts.yaml")
     with pytest.raises(ValueError, match="choose one of byol-deit-s"):
         zoo_facts("../card_template")
+
+
+def test_the_card_template_is_found_and_a_missing_file_is_an_error():
+    assert "card_data" in package_file("model_cards", "card_template.md").read_text()
+    with pytest.raises(FileNotFoundError, match="install the package again"):
+        package_file("model_cards", "nothing.md")

@@ -1,10 +1,21 @@
 import pytest
 import torch
 from foreign_checkpoints import microsoft_names, swin, vit
+from transformers import SwinConfig, ViTConfig
 
-from synco_hub.hub.conversion.configuration import Choices, configuration_of
+from synco_hub.hub.conversion.configuration import (
+    Choices,
+    configuration_of,
+    exported_configuration,
+    recorded_heads,
+    stock_configuration,
+    vit_heads,
+)
 from synco_hub.hub.conversion.layouts import LAYOUTS
-from synco_hub.hub.conversion.timm_names import timm_names
+from synco_hub.hub.conversion.source import CheckpointSource
+from synco_hub.hub.conversion.tensor_names import timm_names
+from synco_hub.hub.export.network import plain_config
+from synco_hub.models import SynCoConfig, SynCoModel
 
 
 def configured(network, layout="timm", **choices):
@@ -55,3 +66,85 @@ def test_one_stray_key_does_not_decide_how_many_blocks_are_built(network, key):
     tensors = timm_names(network.state_dict() | {key: torch.zeros(96)})
     with pytest.raises(ValueError, match=rf"The key '{key[:100]}.* does not fit: \d blocks or stages are there"):
         configuration_of(tensors, "timm", LAYOUTS["timm"], Choices())
+
+
+@pytest.mark.parametrize("stock", [ViTConfig(), SwinConfig()], ids=["vit", "swin"])
+def test_numbers_that_a_config_leaves_out_are_those_of_transformers(stock):
+    """A config.json of an older transformers may hold differences only."""
+    backbone = timm_names((vit if stock.model_type == "vit" else swin)().state_dict())
+    full, _ = stock_configuration(stock.to_dict(), backbone, Choices())
+    bare, heads = stock_configuration({"model_type": stock.model_type}, backbone, Choices())
+    for name in ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "layer_norm_eps"):
+        assert getattr(bare, name) == getattr(full, name), name
+    assert bare.window_size == full.window_size
+    assert "config.json" in heads.reason
+
+
+def test_what_this_package_has_not_is_refused():
+    backbone = timm_names(vit().state_dict())
+    with pytest.raises(ValueError, match="hidden_act='relu' is not GELU"):
+        stock_configuration({"model_type": "vit", "hidden_act": "relu"}, backbone, Choices())
+
+
+def test_heads_can_be_overridden():
+    config, heads = stock_configuration({"model_type": "vit"}, timm_names(vit().state_dict()), Choices(num_heads=6))
+    assert config.num_heads == heads.num_heads == 6
+
+
+def source_of(config, tensors=None):
+    return CheckpointSource("x.safetensors", "safetensors", None, tensors or {"cls_token": torch.zeros(1)}, config)
+
+
+@pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano"])
+def test_what_an_export_wrote_describes_the_same_network(backbone):
+    config = SynCoConfig(backbone, layer_norm_eps={"final": 1e-3}, id2label={0: "fern", 1: "tree"})
+    tensors = SynCoModel(config).state_dict()
+    values = plain_config(config) | {"id2label": {"0": "fern", "1": "tree"}}
+    again = exported_configuration(source_of(values, tensors))
+    assert again.id2label == {0: "fern", 1: "tree"}
+    for name in ("backbone", "depth", "num_heads", "embed_dim", "layer_norm_eps", "image_size"):
+        assert getattr(again, name) == getattr(config, name), name
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"backbone": "vit-nano", "auto_map": {}}, r"unknown fields \['auto_map'\]"),
+        ({"backbone": "vit-nano", "depth": 2}, "depth=2 needs more weights than the 1 tensors"),
+        ({"backbone": "vit-nano", "depth": 1, "id2label": {"one": "cat"}}, "id2label is no map of class numbers"),
+        ({"backbone": "vit-nano", "depth": 1, "id2label": ["cat"]}, "id2label is no map of class numbers"),
+        ({"backbone": "vit-nano", "depth": 1, "embed_dim": [96]}, "impossible values|embed_dim"),
+    ],
+)
+def test_what_no_export_writes_is_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        exported_configuration(source_of(values))
+
+
+def test_heads_follow_the_layout_and_unknown_ones_are_asked_for():
+    assert configured(vit(384, 1), "synco-v2")[0].num_heads == 12
+    assert configured(vit(384, 1), "moby")[0].num_heads == 6
+    assert configured(vit(384, 1), "moby", num_heads=3)[0].num_heads == 3
+    with pytest.raises(ValueError, match=r"width 96 is not known.*give --num-heads"):
+        configured(vit(96, 1, 3), "synco-v2")
+    with pytest.raises(ValueError, match="heads are told by the shapes"):
+        configured(swin(), num_heads=4)
+    with pytest.raises(ValueError, match="num_heads=7 does not divide"):
+        configured(vit(384, 1), num_heads=7)
+
+
+def test_what_is_given_goes_before_all_and_what_is_recorded_is_only_reported():
+    layout = LAYOUTS["synco-v2"]
+    assert vit_heads(384, "synco-v2", layout, 6, None, 3).num_heads == 6
+    decided = vit_heads(384, "synco-v2", layout, None, "deit-s", [3, 6])
+    assert (decided.num_heads, decided.recorded) == (12, [3, 6])
+    assert vit_heads(384, "timm", LAYOUTS["timm"], None, "deit-s", None).num_heads == 6
+    assert vit_heads(192, "dino", LAYOUTS["dino"], None, None, None).num_heads == 3
+
+
+def test_recorded_heads_are_found_at_any_depth_and_in_a_configuration_that_holds_itself():
+    assert recorded_heads({"MODEL": {"SWIN": {"NUM_HEADS": [2, 4]}}, "DATA": {}}) == [2, 4]
+    assert recorded_heads({"MODEL": {"TYPE": "synco"}}) is None
+    config = {"MODEL": {"TYPE": "synco"}}
+    config["MODEL"]["all"] = config
+    assert recorded_heads(config) is None

@@ -20,7 +20,10 @@ from transformers import AutoImageProcessor, AutoModel, AutoModelForImageClassif
 
 import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.hub.conversion.configuration import Choices
-from synco_hub.hub.conversion.convert import ConversionSettings, convert
+from synco_hub.hub.conversion.convert import ConversionSettings, account, convert
+from synco_hub.hub.conversion.recognition import recognise, split_parts
+from synco_hub.hub.conversion.source import CheckpointSource
+from synco_hub.hub.conversion.tensor_names import timm_names
 from trainers import SynCoForPreTraining
 
 
@@ -341,26 +344,6 @@ def test_a_converted_directory_and_unknown_things_are_refused(tmp_path):
         convert(str(tmp_path / "nowhere.pth"), tmp_path / "again")
 
 
-def test_a_strangers_metadata_sets_nothing_but_the_network(tmp_path):
-    for values, message in (
-        ({"backbone": "vit-nano", "_attn_implementation": "somebody/kernel"}, "unknown fields"),
-        ({"backbone": "vit-nano", "depth": "three"}, "depth='three' is neither a whole number"),
-        ({"backbone": "vit-nano", "depth": 100_000}, "depth=100000 needs more weights than the 1 tensors"),
-        ({"backbone": "swin-nano", "depth": [1] * 2000, "num_heads": [1] * 2000}, "needs more weights than the 1"),
-        ({"backbone": "vit-nano", "depth": 1, "embed_dim": 3 * 10**6}, r"\(1, 1, 96\) instead of \(1, 1, 3000000\)"),
-        ({"backbone": "vit-nano", "depth": 1, "embed_dim": 3 * 10**15}, "no network of this configuration can be"),
-        ({"backbone": "vit-nano", "depth": 1, "image_size": 8 * 10**9}, "do not fit|no network of this"),
-        ({"backbone": "vit-nano", "depth": 1, "image_size": 10**400}, "impossible|can be built|do not fit"),
-        ({"backbone": "vit-nano", "depth": 1, "id2label": {"one": "cat"}}, "id2label is no map of class numbers"),
-        ({"backbone": "vit-nano", "depth": 1, "id2label": ["cat"]}, "id2label is no map of class numbers"),
-    ):
-        save_file(
-            {"cls_token": torch.zeros(1, 1, 96)}, tmp_path / "x.safetensors", {"synco_config": json.dumps(values)}
-        )
-        with pytest.raises(ValueError, match=message):
-            convert(str(tmp_path / "x.safetensors"), tmp_path / "out")
-
-
 def test_bfloat16_checkpoints_become_float32(tmp_path):
     online = vit()
     content = moby_like(online.bfloat16(), online, yacs(AUTHORS_CONFIG))
@@ -382,3 +365,32 @@ def test_full_size(tmp_path, kind):
     assert report.backbone["backbone"] == kind
     assert difference(tmp_path / "out", online.eval()) <= 1e-6
     assert sum(report.mapped.values()) == {"deit-s": 150, "swin-t": 171}[kind]
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_carried_over_and_dropped_add_up(whole):
+    content = moby_like(swin(), swin(), AUTHORS_CONFIG)
+    content["optimizer"] = {"state": [torch.zeros(1)] * 3}
+    source = CheckpointSource("x.pth", "torch", None, content)
+    parts = split_parts(source, recognise(source))
+    kept = ("online", "target") if whole else ("online",)
+    backbones = {name: timm_names(parts.tensors[name]) for name in kept}
+    mapped, dropped, total = account(source, parts, backbones, whole, True)
+    assert total == len(content["model"]) + 3
+    assert sum(mapped.values()) + sum(row["tensors"] for row in dropped) == total
+    assert mapped["online"] == len(swin().state_dict())
+    assert ("queue" in mapped) is whole
+    by_name = {row["what"]: row for row in dropped}
+    assert by_name["optimizer"]["tensors"] == 3
+    assert ("target" in by_name) is not whole
+    assert by_name["keys of online"]["reason"] == "computed from the window"
+
+
+def test_a_tensor_that_went_nowhere_is_our_own_mistake():
+    content = moby_like(swin(), swin(), AUTHORS_CONFIG)
+    source = CheckpointSource("x.pth", "torch", None, content)
+    parts = split_parts(source, recognise(source))
+    backbone = timm_names(parts.tensors["online"])
+    del parts.tensors["queue"]
+    with pytest.raises(AssertionError, match="are accounted for"):
+        account(source, parts, {"online": backbone}, False, True)

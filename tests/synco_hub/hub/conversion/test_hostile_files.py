@@ -1,15 +1,17 @@
 """Files that no project writes: each is refused in one printable line, quickly, and nothing is left behind."""
 
+import json
 import random
 
 import pytest
 import torch
 from foreign_checkpoints import AUTHORS_CONFIG, moby_like, names_of, swin, vit, yacs
+from safetensors.torch import save_file
 
 from synco_hub.hub.conversion.convert import ConversionSettings, convert
 from synco_hub.hub.conversion.recognition import recognise
 from synco_hub.hub.conversion.source import open_source
-from synco_hub.hub.conversion.timm_names import timm_names
+from synco_hub.hub.conversion.tensor_names import timm_names
 
 SMALL = vit(64, 1, 1, sincos=False)
 
@@ -59,7 +61,7 @@ def test_a_configuration_that_holds_itself_and_heads_that_are_no_numbers(tmp_pat
     config["MODEL"]["whole"] = config
     torch.save(moby_like(SMALL, SMALL, queue_size=8, pointer=3) | {"config": config}, tmp_path / "file.pth")
     report = convert(str(tmp_path / "file.pth"), tmp_path / "out")
-    assert report.heads["recorded"].startswith("StoredTensor")
+    assert report.heads["recorded"].startswith("tensor(")
 
 
 def test_position_embeddings_and_masks_of_no_size(tmp_path):
@@ -110,3 +112,23 @@ def test_zip_files_of_other_kinds_are_damaged_ones(tmp_path, place, value, what)
     record = data.rfind(b"PK\x01\x02") if what == "version" else data.rfind(b"PK\x06\x07")
     data[record + place] = value
     assert "file.pth" in refused(tmp_path, bytes(data))
+
+
+def test_a_strangers_metadata_sets_nothing_but_the_network(tmp_path):
+    for values, message in (
+        ({"backbone": "vit-nano", "_attn_implementation": "somebody/kernel"}, "unknown fields"),
+        ({"backbone": "vit-nano", "depth": "three"}, "depth='three' is neither a whole number"),
+        ({"backbone": "vit-nano", "depth": 100_000}, "depth=100000 needs more weights than the 1 tensors"),
+        ({"backbone": "swin-nano", "depth": [1] * 2000, "num_heads": [1] * 2000}, "needs more weights than the 1"),
+        ({"backbone": "vit-nano", "depth": 1, "embed_dim": 3 * 10**6}, r"\(1, 1, 96\) instead of \(1, 1, 3000000\)"),
+        ({"backbone": "vit-nano", "depth": 1, "embed_dim": 3 * 10**15}, "no network of this configuration can be"),
+        ({"backbone": "vit-nano", "depth": 1, "image_size": 8 * 10**9}, "do not fit|no network of this"),
+        ({"backbone": "vit-nano", "depth": 1, "image_size": 10**400}, "impossible|can be built|do not fit"),
+        ({"backbone": "vit-nano", "depth": 1, "id2label": {"one": "cat"}}, "id2label is no map of class numbers"),
+        ({"backbone": "vit-nano", "depth": 1, "id2label": ["cat"]}, "id2label is no map of class numbers"),
+    ):
+        save_file(
+            {"cls_token": torch.zeros(1, 1, 96)}, tmp_path / "x.safetensors", {"synco_config": json.dumps(values)}
+        )
+        with pytest.raises(ValueError, match=message):
+            convert(str(tmp_path / "x.safetensors"), tmp_path / "out")

@@ -3,7 +3,7 @@ import torch
 from foreign_checkpoints import head
 
 from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
-from synco_hub.hub.conversion.timm_names import BackboneTensors
+from synco_hub.hub.conversion.tensor_names import BackboneTensors
 from synco_hub.models import SynCoConfig
 from trainers import SynCoForPreTraining
 

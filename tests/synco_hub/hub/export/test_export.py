@@ -11,8 +11,8 @@ from transformers import AutoModel
 
 import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.hub.conversion.convert import convert
-from synco_hub.hub.conversion.report import fixed_input
 from synco_hub.hub.export.export import FORMATS, export
+from synco_hub.hub.export.network import fixed_input
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 
 AUTHORS_EPS = {

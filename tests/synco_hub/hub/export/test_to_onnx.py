@@ -1,3 +1,5 @@
+"""What `synco_hub.hub.export.to_onnx` needs to be installed, said by the whole export."""
+
 import importlib.util
 
 import pytest

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from space_app.model_cache import UNTRAINED
-from synco_hub.hub.publication.publish import publish
+from synco_hub.hub.publication.publish import UploadPlan, publish
 from synco_hub.hub.publication.space import stage_space, third_party_requirements
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -49,6 +49,17 @@ def test_it_arrives_as_a_space_with_a_valid_header_and_old_modules_go(tmp_path, 
     remote = hub.files("tester/page", "space")
     assert remote.keys() == plan.files.keys() | {".gitattributes"}
     assert hub.files("tester/page") is None
+
+
+def test_a_new_space_gets_two_arenas_of_memory_and_a_model_nothing(tmp_path, hub, hub_api, monkeypatch):
+    created, create = [], hub_api.create_repo
+    monkeypatch.setattr(hub_api, "create_repo", lambda *name, **given: created.append(given) or create(*name, **given))
+    plan = stage_space(tmp_path / "space")
+    publish(plan, "tester/page", api=hub_api, kind="space")
+    assert created[0]["space_sdk"] == "gradio"
+    assert created[0]["space_variables"] == [{"key": "MALLOC_ARENA_MAX", "value": "2"}]
+    publish(UploadPlan({"notes.txt": plan.files["app.py"]}, ()), "tester/model", api=hub_api)
+    assert not any(name.startswith("space") for name in created[1])
 
 
 @pytest.mark.slow

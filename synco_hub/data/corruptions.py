@@ -1,0 +1,349 @@
+"""Changes of evaluation images between crop and normalisation: ImageNet-C's corruptions and ImageNet-W's watermark.
+
+The fifteen corruptions are drawn on any image at five severities; the files of ImageNet-C are others. Twelve come from
+the package imagecorruptions. Three are written here from their definition: its glass_blur and fog fail with current
+libraries, and its impulse_noise cannot be seeded. Its motion blur and snow are made without ImageMagick, and no image
+passes through JPEG at the end as the files of ImageNet-C do.
+
+Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations"
+(2019), section 3 and the published parameters.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import importlib
+import io
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as transforms
+
+from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.evaluation_dataset import EvaluationDataset, EvaluationItem
+from synco_hub.data.evaluation_transform import EvaluationTransform
+from synco_hub.data.image_dataset import ImageDataset, fingerprint
+from synco_hub.data.opencv import opencv
+from synco_hub.data.random_keys import random_key
+
+Pixels = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float64]
+PixelChange = Callable[[Tensor, int], Tensor]
+
+SEVERITIES = (1, 2, 3, 4, 5)
+SMALLEST_SIDE = 32
+LABEL = "corruptions drawn on the fly, not the files of ImageNet-C"
+
+# Share of the values that become 0 or 1.
+_IMPULSE_AMOUNTS = (0.03, 0.06, 0.09, 0.17, 0.27)
+# Blur in pixels, farthest partner in pixels, rounds.
+_GLASS_SETTINGS = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
+# Thickness, decay parameter. The published script multiplies each random height by its spread twice, so that from
+# scale to scale the heights shrink by the square of the parameter.
+_FOG_SETTINGS = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))
+
+
+class ChangedDataset(EvaluationDataset):
+    """Images after resize and crop, changed while their values are in [0, 1], then normalised.
+
+    Args:
+        images: The images.
+        transform: The evaluation transform.
+        change: From the pixels (3, height, width) in [0, 1] and the position of an image to its changed pixels.
+    """
+
+    def __init__(self, images: ImageDataset, transform: EvaluationTransform, change: PixelChange) -> None:
+        super().__init__(images, pixel_transform(transform))
+        self.normalised = transform
+        self.change = change
+
+    def __getitem__(self, index: int) -> EvaluationItem:
+        item = super().__getitem__(index)
+        if item["bad_index"] < 0:
+            pixels = self.change(item["pixel_values"], index)
+            item["pixel_values"] = transforms.normalize(pixels, list(self.normalised.mean), list(self.normalised.std))
+        return item
+
+
+class Corruption:
+    """One corruption at one severity, as a change of pixels.
+
+    Args:
+        name: One of `BENCHMARK_CORRUPTIONS`.
+        severity: 1 to 5.
+        seed: Of the whole measurement.
+
+    Raises:
+        ValueError: If name or severity is unknown.
+    """
+
+    def __init__(self, name: str, severity: int, seed: int) -> None:
+        _check_cell(name, severity)
+        self.name, self.severity, self.seed = name, severity, seed
+
+    def __call__(self, pixels: Tensor, index: int) -> Tensor:
+        """Corrupt the pixels (3, height, width) of the image at a position; 8 bits in between, as in ImageNet-C."""
+        image = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        key = corruption_key(self.seed, index, self.name, self.severity)
+        changed = corrupted(np.ascontiguousarray(image), self.name, self.severity, key)
+        return torch.from_numpy(np.array(changed)).permute(2, 0, 1).float() / 255
+
+
+def pixel_transform(transform: EvaluationTransform) -> EvaluationTransform:
+    """The same resize and crop, values left in [0, 1]."""
+    size, channels = transform.resize_size, len(transform.mean)
+    return EvaluationTransform(
+        transform.image_size,
+        size[0] if len(size) == 1 else (size[0], size[1]),
+        transform.interpolation,
+        (0.0,) * channels,
+        (1.0,) * channels,
+    )
+
+
+class WatermarkedImages(ImageDataset):
+    """ImageNet-W: images with a watermark that is drawn on the cropped view.
+
+    Source: Li et al., "A Whac-A-Mole Dilemma" (2023); their package `imagenet-w` draws it. Its code and font have
+    other licences than this package, so it is not a part of it.
+
+    Args:
+        images: The clean images.
+
+    Raises:
+        ImportError: If the package that draws the watermark is not installed.
+    """
+
+    def __init__(self, images: ImageDataset) -> None:
+        _imagenet_w()
+        about = images.description
+        super().__init__(
+            images.labels,
+            images.class_names,
+            replace(
+                about,
+                split_rule=f"{about.split_rule}; watermark of imagenet-w after the crop",
+                fingerprint=fingerprint(about.fingerprint, "imagenet-w"),
+            ),
+        )
+        self.images = images
+
+    def load_image(self, index: int) -> Image.Image:
+        """The clean image: the watermark belongs on the crop."""
+        return self.images.load_image(index)
+
+    def name(self, index: int) -> str:
+        """How reports name one image."""
+        return self.images.name(index)
+
+    def after_crop(self, view: Tensor) -> Tensor:
+        """Draws the watermark.
+
+        Args:
+            view: Values in [0, 1]. Shape: (3, image_size, image_size).
+        """
+        return _watermark(view.shape[-1])(view)
+
+
+@functools.cache
+def _watermark(image_size: int) -> Callable[[Tensor], Tensor]:
+    watermark: Callable[[Tensor], Tensor] = _imagenet_w().AddWatermark(image_size)
+    return watermark
+
+
+def _imagenet_w() -> Any:
+    try:
+        return importlib.import_module("imagenet_w")
+    except ImportError as error:
+        raise ImportError(
+            "imagenet-w: the watermark is drawn by its authors' package; install it with `pip install imagenet-w` "
+            "(licence CC BY-NC 4.0), then run the command again."
+        ) from error
+
+
+def corrupted(image: Pixels, corruption: str, severity: int, key: int) -> Pixels:
+    """Corrupt one image.
+
+    Args:
+        image: RGB of at least 32 x 32 pixels. Shape: (height, width, 3).
+        corruption: One of `BENCHMARK_CORRUPTIONS`.
+        severity: 1 to 5.
+        key: The same key gives the same pixels; see :func:`corruption_key`.
+
+    Returns:
+        Shape: that of the image.
+
+    Raises:
+        ValueError: If corruption or severity is unknown, or the image is no RGB image or too small.
+        ImportError: If imagecorruptions is needed and not installed.
+    """
+    _check_cell(corruption, severity)
+    if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        raise ValueError(f"an image of shape {image.shape} and {image.dtype}: give 8-bit RGB (height, width, 3)")
+    if min(image.shape[:2]) < SMALLEST_SIDE:
+        raise ValueError(
+            f"an image of {image.shape[1]} x {image.shape[0]} pixels: corruptions need at least {SMALLEST_SIDE} x "
+            f"{SMALLEST_SIDE}; use a model with larger inputs"
+        )
+    own = _OWN_CORRUPTIONS.get(corruption)
+    if own is None:
+        return _by_package(image, corruption, severity, key)
+    values = own(image / 255.0, severity, np.random.Generator(np.random.PCG64(key)))
+    return (np.clip(values, 0, 1) * 255).astype(np.uint8)
+
+
+def corruption_key(seed: int, index: int, corruption: str, severity: int) -> int:
+    """The key of one image in one cell, so that neither order nor workers change a pixel.
+
+    Args:
+        seed: Of the whole measurement.
+        index: Position of the image in its data set.
+        corruption: One of `BENCHMARK_CORRUPTIONS`.
+        severity: 1 to 5.
+    """
+    return random_key(seed, index, BENCHMARK_CORRUPTIONS.index(corruption), severity)
+
+
+def _check_cell(corruption: str, severity: int) -> None:
+    if corruption not in BENCHMARK_CORRUPTIONS:
+        raise ValueError(f"corruption {corruption!r} is unknown: use one of {', '.join(BENCHMARK_CORRUPTIONS)}")
+    if severity not in SEVERITIES:
+        raise ValueError(f"severity {severity} is unknown: use 1 to 5")
+
+
+def _impulse_noise(image: Values, severity: int, generator: np.random.Generator) -> Values:
+    """Salt and pepper: each value becomes 0 or 1, equally likely, with a probability."""
+    amount = _IMPULSE_AMOUNTS[severity - 1]
+    drawn = generator.random(image.shape)
+    return np.where(drawn < amount / 2, 0.0, np.where(drawn < amount, 1.0, image))
+
+
+def _glass_blur(image: Values, severity: int, generator: np.random.Generator) -> Values:
+    """Blur, let pixels change places with near ones, blur again.
+
+    Pixels are visited from the lower right to the upper left. In the published script the exchange copies the
+    neighbour instead, because both sides of its assignment are views of one array.
+    """
+    sigma, reach, rounds = _GLASS_SETTINGS[severity - 1]
+    height, width = image.shape[:2]
+    blurred = np.uint8(_gaussian(image, sigma) * 255) / 255.0
+    # Of whole numbers instead of pixels, the exchanges take a tenth of the time.
+    place = list(range(height * width))
+    rows, columns = range(height - reach, reach, -1), range(width - reach, reach, -1)
+    for _ in range(rounds):
+        steps = generator.integers(-reach, reach, size=(len(rows), len(columns), 2))
+        offsets = (steps[..., 0] * width + steps[..., 1]).tolist()
+        for row, row_offsets in zip(rows, offsets, strict=True):
+            for column, offset in zip(columns, row_offsets, strict=True):
+                here = row * width + column
+                there = here + offset
+                place[here], place[there] = place[there], place[here]
+    shuffled = blurred.reshape(-1, 3)[np.array(place)].reshape(image.shape)
+    return _gaussian(shuffled, sigma)
+
+
+def _fog(image: Values, severity: int, generator: np.random.Generator) -> Values:
+    """A plasma of random heights laid over the image, the whole scaled back to the image's brightest value."""
+    thickness, decay = _FOG_SETTINGS[severity - 1]
+    height, width = image.shape[:2]
+    clouds = _plasma(1 << (max(height, width) - 1).bit_length(), decay**2, generator)[:height, :width, None]
+    brightest = float(image.max())
+    return (image + thickness * clouds) * brightest / (brightest + thickness)
+
+
+# Values are in [0, 1], of shape (height, width, 3), and a severity is 1 to 5.
+_OWN_CORRUPTIONS: dict[str, Callable[[Values, int, np.random.Generator], Values]] = {
+    "impulse_noise": _impulse_noise,
+    "glass_blur": _glass_blur,
+    "fog": _fog,
+}
+
+
+def _plasma(size: int, decay: float, generator: np.random.Generator) -> Values:
+    """A square of heights that repeats at its edges, by the diamond-square algorithm.
+
+    Starting from one corner, every square gets its centre and every diamond its middle: the mean of its four corners
+    and a random height. From scale to scale the heights shrink by the decay.
+
+    Args:
+        size: Side, a power of two.
+        decay: How much smaller the random heights are at half the distance, above 1: 2 is smooth, 1.4 is rough.
+        generator: Draws.
+
+    Returns:
+        Values in [0, 1], both ends reached (all 0 for size 1). Shape: (size, size).
+
+    Raises:
+        ValueError: If the side is no power of two.
+    """
+    if size < 1 or size & (size - 1):
+        raise ValueError(f"a plasma of side {size}: squares are halved down to 1, so give a power of two")
+    heights = np.zeros((size, size))
+    step, spread = size, 1.0
+    while step > 1:
+        half = step // 2
+        corners = heights[::step, ::step]
+        across = corners + np.roll(corners, -1, axis=0)
+        centres = _displaced(across + np.roll(across, -1, axis=1), spread, generator)
+        heights[half::step, half::step] = centres
+        # A diamond's middle lies between two corners and two centres.
+        below = corners + np.roll(corners, -1, axis=0) + centres + np.roll(centres, 1, axis=1)
+        heights[half::step, ::step] = _displaced(below, spread, generator)
+        beside = corners + np.roll(corners, -1, axis=1) + centres + np.roll(centres, 1, axis=0)
+        heights[::step, half::step] = _displaced(beside, spread, generator)
+        step, spread = half, spread / decay
+    heights -= heights.min()
+    return heights / max(float(heights.max()), np.finfo(np.float64).tiny)
+
+
+def _displaced(sums: Values, spread: float, generator: np.random.Generator) -> Values:
+    displaced: Values = sums / 4 + generator.uniform(-spread, spread, sums.shape)
+    return displaced
+
+
+def _gaussian(image: Values, sigma: float) -> Values:
+    """Gaussian blur of each channel, cut at four sigma, edges repeated."""
+    cv2 = opencv()
+    side = 2 * int(4 * sigma + 0.5) + 1
+    blurred: Values = cv2.GaussianBlur(image, (side, side), sigma, borderType=cv2.BORDER_REPLICATE)
+    return blurred
+
+
+def _by_package(image: Pixels, corruption: str, severity: int, key: int) -> Pixels:
+    package = require_package()
+    # The package draws from numpy's old global generator: seeded for one image, then put back.
+    state = np.random.get_state()
+    np.random.seed(key & 0xFFFFFFFF)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            result: Pixels = package.corrupt(image, severity, corruption)
+    finally:
+        np.random.set_state(state)
+    return result
+
+
+@functools.cache
+def require_package() -> Any:
+    """The module imagecorruptions.
+
+    Raises:
+        ImportError: If it cannot be imported; the text has the command that installs it.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module("imagecorruptions")
+    except ImportError as error:
+        raise ImportError(
+            f"corruptions on the fly need imagecorruptions ({error}): install it with "
+            "`pip install imagecorruptions==1.1.2 'setuptools<81'`"
+        ) from None

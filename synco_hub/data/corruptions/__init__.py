@@ -1,1 +1,0 @@
-"""Images changed between crop and normalisation: the corruptions of ImageNet-C, the watermark of ImageNet-W."""

@@ -1,0 +1,75 @@
+"""How a command fails: one clear line and a non-zero exit code; what a stranger's file says is made fit to show."""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+import traceback
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+# Set by `--debug`, and inherited by the processes that a command starts.
+DEBUG_VARIABLE = "SYNCO_HUB_DEBUG"
+# What the system says about a file that cannot be written or read, and what to do.
+_REMEDIES = {
+    errno.EROFS: "the file system is read-only: choose another --output or --output-dir",
+    errno.EACCES: "permission denied: choose another path, or change the permissions",
+    errno.EPERM: "the system does not permit it: choose another path, or change the permissions",
+    errno.ENOSPC: "no space is left on the device: free some, or choose an output on another disk",
+    errno.EDQUOT: "the disk quota is used up: free some space, or choose an output on another disk",
+}
+
+
+class DoesNotApplyError(ValueError):
+    """What is asked for is not for this model or data set; `evaluate all` passes over it."""
+
+
+@contextmanager
+def report_errors() -> Iterator[None]:
+    """Within this context an exception becomes `error: …` on standard error and exit code 1 (Ctrl-C: 130)."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("stopped by the keyboard", file=sys.stderr)  # noqa: T201
+        sys.exit(130)
+    except Exception as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        expected = isinstance(error, (ValueError, OSError, ArithmeticError, ImportError))
+        said = " ".join((_about_a_file(error) or str(error)).split())
+        text = said if expected else f"{type(error).__name__}: {said}"
+        hint = "" if expected else " (this is a bug; add --debug for the traceback)"
+        print(f"error: {text}{hint}", file=sys.stderr)  # noqa: T201
+        sys.exit(1)
+
+
+def _about_a_file(error: Exception) -> str | None:
+    """The line for a disk or a permission that stands in the way; None for other errors."""
+    if not isinstance(error, OSError) or error.errno not in _REMEDIES:
+        return None
+    paths = [str(name) for name in (error.filename, error.filename2) if name is not None]
+    return f"{' -> '.join(paths) + ': ' if paths else ''}{_REMEDIES[error.errno]}."
+
+
+def escape(text: object, longest: int = 120) -> str:
+    """A name in printable characters on one line, its end left out where it is long.
+
+    Args:
+        text: What a stranger wrote.
+        longest: Characters that are shown.
+    """
+    whole = str(text)
+    printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: longest + 1])
+    return printable if len(printable) <= longest else f"{printable[:longest]}…"
+
+
+def join_names(texts: Iterable[object], most: int) -> str:
+    """The first names of many, with commas; an ellipsis where some are left out.
+
+    Args:
+        texts: What a stranger wrote.
+        most: How many of them.
+    """
+    names = list(texts)
+    return ", ".join(map(escape, names[:most])) + (" …" if len(names) > most else "")

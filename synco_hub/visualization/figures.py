@@ -1,0 +1,358 @@
+"""Figures: one image with all its maps, images by methods in a grid, boxes over images; every kind of map by name.
+
+Source: layouts after paper Figures 6 to 15, with the heads added.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Rectangle
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor, nn
+
+from synco_hub.atomic_write import atomic_write
+from synco_hub.feature_adapter import feature_network
+from synco_hub.visualization.attention_maps import (
+    AttentionMaps,
+    attention_maps,
+    attention_rollout,
+    mass_mask,
+    upsample,
+    window_attention,
+)
+from synco_hub.visualization.gradient_maps import gradient_maps
+from synco_hub.visualization.overlay import FloatArray, PreparedImage, as_rgb, blended, overlay, relative_to_range
+from synco_hub.visualization.recorded_attention import attends_in_windows
+from synco_hub.visualization.token_maps import foreground_mask, principal_colours, token_map
+
+_ATTENTION_PANEL_INCHES, _ATTENTION_BAR_INCHES = 1.55, 0.14
+_GRID_PANEL_INCHES, _GRID_BAR_INCHES = 1.1, 0.12
+_GRID_TITLE_INCHES = 0.42  # two lines of text and their distance to the panel
+_BOX_PANEL_INCHES, _BOX_TITLE_INCHES = 1.6, 0.18
+_MOST_COLUMNS = 6
+_FORMATS = (".png", ".pdf")
+_FONT_POINTS = 8
+# Vermilion and sky blue, apart for every kind of colour vision; solid and dashed, apart in grey.
+_FOUND, _ANNOTATED = "#d55e00", "#56b4e9"
+
+
+@dataclass(frozen=True)
+class FigureStyle:
+    """How maps are drawn.
+
+    Attributes:
+        colour_map: Colour map of matplotlib; the default reads in grey and for every kind of colour vision.
+        strength: Share of the map's colour over the image, from 0 to 1; 1 shows the map alone.
+        mass: Share of each map's attention that is shown, in (0, 1]; None for all. The paper applies a threshold.
+        title: Line above the panels.
+    """
+
+    colour_map: str = "viridis"
+    strength: float = 1.0
+    mass: float | None = None
+    title: str | None = None
+
+
+def attention_figure(
+    image: Image.Image | Tensor | NDArray[Any], maps: AttentionMaps, style: FigureStyle | None = None
+) -> Figure:
+    """Draw an image and its attention maps.
+
+    Every map is drawn relative to its own maximum, for which the one colour bar stands. pyplot and its global state
+    are not touched.
+
+    Args:
+        image: What the model saw, see :func:`synco_hub.visualization.overlay.as_rgb`.
+        maps: Maps of this one image, on the patch grid.
+        style: Colours, strength, threshold, title.
+
+    Returns:
+        A figure; see :func:`save_figure`.
+
+    Raises:
+        ValueError: If maps hold more than one image, or a style setting is out of range.
+    """
+    style = style or FigureStyle()
+    if len(maps) != 1:
+        raise ValueError(f"maps hold {len(maps)} images, a figure shows one: pass maps[i]")
+    picture = as_rgb(image)
+    shown = maps if style.mass is None else maps.thresholded(style.mass)
+    shown = shown.upsampled((picture.shape[0], picture.shape[1]))
+    panels = {"[CLS] attention": shown.cls[0], "Patch self-attention": shown.patch[0]}
+    # A single head is the [CLS] map again.
+    several = list(shown.heads[0]) if shown.heads.shape[1] > 1 else []
+    heads = {f"Head {number}": head for number, head in enumerate(several, start=1)}
+    figure, axes = _panel_grid(3, len(heads), picture.shape[0] / picture.shape[1])
+    _draw(axes[0], "Input", picture)
+    for axis, (name, panel) in zip(axes[1:], [*panels.items(), *heads.items()], strict=True):
+        _draw(axis, name, overlay(picture, panel, style.strength, style.colour_map))
+    _draw_colour_bar(figure, axes, style.colour_map, "Relative attention", _ATTENTION_BAR_INCHES)
+    if style.title:
+        figure.suptitle(style.title, fontsize=_FONT_POINTS + 1)
+    return figure
+
+
+def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 300) -> Path:
+    """Write a figure as PNG or PDF, whole or not at all.
+
+    Args:
+        figure: What :func:`attention_figure` gave, or any other figure.
+        path: Ends in .png or .pdf.
+        dpi: Dots an inch, of a PNG and of the images inside a PDF.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If the path ends otherwise.
+    """
+    if Path(path).suffix.lower() not in _FORMATS:
+        raise ValueError(f"{str(path)!r} does not end in {' or '.join(_FORMATS)}: choose one of these formats")
+    # Type 42 embeds outlines as they are: publishers refuse matplotlib's default, Type 3.
+    with atomic_write(path) as temporary, matplotlib.rc_context({"pdf.fonttype": 42}):
+        figure.savefig(temporary, dpi=dpi)
+    return Path(path)
+
+
+def _panel_grid(wide: int, heads: int, height_over_width: float) -> tuple[Figure, list[Axes]]:
+    """A first row of wide panels and below it rows of heads; panels have the image's shape."""
+    rows = math.ceil(heads / _MOST_COLUMNS)
+    columns = max(wide, math.ceil(heads / rows) if rows else 0)
+    panel_height = _ATTENTION_PANEL_INCHES * height_over_width
+    first_height = panel_height * columns / wide
+    size = (_ATTENTION_PANEL_INCHES * columns + 0.7, first_height + rows * panel_height + 0.3 * (rows + 1))
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(1 + rows, wide * columns, height_ratios=[first_height, *[panel_height] * rows])
+    axes = [figure.add_subplot(grid[0, index * columns : (index + 1) * columns]) for index in range(wide)]
+    for index in range(heads):
+        row, column = divmod(index, columns)
+        axes.append(figure.add_subplot(grid[1 + row, column * wide : (column + 1) * wide]))
+    return figure, axes
+
+
+def _draw(axis: Axes, name: str, picture: NDArray[Any]) -> None:
+    axis.imshow(picture, interpolation="nearest")
+    axis.set_title(name, pad=3, fontsize=_FONT_POINTS)
+    axis.set_axis_off()
+
+
+def _draw_colour_bar(figure: Figure, axes: Any, colour_map: str, label: str, inches: float) -> None:
+    scale = ScalarMappable(Normalize(0.0, 1.0), cmap=colour_map)
+    bar = figure.colorbar(scale, ax=axes, pad=0.015, aspect=max(figure.get_figheight() / inches, 5))
+    bar.set_label(label, fontsize=_FONT_POINTS)
+    bar.ax.tick_params(labelsize=_FONT_POINTS)
+    bar.outline.set_linewidth(0.4)
+
+
+@dataclass(frozen=True)
+class GridColumn:
+    """One column of a grid.
+
+    Attributes:
+        method: Stands above all columns of one model; empty for the input.
+        title: What the column shows.
+        pictures: One a row, values in [0, 1]. Shape of each: (height, width, 3).
+    """
+
+    method: str
+    title: str
+    pictures: Sequence[FloatArray]
+
+
+def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis", note: str | None = None) -> Figure:
+    """Draw columns side by side with one colour bar.
+
+    Args:
+        columns: From left to right, the same number of pictures in each; columns of one method stand together.
+        colour_map: Of the colour bar: the one that the maps were drawn with.
+        note: What stands below the panels, for example what a gradient is of.
+
+    Returns:
+        A figure; see :func:`save_figure`.
+
+    Raises:
+        ValueError: If there is no picture, or the columns differ in length.
+    """
+    lengths = {len(column.pictures) for column in columns}
+    if len(lengths) != 1 or 0 in lengths:
+        raise ValueError(f"columns hold {sorted(lengths)} pictures: each needs one for every row, at least one")
+    rows = lengths.pop()
+    height, width = columns[0].pictures[0].shape[:2]
+    note_inches = 0.13 * len(note.splitlines()) if note else 0.0
+    size = (
+        _GRID_PANEL_INCHES * len(columns) + 0.7,
+        (_GRID_PANEL_INCHES * height / width + 0.03) * rows + _GRID_TITLE_INCHES + note_inches,
+    )
+    figure = Figure(figsize=size, layout="constrained")
+    # The rest at the top is for what text reaches beyond its nominal height.
+    rect = (0.0, 0.0, 1.0, 1.0 - 0.03 / size[1])
+    figure.get_layout_engine().set(w_pad=0.015, h_pad=0.015, wspace=0.0, hspace=0.0, rect=rect)  # type: ignore[union-attr,call-arg,unused-ignore]
+    axes = figure.subplots(rows, len(columns), squeeze=False)
+    previous = None
+    for position, column in enumerate(columns):
+        # The method is named once, above the first of its columns.
+        method = column.method if column.method != previous else ""
+        previous = column.method
+        axes[0, position].set_title(f"{method}\n{column.title}", fontsize=_FONT_POINTS - 1, pad=3, loc="left")
+        for axis, picture in zip(axes[:, position], column.pictures, strict=True):
+            axis.imshow(picture, interpolation="nearest")
+            axis.set_axis_off()
+    _draw_colour_bar(figure, axes, colour_map, "Relative value", _GRID_BAR_INCHES)
+    if note:
+        figure.supxlabel(note, fontsize=_FONT_POINTS - 2, x=0.01, ha="left")
+    return figure
+
+
+@dataclass(frozen=True)
+class BoxedPicture:
+    """One panel.
+
+    Attributes:
+        image: RGB.
+        found: Left, top, right, bottom in pixels. Shape: (4,).
+        annotated: Shape: (boxes, 4).
+        title: Above the panel.
+    """
+
+    image: Image.Image
+    found: Tensor
+    annotated: Tensor
+    title: str = ""
+
+
+def box_figure(pictures: Sequence[BoxedPicture], columns: int = 4, title: str | None = None) -> Figure:
+    """Draw pictures with their boxes.
+
+    Args:
+        pictures: At least one.
+        columns: Panels a row.
+        title: Above the figure.
+
+    Returns:
+        A figure; see :func:`save_figure`.
+
+    Raises:
+        ValueError: If there is no picture or no column.
+    """
+    if not pictures or columns < 1:
+        raise ValueError(f"{len(pictures)} pictures in {columns} columns: at least one of each is needed")
+    columns = min(columns, len(pictures))
+    rows = math.ceil(len(pictures) / columns)
+    tallest = max(picture.image.height / picture.image.width for picture in pictures)
+    height = _BOX_PANEL_INCHES * min(max(tallest, 0.5), 1.5) + _BOX_TITLE_INCHES
+    figure = Figure(figsize=(_BOX_PANEL_INCHES * columns, height * rows + 3 * _BOX_TITLE_INCHES), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for axis in axes:
+        axis.set_axis_off()
+    for axis, picture in zip(axes, pictures, strict=False):
+        axis.imshow(as_rgb(picture.image), interpolation="nearest")
+        for box in picture.annotated.tolist():
+            axis.add_patch(_rectangle(box, _ANNOTATED, "--"))
+        axis.add_patch(_rectangle(picture.found.tolist(), _FOUND, "-"))
+        axis.set_title(picture.title, fontsize=_FONT_POINTS - 1, pad=2)
+    lines = [
+        Line2D([], [], color=_FOUND, linestyle="-", label="found"),
+        Line2D([], [], color=_ANNOTATED, linestyle="--", label="annotated"),
+    ]
+    figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=_FONT_POINTS, frameon=False)
+    if title:
+        figure.suptitle(title, fontsize=_FONT_POINTS + 1)
+    return figure
+
+
+def _rectangle(box: Sequence[float], colour: str, style: str) -> Rectangle:
+    left, top, right, bottom = box
+    # Pixel 0 is drawn from -0.5 to 0.5.
+    return Rectangle(
+        (left - 0.5, top - 0.5),
+        right - left,
+        bottom - top,
+        fill=False,
+        edgecolor=colour,
+        linestyle=style,
+        linewidth=1.2,
+    )
+
+
+@dataclass(frozen=True)
+class MapKind:
+    """One kind of map.
+
+    Attributes:
+        title: What stands above its column.
+        compute: From a model and pixel values (1, 3, height, width) to a map (1, rows, columns), not negative, or to
+            colours (1, rows, columns, 3).
+        is_attention: Whether a share of its sum can be cut out.
+    """
+
+    title: str
+    compute: Callable[[nn.Module, Tensor], Tensor]
+    is_attention: bool = True
+
+
+MAP_KINDS: dict[str, MapKind] = {
+    "cls": MapKind("[CLS] attention", lambda model, pixels: attention_maps(model, pixels).cls),
+    "patch": MapKind("Patch self-attention", lambda model, pixels: attention_maps(model, pixels).patch),
+    "rollout": MapKind("Attention rollout", attention_rollout),
+    "cam": MapKind("Grad-CAM", lambda model, pixels: gradient_maps(model, pixels).cam),
+    "saliency": MapKind("Saliency", lambda model, pixels: relative_to_range(gradient_maps(model, pixels).saliency)),
+    "windows": MapKind("Windowed attention", window_attention),
+    "tokens": MapKind("Token components", lambda model, pixels: principal_colours(token_map(model, pixels)), False),
+    "foreground": MapKind(
+        "Foreground", lambda model, pixels: foreground_mask(token_map(model, pixels)).float(), False
+    ),
+}
+
+
+def paper_kinds(model: nn.Module) -> list[str]:
+    """What the paper shows of a model: Figures 6 to 10 of a ViT, Figures 11 to 15 of a Swin."""
+    return ["cam", "saliency"] if attends_in_windows(feature_network(model)) else ["cls", "patch"]
+
+
+def drawn_map(
+    kind: str,
+    model: nn.Module,
+    prepared: PreparedImage,
+    mass: float | None = None,
+    strength: float = 1.0,
+    colour_map: str = "viridis",
+) -> FloatArray:
+    """A map of one image by one model, in colour.
+
+    Args:
+        kind: A key of :data:`MAP_KINDS`.
+        model: A ViT or Swin.
+        prepared: The image.
+        mass: Share of an attention or gradient map's sum that is shown; None for all.
+        strength: Share of the map's colour over the image; 1 shows the map alone.
+        colour_map: See :func:`synco_hub.visualization.overlay.overlay`.
+
+    Returns:
+        Values in [0, 1]. Shape: as ``prepared.shown``.
+
+    Raises:
+        ValueError: If the kind is unknown or does not fit the model.
+    """
+    if kind not in MAP_KINDS:
+        raise ValueError(f"kind {kind!r} is unknown: choose among {', '.join(MAP_KINDS)}")
+    maps = MAP_KINDS[kind].compute(model, prepared.pixel_values).float()
+    size = (prepared.shown.shape[0], prepared.shown.shape[1])
+    if maps.ndim == 4:
+        colours = upsample(maps.permute(0, 3, 1, 2), size)[0].permute(1, 2, 0).cpu().numpy()
+        return blended(prepared.shown, colours, strength)
+    if mass is not None and MAP_KINDS[kind].is_attention:
+        maps = maps * mass_mask(maps, mass)
+    return overlay(prepared.shown, upsample(maps, size)[0], strength, colour_map)

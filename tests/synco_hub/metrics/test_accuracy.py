@@ -1,0 +1,91 @@
+"""Top-k accuracy against a stable sort written out as a loop, and against scikit-learn and torchmetrics."""
+
+import numpy as np
+import pytest
+import torch
+from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
+
+from synco_hub.metrics import check_label_range, mean_per_class_accuracy, target_ranks, top_k_accuracy
+
+
+def ranks_by_sorting(scores: np.ndarray, targets: np.ndarray) -> list[int]:
+    ranks = []
+    for row, target in zip(scores, targets, strict=True):
+        order = sorted(range(len(row)), key=lambda index: (-row[index], index))
+        ranks.append(order.index(target))
+    return ranks
+
+
+@pytest.mark.parametrize("levels", [2, 5, 1000])
+def test_ranks_equal_a_stable_sort_also_with_many_ties(levels: int) -> None:
+    generator = torch.Generator().manual_seed(levels)
+    scores = torch.randint(levels, (200, 7), generator=generator) / levels - 0.5
+    targets = torch.randint(7, (200,), generator=generator)
+    assert target_ranks(scores, targets).tolist() == ranks_by_sorting(scores.numpy(), targets.numpy())
+
+
+@pytest.mark.parametrize("k", [1, 2, 5])
+def test_equals_scikit_learn_without_ties(k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    scores = torch.randn(300, 9, generator=generator)
+    targets = torch.randint(9, (300,), generator=generator)
+    expected = top_k_accuracy_score(targets.numpy(), scores.numpy(), k=k, labels=list(range(9)))
+    assert top_k_accuracy(scores, targets, k) == pytest.approx(expected, abs=1e-12)
+
+
+def test_all_classes_are_always_right_and_ties_go_to_the_lower_class() -> None:
+    scores = torch.zeros(4, 3)
+    targets = torch.tensor([0, 1, 2, 0])
+    assert top_k_accuracy(scores, targets, 3) == 1.0
+    assert top_k_accuracy(scores, targets, 1) == 0.5
+    assert top_k_accuracy(scores, targets, 2) == 0.75
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.float64, torch.int64])
+def test_any_number_type(dtype: torch.dtype) -> None:
+    scores = torch.tensor([[3, 1, 2], [0, 5, 4]]).to(dtype)
+    assert target_ranks(scores, torch.tensor([2, 0], dtype=torch.int32)).tolist() == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("scores", "targets", "k", "message"),
+    [
+        (torch.zeros(2, 3), torch.tensor([0, 3]), 1, r"target 1 has label 3, one of 1 among 2 .* 0 to 2"),
+        (torch.zeros(2, 3), torch.tensor([-1, 0]), 1, "target 0 has label -1"),
+        (torch.zeros(2, 3), torch.tensor([0, 1]), 4, "k=4"),
+        (torch.zeros(2, 3), torch.tensor([0, 1]), 0, "k=0"),
+        (torch.zeros(2, 3), torch.tensor([0]), 1, "do not fit"),
+        (torch.zeros(0, 3), torch.tensor([], dtype=torch.int64), 1, "empty"),
+        (torch.zeros(2, 3), torch.tensor([0.0, 1.0]), 1, "integers"),
+        (torch.full((2, 3), torch.nan), torch.tensor([0, 1]), 1, "6 of the scores are NaN"),
+    ],
+)
+def test_bad_input_is_refused(scores: torch.Tensor, targets: torch.Tensor, k: int, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        top_k_accuracy(scores, targets, k)
+
+
+def test_label_range_names_whose_label_it_is() -> None:
+    check_label_range(torch.tensor([0, 4]), 5)
+    with pytest.raises(ValueError, match="training image 1 has label 5, one of 2 among 3"):
+        check_label_range(torch.tensor([0, 5, 9]), 5, "training image")
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_agrees_with_balanced_accuracy(seed):
+    generator = torch.Generator().manual_seed(seed)
+    targets = torch.randint(7, (60,), generator=generator)
+    scores = torch.randn(60, 9, generator=generator) + 2 * torch.nn.functional.one_hot(targets, 9)
+    expected = balanced_accuracy_score(targets.numpy(), scores.argmax(1).numpy())
+    assert mean_per_class_accuracy(scores, targets) == pytest.approx(expected, abs=1e-12)
+
+
+def test_a_rare_class_counts_as_much_as_a_frequent_one():
+    targets = torch.tensor([0] * 99 + [1])
+    scores = torch.tensor([[1.0, 0.0, 0.0]]).expand(100, 3)
+    assert mean_per_class_accuracy(scores, targets) == 0.5
+
+
+def test_a_label_out_of_range_is_named():
+    with pytest.raises(ValueError, match="target 1 has label 3"):
+        mean_per_class_accuracy(torch.zeros(2, 3), torch.tensor([0, 3]))

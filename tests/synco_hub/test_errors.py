@@ -1,0 +1,92 @@
+import errno
+import os
+import random
+import sys
+
+import pytest
+
+from synco_hub.errors import DEBUG_VARIABLE, escape, join_names, report_errors
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ValueError("k=5: rule,\n   remedy"), "error: k=5: rule, remedy\n"),
+        (FileNotFoundError("no such file"), "error: no such file\n"),
+        (FloatingPointError("NaN at step 3"), "error: NaN at step 3\n"),
+        (KeyError("x"), "error: KeyError: 'x' (this is a bug; add --debug for the traceback)\n"),
+    ],
+)
+def test_an_exception_is_one_line_and_exit_code_1(error, line, capsys, monkeypatch):
+    monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
+    with pytest.raises(SystemExit) as exit_info, report_errors():
+        raise error
+    assert exit_info.value.code == 1
+    assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(
+    ("number", "remedy"),
+    [
+        (errno.EROFS, "the file system is read-only: choose another --output or --output-dir."),
+        (errno.EACCES, "permission denied: choose another path, or change the permissions."),
+        (errno.ENOSPC, "no space is left on the device: free some, or choose an output on another disk."),
+    ],
+)
+def test_a_disk_that_takes_nothing_is_named_with_a_remedy(number, remedy, capsys, monkeypatch):
+    monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
+    for error, start in (
+        (OSError(number, os.strerror(number), "/mnt/a.json"), "error: /mnt/a.json: "),
+        (OSError(number, os.strerror(number), "a.part", None, "a.json"), "error: a.part -> a.json: "),
+        (OSError(number, os.strerror(number)), "error: "),
+    ):
+        with pytest.raises(SystemExit), report_errors():
+            raise error
+        assert capsys.readouterr().err == f"{start}{remedy}\n"
+
+
+def test_other_errors_of_files_keep_their_words(tmp_path, capsys):
+    with pytest.raises(SystemExit), report_errors():
+        (tmp_path / "missing" / "a.json").write_text("")
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+def test_debug_shows_the_traceback(capsys, monkeypatch):
+    monkeypatch.setenv(DEBUG_VARIABLE, "1")
+    with pytest.raises(SystemExit), report_errors():
+        raise ValueError("broken")
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_the_keyboard_is_130_and_success_is_silent(capsys):
+    with pytest.raises(SystemExit) as exit_info, report_errors():
+        raise KeyboardInterrupt
+    assert exit_info.value.code == 130
+    with report_errors():
+        pass
+
+
+def test_usual_names_are_shown_as_they_are():
+    for name in ("blocks.0.attn.qkv.weight", "übung (2)", "", 3, None):
+        assert escape(name) == str(name)
+
+
+@pytest.mark.parametrize("bad", ["\x1b[2J", "\n", "\r", "\t", "\x00", "\x9b", "\u202e", "\ud800", "\x7f"])
+def test_what_moves_the_cursor_or_turns_the_line_is_written_out(bad):
+    assert escape(f"a{bad}b").isprintable()
+    assert escape(f"a{bad}b").startswith("a\\")
+    assert len(escape(bad * 1000)) <= 121
+
+
+def test_any_text_becomes_short_and_printable():
+    generator = random.Random(0)
+    for _ in range(300):
+        text = "".join(chr(generator.randrange(sys.maxunicode + 1)) for _ in range(generator.randrange(200)))
+        assert escape(text).isprintable()
+        assert len(escape(text)) <= 121
+
+
+def test_of_many_the_first_are_listed():
+    assert join_names(["a", "b"], 2) == "a, b"
+    assert join_names(iter("abc"), 2) == "a, b …"
+    assert join_names([], 2) == ""
