@@ -101,7 +101,7 @@ class FlagParser(HfArgumentParser):
         for field in dataclasses.fields(dtype):
             if not field.init:
                 continue
-            flag = dict(field.metadata)
+            flag = {name: value for name, value in field.metadata.items() if name != "writes"}
             if flag.pop("flag", True) is False or field.name not in self._only.get(dtype, (field.name,)):
                 # The parent builds the dataclass of what the namespace holds.
                 self.set_defaults(**{field.name: _default_of(field)})

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
-from synco_hub.output_paths import check_output_folder, check_result_file
+from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import (
     AdversarialSettings,
@@ -206,8 +206,7 @@ def measure(
 ) -> EvaluationResult:
     """As :func:`evaluate`, for settings that are made already."""
     row = evaluator(protocol)
-    if output is not None:
-        _check_output(row, output)
+    _check_places(row, settings, output)
     if settings.device is None:
         settings = replace(settings, device=resolve("synco_hub.features:best_device")())
     return resolve(row.function)(_loaded(row, model, settings), data, settings, output)
@@ -249,12 +248,19 @@ def _loaded(row: Evaluator, model: str | None, settings: Any) -> Any:
     return evaluated(network, processor, model)
 
 
-def _check_output(row: Evaluator, output: Path) -> None:
-    """A bad path must not cost the minutes or hours before it."""
-    if Path(row.output).suffix:
+def _check_places(row: Evaluator, settings: Any, output: Path | None) -> None:
+    """A path that cannot be written must not cost the minutes or hours before it."""
+    if output is not None and Path(row.output).suffix:
         check_result_file(output)
-    else:
+    elif output is not None:
         check_output_folder(output, "--output-dir")
+    for field in fields(settings):
+        place, kind = getattr(settings, field.name), field.metadata.get("writes")
+        flag = f"--{field.name.replace('_', '-')}"
+        if place is not None and kind == "folder":
+            check_output_folder(Path(place), flag)
+        elif place is not None and kind is not None:
+            check_output_file(Path(place), flag, kind)
 
 
 def _nearest(name: str, known: Iterable[str]) -> str:

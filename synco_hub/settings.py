@@ -19,7 +19,8 @@ def setting(default: Any, help: str, **flag: Any) -> Any:
     Args:
         default: Value where nothing is given; `dataclasses.MISSING` where something has to be.
         help: One sentence.
-        flag: More for `argparse` and for `synco_hub.flag_parser.FlagParser`, which says what it knows.
+        flag: More for `argparse` and for `synco_hub.flag_parser.FlagParser`, which says what it knows; ``writes`` says
+            that something is written there: "folder", or the endings that a file may have.
     """
     switch = {"switch": True} if isinstance(default, bool) else {}
     return field(default=default, metadata={"help": help, **switch, **flag})
@@ -114,7 +115,7 @@ class KnnSettings(ExtractionSettings):
     train_list: str | None = setting(None, "Low-shot: file with the names of the bank's images.")
     train_dataset: str | None = setting(None, "Bank for a set of test images only, such as imagenet-1k.")
     train_data_dir: str | None = setting(None, "Folder of the original files of --train-dataset.")
-    save_features: str | None = setting(None, "Folder to keep the features of both splits in.")
+    save_features: str | None = setting(None, "Folder to keep the features of both splits in.", writes="folder")
     features: str | None = setting(None, "Folder of --save-features: vote again without the model.")
 
 
@@ -173,7 +174,9 @@ class RetrievalSettings:
     max_side: int = setting(1024, "Longest side of an image in pixels; 1024 keeps the benchmark's files.")
     scale: list[float] | None = repeated("Factors of the scales. Default: 1, 1/√2, 1/2.")
     crop_queries: bool = setting(True, "See only the query's box, as the official protocol does.")
-    save_features: str | None = setting(None, "Folder to keep features in; a killed run continues there.")
+    save_features: str | None = setting(
+        None, "Folder to keep features in; a killed run continues there.", writes="folder"
+    )
     num_workers: int = setting(2, "Processes that decode images.")
     device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
     progress: bool = setting(True, "Show a progress bar.", flag=False)
@@ -202,8 +205,8 @@ class DiscoverySettings:
     split: str = setting("trainval", "List of ImageSets/Main.")
     num_images: int | None = setting(None, "Only the first images; the result is then partial.")
     max_side: int | None = setting(None, "Longest side of an image in pixels. Default: its own.")
-    save_boxes: str | None = setting(None, "Folder to keep boxes in; a killed run continues there.")
-    figure: str | None = setting(None, "Draw found and annotated boxes to this .png or .pdf.")
+    save_boxes: str | None = setting(None, "Folder to keep boxes in; a killed run continues there.", writes="folder")
+    figure: str | None = setting(None, "Draw found and annotated boxes to this .png or .pdf.", writes=(".png", ".pdf"))
     figure_images: int = setting(12, "Images of the figure, spread over the split.")
     device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
     progress: bool = setting(True, "Show a progress bar.", flag=False)

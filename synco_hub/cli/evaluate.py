@@ -19,6 +19,7 @@ from synco_hub.cli.options import (
 )
 from synco_hub.errors import DEBUG_VARIABLE, DoesNotApplyError
 from synco_hub.evaluation.adversarial import null_attacks
+from synco_hub.output_paths import check_output_folder
 from synco_hub.protocols import EVALUATORS, measure, resolve
 from synco_hub.results import EvaluationResult
 from synco_hub.results_table import comparison, to_markdown
@@ -43,12 +44,19 @@ def evaluate_protocol(
     if protocol == "adversarial" and (nulls := null_attacks(result)):
         print(f"error: {', '.join(nulls)} left every input as it was: no measurement of robustness", file=sys.stderr)
         return NULL_EXIT_CODE
-    if protocol == "video-segmentation" and result.skipped_files:
-        raise ValueError(
-            f"{len(result.skipped_files)} videos could not be measured, the result of the others is marked partial; "
-            f"first: {result.notes[0]}"
-        )
+    if fault := _missing_videos(protocol, result):
+        raise ValueError(fault)
     return 0
+
+
+def _missing_videos(protocol: str, result: EvaluationResult) -> str | None:
+    """What to say where videos could not be measured, which is no success though the others' result is kept."""
+    if protocol != "video-segmentation" or not result.skipped_files:
+        return None
+    return (
+        f"{', '.join(result.skipped_files)} could not be measured, the result of the others "
+        f"({result.dataset.description}) is marked partial; first: {result.notes[0]}"
+    )
 
 
 def print_end(result: EvaluationResult, output: Path) -> None:
@@ -118,13 +126,12 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
     Raises:
         ValueError: If something failed, or nothing could be measured.
     """
-    results: list[EvaluationResult] = []
-    skipped: list[str] = []
-    failed: list[str] = []
-    planned, absent = planned_measurements(options)
-    skipped += absent
-    for reason in absent:
+    check_output_folder(options.output_dir, "--output-dir")
+    planned, skipped = planned_measurements(options)
+    for reason in skipped:
         print(f"skipped {reason}")
+    results: list[EvaluationResult] = []
+    failed: list[str] = []
     for measurement in planned:
         row = EVALUATORS[measurement.protocol]
         known = {field.name for field in fields(row.settings)}
@@ -144,6 +151,9 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
             continue
         print_end(result, measurement.output)
         results.append(result)
+        if fault := _missing_videos(measurement.protocol, result):
+            failed.append(f"{measurement}: {fault}")
+            print(f"failed {failed[-1]}")
     if results:
         print(to_markdown(comparison(results)), end="")
     if not results:
@@ -158,7 +168,8 @@ def planned_measurements(options: EvaluateAllOptions) -> tuple[list[Measurement]
     Raises:
         FileNotFoundError: If ``data_dir`` is no folder.
     """
-    planned, absent = [], []
+    planned: list[Measurement] = []
+    absent: list[str] = []
     for dataset in options.dataset or [DatasetChoice.dataset]:
         # A data set is a path or has settings: neither may lead out of the output folder.
         folder = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in dataset.strip("./"))

@@ -1,4 +1,4 @@
-"""`synco_hub.cli.efficiency` by the command line, as a user calls it."""
+"""`synco-hub evaluate` of one protocol, as a user calls it."""
 
 import subprocess
 

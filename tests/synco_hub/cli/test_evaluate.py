@@ -134,11 +134,15 @@ def test_a_classifier_is_measured_and_other_classes_are_refused(folder, tmp_path
     assert "the head has 3 classes, the data set 4" in str(other.exception)
 
 
-def test_all_measures_what_it_can_and_says_what_it_cannot(model, folder, tmp_path):
-    flags = ["--model", model, "--dataset", str(folder), "--dataset", "nowhere/at/all", "--num-workers", "0"]
-    done = invoke(["evaluate", "all", *flags, "--output-dir", str(tmp_path / "all")])
+def test_all_measures_what_it_can_says_what_does_not_apply_and_fails_for_what_is_not_there(model, folder, tmp_path):
+    flags = ["--model", model, "--num-workers", "0", "--output-dir", str(tmp_path / "all")]
+    done = invoke(["evaluate", "all", *flags, "--dataset", str(folder)])
     assert done.exit_code == 0, done.output
     assert "skipped classification" in done.output
     assert "has no trained classifier" in done.output
     assert "SynCo-v2 DeiT-S" in done.output
     assert len(list((tmp_path / "all").rglob("knn.json"))) == 1
+    done = invoke(["evaluate", "all", *flags, "--dataset", "nowhere/at/all", str(folder)])
+    assert done.exit_code == 1
+    assert "1 of 4 measurements failed: knn on nowhere/at/all: " in str(done.exception)
+    assert "SynCo-v2 DeiT-S" in done.output  # what could be measured stands in the table

@@ -1,4 +1,4 @@
-"""`synco_hub.cli.out_of_distribution` by the command line, as a user calls it."""
+"""`synco-hub evaluate` of one protocol, as a user calls it."""
 
 import numpy as np
 import pytest
@@ -16,10 +16,10 @@ def command(monkeypatch, planted):
         lambda name: (planted.classifier, planted.processor, planted.names),
     )
 
-    def invoke(*flags):
+    def run(*flags):
         return invoke(["evaluate", "ood", "--model", "planted", "--device", "cpu", *map(str, flags)])
 
-    return invoke
+    return run
 
 
 @pytest.fixture

@@ -1,7 +1,4 @@
-"""The whole command on a small tree in the official layout, whose average precision is planted by colours.
-
-By the command line, as a user calls `synco_hub.cli.retrieval`.
-"""
+"""The whole command on a small tree in the official layout, whose average precision is planted by colours."""
 
 import json
 import pickle

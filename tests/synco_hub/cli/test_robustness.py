@@ -1,4 +1,4 @@
-"""`synco_hub.cli.robustness` by the command line, as a user calls it."""
+"""`synco-hub evaluate` of one protocol, as a user calls it."""
 
 import json
 import sys
@@ -6,6 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from command_line import invoke
 
 from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
 from synco_hub.data.class_lists import class_list
@@ -19,11 +20,11 @@ def command(monkeypatch, planted):
 
     monkeypatch.setattr("synco_hub.hub.loading.load_classifier", load)
 
-    def invoke(*flags):
+    def run(*flags):
         flags = ["evaluate", "robustness", "--model", "planted", "--device", "cpu", *map(str, flags)]
         return invoke(flags)
 
-    return invoke
+    return run
 
 
 @pytest.fixture

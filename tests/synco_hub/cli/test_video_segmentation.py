@@ -1,7 +1,4 @@
-"""The whole command on a small tree in the official layout, with planted J and F.
-
-By the command line, as a user calls `synco_hub.cli.video_segmentation`.
-"""
+"""The whole command on a small tree in the official layout, with planted J and F."""
 
 import json
 
@@ -73,7 +70,7 @@ def test_a_faulty_video_keeps_the_rest_and_fails_the_command(model, davis, tmp_p
     Image.new("RGB", (64, 64)).save(davis / "JPEGImages" / "480p" / "a" / "00003.jpg")
     done = run(model, davis, tmp_path / "out")
     assert done.exit_code == 1
-    assert "1 of 2 videos could not be measured" in str(done.exception)
+    assert "a could not be measured, the result of the others (DAVIS 480p: 1 of 2 videos" in str(done.exception)
     assert "00003.jpg is 64x64, the first frame 128x64" in str(done.exception)
     result = json.loads((tmp_path / "out" / "video-segmentation.json").read_text())
     assert result["partial"] is True
