@@ -28,4 +28,4 @@ def test_use_and_training_end_in_one_result(tmp_path, monkeypatch):
     assert {"images_per_second", "gflops_per_image", "train_moby_minutes_per_imagenet_epoch"} <= result.metrics.keys()
     assert "train_synco-v2_synthesis_overhead_percent" in result.metrics
     assert result.protocol.parameters["train_moby"]["batch_size"] == 2
-    assert "hours_300_epochs" in outcome.stdout
+    assert "hours_300_epochs" in outcome.output
