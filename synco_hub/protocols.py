@@ -207,9 +207,10 @@ def measure(
     """As :func:`evaluate`, for settings that are made already."""
     row = evaluator(protocol)
     _check_places(row, settings, output)
+    loaded = _loaded(row, model, settings)
     if settings.device is None:
         settings = replace(settings, device=resolve("synco_hub.features:best_device")())
-    return resolve(row.function)(_loaded(row, model, settings), data, settings, output)
+    return resolve(row.function)(loaded, data, settings, output)
 
 
 def evaluator(protocol: str) -> Evaluator:
