@@ -6,7 +6,7 @@ import dataclasses
 import textwrap
 from argparse import Action, ArgumentDefaultsHelpFormatter, BooleanOptionalAction
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, cast, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -58,7 +58,7 @@ class FlagParser(HfArgumentParser):
         **options: Any,
     ) -> None:
         self._only = dict(only or {})
-        super().__init__(list(kinds), **{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
+        super().__init__(cast(Any, kinds), **{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
         self.set_defaults(**dict(defaults or {}))
         for action in self._actions:
             action.required = action.required and action.dest not in (defaults or {})
@@ -96,7 +96,7 @@ class FlagParser(HfArgumentParser):
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         title = getattr(dtype, "_argument_group_name", None)
-        group = self.add_argument_group(title) if title else self
+        group: Any = self.add_argument_group(title) if title else self
         hints = get_type_hints(dtype)
         for field in dataclasses.fields(dtype):
             if not field.init:
