@@ -6,6 +6,7 @@ levels below the one given.
 
 from __future__ import annotations
 
+import io
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,12 +16,12 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from scipy.io import loadmat
 
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.file_listing import subfolders
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset, fingerprint
 from synco_hub.data.image_folder import ImageFolderDataset
-from synco_hub.data.matlab_file import read_matlab_file
 from synco_hub.safe_pickle import PickledArray, load_arrays
 
 
@@ -148,10 +149,10 @@ def read_flowers102(folder: Path, split: str) -> _OriginalSplit:
     Training is trnid and valid together: 1,020 + 1,020 images; tstid has 6,149. Some copies exchange trnid and tstid.
     """
     root = _require_located(folder, "Flowers-102", "setid.mat", "imagelabels.mat", "jpg")
-    sets = read_matlab_file(root / "setid.mat")
+    sets = _matlab_variables(root / "setid.mat")
     keys = ("trnid", "valid") if split == "train" else ("tstid",)
     numbers = np.concatenate([_matlab_numbers(sets, key, root / "setid.mat") for key in keys])
-    labels = _matlab_numbers(read_matlab_file(root / "imagelabels.mat"), "labels", root / "imagelabels.mat") - 1
+    labels = _matlab_numbers(_matlab_variables(root / "imagelabels.mat"), "labels", root / "imagelabels.mat") - 1
     if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= len(labels):
         raise ValueError(
             f"{root / 'setid.mat'}: images {numbers.min()} to {numbers.max()}, where imagelabels.mat has {len(labels)}"
@@ -174,19 +175,27 @@ def read_stanford_cars(folder: Path, split: str) -> _OriginalSplit:
     path = next((place / file for place in (root / "devkit", root) if (place / file).is_file()), None)
     if path is None:
         raise ValueError(f"{root}: {file} was not found in it or in devkit/; the other files have no test labels.")
-    rows = read_matlab_file(path).get("annotations")
-    names = read_matlab_file(root / "devkit" / "cars_meta.mat").get("class_names")
-    if not isinstance(rows, list) or not isinstance(names, list) or any("class" not in row for row in rows):
+    rows = np.atleast_1d(_matlab_variables(path).get("annotations"))
+    names = np.atleast_1d(_matlab_variables(root / "devkit" / "cars_meta.mat").get("class_names"))
+    if not {"class", "fname"} <= set(rows.dtype.names or ()):
         raise ValueError(f"{path}: no annotations with classes; give the files of the devkit.")
-    labels = [int(np.asarray(row["class"]).item()) - 1 for row in rows]
-    return _OriginalSplit(
-        root / f"cars_{split}", [str(row["fname"]) for row in rows], labels, list(map(str, names)), file
-    )
+    labels = [int(number) - 1 for number in rows["class"]]
+    return _OriginalSplit(root / f"cars_{split}", list(map(str, rows["fname"])), labels, list(map(str, names)), file)
+
+
+def _matlab_variables(path: Path) -> dict[str, Any]:
+    """Variables by name: numbers as arrays, a cell array as an array of objects, a struct array as one with fields."""
+    data = path.read_bytes()
+    try:
+        return dict(loadmat(io.BytesIO(data), squeeze_me=True))
+    except Exception as error:  # scipy has as many kinds of errors as a file can have damages
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path}: no readable MATLAB file ({reason}); unpack the original archive again.") from error
 
 
 def _matlab_numbers(variables: dict[str, Any], key: str, path: Path) -> npt.NDArray[np.int64]:
-    values = variables.get(key)
-    if not isinstance(values, np.ndarray) or values.dtype.kind not in "iuf":
+    values = np.asarray(variables.get(key))
+    if values.dtype.kind not in "iuf":
         raise ValueError(f"{path}: no numbers named {key} among {', '.join(variables)}; unpack the original again.")
     return values.reshape(-1).astype(np.int64)
 

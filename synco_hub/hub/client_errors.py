@@ -23,11 +23,7 @@ _LOGIN = "`hf auth login`, or the variable HF_TOKEN"
 
 @contextmanager
 def limit_silence(seconds: float) -> Iterator[None]:
-    """Within this context no request of the client waits longer for the next bytes, unless it has a limit of its own.
-
-    Args:
-        seconds: Of silence; a long transfer that goes on may take any time.
-    """
+    """Let no request of the client wait longer for its next bytes, unless it has a limit of its own."""
     session = get_session()
     before = session.timeout
     session.timeout = seconds

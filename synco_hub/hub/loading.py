@@ -69,21 +69,13 @@ def load_model(name: str) -> tuple[Any, Any]:
 
 
 def backbone_name(name: str) -> str:
-    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it.
-
-    Args:
-        name: See :func:`load_model`.
-    """
+    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it."""
     facts = Path(name) / HEAD_FACTS
     return str(json.loads(facts.read_text(encoding="utf-8"))["model"]) if facts.is_file() else name
 
 
 def check_model_name(name: str) -> None:
-    """Refuse what can be no model of `transformers` before anything is loaded.
-
-    Raises:
-        ValueError: If it is neither a directory with a model, nor a short name, nor of the form of a Hub id.
-    """
+    """Refuse what can be no model of `transformers` before anything is loaded."""
     known = [row.name for row in list_models()]
     if name not in known and "/" not in name and not Path(name).is_dir():
         raise ValueError(

@@ -281,12 +281,6 @@ def exclusive_lock(work: str) -> Iterator[None]:
 
     The system itself lets go of the lock of a process that dies, however it does, so nobody waits for the dead. The
     empty lock file stays: removing it would let one process hold a file that a second no longer finds.
-
-    Args:
-        work: What is done, such as `pull-organisation--name@commit`; it becomes the name of a file.
-
-    Raises:
-        OSError: If the home of the zoo cannot be written.
     """
     folder = home_directory() / "locks"
     folder.mkdir(parents=True, exist_ok=True)

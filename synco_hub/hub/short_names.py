@@ -24,17 +24,7 @@ from synco_hub.zoo import ZOO, checkpoint_directory, installed_directory
 
 
 def resolve(name: str) -> str:
-    """Say where `transformers` should load a model id from.
-
-    Args:
-        name: Anything a user gives to `from_pretrained`.
-
-    Returns:
-        The id itself unless it is a short name; for a short name its directory or Hub repository.
-
-    Raises:
-        OSError: If it is a short name of the zoo whose checkpoint is nowhere; names the three ways to get it.
-    """
+    """Say where `transformers` should load a model id from: an id itself unless it is a short name."""
     if os.path.isdir(name) or os.sep in name or "/" in name:
         return name
     if installed := installed_directory(name):
@@ -67,11 +57,7 @@ def missing_message(name: str) -> str:
 
 
 def wrap_cached_files(hub_module: Any) -> None:
-    """Wrap what asks for files and revisions, once.
-
-    Args:
-        hub_module: The imported module `transformers.utils.hub`.
-    """
+    """Wrap what asks for files and revisions, once."""
     original: Callable[..., Any] = hub_module.cached_files
     if getattr(original, "_resolves_short_names", False):
         return

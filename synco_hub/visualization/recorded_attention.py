@@ -126,7 +126,11 @@ def last_keys(model: nn.Module, pixel_values: Tensor) -> Tensor:
 
 
 def attends_in_windows(network: nn.Module) -> bool:
-    """True for a Swin of whatever library."""
+    """True for a Swin of whatever library.
+
+    Args:
+        network: Any module.
+    """
     names = (type(module).__name__.lower() for module in network.modules())
     return any("swin" in name or "windowattention" in name for name in names)
 

@@ -27,11 +27,7 @@ def hub_dataset(result: EvaluationResult) -> str | None:
 
 
 def model_index_entries(results: Sequence[EvaluationResult]) -> list[EvalResult]:
-    """One entry a metric.
-
-    Args:
-        results: What was measured.
-    """
+    """One entry a metric."""
     return [
         EvalResult(
             task_type="image-classification",
@@ -49,11 +45,7 @@ def model_index_entries(results: Sequence[EvaluationResult]) -> list[EvalResult]
 
 
 def evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, str]:
-    """Files for `.eval_results/`: name to YAML text, one score each, as the Hub wants variants of one benchmark.
-
-    Args:
-        results: What was measured; only what has a data set on the Hub can stand there.
-    """
+    """Files for `.eval_results/`: name to YAML text, one score each, as the Hub wants variants of one benchmark."""
     files: dict[str, str] = {}
     for result in results:
         dataset = hub_dataset(result)

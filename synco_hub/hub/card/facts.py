@@ -20,14 +20,7 @@ _LISTS = ("datasets", "limits", "how_to_obtain")
 
 
 def package_file(*parts: str) -> Path:
-    """The path of a file that is shipped inside the wheel, or stands at the top of a checkout.
-
-    Args:
-        *parts: For example `("model_cards", "card_template.md")`.
-
-    Raises:
-        FileNotFoundError: If the installation is incomplete.
-    """
+    """The path of a file that is shipped inside the wheel, or stands at the top of a checkout."""
     for root in (_PACKAGE, _PACKAGE.parent):
         candidate = root.joinpath(*parts)
         if candidate.exists():
@@ -83,11 +76,7 @@ def facts_names() -> list[str]:
 
 
 def zoo_facts(name: str) -> CardFacts:
-    """The facts of a checkpoint of the zoo.
-
-    Raises:
-        ValueError: If there is no facts file of this name.
-    """
+    """The facts of a checkpoint of the zoo."""
     if name not in facts_names():
         raise ValueError(
             f"no facts are known about {name!r}: choose one of {', '.join(facts_names())}, or a YAML file"
@@ -96,11 +85,7 @@ def zoo_facts(name: str) -> CardFacts:
 
 
 def read_facts(path: Path) -> CardFacts:
-    """Read a facts file.
-
-    Raises:
-        ValueError: If it is not YAML, has a field that no card shows, or a field of the wrong kind.
-    """
+    """Read a facts file."""
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:

@@ -61,14 +61,7 @@ def write_card(
 
 
 def expected_card(directory: Path) -> ModelCard:
-    """The card that `refresh_card` would write now.
-
-    Args:
-        directory: A checkpoint directory.
-
-    Raises:
-        ValueError: If its configuration or facts are not understood.
-    """
+    """The card that `refresh_card` would write now."""
     config = _config(directory)
     facts = _chosen_facts(directory, None, config)
     name = facts.loaded_by or directory.resolve().name

@@ -56,15 +56,7 @@ def rendered_card(
     results: Sequence[EvaluationResult],
     facts: CardFacts,
 ) -> ModelCard:
-    """Make a card.
-
-    Args:
-        name: What the checkpoint is loaded by; on the Hub `organisation/name`.
-        config: Its `config.json` as plain data.
-        pretraining: How it was made, as plain data; nested mappings become sections of the table.
-        results: Measurements of this very checkpoint.
-        facts: What people wrote about it.
-    """
+    """Make a card; `pretraining` says how the checkpoint was made, and its mappings become sections of the table."""
     return ModelCard.from_template(
         _metadata(name, config, facts, results, bool(_trained_on(pretraining))),
         template_path=str(package_file("model_cards", "card_template.md")),
@@ -185,15 +177,7 @@ class ReportedTable:
 
 
 def reported_tables(method: str, backbone: str) -> list[ReportedTable]:
-    """The rows of Tables 12, 13 and 14 about one checkpoint of the paper.
-
-    Args:
-        method: As printed: SynCo-v2, MoBY or BYOL.
-        backbone: As printed: DeiT-S or Swin-T.
-
-    Raises:
-        ValueError: If the tables have no such row.
-    """
+    """The rows of Tables 12, 13 and 14 about one checkpoint of the paper."""
     found = []
     for number, (about, renamed) in _TABLES.items():
         rows = [row for row in paper_table(number) if (row["method"], row["backbone"]) == (method, backbone)]

@@ -69,18 +69,7 @@ class HeadsDecision:
 def configuration_of(
     backbone: BackboneTensors, layout_name: str, layout: Layout, choices: Choices, recorded: Any = None
 ) -> tuple[SynCoConfig, HeadsDecision]:
-    """The configuration that the shapes and the layout tell.
-
-    Args:
-        backbone: Tensors under timm's names.
-        layout_name: Name of the layout, for the reason.
-        layout: What it says where shapes say nothing.
-        choices: What the user decided.
-        recorded: What the file's configuration says about heads, if anything.
-
-    Raises:
-        ValueError: If the shapes are no ViT's or Swin's.
-    """
+    """The configuration that shapes tell, the layout where they say nothing, and what the user decided before both."""
     try:
         if choices.backbone is not None:
             return _named_configuration(backbone, layout_name, layout, choices, recorded)
@@ -178,11 +167,7 @@ def _swin_configuration(
 
 
 def _count(tensors: Mapping[str, Any], pattern: str) -> int:
-    """How many there are, numbered from 0 without a gap: one stray key must not decide the size of the network.
-
-    Raises:
-        ValueError: Naming a key whose number does not follow.
-    """
+    """How many there are, numbered from 0 without a gap: one stray key must not decide the size of the network."""
     keys = {match[1]: key for key in tensors if (match := re.match(pattern, key))}
     due = {str(number) for number in range(len(keys))}
     if stray := sorted(key for number, key in keys.items() if number not in due):
@@ -209,19 +194,7 @@ def nearest_backbone(family: str, dim: int, depth: Any) -> tuple[str, bool]:
 def vit_heads(
     dim: int, name: str, layout: Layout, given: int | None, backbone: str | None, recorded: Any
 ) -> HeadsDecision:
-    """Decide how many heads a ViT has.
-
-    Args:
-        dim: Width of its tokens.
-        name: Name of the layout.
-        layout: What it says where shapes say nothing.
-        given: What the user said, if anything.
-        backbone: Short name of the network, where the shapes are exactly its own.
-        recorded: What the file's configuration says, which is reported and not believed.
-
-    Raises:
-        ValueError: If nothing tells it.
-    """
+    """Decide how many heads a ViT has: no shape tells, and what the file says (`recorded`) is not believed."""
     if given is not None:
         return HeadsDecision(given, "as given by --num-heads", recorded)
     if name == "timm" and backbone is not None:
@@ -258,16 +231,7 @@ def recorded_heads(config: dict[str, Any]) -> Any:
 def stock_configuration(
     values: Mapping[str, Any], backbone: BackboneTensors, choices: Choices
 ) -> tuple[SynCoConfig, HeadsDecision]:
-    """Translate a stock model's config.json.
-
-    Args:
-        values: The config.json of a ViT or Swin of transformers.
-        backbone: Its tensors under timm's names.
-        choices: What the user decided; only the backbone's name and, for a ViT, the heads may be.
-
-    Raises:
-        ValueError: If the network has parts that timm's has not.
-    """
+    """Translate the config.json of a stock ViT or Swin, and refuse networks with parts that timm's have not."""
     family = str(values["model_type"])
     stock = {**_DEFAULTS[family], **(_VIT_DEFAULTS if family == "vit" else {}), **values}
     if stock["hidden_act"] != "gelu":
@@ -307,14 +271,7 @@ def stock_configuration(
 
 
 def exported_configuration(source: CheckpointSource) -> SynCoConfig:
-    """The configuration that an export of ours carries; a stranger's file must not set anything else by it.
-
-    Args:
-        source: A file of tensors under timm's names, and the fields of a configuration.
-
-    Raises:
-        ValueError: If a field is unknown, or its value describes no network of these tensors.
-    """
+    """The configuration that an export of ours carries; a stranger's file must not set anything else by it."""
     if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
         raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")
     labels = _labels(source)

@@ -217,13 +217,6 @@ def account(
 ) -> tuple[dict[str, int], list[dict[str, Any]], int]:
     """Count what is carried over and list what is not.
 
-    Args:
-        source: The file.
-        parts: Its tensors by part.
-        backbones: The backbones that are carried over.
-        whole: Whether heads and queues are carried over too.
-        own_head: Whether the file's own classifier is used, if it has one.
-
     Returns:
         Part to number of tensors; rows of `what`, `reason`, `tensors` and `keys`; and the number of tensors in the
         file, which is the sum of both.

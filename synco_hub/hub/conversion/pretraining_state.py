@@ -22,13 +22,7 @@ _POINTER = "queue_ptr"
 
 
 def pretraining_method(layout_name: str, parts: Mapping[str, Any], config: Any) -> str | None:
-    """Which of the three methods made the checkpoint; None for another project's.
-
-    Args:
-        layout_name: Name of the layout.
-        parts: The checkpoint's parts.
-        config: The file's own configuration, if it has one.
-    """
+    """Which of the three methods made the checkpoint; None for another project's."""
     if layout_name not in ("synco-v2", "moby"):
         return None
     model = config.get("MODEL") if isinstance(config, Mapping) else None
@@ -46,16 +40,8 @@ def pretraining_state(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State and settings for `SynCoForPreTraining`.
 
-    Args:
-        backbones: `online` and `target`.
-        parts: The checkpoint's heads and queues.
-        method: `synco-v2`, `moby` or `byol`.
-
     Returns:
         The state dict, and what `config.pretraining` must say for it to fit.
-
-    Raises:
-        ValueError: If a part is missing, left over, or does not fit another.
     """
     lacking = [name for name in ("projector", "target_projector", "predictor") if name not in parts]
     if lacking or set(backbones) != {"online", "target"} or (method != "byol" and "queue" not in parts):

@@ -33,15 +33,7 @@ class Recognised:
 
 
 def recognise(source: CheckpointSource, wanted: str = "auto") -> Recognised:
-    """Tell a checkpoint's layout from its keys.
-
-    Args:
-        source: The opened checkpoint.
-        wanted: `auto`, or the layout that the user says it has.
-
-    Raises:
-        ValueError: If nothing tells it, or what is wanted is unknown.
-    """
+    """Tell a checkpoint's layout from its keys."""
     if wanted not in CHOICES:
         raise ValueError(f"layout={wanted!r} is unknown: use one of {', '.join(CHOICES)}.{suggest(wanted, CHOICES)}")
     if source.kind == "transformers":
@@ -118,11 +110,7 @@ class Parts:
 
 
 def split_parts(source: CheckpointSource, recognised: Recognised) -> Parts:
-    """Sort every tensor of a checkpoint into its part.
-
-    Raises:
-        ValueError: If the layout's dictionary of weights is not there.
-    """
+    """Sort every tensor of a checkpoint into its part."""
     layout = recognised.layout
     if recognised.name == "dino" and {"student", "teacher"} & set(source.content):
         return _split_dino(source, layout)

@@ -18,7 +18,7 @@ from transformers import AutoModel
 from synco_hub.atomic_write import atomic_write
 from synco_hub.errors import escape
 from synco_hub.hub.card.facts import FACTS_FILE, write_facts
-from synco_hub.hub.card.model_card import refresh_card
+from synco_hub.hub.card.model_card import CONVERSION_REPORT, refresh_card
 from synco_hub.hub.conversion.configuration import HeadsDecision
 from synco_hub.hub.conversion.layouts import licence_facts
 from synco_hub.hub.conversion.recognition import Recognised
@@ -31,7 +31,6 @@ from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import library_versions
 
-REPORT_FILE = "conversion_report.json"
 SCHEMA_VERSION = 1
 _SHOWN_VALUES = 8
 # Side in pixels up to which features are computed here; what anybody pretrained on has less than half of it.
@@ -83,7 +82,7 @@ class ConversionReport:
     def save(self, directory: Path) -> None:
         """Write it as `conversion_report.json`."""
         values = {"schema_version": SCHEMA_VERSION, **asdict(self)}
-        with atomic_write(directory / REPORT_FILE) as temporary:
+        with atomic_write(directory / CONVERSION_REPORT) as temporary:
             temporary.write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
 
     def lines(self) -> list[str]:
@@ -110,9 +109,6 @@ class ConversionReport:
 @torch.no_grad()
 def feature_checksum(model: Any) -> dict[str, Any]:
     """Features of the fixed input, in numbers that can be compared across machines and one that cannot be faked.
-
-    Args:
-        model: A `SynCoModel` in evaluation mode.
 
     Returns:
         `seed` and `shape` of the input, `mean`, `std` and `first_values` of the features (compare within 1e-4 across
@@ -160,19 +156,7 @@ def write_converted(
     converted: Converted,
     report: ConversionReport,
 ) -> None:
-    """Write a checkpoint directory and load it as a user would.
-
-    Args:
-        directory: An empty directory.
-        name: What the directory will be called in the end.
-        source: Where the tensors come from.
-        recognised: Its layout, for the licence.
-        converted: What is written.
-        report: The account of the conversion.
-
-    Raises:
-        RuntimeError: If what was written does not load as it was.
-    """
+    """Write a checkpoint directory and load it as a user would."""
     model: Any = converted.model
     processor = source.processor or image_processor(model.config.image_size)
     if converted.head is not None:

@@ -118,15 +118,7 @@ def _open_directory(path: Path) -> CheckpointSource:
 
 
 def weights_in(source: CheckpointSource, container: str | None) -> Mapping[str, Any]:
-    """The dictionary of weights of a checkpoint; a file that is nothing else is its own container.
-
-    Args:
-        source: The opened checkpoint.
-        container: Key of the dictionary; None where the weights are at the top.
-
-    Raises:
-        ValueError: If there is no such dictionary, or something in it is no tensor.
-    """
+    """The dictionary of weights of a checkpoint; a file that is nothing else is its own container."""
     state = source.content if container is None else source.content.get(container)
     if state is None and any(isinstance(value, Tensor) for value in source.content.values()):
         state = source.content
@@ -144,11 +136,7 @@ def weights_in(source: CheckpointSource, container: str | None) -> Mapping[str, 
 
 
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors and facts of a .safetensors file.
-
-    Raises:
-        ValueError: If it is damaged.
-    """
+    """Tensors and facts of a .safetensors file."""
     try:
         with safe_open(path, framework="pt") as file:
             return {key: file.get_tensor(key) for key in file.keys()}, dict(file.metadata() or {})  # noqa: SIM118

@@ -38,11 +38,7 @@ class BackboneTensors:
 
 
 def timm_names(found: Mapping[str, Any]) -> BackboneTensors:
-    """Bring a backbone's keys into timm's names.
-
-    Args:
-        found: Keys of timm or of Microsoft's Swin to tensors.
-    """
+    """Bring a backbone's keys into timm's names."""
     dropped = {key: "computed from the window" for key in found if key.rsplit(".", 1)[-1] in _BUFFERS}
     rest = {key: value for key, value in found.items() if key not in dropped}
     head = {name: rest.pop(key) for key, name in _HEAD_KEYS.items() if key in rest and rest[key].ndim < 3}

@@ -38,15 +38,7 @@ _IMAGENET_CLASSES = 1000
 
 
 def check_depth(depth: Any, num_tensors: int) -> None:
-    """Refuse more blocks than there are tensors, of which every block has several.
-
-    Args:
-        depth: What a configuration says: blocks, or blocks of each stage.
-        num_tensors: How many tensors there are.
-
-    Raises:
-        ValueError: If it is no such number, or larger than the weights can fill.
-    """
+    """Refuse more blocks than there are tensors, of which every block has several."""
     stages = depth if isinstance(depth, (list, tuple)) else [depth]
     if not all(type(blocks) is int for blocks in stages):
         raise ValueError(f"depth={depth!r:.60} is neither a whole number nor a list of them.")
@@ -55,19 +47,7 @@ def check_depth(depth: Any, num_tensors: int) -> None:
 
 
 def expected_shapes(config: SynCoConfig, num_tensors: int, model_class: Any = SynCoModel) -> Shapes:
-    """What a network of this configuration is made of.
-
-    Args:
-        config: The configuration.
-        num_tensors: How many tensors there are to fill it.
-        model_class: The model, built without its numbers.
-
-    Returns:
-        Key of the state dict to shape.
-
-    Raises:
-        ValueError: If it has more blocks than tensors, or no such network can be built.
-    """
+    """Key to shape of a network of this configuration, which may have no more blocks than there are tensors."""
     check_depth(config.depth, num_tensors)
     try:
         with torch.device("meta"):
@@ -81,13 +61,7 @@ def expected_shapes(config: SynCoConfig, num_tensors: int, model_class: Any = Sy
 
 
 def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], most: int = 20) -> str:
-    """What is missing, left over and wrong-shaped, first keys of each; empty if everything fits.
-
-    Args:
-        wanted: Key to shape of the network.
-        found: Key to shape of the weights.
-        most: How many keys of each.
-    """
+    """What is missing, left over and wrong-shaped, first keys of each; empty if everything fits."""
     faults = {
         "missing": sorted(set(wanted) - set(found)),
         "left over": sorted(set(found) - set(wanted)),
@@ -104,9 +78,6 @@ def directory_misfit(directory: Path) -> str:
     """Why the weights of a checkpoint directory are not those of its `config.json`; empty if they are.
 
     Configurations of other model types are nothing that this package builds, so only that weights are there is asked.
-
-    Args:
-        directory: A directory with a readable `config.json`.
     """
     files = [file for file in sorted(directory.glob("model*.safetensors")) if file.is_file()]
     if not files:
@@ -144,16 +115,7 @@ def _wanted(config: Any, architectures: Any, found: Shapes) -> tuple[Shapes, Sha
 
 
 def load_strictly(module: nn.Module, found: Mapping[str, Any], what: str) -> None:
-    """Load tensors, every one of them and no other.
-
-    Args:
-        module: What takes them.
-        found: Key to tensor.
-        what: What to call it in an error.
-
-    Raises:
-        ValueError: Listing missing, superfluous and wrong-shaped keys, or those that are not finite.
-    """
+    """Load tensors, every one of them and no other."""
     wanted = module.state_dict()
     refuse_misfit({key: tuple(value.shape) for key, value in wanted.items()}, found, what)
     read = {key: finite(key, value) for key, value in found.items()}
@@ -161,16 +123,7 @@ def load_strictly(module: nn.Module, found: Mapping[str, Any], what: str) -> Non
 
 
 def refuse_misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what: str) -> None:
-    """Refuse tensors that are not those of a network.
-
-    Args:
-        wanted: Key to shape of the network.
-        found: Key to tensor.
-        what: What to call it in an error.
-
-    Raises:
-        ValueError: Listing missing, superfluous and wrong-shaped keys.
-    """
+    """Refuse tensors that are not those of a network."""
     if fault := misfit(wanted, {key: tuple(value.shape) for key, value in found.items()}):
         raise ValueError(
             f"The tensors of {what} do not fit ({fault}). Nothing was written: give the right --layout, --backbone, "
@@ -179,25 +132,14 @@ def refuse_misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any
 
 
 def finite(key: str, tensor: Tensor) -> Tensor:
-    """The tensor itself.
-
-    Raises:
-        ValueError: If it holds NaN or infinities.
-    """
+    """The tensor itself, unless it holds NaN or infinities."""
     if tensor.is_floating_point() and not bool(torch.isfinite(tensor).all()):
         raise ValueError(f"{escape(key)} holds NaN or infinite numbers: the file is spoilt, nothing was written.")
     return tensor
 
 
 def head_of_file(name: str) -> LinearHead:
-    """The linear layer of a file that a linear probe wrote; other weights in it are not looked at.
-
-    Args:
-        name: A file of torch or .safetensors.
-
-    Raises:
-        ValueError: If there is no such layer in it.
-    """
+    """The linear layer of a file that a linear probe wrote; other weights in it are not looked at."""
     content: Mapping[str, Any] = open_source(name).content
     nested = [content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)]
     state = {str(key).removeprefix("module."): value for key, value in (nested or [content])[0].items()}
@@ -213,15 +155,7 @@ def head_of_file(name: str) -> LinearHead:
 
 
 def linear_head(found: Mapping[str, Any], names: Mapping[str, str] | None = None) -> LinearHead:
-    """A linear classifier of its two tensors.
-
-    Args:
-        found: `weight` (num_classes, dim) and `bias` (num_classes,).
-        names: Index, as text, to name of a class, where the file knows them (`id2label`).
-
-    Raises:
-        ValueError: If the shapes are not those, or a number is not finite.
-    """
+    """A linear classifier of its `weight` (num_classes, dim) and `bias` (num_classes,)."""
     shapes = {kind: tuple(tensor.shape) for kind, tensor in found.items()}
     weight, bias = shapes.get("weight", ()), shapes.get("bias", ())
     if len(weight) != 2 or bias != weight[:1]:

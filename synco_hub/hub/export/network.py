@@ -79,15 +79,7 @@ class Exported:
 
 
 def open_checkpoint(name: str) -> Exported:
-    """Load what is to be exported.
-
-    Args:
-        name: A zoo or installed short name, a checkpoint directory, or a Hub id.
-
-    Raises:
-        ValueError: If it is no checkpoint of this package, or a classifier without a trained head.
-        OSError: If it is a short name that is not on this computer.
-    """
+    """Load what is to be exported."""
     register()
     check_model_name(name)
     config = AutoConfig.from_pretrained(name)

@@ -32,19 +32,7 @@ class _Plain(nn.Module):
 
 
 def export_onnx(exported: Exported, directory: Path) -> dict[str, Any]:
-    """Write `model.onnx` and the preprocessing, and run it at two batch sizes.
-
-    Args:
-        exported: What is exported.
-        directory: Where to write.
-
-    Returns:
-        Facts for the report.
-
-    Raises:
-        ImportError: If the packages for it are not installed.
-        ValueError: If the runtime computes something else.
-    """
+    """Write `model.onnx` and the preprocessing, and run it at two batch sizes."""
     if lacking := [name for name in _NEEDED if importlib.util.find_spec(name) is None]:
         raise ImportError(f"{', '.join(lacking)} not installed, which ONNX needs: pip install 'synco-hub[onnx]'")
     runtime: Any = importlib.import_module("onnxruntime")  # an optional extra

@@ -27,18 +27,7 @@ def timm_state(exported: Exported) -> dict[str, Tensor]:
 
 
 def export_timm(exported: Exported, directory: Path) -> dict[str, Any]:
-    """Write a folder that `timm.create_model("local-dir:…")` loads.
-
-    Args:
-        exported: What is exported.
-        directory: Where to write.
-
-    Returns:
-        Facts for the report.
-
-    Raises:
-        ValueError: If timm builds a network from it that computes something else.
-    """
+    """Write a folder that `timm.create_model("local-dir:…")` loads."""
     config = exported.config
     arguments = timm_arguments(config)
     architecture = arguments["model_name"]
@@ -122,15 +111,7 @@ def _outputs(network: Any, images: Tensor, logits: bool) -> Tensor:
 
 
 def export_safetensors(exported: Exported, directory: Path) -> dict[str, Any]:
-    """Write one file of tensors under timm's names; what the shapes do not tell stands in its metadata.
-
-    Args:
-        exported: What is exported.
-        directory: Where to write `backbone.safetensors`.
-
-    Returns:
-        Facts for the report.
-    """
+    """Write one file of tensors under timm's names; what the shapes do not tell stands in its metadata."""
     config = plain_config(exported.config)
     facts = {"format": "pt", "num_heads": json.dumps(config["num_heads"]), "synco_config": json.dumps(config)}
     state = timm_state(exported)

@@ -62,18 +62,7 @@ _ASIDE = {"pooler.": "pooler, which self-supervised checkpoints leave random", "
 
 
 def export_transformers(exported: Exported, directory: Path) -> dict[str, Any]:
-    """Write the stock model, load it as a stranger would, and compare its features.
-
-    Args:
-        exported: What is exported.
-        directory: Where to write.
-
-    Returns:
-        Facts for the report.
-
-    Raises:
-        ValueError: If the network has parts that the stock model has not, or computes something else.
-    """
+    """Write the stock model, load it as a stranger would, and compare its features."""
     network, config = exported.backbone, exported.config
     family = specification_of(config.backbone).family
     if family == "swin" and "swinv2" in specification_of(config.backbone).timm_name:
@@ -161,15 +150,7 @@ def _outputs(model: nn.Module, images: Any) -> Any:
 
 
 def to_stock_names(family: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Name a backbone's tensors as `ViTModel` or `SwinModel` saves them; query, key and value are taken apart.
-
-    Args:
-        family: `vit` or `swin`.
-        tensors: timm key to tensor.
-
-    Raises:
-        ValueError: If there are tensors that the stock model has no place for.
-    """
+    """Name a backbone's tensors as `ViTModel` or `SwinModel` saves them; query, key and value are taken apart."""
     named: dict[str, Tensor] = {}
     lacking = []
     for key, tensor in tensors.items():
@@ -212,15 +193,8 @@ def _stock_name(family: str, key: str) -> str | None:
 def from_stock_names(family: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
     """The way back: a stock model's saved tensors under timm's names.
 
-    Args:
-        family: `vit` or `swin`.
-        tensors: What `ViTModel`, `SwinModel` or their classifiers saved.
-
     Returns:
         timm key to tensor, with `head.weight` and `head.bias` of a classifier; and dropped key to reason.
-
-    Raises:
-        ValueError: If there are keys of another model.
     """
     named: dict[str, Tensor] = {}
     fused: dict[str, dict[str, Tensor]] = {}

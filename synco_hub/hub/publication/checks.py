@@ -74,12 +74,7 @@ def secret_problems(files: Iterable[Path]) -> list[str]:
 
 
 def config_problems(directory: Path, auto_map: dict[str, str]) -> list[str]:
-    """A configuration that loads by the Auto classes with and without the package.
-
-    Args:
-        directory: The checkpoint.
-        auto_map: Auto class to the class in the model code that travels along.
-    """
+    """A configuration that loads by the Auto classes with and without the package."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

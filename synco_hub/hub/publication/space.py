@@ -31,11 +31,7 @@ _NEVER = ("__pycache__", "*.pyc", ".*")
 
 
 def third_party_requirements() -> list[str]:
-    """What has to be installed for the page, without this package: its dependencies and those of its extra `space`.
-
-    Raises:
-        OSError: If the package is neither installed nor a checkout.
-    """
+    """What has to be installed for the page, without this package: its dependencies and those of its extra `space`."""
     project = Path(synco_hub.__file__).parents[1] / "pyproject.toml"
     if project.is_file():
         table = tomllib.loads(project.read_text(encoding="utf-8"))["project"]

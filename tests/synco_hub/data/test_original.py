@@ -19,6 +19,7 @@ from synco_hub.data.original import (
     _indices_of,
     _lines_of,
     _located,
+    _matlab_variables,
     _require_located,
     read_cifar,
     read_dtd,
@@ -207,6 +208,35 @@ def test_one_car_and_a_name_of_any_language(tmp_path: Path):
     scipy.io.savemat(tmp_path / "devkit/cars_meta.mat", {"class_names": names[None]})
     found = read_stanford_cars(tmp_path, "train")
     assert (found.names, found.labels, found.class_names[199]) == (["Größe 1.jpg"], [199], "Coupé 199")
+
+
+def test_damaged_matlab_files_are_an_error_and_nothing_else(tmp_path: Path):
+    rows = np.empty((1, 2), dtype=[("class", object), ("fname", object)])
+    rows[0, 0], rows[0, 1] = (1, "a"), (2, "b")
+    path, rng = tmp_path / "x.mat", np.random.default_rng(0)
+    scipy.io.savemat(path, {"annotations": rows, "labels": np.arange(30, dtype=np.uint8)}, do_compression=True)
+    whole = path.read_bytes()
+    for length in range(0, len(whole) - 8, 13):
+        path.write_bytes(whole[:length])
+        try:
+            _matlab_variables(path)
+        except ValueError as error:
+            assert "unpack the original archive again" in str(error)  # noqa: PT017
+    for _ in range(300):
+        damaged = bytearray(whole)
+        for position in rng.integers(128, len(whole), 3):
+            damaged[position] = rng.integers(0, 256)
+        path.write_bytes(damaged)
+        try:
+            _matlab_variables(path)
+        except ValueError as error:
+            assert "unpack the original archive again" in str(error)  # noqa: PT017
+
+
+def test_another_kind_of_file_than_matlabs(tmp_path: Path):
+    (tmp_path / "x.mat").write_bytes(b"\x89HDF" + bytes(500))
+    with pytest.raises(ValueError, match=r"no readable MATLAB file .*; unpack the original archive again"):
+        _matlab_variables(tmp_path / "x.mat")
 
 
 def test_pixels_are_stored_plane_by_plane(tmp_path: Path):
