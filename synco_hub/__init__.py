@@ -1,7 +1,7 @@
 """synco-hub: SynCo-v2, MoBY and BYOL vision transformers in the Hugging Face ecosystem.
 
 Importing this package teaches `transformers` the model type `synco` and the zoo's short names, and stays light:
-torch is imported only when a model class or a measurement is asked for.
+torch is imported only when a model class is asked for, or a model is evaluated.
 """
 
 from __future__ import annotations
@@ -16,15 +16,25 @@ from synco_hub.zoo import list_models
 if TYPE_CHECKING:
     from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
     from synco_hub.protocols import evaluate
+    from synco_hub.settings import DatasetChoice
 
 _LAZY = {
+    "DatasetChoice": "synco_hub.settings",
     "SynCoConfig": "synco_hub.models",
     "SynCoForImageClassification": "synco_hub.models",
     "SynCoModel": "synco_hub.models",
     "evaluate": "synco_hub.protocols",
 }
 
-__all__ = ["SynCoConfig", "SynCoForImageClassification", "SynCoModel", "__version__", "evaluate", "list_models"]
+__all__ = [
+    "DatasetChoice",
+    "SynCoConfig",
+    "SynCoForImageClassification",
+    "SynCoModel",
+    "__version__",
+    "evaluate",
+    "list_models",
+]
 
 
 def __getattr__(name: str) -> Any:
