@@ -82,9 +82,8 @@ def require_every_class(images: LoadedImages) -> LoadedImages:
     if missing:
         some = ", ".join(images.class_names[label] for label in missing[:5])
         raise ValueError(
-            f"{images.description.source}: images of {images.num_classes - len(missing)} of the {images.num_classes} "
-            f"classes of {images.description.name}, {some}{' …' if len(missing) > 5 else ''} missing; unpack the "
-            "whole archive"
+            f"{images.description.source}: images of {images.num_classes - len(missing)} of {images.num_classes} "
+            f"classes, {some}{' …' if len(missing) > 5 else ''} missing; unpack the whole archive"
         )
     return images
 
@@ -104,7 +103,9 @@ def folder_of_set(name: str, data_dir: str | os.PathLike[str]) -> Path:
         looked_for = [f"{each}/" for each in row.folders]
         is_there = found.is_dir() and (found != folder or folder.resolve().name in row.folders)
     if not is_there:
-        raise FileNotFoundError(f"{name} is not in {folder}: looked for {', '.join(looked_for)}")
+        raise FileNotFoundError(
+            f"{name} is not in {folder}: looked for {', '.join(looked_for)}; it unpacks as {row.original_files}"
+        )
     return found
 
 
@@ -145,7 +146,8 @@ def _of_base(row: DatasetRow, given: TableSource, split: str) -> ImageDataset:
     is_listed = row.name in LISTED_PERCENT and split == "train"
     if is_listed:
         given = replace(given, max_images=None)  # the list names images of the whole set
-    images = load_catalog_dataset(base, replace(given, dataset=base.name), split)
+    copy = None if given.dataset_id == row.name else given.dataset_id
+    images = load_catalog_dataset(base, replace(given, dataset=base.name, dataset_id=copy), split)
     if is_listed:
         return listed_subset(images, low_shot_list(LISTED_PERCENT[row.name], given.cache_dir))
     return images if row.name in LISTED_PERCENT else WatermarkedImages(images)
@@ -153,7 +155,7 @@ def _of_base(row: DatasetRow, given: TableSource, split: str) -> ImageDataset:
 
 def table_of_row(row: DatasetRow, given: TableSource) -> TableSource:
     """Where the table of a set lies: in the user's folder, in another copy on the Hub, or in the catalog's."""
-    is_ours = given.data_dir is None and given.dataset_id is None
+    is_ours = given.data_dir is None and given.dataset_id in (None, row.name, row.dataset_id)
     if is_ours and not row.has_table:
         raise ValueError(
             f"{row.name} cannot be read from the Hub; unpack its original files ({row.original_files}) and name the "
@@ -161,7 +163,7 @@ def table_of_row(row: DatasetRow, given: TableSource) -> TableSource:
         )
     return replace(
         given,
-        dataset=given.data_dir or given.dataset_id or str(row.dataset_id),
+        dataset=given.data_dir or str(row.dataset_id if is_ours else given.dataset_id),
         data_dir=None,
         dataset_id=None,
         # The row's configuration and commit mean nothing to another copy, and a folder has no commits.

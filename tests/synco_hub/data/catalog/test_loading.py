@@ -100,6 +100,11 @@ def test_without_a_folder_the_row_says_what_is_asked_of_the_hub(name: str, monke
     with pytest.raises(KeyboardInterrupt):
         load_dataset(DatasetChoice(name, revision="abc", label_column="other"), split)
     assert (asked[0][0].revision, asked[0][0].label_column) == ("abc", "other")
+    # By its own name, or named outright, the copy is the catalog's.
+    for own in (name, row.dataset_id):
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset(DatasetChoice(name, dataset_id=own), split)
+        assert asked.pop() == (source, "+".join(row.splits[split]))
 
 
 def test_some_rows_of_a_table_of_bare_numbers_have_the_classes_of_the_set(tmp_path: Path, caplog):

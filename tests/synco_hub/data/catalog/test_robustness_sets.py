@@ -139,7 +139,7 @@ def test_known_images_are_those_of_the_200_classes(tmp_path: Path) -> None:
         assert sorted(known.labels.tolist()) == list(range(200))
         assert all(known.name(index) == f"{wnids[known.labels[index]]}/x.png" for index in range(200))
     (root / f"imagenet/val/{wnids[17]}/x.png").unlink()
-    with pytest.raises(ValueError, match=rf"images of 199 of the 200 classes of imagenet-1k, {wnids[17]} missing"):
+    with pytest.raises(ValueError, match=rf"imagenet/val: images of 199 of 200 classes, {wnids[17]} missing"):
         load_known_images(root)
     with pytest.raises(FileNotFoundError, match="imagenet-1k is not in"):
         load_known_images(tmp_path / "elsewhere")
@@ -153,5 +153,5 @@ def test_a_part_of_an_archive_is_refused_where_all_classes_count(tmp_path: Path)
     for name in wnids[3:199]:
         (root / f"imagenet-r/{name}/x.png").unlink()
     some = ", ".join(wnids[3:8])
-    with pytest.raises(ValueError, match=rf"images of 4 of the 200 classes of imagenet-r, {some} … missing; unpack"):
+    with pytest.raises(ValueError, match=rf"imagenet-r: images of 4 of 200 classes, {some} … missing; unpack"):
         require_every_class(load_dataset(choice, "test"))

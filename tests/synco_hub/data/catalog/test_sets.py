@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import invoke
 
-from synco_hub.cli.main import app
 from synco_hub.data.catalog.sets import (
     BEGIN,
     BENCHMARK_CORRUPTIONS,
@@ -112,7 +111,7 @@ def test_the_readme_has_the_table_of_the_catalog():
 
 
 def test_the_command_prints_it():
-    printed = CliRunner().invoke(app, ["data", "list", "--markdown"]).output
+    printed = invoke(["data", "list", "--markdown"]).output
     assert printed == catalog_markdown(CATALOG.values())
 
 
