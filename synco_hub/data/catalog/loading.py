@@ -104,7 +104,7 @@ def folder_of_set(name: str, data_dir: str | os.PathLike[str]) -> Path:
         is_there = found.is_dir() and (found != folder or folder.resolve().name in row.folders)
     if not is_there:
         raise FileNotFoundError(
-            f"{name} is not in {folder}: looked for {', '.join(looked_for)}; it unpacks as {row.original_files}"
+            f"{name} is not in {folder}: looked for {', '.join(looked_for)}; unpack {row.original_files}"
         )
     return found
 
