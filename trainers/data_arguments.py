@@ -1,62 +1,51 @@
-"""Which images to pretrain on, and which backbone: the flags that no other dataclass holds."""
+"""Which recipe, images and backbone to pretrain with: the flags that no other dataclass holds; no torch here."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
-from typing import Any, ClassVar
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from synco_hub.data import ImageDataset, load_dataset, open_stream
-from synco_hub.data.hub_source import HubSource
-from synco_hub.data.streams.retries import DEFAULT_RETRIES
-from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER, StreamSettings
-from synco_hub.models import SynCoConfig
-from trainers.runs.stream_loading import StreamedData
+from synco_hub.settings import DatasetChoice, setting
+from trainers.settings import toggle
+
+PAPER = "paper"
+AUTHORS_CODE = "authors-code"
 
 
-@dataclass
-class DataArguments:
+@dataclass(frozen=True)
+class RecipeArguments:
+    """Groups of flags, which those given beside them override."""
+
+    recipe: str | None = setting(
+        None, "Name of a recipe or a YAML file of flags, such as synco-v2-deit-s; flags given here override it."
+    )
+    fidelity: str = setting(
+        PAPER, f"{PAPER}, or {AUTHORS_CODE}: the settings of the authors' published code where it differs."
+    )
+
+
+@dataclass(frozen=True)
+class DataArguments(DatasetChoice):
     """Where the images come from."""
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset: str = field(
-        default="fractals",
-        metadata={"help": "fractals (made here), a folder, a name of `synco-hub data list`, or an id on the Hub."},
+    streaming: bool = toggle(
+        False, "Read parquet, webdataset or Hub data while training instead of downloading it first."
     )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
-    dataset_id: str | None = field(
-        default=None, metadata={"help": "Another copy on the Hub than the catalog's, for a --dataset of the catalog."}
+    shuffle_buffer: int = setting(
+        4096, "Encoded images in memory, of which --streaming draws the next; about 0.1 MB each."
     )
-    config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
-    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the data set on the Hub."})
-    streaming: bool = field(
-        default=False,
-        metadata={"help": "Read parquet, webdataset or Hub data while training instead of downloading it first."},
+    images_per_epoch: int | None = setting(
+        None, "Images of an epoch with --streaming, where the data does not say how many."
     )
-    shuffle_buffer: int = field(
-        default=DEFAULT_SHUFFLE_BUFFER,
-        metadata={"help": "Encoded images in memory, of which --streaming draws the next; about 0.1 MB each."},
+    stream_retries: int = setting(
+        5, "Attempts after a network error, 1, 2, 4, … seconds apart; then the run saves and stops."
     )
-    images_per_epoch: int | None = field(
-        default=None, metadata={"help": "Images of an epoch with --streaming, where the data does not say how many."}
-    )
-    stream_retries: int = field(
-        default=DEFAULT_RETRIES,
-        metadata={"help": "Attempts after a network error, 1, 2, 4, … seconds apart; then the run saves and stops."},
-    )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images, where it is not obvious."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not obvious."})
-    split_seed: int = field(
-        default=0, metadata={"help": "Seed of the 80/20 split of a folder without test images; the same in evaluate."}
-    )
-    knn_dataset: str | None = field(
-        default=None,
-        metadata={"help": "What --knn-every-epochs measures on, as --dataset; default: that itself."},
-    )
-    knn_data_dir: str | None = field(default=None, metadata={"help": "Folder of the files of --knn-dataset."})
-    knn_images: int | None = field(
-        default=None,
-        metadata={"help": "Images of each split that k-NN takes at most; default: all, with --streaming 10000."},
+    knn_dataset: str | None = setting(None, "What --knn-every-epochs measures on, as --dataset; default: that itself.")
+    knn_data_dir: str | None = setting(None, "Folder of the files of --knn-dataset.")
+    knn_images: int | None = setting(
+        None, "Images of each split that k-NN takes at most; default: all, with --streaming 10000."
     )
 
     def __post_init__(self) -> None:
@@ -68,73 +57,20 @@ class DataArguments:
         if self.knn_images is not None and self.knn_images < 1:
             raise ValueError(f"--knn-images {self.knn_images}: give at least 1, or leave it out.")
 
-    def images(self, split: str, image_size: int | None, max_images: int | None = None) -> ImageDataset:
-        """One split of the data set, by position.
 
-        Args:
-            split: `train` or `test`.
-            image_size: Size in pixels at which fractals are drawn.
-            max_images: See `load_dataset`.
-
-        Raises:
-            ValueError: As `load_dataset`.
-        """
-        return load_dataset(
-            self.dataset,
-            split=split,
-            seed=self.split_seed,
-            image_size=image_size,
-            data_dir=self.data_dir,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            config=self.config,
-            revision=self.revision,
-            dataset_id=self.dataset_id,
-            max_images=max_images,
-        )
-
-    def stream(self, seed: int) -> StreamedData:
-        """The training split as a stream; its labels are not read.
-
-        Args:
-            seed: Draws the order.
-
-        Raises:
-            ValueError: As `open_stream`.
-        """
-        source = HubSource(self.dataset, self.config, self.revision, self.data_dir, self.image_column)
-        settings = StreamSettings(seed, self.shuffle_buffer, self.stream_retries)
-        return StreamedData(open_stream(source, "train", self.dataset_id), settings)
-
-
-@dataclass
+@dataclass(frozen=True)
 class BackboneArguments:
     """Which backbone, see `synco_hub.SynCoConfig`; what is left out is the backbone's own (Table 10)."""
 
     _argument_group_name: ClassVar[str] = "backbone (section 7.2)"
 
-    backbone: str = field(default="deit-s", metadata={"help": "deit-s, swin-t, vit-b, … or a timm ViT or Swin name."})
-    image_size: int | None = field(default=None, metadata={"help": "Side of the views in pixels."})
-    patch_size: int | None = field(default=None, metadata={"help": "Side of a patch in pixels."})
-    embed_dim: int | None = field(default=None, metadata={"help": "Width of the tokens (Swin: of the first stage)."})
+    backbone: str = setting("deit-s", "deit-s, swin-t, vit-b, … or a timm ViT or Swin name.")
+    image_size: int | None = setting(None, "Side of the views in pixels.")
+    patch_size: int | None = setting(None, "Side of a patch in pixels.")
+    embed_dim: int | None = setting(None, "Width of the tokens (Swin: of the first stage).")
     depth: list[int] | None = field(default=None, metadata={"help": "Blocks; for Swin one number a stage."})
     num_heads: list[int] | None = field(default=None, metadata={"help": "Heads; for Swin one number a stage."})
-    mlp_ratio: float | None = field(default=None, metadata={"help": "Hidden width of the MLPs over their width."})
-    window_size: int | None = field(default=None, metadata={"help": "Side of a Swin window in patches."})
-    position_embedding: str | None = field(default=None, metadata={"help": "sincos (fixed, as the paper) or learned."})
-    layer_norm_eps: float | None = field(default=None, metadata={"help": "Epsilon of every LayerNorm."})
-
-    def config(self, pretraining: dict[str, Any]) -> SynCoConfig:
-        """The configuration that these flags describe.
-
-        Args:
-            pretraining: `PretrainingSettings` as plain data.
-
-        Raises:
-            ValueError: As `SynCoConfig`.
-        """
-        values = {name: value for name, value in asdict(self).items() if value is not None}
-        for name in ("depth", "num_heads"):
-            if len(values.get(name, ())) == 1:
-                values[name] = values[name][0]
-        return SynCoConfig(pretraining=pretraining, **values)
+    mlp_ratio: float | None = setting(None, "Hidden width of the MLPs over their width.")
+    window_size: int | None = setting(None, "Side of a Swin window in patches.")
+    position_embedding: str | None = setting(None, "sincos (fixed, as the paper) or learned.")
+    layer_norm_eps: float | None = setting(None, "Epsilon of every LayerNorm.")

@@ -22,9 +22,9 @@ from synco_hub.errors import report_errors
 from synco_hub.evaluation.efficiency import PRECISIONS, count_parameters, peak_memory_mb, seconds_of
 from synco_hub.models import SynCoConfig
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
-from trainers.pretraining_arguments import PretrainingSettings
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.schedules import synthetic_epochs
+from trainers.settings import PretrainingSettings
 
 IMAGENET_IMAGES = 1_281_167
 

@@ -18,9 +18,16 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data.random_keys import random_key
 from synco_hub.results import library_versions
-from trainers.runs.checkpoints import UNFINISHED, clear_unfinished, commit, manifest_of, newest_whole, rotate
-from trainers.runs.continuation import refuse_or_warn
-from trainers.runs.interruption import InterruptionCallback, leave_signals_to_the_main_process
+from trainers.runs.checkpoints import (
+    UNFINISHED,
+    check_continuation,
+    commit_checkpoint,
+    latest_valid_checkpoint,
+    read_manifest,
+    remove_unfinished,
+    rotate_checkpoints,
+)
+from trainers.runs.interruption import InterruptionCallback, ignore_signals_in_worker
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +51,7 @@ class CheckpointingTrainer(Trainer):
         self.interruption = InterruptionCallback()
         self.add_callback(self.interruption)
 
-    def facts(self) -> dict[str, Any]:
+    def describe_run(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
         args = self.args
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
@@ -59,7 +66,7 @@ class CheckpointingTrainer(Trainer):
             "versions": library_versions(),
         }
 
-    def newest_checkpoint(self) -> str | None:
+    def find_latest_checkpoint(self) -> str | None:
         """The newest whole checkpoint of the output directory, the same on every process, or None.
 
         Raises:
@@ -67,15 +74,15 @@ class CheckpointingTrainer(Trainer):
         """
         chosen: list[str | None] = [None]
         if self.is_world_process_zero():
-            clear_unfinished(self._directory)
-            found = newest_whole(self._directory)
+            remove_unfinished(self._directory)
+            found = latest_valid_checkpoint(self._directory)
             chosen = [None if found is None else str(found)]
         if self.args.world_size > 1:
             broadcast_object_list(chosen)
         checkpoint = chosen[0]
         if checkpoint is not None:
-            manifest = manifest_of(Path(checkpoint))
-            refuse_or_warn(Path(checkpoint), manifest, self.facts())
+            manifest = read_manifest(Path(checkpoint))
+            check_continuation(Path(checkpoint), manifest, self.describe_run())
             self._earlier_seconds = float(manifest.get("seconds", 0.0))
             self.last_good_checkpoint = checkpoint
         return checkpoint
@@ -108,7 +115,7 @@ class CheckpointingTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, whose workers leave signals to the main process."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        loader.worker_init_fn = partial(leave_signals_to_the_main_process, loader.worker_init_fn)
+        loader.worker_init_fn = partial(ignore_signals_in_worker, loader.worker_init_fn)
         return loader
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -123,7 +130,7 @@ class CheckpointingTrainer(Trainer):
         """
         name = f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
-            clear_unfinished(self._directory)
+            remove_unfinished(self._directory)
         self.accelerator.wait_for_everyone()
         self._saving_to = self._directory / UNFINISHED
         failure = None
@@ -137,9 +144,9 @@ class CheckpointingTrainer(Trainer):
         self._refuse_failed_save(name, failure)
         if self.is_world_process_zero():
             try:
-                commit(self._directory / UNFINISHED / name, self._directory / name, self.facts())
-                rotate(self._directory, self.args.save_total_limit)
-                clear_unfinished(self._directory)
+                commit_checkpoint(self._directory / UNFINISHED / name, self._directory / name, self.describe_run())
+                rotate_checkpoints(self._directory, self.args.save_total_limit)
+                remove_unfinished(self._directory)
             except OSError as error:
                 failure = str(error)
         self._refuse_failed_save(name, failure)
@@ -152,7 +159,7 @@ class CheckpointingTrainer(Trainer):
         if first is None:
             return
         if self.is_world_process_zero():
-            clear_unfinished(self._directory)
+            remove_unfinished(self._directory)
         free = shutil.disk_usage(self._directory).free / 1e9
         raise OSError(
             f"{self._directory / name} could not be written ({first.splitlines()[0]}; {free:.1f} GB are free): the "

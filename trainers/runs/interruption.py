@@ -99,7 +99,7 @@ class InterruptionCallback(TrainerCallback):
         self._previous = {}
 
 
-def leave_signals_to_the_main_process(init: Callable[[int], None] | None, worker_id: int) -> None:
+def ignore_signals_in_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
     """In a worker process: leave signals that reached the whole group to the main process.
 
     A worker that dies at once would take the step, and so the checkpoint, with it. After a SIGTERM it stays for two

@@ -92,7 +92,7 @@ class StreamLoading:
             generator=torch.Generator().manual_seed(self._args.seed),
         )
 
-    def place(self, steps_in_epoch: int) -> dict[str, Any]:
+    def position(self, steps_in_epoch: int) -> dict[str, Any]:
         """Where the stream stands and what its order depends on; JSON values.
 
         Args:
@@ -151,12 +151,12 @@ class StreamLoading:
         return "the stream of another process broke off" if self.sampler.failure is None else str(self.sampler.failure)
 
 
-def refuse_other_place(checkpoint: object, saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
+def check_stream_position(checkpoint: object, saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
     """Refuse to continue within an epoch of a stream whose rows would come in another order.
 
     Args:
         checkpoint: For the message.
-        saved: `StreamLoading.place` of the checkpoint, None if its images came by position.
+        saved: `StreamLoading.position` of the checkpoint, None if its images came by position.
         now: The same of this run.
 
     Raises:

@@ -1,0 +1,222 @@
+"""What a user can choose for a measurement: which images, how they go through a network, and each protocol's own.
+
+Flags of commands, arguments of `synco_hub.evaluate` and fields of the trainers' arguments are made of these classes;
+the help of each stands here once. Nothing here imports torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+DEFAULT_MAX_BAD_FRACTION = 0.01
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+def setting(default: Any, help: str, **flag: Any) -> Any:
+    """A field with the help of its flag; what is True or False becomes a flag without a value.
+
+    Args:
+        default: Value where nothing is given; `dataclasses.MISSING` where something has to be.
+        help: One sentence.
+        flag: More for `argparse` and for `synco_hub.flag_parser.FlagParser`, which says what it knows.
+    """
+    switch = {"switch": True} if isinstance(default, bool) else {}
+    return field(default=default, metadata={"help": help, **switch, **flag})
+
+
+def repeated(help: str, **flag: Any) -> Any:
+    """A field of several values: `--name a b` and `--name a --name b` both give them; None where nothing is given."""
+    return setting(None, help, action="extend", **flag)
+
+
+@dataclass(frozen=True)
+class DatasetChoice:
+    """Which images: what every command, every trainer and Python callers name a data set by.
+
+    Attributes:
+        dataset: `fractals` (drawn here, with settings if wanted: `fractals:num_classes=20,image_size=64`), a folder of
+            images or tables, a name of the catalog, or a Hub id.
+        data_dir: Folder with the original files of a name of the catalog; for a Hub id a folder in the repository.
+        dataset_id: Another copy on the Hub of a name of the catalog.
+        config: Configuration of a Hub data set.
+        revision: Commit, branch or tag of a Hub data set.
+        image_column: Column of a table; None finds it by its type.
+        label_column: Column of a table; None finds it by its type.
+        split_seed: Draws the test images of a folder that has none.
+    """
+
+    dataset: str = setting("fractals", "fractals, a folder, a name of `synco-hub data list`, or a Hub id.")
+    data_dir: str | None = setting(None, "Folder of the data set's original files.")
+    dataset_id: str | None = setting(None, "Another copy on the Hub, for a name of `synco-hub data list`.")
+    config: str | None = setting(None, "Configuration of the data set on the Hub.")
+    revision: str | None = setting(None, "Commit, branch or tag of the data set on the Hub.")
+    image_column: str | None = setting(None, "Column of the images, where it is not obvious.")
+    label_column: str | None = setting(None, "Column of the labels, where it is not obvious.")
+    split_seed: int = setting(0, "Seed of the 80/20 split of a folder without test images.")
+
+
+@dataclass(frozen=True)
+class ForwardSettings:
+    """How images go through a network; nothing here changes what is measured.
+
+    Attributes:
+        batch_size: Images a forward pass.
+        num_workers: Processes that decode images; 0 decodes in this one.
+        device: Where the network runs; None for where it is (commands: the best there is). It is put back afterwards.
+        max_bad_fraction: Largest share of images that may be unreadable.
+        progress: Show a progress bar with rate and remaining time.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    batch_size: int = setting(128, "Images per forward.")
+    num_workers: int = setting(2, "Processes that decode images.")
+    device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+    max_bad_fraction: float = setting(DEFAULT_MAX_BAD_FRACTION, "Share of images that may be unreadable.")
+    progress: bool = setting(True, "Show a progress bar.", flag=False)
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"batch_size={self.batch_size}: a batch holds at least 1 image")
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers={self.num_workers}: choose 0 (this process decodes) or more")
+
+
+@dataclass(frozen=True)
+class ExtractionSettings(ForwardSettings):
+    """How features are computed.
+
+    Attributes:
+        precision: Arithmetic of the network under autocast; fp32 is that of the weights.
+        num_processes: Processes that share the images; a GPU each where there are.
+
+    Raises:
+        ValueError: If a number is out of range.
+    """
+
+    precision: Precision = setting("fp32", "Arithmetic of the network; what follows is in fp32.")
+    num_processes: int = setting(1, "Processes that share the images; a GPU each on cuda.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.num_processes < 1:
+            raise ValueError(f"num_processes={self.num_processes}: give at least 1")
+
+
+@dataclass(frozen=True)
+class KnnSettings(ExtractionSettings):
+    """k-nearest neighbours (section 8.1)."""
+
+    k: list[int] | None = repeated("Neighbours; several are measured at once. Default: 10 20 100 200.")
+    train_fraction: float | None = setting(None, "Low-shot: share of each class in the bank, 0.01 or 0.1.")
+    train_list: str | None = setting(None, "Low-shot: file with the names of the bank's images.")
+    train_dataset: str | None = setting(None, "Bank for a set of test images only, such as imagenet-1k.")
+    train_data_dir: str | None = setting(None, "Folder of the original files of --train-dataset.")
+    save_features: str | None = setting(None, "Folder to keep the features of both splits in.")
+    features: str | None = setting(None, "Folder of --save-features: vote again without the model.")
+
+
+@dataclass(frozen=True)
+class ClassificationSettings(ForwardSettings):
+    """Accuracy of a trained classifier (sections 7.5, 7.6)."""
+
+
+@dataclass(frozen=True)
+class RobustnessSettings(ForwardSettings):
+    """Accuracy on shifted and corrupted images (section 8.2)."""
+
+    num_workers: int = setting(0, "Processes that decode and corrupt images.")
+    sets: str | None = setting(
+        None,
+        "imagenet, imagenet-v2-mf, imagenet-v2-t0.7, imagenet-v2-ti, imagenet-c, imagenet-a, imagenet-w, "
+        "imagenet-sketch, imagenet-r: some with commas between, or all. Default: those that lie in --data-dir.",
+    )
+    on_the_fly: bool = setting(False, "Corrupt the test images of --dataset instead; not ImageNet-C.")
+    num_images: int | None = setting(None, "With --on-the-fly: this many images, drawn by --seed.")
+    corruptions: str | None = setting(None, "Only these corruptions, with commas between; no mean then.")
+    seed: int = setting(0, "Seed of corruptions and of the drawn images.")
+
+
+@dataclass(frozen=True)
+class OutOfDistributionSettings(ForwardSettings):
+    """Detection of images of unknown classes (section 8.2)."""
+
+    num_workers: int = setting(0, "Processes that decode images.")
+    in_dataset: str | None = setting(None, "Instead: known images (their test split), as --dataset takes.")
+    out_dataset: str | None = setting(None, "Unknown images: any folder of images, or a data set's test.")
+    bank_dataset: str | None = setting(
+        None, "For the neighbour score: known training images; with --in-dataset its training split."
+    )
+    neighbour: int = setting(50, "Which nearest neighbour counts; Sun et al. take 50 to 1000.")
+
+
+@dataclass(frozen=True)
+class AdversarialSettings(ForwardSettings):
+    """Accuracy under attack (section 8.3)."""
+
+    batch_size: int = setting(50, "Images per batch; another one draws other random numbers.")
+    num_workers: int = setting(0, "Processes that decode images.")
+    attacks: str = setting(
+        "all", "fgsm, pgd, cw, square, autoattack, tifgsm, one_pixel: some with commas between, or all."
+    )
+    num_images: int | None = setting(None, "Attack this many test images, drawn by --seed; default: all.")
+    epsilon: str | None = setting(None, "Another ℓ∞ bound than 8/255, such as 4/255, where there is one.")
+    seed: int = setting(0, "Seed of the attacks and of the drawn images.")
+
+
+@dataclass(frozen=True)
+class RetrievalSettings:
+    """Revisited Oxford and Paris."""
+
+    max_side: int = setting(1024, "Longest side of an image in pixels; 1024 keeps the benchmark's files.")
+    scale: list[float] | None = repeated("Factors of the scales. Default: 1, 1/√2, 1/2.")
+    crop_queries: bool = setting(True, "See only the query's box, as the official protocol does.")
+    save_features: str | None = setting(None, "Folder to keep features in; a killed run continues there.")
+    num_workers: int = setting(2, "Processes that decode images.")
+    device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+    progress: bool = setting(True, "Show a progress bar.", flag=False)
+
+
+@dataclass(frozen=True)
+class VideoSegmentationSettings:
+    """DAVIS 2017 by label propagation."""
+
+    split: str = setting("val", "List of ImageSets/2017: val or train.")
+    stage: int | None = setting(None, "Stage of a Swin, from 1. Default: the one with 16-pixel patches.")
+    short_side: int = setting(480, "Shorter side of a frame in pixels.")
+    num_previous: int = setting(7, "Frames before the present one that give labels, beside the first.")
+    topk: int = setting(5, "Patches that give labels.")
+    radius: int = setting(12, "Patches around a place from which labels come; 0 for no limit.")
+    temperature: float = setting(0.1, "Of the weights.")
+    device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+    progress: bool = setting(True, "Show a progress bar.", flag=False)
+
+
+@dataclass(frozen=True)
+class DiscoverySettings:
+    """One box an image by LOST or TokenCut (section 9.5)."""
+
+    method: Literal["lost", "tokencut"] = setting("lost", "How the box is found.")
+    split: str = setting("trainval", "List of ImageSets/Main.")
+    num_images: int | None = setting(None, "Only the first images; the result is then partial.")
+    max_side: int | None = setting(None, "Longest side of an image in pixels. Default: its own.")
+    save_boxes: str | None = setting(None, "Folder to keep boxes in; a killed run continues there.")
+    figure: str | None = setting(None, "Draw found and annotated boxes to this .png or .pdf.")
+    figure_images: int = setting(12, "Images of the figure, spread over the split.")
+    device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+    progress: bool = setting(True, "Show a progress bar.", flag=False)
+
+
+@dataclass(frozen=True)
+class EfficiencySettings:
+    """What a network costs to use and to train (Tables 10, 15)."""
+
+    backbone: str = setting("deit-s", "Backbone of the training steps, and of the network without --model.")
+    methods: str = setting("synco-v2", "Methods whose steps are timed, separated by commas; '' for none.")
+    batch_size: int = setting(64, "Images of a forward pass and of a training step.")
+    processes: int = setting(1, "Devices that share an epoch in the extrapolation.")
+    repeats: int = setting(10, "Timed batches and steps; the median counts.")
+    precision: Precision = setting("fp32", "Arithmetic of the network.")
+    device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
