@@ -1,9 +1,4 @@
-"""What happens around an optimizer step: target, gradient norm, epoch, progress bar.
-
-Warnings that a run learns nothing: all features alike, no positive found, a loss that a guess would have.
-
-What a run reports: means over the logging interval, kept on the device until they are logged.
-"""
+"""What happens around optimizer steps: target update, epochs, progress, and whether the network learns."""
 
 from __future__ import annotations
 
@@ -152,12 +147,7 @@ ADVICE = "Lower the learning rate, use a larger batch, or look at the views."
 
 
 def chance_loss(num_negatives: float, num_directions: int = 2) -> float:
-    """The loss when the positive looks like every negative: ln(K + 1) for each direction.
-
-    Args:
-        num_negatives: Real and synthetic negatives of a query.
-        num_directions: Directions that are summed.
-    """
+    """The loss when the positive looks like every negative: ln(K + 1) for each direction."""
     return num_directions * math.log(num_negatives + 1)
 
 
@@ -225,13 +215,7 @@ class TrainingMonitor:
         self._first_bad_step: Tensor | None = None
 
     def update(self, output: PretrainingOutput, num_images: int, step: int) -> None:
-        """Add one micro-batch.
-
-        Args:
-            output: What the model returned.
-            num_images: Images of the micro-batch on this process.
-            step: Optimizer step it belongs to, counted from 0.
-        """
+        """Add one micro-batch."""
         assert output.loss is not None
         loss = output.loss.detach()
         measured = {"contrast_accuracy": output.contrast_accuracy, "feature_std": output.feature_std}

@@ -86,11 +86,7 @@ def names_of_flags(kinds: Sequence[type]) -> list[str]:
 
 
 def parse_flags(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
-    """Turn flags into one object of each dataclass.
-
-    Raises:
-        ValueError: If a flag is unknown, naming the nearest, or a value is impossible.
-    """
+    """Turn flags into one object of each dataclass."""
     *parts, unknown = FlagParser(kinds, usage="", add_help=False).parse(words, further=True)
     if unknown:
         flags = [f"--{name.replace('_', '-')}" for name in names_of_flags(kinds)]

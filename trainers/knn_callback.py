@@ -1,7 +1,4 @@
-"""k-NN accuracy of the online network every few epochs: does what is learned separate what a label names?
-
-Bank and queries of the k-NN accuracy that a pretraining run measures on the way.
-"""
+"""k-NN accuracy of the online network every few epochs: does what is learned separate what a label names?"""
 
 from __future__ import annotations
 
@@ -20,11 +17,16 @@ from synco_hub.evaluation.knn import evaluate_knn
 from synco_hub.features import ExtractionSettings
 from synco_hub.models import image_processor
 from synco_hub.settings import DatasetChoice
-from trainers.data_arguments import DataArguments
 from trainers.images import load_dataset
 from trainers.pretraining_trainer import SynCoTrainer
+from trainers.settings import DataArguments
 
 logger = logging.getLogger(__name__)
+
+# Of each split of a data set that is streamed: about a gigabyte of encoded images at ImageNet's size.
+STREAMED_IMAGES = 10_000
+# One process measures while the others wait for it, which they do for half an hour (`--ddp-timeout`).
+MANY_IMAGES = 200_000
 
 
 class KnnCallback(TrainerCallback):
@@ -88,12 +90,6 @@ class KnnCallback(TrainerCallback):
         logger.info("k-NN after step %d: %s", state.global_step, accuracies)
 
 
-# Of each split of a data set that is streamed: about a gigabyte of encoded images at ImageNet's size.
-STREAMED_IMAGES = 10_000
-# One process measures while the others wait for it, which they do for half an hour (`--ddp-timeout`).
-MANY_IMAGES = 200_000
-
-
 @dataclass(frozen=True)
 class KnnData:
     """What k-NN is measured on, as evaluation sees it: centre crops.
@@ -115,33 +111,23 @@ class KnnData:
 
 
 def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) -> KnnData:
-    """Opens both splits; of a table that is streamed, so many rows are read and kept in memory.
-
-    Args:
-        data: Which images.
-        image_size: Side of the model's input in pixels.
-        training: The images of the training itself, which are the bank unless they are a stream or another data set
-            was named.
-
-    Raises:
-        ValueError: If an image has no class, the splits have different classes, or `--knn-dataset` cannot be read.
-    """
+    """Opens both splits; of a table that is streamed, so many rows are read and kept in memory."""
     most = STREAMED_IMAGES if data.knn_images is None and data.streaming else data.knn_images
     if data.knn_dataset is None and not data.streaming:
         bank = training if most is None else spread_subset(training, most)
     else:
-        bank = _split(data, "train", image_size, most)
+        bank = _load_split(data, "train", image_size, most)
     bank.require_labels("--knn-every-epochs")
-    queries = _split(data, "test", image_size, most)
+    queries = _load_split(data, "test", image_size, most)
     queries.require_labels("--knn-every-epochs")
-    _number_alike(bank, queries)
+    _align_class_numbers(bank, queries)
     _refuse_other_classes(bank, queries)
     _warn(bank, queries)
     transform = EvaluationTransform.from_image_processor(image_processor(image_size))
     return KnnData(EvaluationDataset(bank, transform), EvaluationDataset(queries, transform))
 
 
-def _split(data: DataArguments, split: str, image_size: int, most: int | None) -> ImageDataset:
+def _load_split(data: DataArguments, split: str, image_size: int, most: int | None) -> ImageDataset:
     if data.knn_dataset is None:
         try:
             return load_dataset(data, split, image_size=image_size, max_images=most)
@@ -153,7 +139,7 @@ def _split(data: DataArguments, split: str, image_size: int, most: int | None) -
     return load_dataset(choice, split, image_size=image_size, max_images=most)
 
 
-def _number_alike(bank: ImageDataset, queries: ImageDataset) -> None:
+def _align_class_numbers(bank: ImageDataset, queries: ImageDataset) -> None:
     """Give the classes of both the same numbers where a table names none, so that they are those of the rows read."""
     sides = (bank, queries)
     if bank.class_names == queries.class_names or not all(getattr(side, "names_from_rows", False) for side in sides):

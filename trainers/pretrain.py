@@ -10,8 +10,13 @@ four GPUs); `synco-hub demo` reaches about 70 % k-NN top-1 on fractals in minute
 from __future__ import annotations
 
 from trainers.command import Command
-from trainers.data_arguments import BackboneArguments, DataArguments, RecipeArguments
-from trainers.settings import PretrainingOptions, PretrainingSettings
+from trainers.settings import (
+    BackboneArguments,
+    DataArguments,
+    PretrainingOptions,
+    PretrainingSettings,
+    RecipeArguments,
+)
 
 EXAMPLE = (
     "synco-hub pretrain --method synco-v2 --backbone deit-s --dataset ./photographs --output-dir runs/first "

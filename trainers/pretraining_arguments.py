@@ -41,7 +41,7 @@ OTHERWISE = {
     "lr_scheduler_type": "the learning rate warms up and follows a cosine (7.4), see --warmup-epochs and "
     "--learning-rate-end",
     "warmup_steps": "give --warmup-epochs",
-    "resume_from_checkpoint": "give --resume, which finds the newest whole checkpoint of --output-dir",
+    "resume_from_checkpoint": "give --resume, which finds the newest complete checkpoint of --output-dir",
     "eval_strategy": "give --knn-every-epochs to measure on the way",
     "do_eval": "give --knn-every-epochs to measure on the way",
     "do_predict": "measure the finished run with `synco-hub evaluate`",
@@ -59,14 +59,7 @@ OTHERWISE = {
 
 
 def refuse_impossible(values: Mapping[str, Any]) -> None:
-    """Refuses values that no run can have.
-
-    Args:
-        values: Of the training arguments, by name; None is what the default decides.
-
-    Raises:
-        ValueError: Naming the first such flag, its value and the rule.
-    """
+    """Refuses values that no run can have."""
     for name, (lowest, reached) in LOWEST.items():
         value = values.get(name)
         if value is None or isinstance(value, str):
@@ -85,15 +78,7 @@ def refuse_impossible(values: Mapping[str, Any]) -> None:
 
 
 def refuse_ignored(values: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
-    """Refuses inherited flags that this training does otherwise.
-
-    Args:
-        values: Of the training arguments as they were given, by name.
-        defaults: What stands there when nothing was given.
-
-    Raises:
-        ValueError: Naming the first such flag, and what to do.
-    """
+    """Refuses inherited flags that this training does otherwise."""
     for name, remedy in OTHERWISE.items():
         if name in defaults and values[name] != defaults[name]:
             raise ValueError(f"--{name.replace('_', '-')} {values[name]} is not for this training: {remedy}.")
@@ -130,7 +115,7 @@ class SynCoTrainingArguments(PretrainingOptions, TrainingArguments):  # type: ig
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
-                f"save_total_limit={self.save_total_limit} would delete the only whole checkpoint while the next is "
+                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next is "
                 "written: give at least 2, or write none at all (--save-strategy no)."
             )
 

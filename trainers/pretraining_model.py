@@ -1,9 +1,4 @@
-"""`SynCoForPreTraining`: online and target network, heads and queues as one model, all its state in one state dict.
-
-The projector g and the predictor h: the same two-layer MLP (paper section 7.2).
-
-The target network: an exponential moving average of the online network's parameters (paper section 7.4).
-"""
+"""`SynCoForPreTraining`: online and target network, heads and queues as one model, all its state in one state dict."""
 
 from __future__ import annotations
 
@@ -26,57 +21,6 @@ from trainers.settings import PretrainingSettings
 from trainers.synthetic_negatives import SyntheticNegatives
 
 NORMS = {"batch": nn.BatchNorm1d, "none": nn.Identity}
-
-
-def projection_head(
-    input_dim: int, hidden_dim: int = 4096, output_dim: int = 256, norm: str = "batch"
-) -> nn.Sequential:
-    """Linear, BatchNorm, ReLU, Linear; the output is normalised where representations are compared.
-
-    Args:
-        input_dim: Dimension of the backbone's feature (projector) or of a projection (predictor).
-        hidden_dim: Width of the hidden layer.
-        output_dim: Dimension of the output.
-        norm: `batch` as in the paper; `none` where results must not depend on how a batch is split.
-
-    Returns:
-        A module from (batch, input_dim) to (batch, output_dim), not ℓ2-normalised.
-
-    Source: paper section 7.2. The predictor reads the un-normalised projection, which is our reading of "both MLPs
-    use ℓ2-normalisation on their outputs" and what the authors' code does.
-    """
-    return nn.Sequential(
-        nn.Linear(input_dim, hidden_dim),
-        NORMS[norm](hidden_dim),
-        nn.ReLU(inplace=True),
-        nn.Linear(hidden_dim, output_dim),
-    )
-
-
-@torch.no_grad()
-def update_target(target: Sequence[Tensor], online: Sequence[Tensor], momentum: float) -> None:
-    """Move every target parameter towards its online one: target ← m · target + (1 − m) · online.
-
-    One fused call for all parameters. Parameters only: buffers such as BatchNorm statistics are the target's own.
-
-    Args:
-        target: Parameters to change in place.
-        online: Parameters of the same shapes, in the same order.
-        momentum: m in [0, 1]; 1 changes nothing.
-
-    Source: paper section 7.4; which tensors take part follows MoBY (Xie et al. 2021).
-    """
-    torch._foreach_lerp_(list(target), list(online), 1.0 - momentum)
-
-
-def copy_parameters(source: nn.Module, destination: nn.Module) -> None:
-    """Start the target as an exact copy of the online network, parameters and buffers.
-
-    Args:
-        source: The online module.
-        destination: A module of the same architecture (it may differ in what has no weights, as drop path).
-    """
-    destination.load_state_dict(source.state_dict())
 
 
 @dataclass
@@ -148,7 +92,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """Load a whole pretraining checkpoint.
+        """Load a complete pretraining checkpoint.
 
         Raises:
             ValueError: If any weight, queue or counter is missing or superfluous, naming the first ones.
@@ -222,6 +166,38 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         update_target(target, online, momentum)
 
 
+def projection_head(
+    input_dim: int, hidden_dim: int = 4096, output_dim: int = 256, norm: str = "batch"
+) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU, Linear; the output is normalised where representations are compared.
+
+    Source: paper section 7.2. The predictor reads the un-normalised projection, which is our reading of "both MLPs
+    use ℓ2-normalisation on their outputs" and what the authors' code does.
+    """
+    return nn.Sequential(
+        nn.Linear(input_dim, hidden_dim),
+        NORMS[norm](hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, output_dim),
+    )
+
+
+@torch.no_grad()
+def update_target(target: Sequence[Tensor], online: Sequence[Tensor], momentum: float) -> None:
+    """Move every target parameter towards its online one: target ← m · target + (1 − m) · online.
+
+    One fused call for all parameters. Parameters only: buffers such as BatchNorm statistics are the target's own.
+
+    Source: paper section 7.4; which tensors take part follows MoBY (Xie et al. 2021).
+    """
+    torch._foreach_lerp_(list(target), list(online), 1.0 - momentum)
+
+
+def copy_parameters(source: nn.Module, destination: nn.Module) -> None:
+    """Start the target as an exact copy of the online network, parameters and buffers."""
+    destination.load_state_dict(source.state_dict())
+
+
 def normalize(vectors: Tensor) -> Tensor:
     """ℓ2-normalise in float32. Shape: (batch, dim)."""
     return F.normalize(vectors.float(), dim=1)
@@ -248,14 +224,10 @@ def build_synthetic_negatives(settings: PretrainingSettings) -> SyntheticNegativ
 
 
 def check_complete_state(missing: Any, unexpected: Any) -> None:
-    """Refuse a checkpoint that does not hold exactly the state of the model.
-
-    Raises:
-        ValueError: Naming the first missing and superfluous keys.
-    """
+    """Refuse a checkpoint that does not hold exactly the state of the model."""
     if missing or unexpected:
         raise ValueError(
-            f"The checkpoint is not a whole pretraining state of this network: {len(missing)} keys are missing "
+            f"The checkpoint is not a complete pretraining state of this network: {len(missing)} keys are missing "
             f"({sorted(missing)[:3]}) and {len(unexpected)} are superfluous ({sorted(unexpected)[:3]}). Give the "
             "method and backbone it was made with, or start a new run in another directory."
         )

@@ -15,7 +15,6 @@ from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoView
 from synco_hub.data.views.transform import two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
-from trainers.data_arguments import BackboneArguments, DataArguments
 from trainers.images import load_dataset, open_stream
 from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_model import SynCoForPreTraining
@@ -24,21 +23,13 @@ from trainers.recipe import PretrainingRun, parse
 from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, read_manifest, run_on_main_process, write_json
 from trainers.runs.stream_loading import StreamedData
 from trainers.runs.training_curve import CURVE_FILE, save_training_curve
-from trainers.settings import PretrainingSettings
+from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
 
 logger = logging.getLogger(__name__)
 
 
 def pretrain(run: PretrainingRun) -> dict[str, Any]:
-    """Pretrain, and leave the online model, its image processor, card and summary in the output directory.
-
-    Returns:
-        The last logged numbers and what was trained, as plain data.
-
-    Raises:
-        ValueError: On impossible settings, unreadable data, or a directory that holds another run.
-        FloatingPointError: If the loss stops being a number.
-    """
+    """Pretrain, and leave the online model, its image processor, card and summary in the output directory."""
     config = build_config(run.backbone, run.settings)
     set_seed(run.training.seed)
     model = SynCoForPreTraining(config)
@@ -86,11 +77,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
 
 
 def build_config(backbone: BackboneArguments, settings: PretrainingSettings) -> SynCoConfig:
-    """The configuration that the flags describe.
-
-    Raises:
-        ValueError: As `SynCoConfig`.
-    """
+    """The configuration that the flags describe."""
     values = {name: value for name, value in dataclasses.asdict(backbone).items() if value is not None}
     for name in ("depth", "num_heads"):
         if len(values.get(name, ())) == 1:

@@ -1,7 +1,4 @@
-"""`SynCoTrainer`: `transformers.Trainer` with target network, queues and the synthesis window (paper section 7.4).
-
-BatchNorm of the heads over all processes of a step, where the device can.
-"""
+"""`SynCoTrainer`: `transformers.Trainer` with target network, queues and the synthesis window (paper section 7.4)."""
 
 from __future__ import annotations
 
@@ -39,23 +36,6 @@ from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, Stre
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
 
 logger = logging.getLogger(__name__)
-
-
-def synchronize_batch_norm(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:
-    """Let BatchNorm see the whole batch of a step's micro-batches over all processes, where the device can.
-
-    Args:
-        model: Changed in place; its keys stay the same.
-        device_type: Only `cuda` has a synchronised BatchNorm; elsewhere each process keeps statistics of its own part.
-    """
-    if device_type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        logger.warning(
-            "BatchNorm of the heads is not synchronised on %s: statistics are of each process's part of the batch.",
-            device_type,
-        )
-    return model
 
 
 # Not decayed although they are no vectors: tokens, embeddings and Swin's bias tables and scales.
@@ -309,6 +289,18 @@ class SynCoTrainer(CheckpointingTrainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""
         check_complete_state(load_result.missing_keys, load_result.unexpected_keys)
+
+
+def synchronize_batch_norm(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:
+    """Let BatchNorm see the whole batch of a step's micro-batches over all processes, where the device can."""
+    if device_type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        logger.warning(
+            "BatchNorm of the heads is not synchronised on %s: statistics are of each process's part of the batch.",
+            device_type,
+        )
+    return model
 
 
 def build_device_views(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:

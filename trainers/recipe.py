@@ -21,9 +21,16 @@ import yaml
 
 from synco_hub.models import SynCoConfig
 from trainers.command import names_of_flags, parse_flags
-from trainers.data_arguments import AUTHORS_CODE, PAPER, BackboneArguments, DataArguments, RecipeArguments
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.settings import PretrainingSettings, suggest
+from trainers.settings import (
+    AUTHORS_CODE,
+    PAPER,
+    BackboneArguments,
+    DataArguments,
+    PretrainingSettings,
+    RecipeArguments,
+    suggest,
+)
 
 KINDS = (PretrainingSettings, RecipeArguments, BackboneArguments, DataArguments, SynCoTrainingArguments)
 FIDELITIES = (PAPER, AUTHORS_CODE)
@@ -41,29 +48,12 @@ def list_recipes() -> list[str]:
 
 
 def read_recipe(name_or_path: str, known: Sequence[str]) -> list[str]:
-    """Read a recipe as command-line flags, to be put before the user's own, which win.
-
-    Args:
-        name_or_path: A name of `list_recipes()` or the path of a YAML file.
-        known: Names of the flags there are, with underscores.
-
-    Raises:
-        ValueError: If there is no such recipe, it is not a flat mapping, or it has an unknown key; names the nearest.
-    """
+    """Read a recipe as command-line flags, to be put before the user's own, which win."""
     return to_flags(_settings(name_or_path), known, f"recipe {name_or_path}")
 
 
 def to_flags(settings: Mapping[str, Any], known: Sequence[str], origin: str) -> list[str]:
-    """Settings as command-line flags.
-
-    Args:
-        settings: Values by name, with dashes or underscores; a list gives several words.
-        known: Names of the flags there are, with underscores.
-        origin: Where the settings come from, for the message.
-
-    Raises:
-        ValueError: If a name is unknown; names the nearest.
-    """
+    """Settings as command-line flags."""
     flags: list[str] = []
     for key, value in settings.items():
         name = str(key).replace("-", "_")
@@ -143,16 +133,7 @@ _OF_BACKBONE: Mapping[str, Mapping[str, Any]] = {"deit-s": {"num_heads": 12}}
 
 
 def fidelity_settings(fidelity: str, method: str, backbone: str) -> dict[str, Any]:
-    """What a fidelity sets, by name of the flag; nothing for the paper, which is the default everywhere.
-
-    Args:
-        fidelity: `paper` or `authors-code`.
-        method: `synco-v2`, `moby` or `byol`.
-        backbone: Short name.
-
-    Raises:
-        ValueError: If there is no such fidelity, naming the nearest.
-    """
+    """What a fidelity sets, by name of the flag; nothing for the paper, which is the default everywhere."""
     if fidelity not in FIDELITIES:
         raise ValueError(
             f"fidelity={fidelity!r} is unknown: use one of {', '.join(FIDELITIES)}.{suggest(fidelity, FIDELITIES)}"
@@ -181,12 +162,7 @@ class PretrainingRun:
                 raise ValueError(f"--{name.replace('_', '-')} is for --knn-every-epochs: add that, or leave it out.")
 
     def recorded(self, config: SynCoConfig, data: dict[str, Any]) -> dict[str, Any]:
-        """What tells this run from another, and how it was trained.
-
-        Args:
-            config: Of the network.
-            data: Description of the training images.
-        """
+        """What tells this run from another, and how it was trained."""
         backbone = {name: getattr(config, name) for name in vars(self.backbone)}
         training = {
             name: getattr(self.training, name)
@@ -218,11 +194,7 @@ class PretrainingRun:
 
 
 def parse(argv: Sequence[str]) -> PretrainingRun:
-    """Turn flags into a run; a recipe's flags come first, so that the user's own win.
-
-    Raises:
-        ValueError: If a value is impossible or the recipe unknown.
-    """
+    """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
     settings, recipe, backbone, data, training = parse_flags(KINDS, _insert_groups(list(argv)))
     return PretrainingRun(settings, backbone, data, training, recipe.fidelity)
 

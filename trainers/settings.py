@@ -1,7 +1,7 @@
-"""The paper's numbers of pretraining, each once, with the section it stands in; every field is a flag.
+"""The flags of pretraining with the paper's numbers, each once, and the section it stands in.
 
-`SyntheticNegativesConfig` holds those of the synthesis; `PretrainingSettings` defines network and objective and is
-saved in `config.pretraining`; `PretrainingOptions` says how to train. Nothing here imports torch, so that `--help`
+`SyntheticNegativesConfig` holds the numbers of the synthesis; `PretrainingSettings` defines network and objective and
+is saved in `config.pretraining`; `PretrainingOptions` says how to train. Nothing here imports torch, so that `--help`
 answers at once.
 """
 
@@ -14,8 +14,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, setting
+from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, DatasetChoice, setting
 from trainers.objectives import OBJECTIVES
+
+PAPER = "paper"
+AUTHORS_CODE = "authors-code"
 
 
 def toggle(default: bool, help: str, **flag: Any) -> Any:
@@ -98,11 +101,7 @@ class SyntheticNegativesConfig:
 
 
 def check_temperature(temperature: float) -> None:
-    """Refuses a temperature that is not a positive finite number.
-
-    Raises:
-        ValueError: With value, rule and remedy.
-    """
+    """Refuses a temperature that is not a positive finite number."""
     if not (temperature > 0 and math.isfinite(temperature)):
         raise ValueError(f"temperature={temperature} must be positive and finite; the paper uses 0.2.")
 
@@ -207,11 +206,7 @@ class PretrainingSettings:
 
 
 def drop_retired(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Settings as an earlier version wrote them, without those that are no more.
-
-    Raises:
-        ValueError: If one of them, or of those that are still there, has a value that is no longer known.
-    """
+    """Settings as an earlier version wrote them, without those that are no more."""
     for name, value in values.items():
         if value in RETIRED_VALUES.get(name, ()) or value not in RETIRED.get(name, (value,)):
             raise ValueError(
@@ -219,6 +214,70 @@ def drop_retired(values: Mapping[str, Any], where: str) -> dict[str, Any]:
                 f"without it, or continue with the version that began it."
             )
     return {name: value for name, value in values.items() if name not in RETIRED}
+
+
+@dataclass(frozen=True)
+class RecipeArguments:
+    """Groups of flags, which those given beside them override."""
+
+    recipe: str | None = setting(
+        None, "Name of a recipe or a YAML file of flags, such as synco-v2-deit-s; flags given here override it."
+    )
+    fidelity: str = setting(
+        PAPER, f"{PAPER}, or {AUTHORS_CODE}: the settings of the authors' published code where it differs."
+    )
+
+
+@dataclass(frozen=True)
+class DataArguments(DatasetChoice):
+    """Where the images come from."""
+
+    _argument_group_name: ClassVar[str] = "data"
+
+    streaming: bool = toggle(
+        False, "Read parquet, webdataset or Hub data while training instead of downloading it first."
+    )
+    shuffle_buffer: int = setting(
+        4096, "Encoded images in memory, of which --streaming draws the next; about 0.1 MB each."
+    )
+    images_per_epoch: int | None = setting(
+        None, "Images of an epoch with --streaming, where the data does not say how many."
+    )
+    stream_retries: int = setting(
+        5, "Attempts after a network error, 1, 2, 4, … seconds apart; then the run saves and stops."
+    )
+    knn_dataset: str | None = setting(None, "What --knn-every-epochs measures on, as --dataset; default: that itself.")
+    knn_data_dir: str | None = setting(None, "Folder of the files of --knn-dataset.")
+    knn_images: int | None = setting(
+        None, "Images of each split that k-NN takes at most; default: all, with --streaming 10000."
+    )
+
+    def __post_init__(self) -> None:
+        """Refuses flags that would be ignored."""
+        if self.images_per_epoch is not None and not self.streaming:
+            raise ValueError("--images-per-epoch is for --streaming: add that, or leave it out.")
+        if self.knn_data_dir is not None and self.knn_dataset is None:
+            raise ValueError(f"--knn-data-dir {self.knn_data_dir}: say by --knn-dataset which set its files are of.")
+        if self.knn_images is not None and self.knn_images < 1:
+            raise ValueError(f"--knn-images {self.knn_images}: give at least 1, or leave it out.")
+
+
+@dataclass(frozen=True)
+class BackboneArguments:
+    """Which backbone, see `synco_hub.SynCoConfig`; what is left out is the backbone's own (Table 10)."""
+
+    _argument_group_name: ClassVar[str] = "backbone (section 7.2)"
+
+    backbone: str = setting("deit-s", "deit-s, swin-t, vit-b, … or a timm ViT or Swin name.")
+    image_size: int | None = setting(None, "Side of the views in pixels.")
+    patch_size: int | None = setting(None, "Side of a patch in pixels.")
+    embed_dim: int | None = setting(None, "Width of the tokens (Swin: of the first stage).")
+    depth: list[int] | None = field(default=None, metadata={"help": "Blocks; for Swin one number a stage."})
+    num_heads: list[int] | None = field(default=None, metadata={"help": "Heads; for Swin one number a stage."})
+    mlp_ratio: float | None = setting(None, "Hidden width of the MLPs over their width.")
+    window_size: int | None = setting(None, "Side of a Swin window in patches.")
+    position_embedding: str | None = setting(None, "sincos (fixed, as the paper) or learned.")
+    layer_norm_eps: float | None = setting(None, "Epsilon of every LayerNorm.")
 
 
 @dataclass
@@ -262,7 +321,7 @@ class PretrainingOptions:
     knn_every_epochs: float | None = setting(
         None, "Measure k-NN accuracy every so many epochs; the images need classes, see --knn-dataset."
     )
-    resume: bool = toggle(False, "Continue from the newest whole checkpoint, if any.")
+    resume: bool = toggle(False, "Continue from the newest complete checkpoint, if any.")
     seed: int = setting(42, "Draws weights, order and views.")
     bf16: bool = toggle(False, "Run the backbone in bfloat16.")
     torch_compile: bool = toggle(False, "Compile the network by torch.compile.", aliases=["--compile"])

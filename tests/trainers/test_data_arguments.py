@@ -1,5 +1,5 @@
 from synco_hub import data
-from trainers.data_arguments import DataArguments
+from trainers.settings import DataArguments
 
 
 def test_the_embedded_data_set_is_the_default():

@@ -15,10 +15,10 @@ from PIL import Image
 
 from synco_hub.data import ImageDataset, load_dataset
 from trainers import knn_callback
-from trainers.data_arguments import DataArguments
 from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretrain import main
 from trainers.pretraining_trainer import SynCoTrainer
+from trainers.settings import DataArguments
 
 datasets = pytest.importorskip("datasets")
 

@@ -3,10 +3,10 @@ import dataclasses
 import pytest
 
 from synco_hub.data import StreamedImages
-from trainers.data_arguments import BackboneArguments, DataArguments
+from trainers.images import load_dataset
 from trainers.pretraining_run import build_config, open_images
 from trainers.recipe import parse
-from trainers.settings import PretrainingSettings
+from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
 
 
 def test_flags_describe_a_config(tmp_path):
@@ -35,3 +35,5 @@ def test_images_by_position_are_no_stream():
     assert stream is None
     assert not isinstance(images, StreamedImages)
     assert len(images) == 6
+    assert images.description == load_dataset(data, "train", image_size=32).description
+    assert len(load_dataset(data, "test", image_size=32, max_images=1)) == 1

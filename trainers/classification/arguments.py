@@ -40,7 +40,7 @@ class ClassificationArguments(ClassificationOptions, TrainingArguments):  # type
             raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1): the paper uses 0.1.")
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
-                f"save_total_limit={self.save_total_limit} would delete the only whole checkpoint while the next is "
+                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next is "
                 "written: give at least 2."
             )
 

@@ -1,9 +1,4 @@
-"""The two splits of a labelled data set as probing and fine-tuning read them.
-
-Training images of probing and fine-tuning: a random resized crop and a flip, drawn per (seed, epoch, index).
-
-Cached features as a data set: quick probing without augmentation.
-"""
+"""The images of probing and fine-tuning: augmented per (seed, epoch, index), centre crops, or cached features."""
 
 from __future__ import annotations
 
@@ -68,15 +63,7 @@ class CropAndFlip:
         )
 
     def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> Tensor:
-        """Make the view that belongs to a key.
-
-        Args:
-            pixels: RGB image. Shape: (height, width, 3).
-            seed_key: `random_key(seed, epoch, index)`.
-
-        Returns:
-            Shape: (3, image_size, image_size).
-        """
+        """Make the view that belongs to a key."""
         height, width = pixels.shape[:2]
         draw = draw_view(self.parameters, 0, width, height, seed_key)
         return distorted(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
@@ -127,63 +114,6 @@ def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
     return first, second, third
 
 
-@dataclass(frozen=True)
-class LabelledData:
-    """Training images with targets, and the test split beside them.
-
-    Attributes:
-        train: Training images, augmented, indexed by (epoch, index).
-        train_targets: Targets of all training images.
-        test: Centre crops.
-        test_targets: Targets of all test images.
-    """
-
-    train: AugmentedDataset
-    train_targets: ClassificationTargets
-    test: EvaluationDataset
-    test_targets: ClassificationTargets
-
-
-def load_labelled_data(arguments: LabelledDataArguments, processor: Any, seed: int, purpose: str) -> LabelledData:
-    """Open both splits.
-
-    Args:
-        arguments: Which images.
-        processor: The model's image processor.
-        seed: Seed of the augmentation.
-        purpose: What needs the labels, for error messages.
-
-    Raises:
-        ValueError: If a split is empty or unlabelled, the splits have other classes, or the low-shot choice does not
-            fit.
-    """
-    transform = EvaluationTransform.from_image_processor(processor)
-    train, test = (load_dataset(arguments, split, image_size=transform.image_size) for split in ("train", "test"))
-    train = low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
-    train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
-    check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
-    augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)
-    return LabelledData(augmented, train_targets, EvaluationDataset(test, transform), test_targets)
-
-
-def data_source(images: ImageDataset, skipped: int = 0) -> DataSource:
-    """What a result says about a split.
-
-    Args:
-        images: The split.
-        skipped: Images that could not be read.
-    """
-    about = images.description
-    return DataSource(
-        name=about.name,
-        split=about.split,
-        count=len(images) - skipped,
-        fingerprint=about.fingerprint,
-        description=f"{about.source}; {about.split_rule}",
-        num_classes=about.num_classes,
-    )
-
-
 class FeatureItem(TypedDict):
     """One image's frozen feature (dim,), its target and position; `bad_index` is always -1."""
 
@@ -217,3 +147,44 @@ class FeatureDataset(Dataset[FeatureItem]):
     def name(self, index: int) -> str:
         """How reports name one image."""
         return f"row {index}"
+
+
+@dataclass(frozen=True)
+class LabelledData:
+    """Training images with targets, and the test split beside them.
+
+    Attributes:
+        train: Training images, augmented, indexed by (epoch, index).
+        train_targets: Targets of all training images.
+        test: Centre crops.
+        test_targets: Targets of all test images.
+    """
+
+    train: AugmentedDataset
+    train_targets: ClassificationTargets
+    test: EvaluationDataset
+    test_targets: ClassificationTargets
+
+
+def load_labelled_data(arguments: LabelledDataArguments, processor: Any, seed: int, purpose: str) -> LabelledData:
+    """Open both splits."""
+    transform = EvaluationTransform.from_image_processor(processor)
+    train, test = (load_dataset(arguments, split, image_size=transform.image_size) for split in ("train", "test"))
+    train = low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
+    train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
+    check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
+    augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)
+    return LabelledData(augmented, train_targets, EvaluationDataset(test, transform), test_targets)
+
+
+def data_source(images: ImageDataset, skipped: int = 0) -> DataSource:
+    """What a result says about a split."""
+    about = images.description
+    return DataSource(
+        name=about.name,
+        split=about.split,
+        count=len(images) - skipped,
+        fingerprint=about.fingerprint,
+        description=f"{about.source}; {about.split_rule}",
+        num_classes=about.num_classes,
+    )

@@ -29,13 +29,7 @@ PROTOCOL = "fine_tune"
 
 
 def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArguments) -> EvaluationResult:
-    """Fine-tune a model, and leave the classifier and the result in the output directory.
-
-    Raises:
-        ValueError: On impossible settings, unlabelled data, a model without a linear head, or a directory that holds
-            another run.
-        FloatingPointError: If the loss stops being a number.
-    """
+    """Fine-tune a model, and leave the classifier and the result in the output directory."""
     started = time.perf_counter()
     check_fine_tunable(data_arguments.model)
     processor = load_processor(data_arguments.model)
@@ -46,7 +40,7 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     logger.warning("%s: %s", data_arguments.model, facts)
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
     directory = Path(str(arguments.output_dir))
-    settings = _settings(arguments, data)
+    settings = _describe_settings(arguments, data)
     if trainer.is_world_process_zero():
         identity = {
             "protocol": PROTOCOL,
@@ -58,7 +52,7 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
         }
         claim_directory(directory, identity, arguments.resume, SETTINGS_FILE, identity=None)
     trainer.train_and_measure()
-    result = _result(data_arguments.model, arguments, data, trainer, settings, time.perf_counter() - started)
+    result = _build_result(data_arguments.model, arguments, data, trainer, settings, time.perf_counter() - started)
     if trainer.is_world_process_zero():
         network: Any = trainer.accelerator.unwrap_model(trainer.model)
         network.save_pretrained(directory)
@@ -67,7 +61,7 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     return result
 
 
-def _settings(arguments: FineTuningArguments, data: LabelledData) -> dict[str, Any]:
+def _describe_settings(arguments: FineTuningArguments, data: LabelledData) -> dict[str, Any]:
     """What changes the numbers, as plain data."""
     multi_label = data.train_targets.multi_label
     return {
@@ -90,7 +84,7 @@ def _settings(arguments: FineTuningArguments, data: LabelledData) -> dict[str, A
     }
 
 
-def _result(
+def _build_result(
     name: str,
     arguments: FineTuningArguments,
     data: LabelledData,

@@ -1,9 +1,4 @@
-"""Linear classifiers side by side on the same features, one for each learning rate of a grid.
-
-The network that fine-tuning starts from: a pretrained backbone, dropout, and a new head for the data set.
-
-The loss of probing and fine-tuning: label-smoothed cross-entropy, or binary cross-entropy for several classes.
-"""
+"""What is trained: linear heads side by side, or a pretrained network under a new head; and their loss."""
 
 from __future__ import annotations
 
@@ -20,101 +15,16 @@ from synco_hub.hub.loading import TIMM_PREFIX, check_model_name
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification
 
-
-def check_fine_tunable(name: str) -> None:
-    """Refuse names that give no trainable classifier, before data is opened.
-
-    Raises:
-        ValueError: If it is a timm name, or no model at all.
-    """
-    if name.startswith(TIMM_PREFIX):
-        raise ValueError(
-            f"model {name!r}: fine-tuning saves a classifier of transformers, which wraps timm's models by their Hub "
-            f"id; give timm/{name.removeprefix(TIMM_PREFIX)}.<tag> instead"
-        )
-    check_model_name(name)
-
-
-def load_processor(name: str) -> Any:
-    """The image processor of a model."""
-    register()
-    return AutoImageProcessor.from_pretrained(name)
-
-
-def new_classifier(name: str, targets: ClassificationTargets, dropout: float) -> Any:
-    """Load a pretrained backbone under a head that is drawn anew.
-
-    Args:
-        name: What `AutoModelForImageClassification` loads, or a backbone of ours.
-        targets: Their class names become the model's labels.
-        dropout: Dropout rate before the head.
-
-    Raises:
-        ValueError: If weights of the backbone are missing, or the model has no linear head to put dropout before.
-    """
-    register()
-    names = targets.class_names
-    model, info = AutoModelForImageClassification.from_pretrained(
-        name,
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={label: index for index, label in enumerate(names)},
-        problem_type="multi_label_classification" if targets.multi_label else "single_label_classification",
-        ignore_mismatched_sizes=True,
-        output_loading_info=True,
-        dtype=torch.float32,
-    )
-    base = [key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
-    if base:
-        raise ValueError(
-            f"model {name!r}: {len(base)} weights of its backbone are missing (first {sorted(base)[0]!r}), so it "
-            "would start from chance: give a whole checkpoint"
-        )
-    _draw_head(model)
-    if isinstance(model, SynCoForImageClassification):
-        model.config.classifier_dropout = dropout
-        model.dropout.p = dropout
-    else:
-        _dropout_before(model, dropout)
-    return model
-
-
-def _draw_head(model: Any) -> None:
-    """A head of another task must not survive because it happens to have as many classes."""
-    head = getattr(model, "classifier", None)
-    if not isinstance(head, nn.Linear):
-        raise ValueError(
-            f"{type(model).__name__} has no linear layer named classifier, before which dropout belongs: fine-tune a "
-            "model whose head is one"
-        )
-    nn.init.normal_(head.weight, std=0.01)
-    nn.init.zeros_(head.bias)
-
-
-def _dropout_before(model: Any, rate: float) -> None:
-    """A hook rather than a layer, so that the checkpoint keeps the names that `transformers` knows."""
-
-    def dropped(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (F.dropout(inputs[0], rate, training=head.training), *inputs[1:])
-
-    model.classifier.register_forward_pre_hook(dropped)
-
-
 # Targets with this value belong to images that could not be read; they do not count.
 IGNORED = -100
 
 
 def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float = 0.1) -> Tensor:
-    """Mean loss of a batch.
+    """Mean loss over the images that count, or their cells where an image may have several classes; 0 if none does.
 
-    Args:
-        logits: Shape: (batch, num_classes).
-        targets: Class indices (batch,), or multi-hot (batch, num_classes); negative cells do not count.
-        label_smoothing: Share of the target that is spread over all classes; for class indices only, because binary
-            cross-entropy has no classes to spread over.
+    Targets are class indices (batch,), or multi-hot (batch, num_classes), of which negative cells do not count. Label
+    smoothing is for class indices only: binary cross-entropy has no classes to spread over.
 
-    Returns:
-        Mean over the images (or cells) that count; 0 if none does.
 
     Source: paper sections 7.5 and 7.6.
     """
@@ -129,12 +39,7 @@ def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float 
 
 
 def mask_targets(targets: Tensor, unreadable: Tensor) -> Tensor:
-    """Targets in which unreadable images do not count.
-
-    Args:
-        targets: Class indices (batch,) or multi-hot (batch, num_classes).
-        unreadable: Shape: (batch,), bool.
-    """
+    """Targets in which unreadable images do not count."""
     rows = unreadable if targets.ndim == 1 else unreadable[:, None]
     return torch.where(rows, torch.full_like(targets, IGNORED), targets)
 
@@ -160,15 +65,7 @@ class LinearHeads(nn.Module):
         self.biases = nn.ParameterList([nn.Parameter(torch.zeros(num_classes)) for _ in range(num_heads)])
 
     def forward(self, features: Tensor, targets: Tensor | None = None) -> dict[str, Tensor]:
-        """Classify features.
-
-        Args:
-            features: Shape: (batch, dim).
-            targets: Class indices (batch,) or multi-hot (batch, num_classes).
-
-        Returns:
-            ``logits`` (num_heads, batch, num_classes) and, with targets, ``loss``, the sum over the heads.
-        """
+        """``logits`` (num_heads, batch, num_classes) and, with targets, ``loss``, the sum over the heads."""
         together = F.linear(features, torch.cat(list(self.weights)), torch.cat(list(self.biases)))
         logits = together.unflatten(1, (len(self.weights), self.num_classes)).movedim(1, 0)
         if targets is None:
@@ -179,3 +76,69 @@ class LinearHeads(nn.Module):
     def head(self, index: int) -> tuple[Tensor, Tensor]:
         """Weight (num_classes, dim) and bias (num_classes,) of one head, detached, on the CPU."""
         return self.weights[index].detach().cpu().clone(), self.biases[index].detach().cpu().clone()
+
+
+def check_fine_tunable(name: str) -> None:
+    """Refuse names that give no trainable classifier, before data is opened."""
+    if name.startswith(TIMM_PREFIX):
+        raise ValueError(
+            f"model {name!r}: fine-tuning saves a classifier of transformers, which wraps timm's models by their Hub "
+            f"id; give timm/{name.removeprefix(TIMM_PREFIX)}.<tag> instead"
+        )
+    check_model_name(name)
+
+
+def load_processor(name: str) -> Any:
+    """The image processor of a model."""
+    register()
+    return AutoImageProcessor.from_pretrained(name)
+
+
+def new_classifier(name: str, targets: ClassificationTargets, dropout: float) -> Any:
+    """Load a pretrained backbone under a head that is drawn anew."""
+    register()
+    names = targets.class_names
+    model, info = AutoModelForImageClassification.from_pretrained(
+        name,
+        num_labels=len(names),
+        id2label=dict(enumerate(names)),
+        label2id={label: index for index, label in enumerate(names)},
+        problem_type="multi_label_classification" if targets.multi_label else "single_label_classification",
+        ignore_mismatched_sizes=True,
+        output_loading_info=True,
+        dtype=torch.float32,
+    )
+    base = [key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    if base:
+        raise ValueError(
+            f"model {name!r}: {len(base)} weights of its backbone are missing (first {sorted(base)[0]!r}), so it "
+            "would start from chance: give a complete checkpoint"
+        )
+    _reset_head(model)
+    if isinstance(model, SynCoForImageClassification):
+        model.config.classifier_dropout = dropout
+        model.dropout.p = dropout
+    else:
+        _add_dropout(model, dropout)
+    return model
+
+
+def _reset_head(model: Any) -> None:
+    """A head of another task must not survive because it happens to have as many classes."""
+    head = getattr(model, "classifier", None)
+    if not isinstance(head, nn.Linear):
+        raise ValueError(
+            f"{type(model).__name__} has no linear layer named classifier, before which dropout belongs: fine-tune a "
+            "model whose head is one"
+        )
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
+
+
+def _add_dropout(model: Any, rate: float) -> None:
+    """A hook rather than a layer, so that the checkpoint keeps the names that `transformers` knows."""
+
+    def dropped(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (F.dropout(inputs[0], rate, training=head.training), *inputs[1:])
+
+    model.classifier.register_forward_pre_hook(dropped)

@@ -72,24 +72,18 @@ class Probe:
 
 
 def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeArguments) -> EvaluationResult:
-    """Probe a model, and leave the classifier and the result in the output directory.
-
-    Raises:
-        ValueError: On impossible settings, unlabelled data, a model without a feature, NaN features, or a directory
-            that holds another run.
-        FloatingPointError: If the loss stops being a number.
-    """
+    """Probe a model, and leave the classifier and the result in the output directory."""
     started = time.perf_counter()
     model, processor = load_model(data_arguments.model)
     logger.warning("%s: %s", data_arguments.model, model_facts(model, processor))
     data = load_labelled_data(data_arguments, processor, arguments.seed, "linear probing")
     probe = Probe(data_arguments, arguments, model, processor, data)
-    trainer, skipped = _trainer(probe)
+    trainer, skipped = _build_trainer(probe)
     directory = Path(str(arguments.output_dir))
     if trainer.is_world_process_zero():
-        claim_directory(directory, _identity(probe), arguments.resume, SETTINGS_FILE, identity=None)
+        claim_directory(directory, _describe_run(probe), arguments.resume, SETTINGS_FILE, identity=None)
     trainer.train_and_measure()
-    result, chosen = _result(probe, trainer, skipped, time.perf_counter() - started)
+    result, chosen = _build_result(probe, trainer, skipped, time.perf_counter() - started)
     if trainer.is_world_process_zero():
         weight, bias = trainer.accelerator.unwrap_model(trainer.model).head(chosen)
         targets = data.train_targets
@@ -99,7 +93,7 @@ def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeAr
     return result
 
 
-def _identity(probe: Probe) -> dict[str, Any]:
+def _describe_run(probe: Probe) -> dict[str, Any]:
     return {
         "protocol": probe.protocol,
         "model": probe.data_arguments.model,
@@ -110,7 +104,7 @@ def _identity(probe: Probe) -> dict[str, Any]:
     }
 
 
-def _trainer(probe: Probe) -> tuple[LinearProbeTrainer, tuple[str, ...]]:
+def _build_trainer(probe: Probe) -> tuple[LinearProbeTrainer, tuple[str, ...]]:
     """The trainer, and what could not be read if features were cached."""
     arguments, data, rule = probe.arguments, probe.data, feature_rule(probe.model)
     train: Any = data.train
@@ -130,11 +124,11 @@ def _trainer(probe: Probe) -> tuple[LinearProbeTrainer, tuple[str, ...]]:
     return LinearProbeTrainer(heads, arguments, train, test, test_targets, backbone, rule, probe.base_rates), skipped
 
 
-def _extraction(arguments: LinearProbeArguments) -> ExtractionSettings:
+def _extraction_settings(arguments: LinearProbeArguments) -> ExtractionSettings:
     return ExtractionSettings(
-        arguments.per_device_eval_batch_size,
-        arguments.dataloader_num_workers,
-        arguments.device,
+        batch_size=arguments.per_device_eval_batch_size,
+        num_workers=arguments.dataloader_num_workers,
+        device=str(arguments.device),
         max_bad_fraction=arguments.max_bad_fraction,
         progress=not arguments.disable_tqdm,
     )
@@ -144,7 +138,7 @@ def _first_features(probe: Probe) -> Features:
     """Features of one test batch: a model without a feature, or with NaN ones, is found before the training."""
     batch = probe.arguments.per_device_eval_batch_size
     few = _FirstImages(probe.data.test, min(batch, len(probe.data.test)))
-    settings = replace(_extraction(probe.arguments), num_workers=0, progress=False, max_bad_fraction=1.0)
+    settings = replace(_extraction_settings(probe.arguments), num_workers=0, progress=False, max_bad_fraction=1.0)
     return extract_features(probe.model, few, settings)
 
 
@@ -169,13 +163,13 @@ def _cached_features(probe: Probe) -> tuple[Features, Features, tuple[str, ...]]
     """Features of the centre crops of both splits, and the names of what could not be read."""
     test = probe.data.test
     train = type(test)(probe.data.train.images, test.transform)
-    settings = _extraction(probe.arguments)
+    settings = _extraction_settings(probe.arguments)
     train_features, test_features = (extract_features(probe.model, split, settings) for split in (train, test))
     names = [train.name(index) for index in train_features.skipped.tolist()]
     return train_features, test_features, (*names, *(test.name(index) for index in test_features.skipped.tolist()))
 
 
-def _result(
+def _build_result(
     probe: Probe, trainer: LinearProbeTrainer, skipped: tuple[str, ...], duration: float
 ) -> tuple[EvaluationResult, int]:
     """The result, and which head is the chosen one."""
@@ -191,7 +185,7 @@ def _result(
     return EvaluationResult(
         metrics=metrics,
         model=model_source(probe.model, probe.data_arguments.model),
-        dataset=data_source(probe.data.test.images, len(test_bad) or _count(probe.data.test, skipped)),
+        dataset=data_source(probe.data.test.images, len(test_bad) or _count_skipped(probe.data.test, skipped)),
         training_dataset=data_source(probe.data.train.images, len(train_bad)),
         protocol=ProtocolFacts(
             probe.protocol,
@@ -212,7 +206,7 @@ def _result(
     ), choice.classifier
 
 
-def _count(test: Any, skipped: tuple[str, ...]) -> int:
+def _count_skipped(test: Any, skipped: tuple[str, ...]) -> int:
     names = set(skipped)
     return sum(test.name(index) in names for index in range(len(test))) if names else 0
 

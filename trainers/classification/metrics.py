@@ -30,19 +30,10 @@ class Choice:
 def final_metrics(
     log_history: Sequence[Mapping[str, Any]], suffixes: Sequence[str], primary: str
 ) -> tuple[dict[str, float], Choice]:
-    """Read a Trainer's log.
+    """Metrics and choice from a Trainer's log, whose entries hold `epoch` and `eval_<metric><suffix>`.
 
-    Args:
-        log_history: Entries with `epoch` and `eval_<metric><suffix>`.
-        suffixes: One for each classifier that was trained side by side, `("",)` for a single one.
-        primary: The metric that classifiers and epochs are compared by.
-
-    Returns:
-        `<metric>_last_epoch` of the chosen classifier, `<metric>_best_epoch` of the best epoch of any classifier,
-        and, if there are several, `<primary>_last_epoch<suffix>` of each; and the choice.
-
-    Raises:
-        ValueError: If nothing was measured.
+    There is a suffix for each classifier trained side by side. Metrics are `<metric>_last_epoch` of the chosen
+    classifier, `<metric>_best_epoch` of the best epoch of any, and `<primary>_last_epoch<suffix>` of each of several.
     """
     measured = [entry for entry in log_history if f"{_PREFIX}{primary}{suffixes[0]}" in entry]
     if not measured:
@@ -53,15 +44,15 @@ def final_metrics(
     every = [(float(entry[f"{_PREFIX}{primary}{suffix}"]), entry, suffix) for entry in measured for suffix in suffixes]
     _, best, best_suffix = max(every, key=lambda candidate: candidate[0])
     metrics = {
-        **_of(last, suffixes[classifier], suffixes, "_last_epoch"),
-        **_of(best, best_suffix, suffixes, "_best_epoch"),
+        **_pick_metrics(last, suffixes[classifier], suffixes, "_last_epoch"),
+        **_pick_metrics(best, best_suffix, suffixes, "_best_epoch"),
     }
     if len(suffixes) > 1:
         metrics |= {f"{primary}_last_epoch{suffix}": value for suffix, value in zip(suffixes, in_last, strict=True)}
     return metrics, Choice(classifier, float(last["epoch"]), float(best["epoch"]))
 
 
-def _of(entry: Mapping[str, Any], suffix: str, suffixes: Sequence[str], ending: str) -> dict[str, float]:
+def _pick_metrics(entry: Mapping[str, Any], suffix: str, suffixes: Sequence[str], ending: str) -> dict[str, float]:
     """Metrics of one classifier in one entry."""
     names = ("top1", "top5", "mean_per_class", "map_11_point", "map_integral")
     found = {name: entry.get(f"{_PREFIX}{name}{suffix}") for name in names}

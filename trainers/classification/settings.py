@@ -53,7 +53,7 @@ class ClassificationOptions:
     label_smoothing: float = setting(0.1, "Label smoothing ε (7.5, 7.6); not for multi-label.")
     warmup_epochs: float | None = setting(None, "Epochs of linear warm-up from 0.")
     max_bad_fraction: float = setting(DEFAULT_MAX_BAD_FRACTION, "Share of images that may be unreadable.")
-    resume: bool = toggle(False, "Continue from the newest whole checkpoint, if any.")
+    resume: bool = toggle(False, "Continue from the newest complete checkpoint, if any.")
     seed: int = setting(42, "Draws weights, order and crops.")
     use_cpu: bool = toggle(False, "Train on the CPU also where there is a GPU.")
     eval_strategy: str = setting("epoch", "When the test split is measured.")

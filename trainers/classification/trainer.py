@@ -1,9 +1,4 @@
-"""What linear probing and fine-tuning share: SGD with warm-up and cosine, seeded augmentation, test-split metrics.
-
-Linear probing: heads for every learning rate on the features of one frozen network (paper section 7.5).
-
-Fine-tuning: every weight adapts to the labelled images (paper section 7.6).
-"""
+"""Trainers of linear probing (7.5) and fine-tuning (7.6): SGD with warm-up and cosine, measured on the test split."""
 
 from __future__ import annotations
 
@@ -69,12 +64,7 @@ class ClassificationTrainer(CheckpointingTrainer):
         self.add_callback(EpochCallback(self))
 
     def train_and_measure(self) -> None:
-        """Train, from the newest whole checkpoint if the run is resumed, and measure the end of it.
-
-        Raises:
-            ValueError: If the checkpoint is of a run that this one cannot continue.
-            SystemExit: If a signal stopped the run, with its exit code; a checkpoint is left.
-        """
+        """Train, from the newest complete checkpoint if the run is resumed, and measure the end of it."""
         directory = Path(str(self.args.output_dir))
         checkpoint = self.find_latest_checkpoint() if self.args.resume and directory.is_dir() else None
         self.train(resume_from_checkpoint=checkpoint)
@@ -117,12 +107,7 @@ class ClassificationTrainer(CheckpointingTrainer):
         return mask_targets(inputs["target"], bad >= 0)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """The one place where training waits for the device: unreadable images and a broken loss stop the run here.
-
-        Raises:
-            FloatingPointError: If the loss is no number.
-            TooManyBadImagesError: If too many images are unreadable.
-        """
+        """The one place where training waits for the device: unreadable images and a broken loss stop the run here."""
         if self._bad_indices and ("loss" in logs or "train_loss" in logs):
             indices = torch.cat(self._bad_indices)
             self._bad_indices = []
@@ -139,11 +124,7 @@ class ClassificationTrainer(CheckpointingTrainer):
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
-        """Measure the test split: every process a part of it, every metric over the whole.
-
-        Returns:
-            Metrics in percent, named `eval_<metric><suffix>`.
-        """
+        """Measure the test split: every process a part of it, every metric over the whole."""
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         names = self.eval_targets.class_names
         kept: dict[str, ClassificationScores] = {}

@@ -1,4 +1,4 @@
-"""`CheckpointingTrainer`: `transformers.Trainer` whose checkpoints are whole or absent, on every process alike."""
+"""`CheckpointingTrainer`: `transformers.Trainer` whose checkpoints are complete or absent, on every process alike."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointingTrainer(Trainer):
-    """Writes checkpoints that survive being killed, finds the newest whole one, stops cleanly on SIGTERM and Ctrl-C.
+    """Writes checkpoints that survive being killed, finds the newest complete one, stops cleanly on SIGTERM and Ctrl-C.
 
     Arguments are those of `transformers.Trainer`.
 
     Attributes:
         interruption: Knows whether a signal stopped the run.
-        last_good_checkpoint: The newest checkpoint of this run that is whole, or None.
+        last_good_checkpoint: The newest checkpoint of this run that is complete, or None.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -67,7 +67,7 @@ class CheckpointingTrainer(Trainer):
         }
 
     def find_latest_checkpoint(self) -> str | None:
-        """The newest whole checkpoint of the output directory, the same on every process, or None.
+        """The newest complete checkpoint of the output directory, the same on every process, or None.
 
         Raises:
             ValueError: If this run cannot continue it, naming the difference.
@@ -163,7 +163,7 @@ class CheckpointingTrainer(Trainer):
         free = shutil.disk_usage(self._directory).free / 1e9
         raise OSError(
             f"{self._directory / name} could not be written ({first.splitlines()[0]}; {free:.1f} GB are free): the "
-            f"last whole checkpoint is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
+            f"last complete checkpoint is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
         )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -179,11 +179,5 @@ class CheckpointingTrainer(Trainer):
 
 
 def seed_process(seed: int, process_index: int, step: int) -> None:
-    """Seed every generator of this process, another way than those of the other processes.
-
-    Args:
-        seed: `--seed`.
-        process_index: Rank.
-        step: Optimizer step, so that a continued run does not repeat the draws of its beginning.
-    """
+    """Seed every generator of this process, another way than those of the other processes."""
     set_seed(random_key(seed, process_index, step) % 2**32)

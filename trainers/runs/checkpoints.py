@@ -53,17 +53,7 @@ def claim_directory(
 ) -> None:
     """Write a run's settings into its directory, unless another run lives there.
 
-    Args:
-        directory: `--output-dir`.
-        settings: The resolved settings as plain data.
-        resume: Whether the same run may be continued.
-        settings_file: Where they are written.
-        identity: Keys that tell runs apart; None for all.
-
-    Raises:
-        ValueError: If the directory holds another run (naming the differences), this run without `resume`,
-            checkpoints of unknown origin, or a run with settings that are no more. Settings alone are a run only for
-            `resume`.
+    The keys of `identity` tell runs apart; None for all. Settings alone are a run only for `resume`.
     """
     if directory.exists() and not directory.is_dir():
         raise ValueError(f"--output-dir {directory} is a file: name a folder, which may be new.")
@@ -121,22 +111,13 @@ def _differences(name: str, found: Any, wanted: Any) -> list[str]:
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
-    """Write plain data whole or not at all."""
+    """Write plain data completely or not at all."""
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
 def commit_checkpoint(unfinished: Path, final: Path, facts: Mapping[str, Any]) -> None:
-    """Make a written folder a checkpoint: manifest last, then the name that others look for.
-
-    Args:
-        unfinished: The folder as it was written, on the same file system as `final`.
-        final: Where it belongs. A folder that is there is replaced.
-        facts: What the manifest says beside the files; JSON values.
-
-    Raises:
-        OSError: If the disk does not take it; `final` is then as it was.
-    """
+    """Make a written folder a checkpoint: manifest last, then the name that others look for."""
     files = {}
     for file in sorted(path for path in unfinished.rglob("*") if path.is_file()):
         _fsync(file)
@@ -159,7 +140,7 @@ def read_manifest(checkpoint: Path) -> dict[str, Any]:
 
 
 def find_damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole, or None if every file is there, as long as it was, with the same content."""
+    """why a checkpoint is damaged, or None if every file is there, as long as it was, with the same content."""
     try:
         files = read_manifest(checkpoint).get("files")
     except (ValueError, OSError) as error:
@@ -178,26 +159,17 @@ def find_damage(checkpoint: Path) -> str | None:
 
 
 def latest_valid_checkpoint(directory: Path) -> Path | None:
-    """The newest whole checkpoint of a run; one that is not whole is named in a warning and passed over.
-
-    Args:
-        directory: The run's `--output-dir`.
-    """
+    """The newest complete checkpoint of a run; one that is damaged is named in a warning and passed over."""
     for checkpoint in reversed(_checkpoints(directory)):
         broken = find_damage(checkpoint)
         if broken is None:
             return checkpoint
-        logger.warning("%s is not whole and is passed over: %s", checkpoint, broken)
+        logger.warning("%s is damaged and is passed over: %s", checkpoint, broken)
     return None
 
 
 def rotate_checkpoints(directory: Path, limit: int | None) -> None:
-    """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone.
-
-    Args:
-        directory: The run's `--output-dir`.
-        limit: How many are kept; None keeps all.
-    """
+    """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone."""
     finished = [path for path in _checkpoints(directory) if (path / MANIFEST_FILE).is_file()]
     for checkpoint in finished[: max(len(finished) - limit, 0)] if limit else []:
         # Without its manifest a half-deleted one is nobody's checkpoint.
@@ -239,14 +211,6 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
     Another number of processes is allowed when the images per optimizer step stay the same: order of the data,
     schedules and queues go on as they were; drop path and synthesis then draw other numbers, which is said. A stream
     is shared out among the processes, so there it is allowed at the start of an epoch only.
-
-    Args:
-        checkpoint: Where it lies, for the message.
-        saved: Its manifest, see `SynCoTrainer.describe_run`.
-        now: The same of this run.
-
-    Raises:
-        ValueError: If the position in the data or a schedule would change its meaning, naming both values.
     """
     for name in COUNTED_IN:
         if saved.get(name) != now.get(name):
@@ -280,20 +244,7 @@ Result = TypeVar("Result")
 
 
 def run_on_main_process(work: Callable[[], Result], process_index: int, num_processes: int) -> Result | None:
-    """What one process does for all; where it fails, the others end without a word of their own.
-
-    Args:
-        work: What the first process does.
-        process_index: Rank of this one over all machines.
-        num_processes: How many there are; with several, all must come here.
-
-    Returns:
-        The result on the first process, None on the others.
-
-    Raises:
-        SystemExit: On the other processes, if the first one failed.
-        Exception: On the first process, what `work` raises.
-    """
+    """What one process does for all; where it fails, the others end without a word of their own."""
     result, failure = None, None
     if process_index == 0:
         try:

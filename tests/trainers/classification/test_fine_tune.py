@@ -1,3 +1,5 @@
+"""`trainers.classification.fine_tune`, by its command: the result, the classifier, and going on after a stop."""
+
 import pytest
 import torch
 from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel, pipeline

@@ -1,3 +1,5 @@
+"""`trainers.classification.linear_probe`, by its command: the result, the classifier, and going on after a stop."""
+
 import json
 
 import numpy as np
