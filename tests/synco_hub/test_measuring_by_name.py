@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 import synco_hub
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.protocols import EVALUATORS, TRAINED, evaluate, evaluator, measure, resolve
 from synco_hub.results import EvaluationResult
@@ -81,7 +82,7 @@ def test_a_set_of_test_images_beside_a_folder_of_its_name_has_no_training_images
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(np.full((50, 70, 3), 9 * index, dtype=np.uint8)).save(path)
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ValueError, match="imagenet-a has test images only"):
+    with pytest.raises(DoesNotApplyError, match="imagenet-a has test images only"):
         evaluate("knn", saved(tmp_path / "one"), "imagenet-a", data_dir="imagenet-a", **QUIET)
 
 
