@@ -25,6 +25,10 @@ class DoesNotApplyError(ValueError):
     """What is asked for is not for this model or data set; `evaluate all` passes over it."""
 
 
+class FlagError(ValueError):
+    """A command line that asks for what there is not; commands end with exit code 2 then."""
+
+
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Within this context an exception becomes `error: …` on standard error and exit code 1 (Ctrl-C: 130)."""

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from synco_hub.cli import options
-from synco_hub.errors import DEBUG_VARIABLE, report_errors
-from synco_hub.flag_parser import FlagError, FlagParser
+from synco_hub.errors import DEBUG_VARIABLE, FlagError, report_errors
 from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, NOTHING, Evaluator, resolve
 from synco_hub.settings import DatasetChoice, ForwardSettings
 from synco_hub.version import __version__
@@ -258,10 +257,11 @@ def run(words: Sequence[str]) -> int:
     return resolve(command.function)(*command.given, *values) or 0
 
 
-def parser_of(name: str) -> FlagParser:
-    """The parser of a command of the table that has flags of its own."""
+def parser_of(name: str) -> Any:
+    """The `FlagParser` of a command of the table that has flags of its own."""
     command = COMMANDS[name]
-    return FlagParser(
+    # With it comes `transformers`, a second that commands which pass their flags on need not spend.
+    return resolve("synco_hub.flag_parser:FlagParser")(
         command.options,
         only={} if command.only is None else {DatasetChoice: command.only},
         defaults=dict(command.defaults),
