@@ -75,6 +75,18 @@ def test_a_classifier_of_other_classes_is_passed_over(tmp_path, capsys):
     assert [file.name for file in (tmp_path / "out").rglob("*.json")] == ["knn.json"]
 
 
+def test_images_without_classes_are_passed_over(model, tmp_path, capsys):
+    for split in ("train", "test"):
+        for index in range(3):
+            path = tmp_path / "bare" / split / f"{index}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (40, 40), (80 * index, 0, 0)).save(path)
+    evaluate_all(EvaluateAllOptions(model, [str(tmp_path / "bare"), DATA], tmp_path / "out"), QUIET)
+    said = capsys.readouterr().out
+    assert f"skipped knn on {tmp_path / 'bare'}: " in said
+    assert "needs a class for every image" in said
+
+
 def test_nothing_measurable_is_an_error_with_reasons(tmp_path):
     with pytest.raises(ValueError, match="nothing could be measured: knn on nowhere: "):
         evaluate_all(EvaluateAllOptions("nothing", ["nowhere"], tmp_path / "out"), QUIET)
