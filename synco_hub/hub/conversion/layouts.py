@@ -130,7 +130,7 @@ LAYOUTS: dict[str, Layout] = {
         "transformers",
     ),
 }
-CHOICES = ("auto", "synco-v2", "moby", "moco-v3", "dino", "timm")
+CHOICES = ("auto", *LAYOUTS)
 
 
 def licence_facts(layout: Layout) -> CardFacts:
