@@ -146,8 +146,13 @@ def test_the_bank_may_be_a_part_or_another_set(backbone):
     other = FRACTALS.replace("train_images_per_class=6", "train_images_per_class=2")
     borrowed = synco_hub.evaluate("knn", backbone, FRACTALS, k=1, train_dataset=other, **QUIET)
     assert borrowed.training_dataset.count == 10
+
+
+def test_a_set_of_test_images_beside_a_folder_of_its_name_has_no_training_images(backbone, tmp_path, monkeypatch):
+    (tmp_path / "imagenet-a").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"imagenet-a has test images only: name the training images"):
-        synco_hub.evaluate("knn", backbone, "imagenet-a", data_dir="somewhere", **QUIET)
+        synco_hub.evaluate("knn", backbone, "imagenet-a", data_dir="imagenet-a", **QUIET)
 
 
 def test_classification(classifier, tmp_path):
