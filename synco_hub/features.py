@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.data import BadImageLedger
+from synco_hub.data import UnreadableImages
 from synco_hub.feature_pooling import FeatureRule, feature_network, feature_rule, image_features
 from synco_hub.settings import ExtractionSettings, Precision
 
@@ -145,7 +145,7 @@ def extract_features(
     count = len(dataset)
     if count == 0:
         raise ValueError("the data set is empty: features need at least one image; check the folder or the split")
-    kept, ledger = _Kept(count), BadImageLedger(dataset, settings.max_bad_fraction)
+    kept, ledger = _Kept(count), UnreadableImages(dataset, settings.max_bad_fraction)
     with (
         frozen(feature_network(model), settings.device) as network,
         tqdm(total=count, desc=title, unit="img", disable=not settings.progress) as bar,
@@ -316,7 +316,7 @@ def extract_features_in_processes(
         ]
         found = [each.result() for each in running]
     together = joined(found, [start for start, _ in shares])
-    ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     ledger.record(together.skipped)
     return together
 

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
-from argparse import Action, ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter
+import textwrap
+from argparse import Action, ArgumentDefaultsHelpFormatter, BooleanOptionalAction
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any, NoReturn, get_type_hints
+from typing import Any, NoReturn, cast, get_type_hints
 
 from transformers import HfArgumentParser
 
 
-class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter):
-    """One spelling of each flag, and defaults where there is one."""
+class FlagError(ValueError):
+    """A command line that asks for what there is not; commands end with exit code 2 then."""
+
+
+class _HelpFormatter(ArgumentDefaultsHelpFormatter):
+    """One spelling of each flag, a default where there is one, and paragraphs; what is indented stays as it is."""
 
     def _format_action_invocation(self, action: Action) -> str:
         spelled = [option for option in action.option_strings if "_" not in option]
@@ -20,14 +25,23 @@ class _HelpFormatter(ArgumentDefaultsHelpFormatter, RawDescriptionHelpFormatter)
         return f"{', '.join(spelled)} {self._format_args(action, action.dest.upper())}"
 
     def _get_help_string(self, action: Action) -> str | None:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
+        if action.default in (None, False, [], ""):
+            return action.help
+        return super()._get_help_string(action)
+
+    def _fill_text(self, text: str, width: int, indent: str) -> str:
+        paragraphs = text.split("\n\n")
+        return "\n\n".join(
+            part if part.startswith(" ") else textwrap.fill(part, width, initial_indent=indent) for part in paragraphs
+        )
 
 
 class FlagParser(HfArgumentParser):
     """Makes dataclasses of flags.
 
     What `transformers`' parser does not know stands in a field's metadata: ``positional=True`` makes a positional
-    argument of it, ``flag=False`` nothing.
+    argument of it, ``flag=False`` nothing, ``spelled="from"`` the flag `--from`, and ``switch=True`` a flag that takes
+    no value, so that a positional argument may follow it.
 
     Args:
         kinds: Dataclasses, whose fields become flags in this order.
@@ -44,56 +58,104 @@ class FlagParser(HfArgumentParser):
         **options: Any,
     ) -> None:
         self._only = dict(only or {})
-        given = {"allow_abbrev": False, "formatter_class": _HelpFormatter, "usage": "%(prog)s [--flag value ...]"}
-        super().__init__(list(kinds), **{**given, **options})
+        super().__init__(cast(Any, kinds), **{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
         self.set_defaults(**dict(defaults or {}))
+        for action in self._actions:
+            action.required = action.required and action.dest not in (defaults or {})
+        if "usage" not in options:
+            self.usage = f"%(prog)s {' '.join([*self._necessary(), '[--flag value ...]'])}"
 
-    def _add_dataclass_arguments(self, dtype: Any) -> None:
-        title = getattr(dtype, "_argument_group_name", None)
-        group = self.add_argument_group(title) if title else self
-        hints = get_type_hints(dtype)
-        for field in dataclasses.fields(dtype):
-            if not field.init:
-                continue
-            flag = dict(field.metadata)
-            if flag.pop("flag", True) is False or field.name not in self._only.get(dtype, (field.name,)):
-                # The parent builds the dataclass of what the namespace holds.
-                self.set_defaults(**{field.name: _default_of(field)})
-                continue
-            positional = flag.pop("positional", False)
-            field = _copy_of(field, hints[field.name], flag)
-            if positional:
-                _add_positional(group, field, flag)
-            else:
-                self._parse_dataclass_field(group, field)
+    def parse(self, words: Sequence[str], further: bool = False) -> tuple[Any, ...]:
+        """An instance of each dataclass; with ``further`` also the list of what is no flag of them.
+
+        Raises:
+            FlagError: If a flag is unknown, missing or has a value that cannot be.
+        """
+        try:
+            parsed: tuple[Any, ...] = self.parse_args_into_dataclasses(
+                list(words), return_remaining_strings=True, look_for_args_file=False
+            )
+        except FlagError:
+            raise
+        except ValueError as error:  # of a dataclass, about its value
+            raise FlagError(str(error)) from None
+        *instances, rest = parsed
+        if further:
+            return (*instances, rest)
+        if rest:
+            self.error(f"{', '.join(rest)}: not understood")
+        return tuple(instances)
 
     def error(self, message: str) -> NoReturn:
         """Raises instead of printing the usage and leaving.
 
         Raises:
-            ValueError: Always.
+            FlagError: Always.
         """
-        raise ValueError(f"{message}; --help shows every flag and what it takes.")
+        raise FlagError(f"{message}; --help shows every flag and what it takes.")
+
+    def _add_dataclass_arguments(self, dtype: Any) -> None:
+        title = getattr(dtype, "_argument_group_name", None)
+        group: Any = self.add_argument_group(title) if title else self
+        hints = get_type_hints(dtype)
+        for field in dataclasses.fields(dtype):
+            if not field.init:
+                continue
+            flag = {name: value for name, value in field.metadata.items() if name != "writes"}
+            if flag.pop("flag", True) is False or field.name not in self._only.get(dtype, (field.name,)):
+                # The parent builds the dataclass of what the namespace holds.
+                self.set_defaults(**{field.name: _default_of(field)})
+                continue
+            positional, spelled = flag.pop("positional", False), flag.pop("spelled", field.name)
+            if flag.pop("switch", False):
+                _add_switch(group, field, spelled, flag)
+                continue
+            if spelled != field.name:
+                flag["dest"] = field.name
+            copied = _copy_of(field, spelled, hints[field.name], flag)
+            if positional:
+                _add_positional(group, copied, flag)
+            else:
+                self._parse_dataclass_field(group, copied)
+
+    def _necessary(self) -> list[str]:
+        """What a call cannot leave out, as the usage shows it."""
+        shown = []
+        for action in self._actions:
+            if not action.option_strings:
+                shown.append(str(action.metavar) if action.required else f"[{action.metavar}]")
+            elif action.required:
+                shown.append(f"{action.option_strings[-1]} {action.metavar or action.dest.upper()}")
+        return shown
 
 
 def _default_of(field: Any) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
-def _copy_of(field: Any, kind: Any, metadata: Mapping[str, Any]) -> Any:
+def _copy_of(field: Any, name: str, kind: Any, metadata: Mapping[str, Any]) -> Any:
     """The field with its resolved type; the parent changes what it is given."""
-    copied = dataclasses.field(metadata=metadata)
-    copied.name, copied.type, copied.init = field.name, kind, True
+    copied: Any = dataclasses.field(metadata=metadata)
+    copied.name, copied.type, copied.init = name, kind, True
     copied.default, copied.default_factory = field.default, field.default_factory
     return copied
+
+
+def _add_switch(group: Any, field: Any, spelled: str, flag: Mapping[str, Any]) -> None:
+    name, default = f"--{spelled.replace('_', '-')}", _default_of(field)
+    action = BooleanOptionalAction if default else "store_true"
+    group.add_argument(name, dest=field.name, default=default, action=action, **flag)
 
 
 def _add_positional(group: Any, field: Any, flag: Mapping[str, Any]) -> None:
     optional = field.default is not dataclasses.MISSING
     several = getattr(field.type, "__origin__", None) is list
-    options: dict[str, Any] = {"type": field.type.__args__[0] if several else field.type}
+    options: dict[str, Any] = {
+        "type": field.type.__args__[0] if several else field.type,
+        "metavar": field.name.upper(),
+    }
     if several:
         options["nargs"] = "*" if optional else "+"
     elif optional:
         options |= {"nargs": "?", "default": field.default}
-    group.add_argument(field.name, **options, **flag)
+    group.add_argument(field.name, **{**options, **flag})

@@ -4,7 +4,7 @@ Flags of commands, arguments of `synco_hub.evaluate` and fields of the trainers'
 the help of each stands here once. Nothing here imports torch, so that `--help` answers at once.
 """
 
-# ruff: noqa: RUF009  (`setting` and `repeated` make fields, as `dataclasses.field` does)
+
 from __future__ import annotations
 
 from dataclasses import dataclass, field

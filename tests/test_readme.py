@@ -7,10 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from trainers import linear_probe, pretrain
@@ -67,7 +66,7 @@ def test_every_command_runs_one_after_the_other(reader, monkeypatch):
     for command in COMMANDS:
         arguments = shlex.split(command)[1:]
         arguments += SHORT.get(" ".join(arguments[:2]), "").split()
-        result = CliRunner().invoke(app, arguments)
+        result = invoke(arguments)
         assert result.exit_code == 0, (command, result.output, result.exception)
     for path in re.findall(r"--output(?:-dir)? (\S+)", " ".join(COMMANDS)):
         assert Path(path).exists(), path

@@ -6,29 +6,19 @@ from dataclasses import asdict, dataclass, field
 from typing import Any, ClassVar
 
 from synco_hub.data import ImageDataset, load_dataset, open_stream
-from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.retries import DEFAULT_RETRIES
 from synco_hub.data.streams.sampler import DEFAULT_SHUFFLE_BUFFER, StreamSettings
 from synco_hub.models import SynCoConfig
+from synco_hub.settings import DatasetChoice
 from trainers.runs.stream_loading import StreamedData
 
 
-@dataclass
-class DataArguments:
+@dataclass(frozen=True)
+class DataArguments(DatasetChoice):
     """Where the images come from."""
 
     _argument_group_name: ClassVar[str] = "data"
 
-    dataset: str = field(
-        default="fractals",
-        metadata={"help": "fractals (made here), a folder, a name of `synco-hub data list`, or an id on the Hub."},
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
-    dataset_id: str | None = field(
-        default=None, metadata={"help": "Another copy on the Hub than the catalog's, for a --dataset of the catalog."}
-    )
-    config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
-    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the data set on the Hub."})
     streaming: bool = field(
         default=False,
         metadata={"help": "Read parquet, webdataset or Hub data while training instead of downloading it first."},
@@ -43,11 +33,6 @@ class DataArguments:
     stream_retries: int = field(
         default=DEFAULT_RETRIES,
         metadata={"help": "Attempts after a network error, 1, 2, 4, … seconds apart; then the run saves and stops."},
-    )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images, where it is not obvious."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not obvious."})
-    split_seed: int = field(
-        default=0, metadata={"help": "Seed of the 80/20 split of a folder without test images; the same in evaluate."}
     )
     knn_dataset: str | None = field(
         default=None,
@@ -79,19 +64,7 @@ class DataArguments:
         Raises:
             ValueError: As `load_dataset`.
         """
-        return load_dataset(
-            self.dataset,
-            split=split,
-            seed=self.split_seed,
-            image_size=image_size,
-            data_dir=self.data_dir,
-            image_column=self.image_column,
-            label_column=self.label_column,
-            config=self.config,
-            revision=self.revision,
-            dataset_id=self.dataset_id,
-            max_images=max_images,
-        )
+        return load_dataset(self, split, image_size=image_size, max_images=max_images)
 
     def stream(self, seed: int) -> StreamedData:
         """The training split as a stream; its labels are not read.
@@ -102,9 +75,8 @@ class DataArguments:
         Raises:
             ValueError: As `open_stream`.
         """
-        source = HubSource(self.dataset, self.config, self.revision, self.data_dir, self.image_column)
         settings = StreamSettings(seed, self.shuffle_buffer, self.stream_retries)
-        return StreamedData(open_stream(source, "train", self.dataset_id), settings)
+        return StreamedData(open_stream(self), settings)
 
 
 @dataclass

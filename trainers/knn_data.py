@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
-from synco_hub.data.image_subset import spread_subset
+from synco_hub.data.subsets import spread_subset
 from synco_hub.models import image_processor
+from synco_hub.settings import DatasetChoice
 from trainers.data_arguments import DataArguments
 
 logger = logging.getLogger(__name__)
@@ -76,14 +77,8 @@ def _split(data: DataArguments, split: str, image_size: int, most: int | None) -
             raise ValueError(
                 f"--knn-every-epochs: {error} Or name another data set to measure on with --knn-dataset."
             ) from error
-    return load_dataset(
-        data.knn_dataset,
-        split,
-        seed=data.split_seed,
-        image_size=image_size,
-        data_dir=data.knn_data_dir,
-        max_images=most,
-    )
+    choice = DatasetChoice(data.knn_dataset, data.knn_data_dir, split_seed=data.split_seed)
+    return load_dataset(choice, split, image_size=image_size, max_images=most)
 
 
 def _number_alike(bank: ImageDataset, queries: ImageDataset) -> None:

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback
 
-from synco_hub.data import BadImageLedger, EpochSampler, StreamSampler, TwoViewCollator
+from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finished_views
 from synco_hub.data.views.transform import place_of
 from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
@@ -69,7 +69,7 @@ class SynCoTrainer(CheckpointingTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self.monitor = TrainingMonitor()
         self.num_images = len(train_dataset)
-        self.ledger = BadImageLedger(train_dataset, max_bad_fraction=args.max_bad_fraction)
+        self.ledger = UnreadableImages(train_dataset, max_bad_fraction=args.max_bad_fraction)
         self.stream = None if stream is None else StreamLoading(stream, self.num_images, args)
         self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
         self._transform = getattr(train_dataset, "transform", None)

@@ -1,81 +1,82 @@
-"""`synco-hub ablate`: several methods on the same budget and the same seeds, as a table that can be argued with."""
+"""`synco-hub ablate`: several methods on the same budget and the same seeds, as a table that can be argued with.
+
+What an ablation found, as data, as a table and as a picture: mean ± standard deviation over the seeds.
+"""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+import math
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from enum import StrEnum
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import typer
+import torch
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.demo import SETTINGS
+from synco_hub.cli.options import AblateOptions, Probe
+from synco_hub.evaluation.knn import evaluate as evaluate_knn
+from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.features import best_device
+from synco_hub.hub.loading import load_model
+from synco_hub.models import SynCoModel
+from synco_hub.results import EvaluationResult
+from synco_hub.settings import DatasetChoice, KnnSettings
 
 PLAN_FILE = "ablation_plan.json"
+RESULT_FILE = "results_knn.json"
+UNTRAINED = "untrained"
+UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
+PROBE_METRIC = "top1_last_epoch"
+PROBES: dict[Probe, str] = {
+    "cached": "cached features of centre crops (not the paper's protocol)",
+    "full": "the paper's protocol (7.5)",
+}
 
 
-class Probe(StrEnum):
-    """Whether trained runs are probed too: not, on features computed once, or by the paper's protocol."""
-
-    none = "none"
-    cached = "cached"
-    full = "full"
-
-
-def ablate(
-    context: typer.Context,
-    methods: str = typer.Option(
-        "byol,moby,synco-v2", help="Methods or recipes (such as imagenet-100/only-mixup), separated by commas."
-    ),
-    seeds: int = typer.Option(3, help="Runs of each, with seeds 0, 1, …"),
-    max_steps: int = typer.Option(1200, help="Optimizer steps of every run."),
-    dataset: str = typer.Option("fractals", help="fractals, a folder of images with labels, or a Hub id."),
-    output_dir: Path = typer.Option(Path("ablation"), help="Folder for the runs and the tables."),
-    metric: str = typer.Option("top1_k10", help="Which k-NN accuracy the table shows."),
-    probe: Probe = typer.Option(
-        Probe.none,
-        help="Linear probe of every run as a further column: full is the paper's protocol, cached a quick look that "
-        "is not.",
-    ),
-) -> None:
-    """Compare methods on matched budgets; finished runs are kept, so the same command continues after a stop.
-
-    Further flags go to every run as they are (`synco-hub pretrain --help`). Defaults are those of the demonstration.
-
-    Example: synco-hub ablate --methods byol,moby,synco-v2 --seeds 3 --max-steps 600 --output-dir ablation
-    """
-    arms = [arm.strip() for arm in methods.split(",") if arm.strip()]
-    if not arms or seeds < 1:
-        raise ValueError(f"--methods {methods!r} with --seeds {seeds} is no run: name a method and at least one seed.")
-    shared = shared_flags(dataset, max_steps, context.args)
-    keep_to_the_plan(output_dir, {"flags": shared})
-    # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.ablation_runs import RESULT_FILE, UNTRAINED, finished_run, untrained_run
-    from synco_hub.cli.ablation_table import finding, rows_of, write_tables
-
+def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]) -> None:
+    """`synco-hub ablate`; what is further given goes to every run."""
+    arms = [arm.strip() for arm in options.methods.split(",") if arm.strip()]
+    if not arms or options.seeds < 1:
+        raise ValueError(
+            f"--methods {options.methods!r} with --seeds {options.seeds} is no run: name a method and at least one "
+            "seed."
+        )
+    shared = shared_flags(choice.dataset, options.max_steps, further)
+    keep_to_the_plan(options.output_dir, {"flags": shared})
+    pairs = [(seed, arm) for seed in range(options.seeds) for arm in arms]
     runs = []
-    for number, (seed, arm) in enumerate([(seed, arm) for seed in range(seeds) for arm in arms], start=1):
-        directory = output_dir / run_name(arm, seed)
+    for number, (seed, arm) in enumerate(pairs, start=1):
+        directory = options.output_dir / run_name(arm, seed)
         if not (directory / RESULT_FILE).is_file():
-            print(f"run {number} of {seeds * len(arms)}: {arm}, seed {seed}")
+            print(f"run {number} of {len(pairs)}: {arm}, seed {seed}")
             subprocess.run(training_command(arm, seed, directory, shared), check=True)
-        file = directory / probe_result(probe)
-        if probe is not Probe.none and not file.is_file():
-            print(f"linear probe ({probe.value}) of {arm}, seed {seed}")
-            subprocess.run(probing_command(probe, seed, directory, dataset, context.args), check=True)
-        runs.append(finished_run(arm, seed, directory, dataset, None if probe is Probe.none else file))
-    runs = [untrained_run(seed, output_dir / run_name(arms[0], seed), dataset) for seed in range(seeds)] + runs
+        probe = None if options.probe == "none" else directory / probe_result(options.probe)
+        if probe is not None and not probe.is_file():
+            print(f"linear probe ({options.probe}) of {arm}, seed {seed}")
+            subprocess.run(probing_command(options.probe, seed, directory, choice.dataset, further), check=True)
+        runs.append(finished_run(arm, seed, directory, choice, probe))
+    like = [options.output_dir / run_name(arms[0], seed) for seed in range(options.seeds)]
+    runs = [untrained_run(seed, directory, choice) for seed, directory in enumerate(like)] + runs
     runs.sort(key=lambda run: [UNTRAINED, *arms].index(run.arm))
-    settings = {"max_steps": max_steps, "dataset": dataset, "seeds": seeds}
-    if probe is not Probe.none:
-        settings["probe"] = PROBES[probe]
-    paths = write_tables(output_dir, runs, metric, settings)
+    settings = {"max_steps": options.max_steps, "dataset": choice.dataset, "seeds": options.seeds}
+    if options.probe != "none":
+        settings["probe"] = PROBES[options.probe]
+    paths = write_tables(options.output_dir, runs, options.metric, settings)
     print(paths[0].read_text(encoding="utf-8"))
-    print(f"wrote {', '.join(str(path) for path in paths)}\n{finding(rows_of(runs, metric))}")
+    print(f"wrote {', '.join(str(path) for path in paths)}\n{finding(rows_of(runs, options.metric))}")
+
+
+# The processes that train and probe
 
 
 def shared_flags(dataset: str, max_steps: int, further: Sequence[str]) -> list[str]:
@@ -94,34 +95,17 @@ def training_command(arm: str, seed: int, directory: Path, shared: Sequence[str]
     return [sys.executable, "-m", "trainers.pretrain", *flags]
 
 
-PROBES = {
-    Probe.cached: "cached features of centre crops (not the paper's protocol)",
-    Probe.full: "the paper's protocol (7.5)",
-}
-
-
 def probe_result(probe: Probe) -> Path:
     """Where a probe's result is, within a run's directory."""
-    return Path(f"probe-{probe.value}") / (
-        "linear_probe_cached.json" if probe is Probe.cached else "linear_probe.json"
-    )
+    return Path(f"probe-{probe}") / ("linear_probe_cached.json" if probe == "cached" else "linear_probe.json")
 
 
 def probing_command(probe: Probe, seed: int, run: Path, dataset: str, further: Sequence[str]) -> list[str]:
-    """The process that probes one finished run, or continues to.
-
-    Args:
-        probe: `cached` or `full`.
-        seed: Seed of the run and of its probe.
-        run: Output directory of the run.
-        dataset: What is classified.
-        further: The user's flags for pretraining, of which the probe takes the device.
-    """
+    """The process that probes one finished run, or continues to; of the user's flags it takes the device."""
     output = run / probe_result(probe).parent
     flags = [f"--model={run}", f"--dataset={dataset}", f"--seed={seed}", f"--output-dir={output}"]
     flags += ["--disable-tqdm=true"]
-    flags += ["--cached-features"] if probe is Probe.cached else []
-    flags += ["--dataloader-num-workers=0"] if probe is Probe.cached else []
+    flags += ["--cached-features", "--dataloader-num-workers=0"] if probe == "cached" else []
     flags += [flag for flag in further if flag.split("=")[0].replace("_", "-") == "--use-cpu"]
     return [sys.executable, "-m", "trainers.linear_probe", *flags, *(["--resume"] if output.exists() else [])]
 
@@ -148,3 +132,239 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
         return
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + "\n")
+
+
+# Their measurement
+
+
+def finished_run(
+    arm: str, seed: int, directory: Path, choice: DatasetChoice, probe: Path | None = None
+) -> FinishedRun:
+    """Measure a trained run, or read what was measured; ``probe`` is the result of its linear probe.
+
+    Raises:
+        ValueError: If the probe has no top-1 accuracy.
+    """
+    if not (directory / RESULT_FILE).is_file():
+        model, processor = load_model(str(directory))
+        _measured(EvaluatedModel(model, processor, directory.name), choice).save(directory / RESULT_FILE)
+    result = EvaluationResult.load(directory / RESULT_FILE, "knn")
+    seconds = json.loads((directory / "pretraining_summary.json").read_text())["seconds"]
+    return FinishedRun(arm, seed, dict(result.metrics), float(seconds), None if probe is None else _top1(probe))
+
+
+def untrained_run(seed: int, like: Path, choice: DatasetChoice) -> FinishedRun:
+    """Measure random weights of the seed in the architecture of a finished run, beside which the result is kept."""
+    if not (like / UNTRAINED_RESULT_FILE).is_file():
+        trained, processor = load_model(str(like))
+        torch.manual_seed(seed)
+        untrained = EvaluatedModel(SynCoModel(trained.config), processor, UNTRAINED)
+        _measured(untrained, choice).save(like / UNTRAINED_RESULT_FILE)
+    result = EvaluationResult.load(like / UNTRAINED_RESULT_FILE, "knn")
+    return FinishedRun(UNTRAINED, seed, dict(result.metrics), 0.0)
+
+
+def _top1(file: Path) -> float:
+    metrics = EvaluationResult.load(file).metrics
+    if PROBE_METRIC not in metrics:
+        raise ValueError(f"{file} has no {PROBE_METRIC}: --probe none, or a data set with one label an image.")
+    return float(metrics[PROBE_METRIC])
+
+
+def _measured(model: EvaluatedModel, choice: DatasetChoice) -> EvaluationResult:
+    return evaluate_knn(model, choice, KnnSettings(num_workers=0, device=best_device(), progress=False))
+
+
+COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run of an ablation.
+
+    Attributes:
+        arm: What was varied: a method or a recipe.
+        seed: Seed of the run.
+        metrics: Metrics by name, in percent.
+        seconds: Wall-clock seconds of training.
+        probe: Top-1 accuracy of its linear probe in percent, None where it was not probed.
+    """
+
+    arm: str
+    seed: int
+    metrics: Mapping[str, float]
+    seconds: float
+    probe: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; the standard deviation is the sample's (n − 1), None for a single run.
+
+    Attributes:
+        method: The arm.
+        runs: Number of seeds.
+        mean: Mean of the metric over the seeds.
+        sd: Standard deviation of the metric over the seeds.
+        lowest: Worst seed.
+        highest: Best seed.
+        minutes: Mean training time.
+        probe_mean: Mean top-1 accuracy of the linear probes, None where none was made.
+        probe_sd: Standard deviation of it over the seeds.
+    """
+
+    method: str
+    runs: int
+    mean: float
+    sd: float | None
+    lowest: float
+    highest: float
+    minutes: float
+    probe_mean: float | None = None
+    probe_sd: float | None = None
+
+
+def rows_of(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
+    """Summarise the runs of each arm, in the order in which the arms come.
+
+    Args:
+        runs: Finished runs.
+        metric: Which of their metrics.
+
+    Raises:
+        ValueError: If a run has no such metric, naming those it has.
+    """
+    table = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        own = [run for run in runs if run.arm == arm]
+        for run in own:
+            if metric not in run.metrics:
+                raise ValueError(f"{arm} has no metric {metric!r}: choose one of {', '.join(run.metrics)}.")
+        values = [run.metrics[metric] for run in own]
+        minutes = statistics.fmean(run.seconds for run in own) / 60
+        mean, sd = _mean_and_deviation(values)
+        probes = [run.probe for run in own if run.probe is not None]
+        probed = _mean_and_deviation(probes) if probes else (None, None)
+        table.append(Row(arm, len(own), mean, sd, min(values), max(values), minutes, *probed))
+    return table
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def finding(rows: Sequence[Row]) -> str:
+    """One sentence: which arm is ahead, and whether by more than the seeds scatter."""
+    if len(rows) < 2:
+        return "One arm alone shows no difference."
+    best, second = sorted(rows, key=lambda row: -row.mean)[:2]
+    difference = best.mean - second.mean
+    if best.sd is None or second.sd is None:
+        return f"{best.method} is {difference:.1f} points above {second.method}; one seed shows no scatter."
+    error = math.sqrt(best.sd**2 / best.runs + second.sd**2 / second.runs)
+    verdict = "more" if difference > 2 * error else "no more"
+    return (
+        f"{best.method} is {difference:.1f} points above {second.method}, which is {verdict} than twice the standard "
+        f"error of that difference ({error:.1f})."
+    )
+
+
+def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
+    """The table for people.
+
+    Args:
+        rows: Lines.
+        metric: Name of the metric.
+        setting: The common budget in words.
+    """
+    lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
+    probed = any(row.probe_mean is not None for row in rows)
+    lines += [
+        f"| method | {metric} | lowest | highest | seeds | minutes a run |" + " linear probe top-1 |" * probed,
+        "| --- | --- | --- | --- | --- | --- |" + " --- |" * probed,
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.method} | {_spread(row.mean, row.sd)} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
+            f"| {row.minutes:.1f} |" + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
+        )
+    return "\n".join([*lines, "", finding(rows), ""])
+
+
+def _spread(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+def comma_separated(rows: Sequence[Row]) -> str:
+    """The table for spreadsheets."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)  # None becomes an empty cell
+    return text.getvalue()
+
+
+def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Figure:
+    """Means with their standard deviation, and each seed as a dot; the linear probes beside, where there are any."""
+    drawn = Figure(figsize=(max(5.0, 1.2 * len(rows) + 2), 4), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axis = drawn.subplots()
+    places = range(len(rows))
+    probed = any(row.probe_mean is not None for row in rows)
+    width = 0.4 if probed else 0.8
+    bars = [(place - (0.2 if probed else 0.0), row.mean, row.sd, metric) for place, row in enumerate(rows)]
+    bars += [
+        (place + 0.2, row.probe_mean, row.probe_sd, "linear probe top-1")
+        for place, row in enumerate(rows)
+        if row.probe_mean is not None
+    ]
+    for kind in dict.fromkeys(bar[3] for bar in bars):
+        x, means, deviations, _ = zip(*(bar for bar in bars if bar[3] == kind), strict=True)
+        axis.bar(x, means, width, yerr=[sd or 0.0 for sd in deviations], capsize=4, alpha=0.6, label=kind)
+    for place, row in enumerate(rows):
+        own = [run for run in runs if run.arm == row.method]
+        probes = [run.probe for run in own if run.probe is not None]
+        axis.plot([place - (0.2 if probed else 0.0)] * len(own), [run.metrics[metric] for run in own], "k.")
+        axis.plot([place + 0.2] * len(probes), probes, "k.")
+    axis.set_xticks(list(places), [row.method for row in rows], rotation=20 if len(rows) > 4 else 0)
+    axis.set_ylabel("accuracy (%)" if probed else f"{metric} (%)")
+    if probed:
+        axis.legend()
+    axis.grid(axis="y", alpha=0.3)
+    return drawn
+
+
+def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any]) -> list[Path]:
+    """Write `ablation.md`, `.json`, `.csv` and `.png`, each whole or not at all.
+
+    Args:
+        directory: Where they go.
+        runs: Finished runs.
+        metric: The metric of the table.
+        settings: What all arms have in common; JSON values.
+
+    Returns:
+        The paths.
+    """
+    rows = rows_of(runs, metric)
+    common = ", ".join(f"{name}={value}" for name, value in settings.items())
+    data = {
+        "metric": metric,
+        "settings": dict(settings),
+        "rows": [asdict(row) for row in rows],
+        "runs": [asdict(run) for run in runs],
+        "finding": finding(rows),
+    }
+    texts = {
+        "ablation.md": markdown(rows, metric, f"Same for all: {common}."),
+        "ablation.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
+        "ablation.csv": comma_separated(rows),
+    }
+    for name, text in texts.items():
+        with atomic_write(directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with atomic_write(directory / "ablation.png") as temporary:
+        figure(runs, rows, metric).savefig(temporary, dpi=110)
+    return [directory / name for name in (*texts, "ablation.png")]

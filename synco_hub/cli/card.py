@@ -2,80 +2,83 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from huggingface_hub import ModelCard
 
-import typer
-from typer.core import TyperGroup
+from synco_hub.cli.options import CardOptions, CardVerifyOptions
+from synco_hub.hub.card.model_card import CARD_FILE, refresh_card, results_in
+from synco_hub.hub.publication.checks import number_problems
+from synco_hub.protocols import measure
+from synco_hub.results import EvaluationResult
+from synco_hub.settings import DatasetChoice, ForwardSettings, KnnSettings
 
-
-class _WriteUnlessVerify(TyperGroup):
-    """Lets `card DIR` mean `card write DIR`."""
-
-    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        if args and args[0] not in {*self.commands, "--help"}:
-            args = ["write", *args]
-        return super().parse_args(ctx, args)
+_KNN = "knn"
 
 
-card = typer.Typer(cls=_WriteUnlessVerify, no_args_is_help=True)
+def write(options: CardOptions) -> None:
+    """`synco-hub card` and `synco-hub card write`."""
+    results = refresh_card(options.directory, options.name, options.facts, options.licence)
+    numbers = sum(len(result.metrics) for result in results)
+    print(f"wrote {options.directory / CARD_FILE} with {numbers} measured numbers")
 
 
-@card.callback()
-def root() -> None:
-    """Write the card of a checkpoint (`card DIR`), or measure its numbers again (`card verify DIR`).
+def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
+    """`synco-hub card verify`.
 
-    Example: synco-hub card runs/first --licence apache-2.0
+    Raises:
+        ValueError: If there is no card, a number does not hold, or none can be measured here.
     """
-
-
-@card.command("write")
-def write(
-    directory: Path = typer.Argument(help="Checkpoint directory."),
-    licence: str | None = typer.Option(None, help="Licence of the weights, such as apache-2.0; kept for later calls."),
-    facts: str | None = typer.Option(
-        None, help="Zoo name whose facts hold for these weights, or a YAML file of them; kept for later calls."
-    ),
-    name: str | None = typer.Option(
-        None, help="What the model is loaded by, organisation/name before publishing; default: the directory's name."
-    ),
-) -> None:
-    """Write README.md and .eval_results anew from what lies in the directory.
-
-    Example: synco-hub card runs/first --licence apache-2.0
-    """
-    # The client takes a second to import: only when the command runs, never for --help.
-    from synco_hub.hub.card.model_card import CARD_FILE, refresh_card
-
-    results = refresh_card(directory, name, facts, licence)
-    print(f"wrote {directory / CARD_FILE} with {sum(len(result.metrics) for result in results)} measured numbers")
-
-
-@card.command("verify")
-def verify(
-    directory: Path = typer.Argument(help="Checkpoint directory with a card and result files."),
-    tolerance: float = typer.Option(0.3, min=0, help="Difference in percentage points that is no mismatch."),
-    dataset: str | None = typer.Option(None, help="Folder of the images, where a result's own name does not lead."),
-    data_dir: str | None = typer.Option(None, help="Folder of the original files, for data sets of the catalog."),
-    batch_size: int = typer.Option(128, help="Images per forward."),
-    num_workers: int = typer.Option(2, help="Processes that decode images."),
-    device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
-) -> None:
-    """Compare the card with its result files, measure again what can be measured here, and compare that too.
-
-    Exit code 1 where anything differs, or where nothing could be measured.
-
-    Example: synco-hub card verify runs/first --tolerance 0.3
-    """
-    # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.card_verification import verify_card
-    from synco_hub.cli.evaluation_inputs import best_device
-    from synco_hub.features import ExtractionSettings
-
-    settings = ExtractionSettings(batch_size, num_workers, best_device(device))
-    lines, problems = verify_card(directory, tolerance, dataset, data_dir, settings)
+    directory = options.directory
+    if not (directory / CARD_FILE).is_file():
+        raise ValueError(f"{directory} has no card: write it with `synco-hub card {directory}`.")
+    results = results_in(directory)
+    problems = number_problems(directory, ModelCard.load(directory / CARD_FILE), results)
+    lines: list[str] = []
+    measured = 0
+    for stated in results:
+        where = f"{stated.protocol.name} on {stated.dataset.name}"
+        if stated.protocol.name != _KNN:
+            lines.append(f"{where}: not measured again, only {_KNN} is")
+            continue
+        try:
+            again = _measured_again(options, stated, forward)
+        except (OSError, ValueError) as error:
+            lines.append(f"{where}: not measured again ({' '.join(str(error).split())})")
+            continue
+        measured += 1
+        compared, different = _compared(stated, again, options.tolerance)
+        lines += [f"{where}: {line}" for line in compared]
+        problems += [f"{where}: {line}" for line in different]
+    if not measured and not problems:
+        raise ValueError(f"none of the card's numbers can be measured here: {'; '.join(lines) or 'it states none'}.")
     for line in lines:
         print(f"  {line}")
     if problems:
         raise ValueError(f"the card of {directory} does not hold: {'; '.join(problems)}")
     print(f"the card of {directory} holds")
+
+
+def _measured_again(
+    options: CardVerifyOptions, stated: EvaluationResult, forward: ForwardSettings
+) -> EvaluationResult:
+    choice = DatasetChoice(options.dataset or stated.dataset.name, options.data_dir)
+    settings = KnnSettings(k=list(stated.protocol.parameters["ks"]), **vars(forward))
+    again = measure(_KNN, str(options.directory), choice, settings)
+    for ours, theirs in ((stated.dataset, again.dataset), (stated.training_dataset, again.training_dataset)):
+        if ours is None or theirs is None or (ours.count, ours.fingerprint) != (theirs.count, theirs.fingerprint):
+            raise ValueError("the images here are others than those that were measured")
+    return again
+
+
+def _compared(stated: EvaluationResult, again: EvaluationResult, tolerance: float) -> tuple[list[str], list[str]]:
+    """A line for each metric, and those lines again that are mismatches."""
+    lines: list[str] = []
+    different: list[str] = []
+    for name, value in stated.metrics.items():
+        if name not in again.metrics:
+            different.append(f"{name} is stated, but this measurement does not have it")
+            continue
+        line = f"{name} stated {value:.2f}, measured {again.metrics[name]:.2f}"
+        lines.append(line)
+        if abs(value - again.metrics[name]) > tolerance:
+            different.append(line)
+    return lines, different

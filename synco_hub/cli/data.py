@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-from functools import partial
+import sys
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import typer
-
-from synco_hub.cli.dataset_flags import Config, DataDir, DatasetId, ImageColumn, LabelColumn, Revision
-
-if TYPE_CHECKING:
-    from synco_hub.data.catalog.row import DatasetRow
-    from synco_hub.data.image_dataset import ImageDataset
-    from synco_hub.data.verification import SplitVerdict
-
-data = typer.Typer(no_args_is_help=True, help="The data sets of the paper.")
+from synco_hub.cli.options import DataListOptions, DataPrepareOptions, DataVerifyOptions
+from synco_hub.data import load_dataset
+from synco_hub.data.catalog.row import DatasetRow
+from synco_hub.data.catalog.sets import CATALOG, catalog_markdown, catalog_row, row_meant
+from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.preparation import PreparationSettings, bytes_of, prepare_dataset
+from synco_hub.data.verification import SplitVerdict, verify_dataset
+from synco_hub.settings import DatasetChoice
 
 
-@data.callback()
-def root() -> None:
-    """The data sets of the paper."""
-
-
-@data.command("list")
-def list_datasets(
-    as_json: bool = typer.Option(False, "--json", help="Print rows as JSON."),
-    markdown: bool = typer.Option(False, "--markdown", help="Print the table of the README."),
-) -> None:
-    """List every data set of the paper by the name that --dataset takes.
-
-    Example: synco-hub data list --json
-    """
-    from synco_hub.data.catalog.rows import (
-        CATALOG,  # torch comes with it: only when the command runs, never for --help
-    )
-    from synco_hub.data.catalog.table import catalog_markdown
-
-    if as_json:
+def list_datasets(options: DataListOptions) -> None:
+    """`synco-hub data list`."""
+    if options.as_json:
         print(json.dumps([_published(row) for row in CATALOG.values()], indent=2))
         return
-    if markdown:
+    if options.markdown:
         print(catalog_markdown(CATALOG.values()), end="")
         return
     width = max(map(len, CATALOG))
@@ -52,112 +34,49 @@ def list_datasets(
             print(f"{'':<{width}}  {row.difference}")
 
 
-@data.command("verify")
-def verify(
-    name: str = typer.Argument(help="A name of `synco-hub data list`."),
-    data_dir: str | None = typer.Option(None, help="Folder with the files; without it the Hub copy is downloaded."),
-    dataset_id: str | None = typer.Option(None, help="Another copy on the Hub."),
-    config: Config = None,
-    revision: str | None = typer.Option(None, help="Commit, branch or tag on the Hub."),
-    image_column: str | None = typer.Option(None, help="Column of the images, where it is another one."),
-    label_column: str | None = typer.Option(None, help="Column of the labels, where it is another one."),
-    split_seed: int = typer.Option(0, help="Seed of the draw where there is no official split."),
-    as_json: bool = typer.Option(False, "--json", help="Print the verdict as JSON."),
-) -> None:
-    """Compare images, classes, their order and the splits with the catalog; exit code 1 where they differ.
-
-    Example: synco-hub data verify imagenet-a --data-dir ~/imagenet-a
-    """
-    # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.data import load_dataset
-    from synco_hub.data.catalog.rows import catalog_row
-    from synco_hub.data.verification import verify_dataset
-
-    row = catalog_row(name)
-    if data_dir is None and Path(name).is_dir():
-        note = f"reading the Hub copy; --data-dir ./{name} verifies the folder of that name in the current directory"
-        typer.echo(note, err=True)
-    opened = partial(
-        load_dataset,
-        name,
-        seed=split_seed,
-        data_dir=data_dir,
+def verify(options: DataVerifyOptions, choice: DatasetChoice) -> int:
+    """`synco-hub data verify`; exit code 1 where data and catalog differ."""
+    row = catalog_row(options.name)
+    if choice.data_dir is None:
+        if Path(options.name).is_dir():
+            folder = f"./{options.name} verifies the folder of that name in the current directory"
+            print(f"reading the Hub copy; --data-dir {folder}", file=sys.stderr)
         # Named outright, the row's own copy is not hidden by a folder of its name.
-        dataset_id=dataset_id or (name if data_dir is None else None),
-        config=config,
-        revision=revision,
-        image_column=image_column,
-        label_column=label_column,
-    )
-    splits = {split: opened(split) for split in row.splits}
+        choice = replace(choice, dataset_id=choice.dataset_id or options.name)
+    splits = {split: load_dataset(replace(choice, dataset=row.name), split) for split in row.splits}
     verdicts = verify_dataset(row, splits)
-    if as_json:
+    if options.as_json:
         print(json.dumps({split: _verdict(row, verdict) for split, verdict in verdicts.items()}, indent=2))
     else:
         for verdict in verdicts.values():
             _say(row, verdict)
         if row.difference:
             print(row.difference)
-    if not all(verdict.agrees for verdict in verdicts.values()):
-        raise typer.Exit(1)
+    return 0 if all(verdict.agrees for verdict in verdicts.values()) else 1
 
 
-@data.command("prepare")
-def prepare(
-    source: str = typer.Argument(help="A name of `synco-hub data list`, a folder, a Hub id, or fractals."),
-    output: Path = typer.Option(..., help="New folder for the files, or one in which this command was stopped."),
-    shard_size: str = typer.Option("256MB", help="Size of a file; a stream reads as many at once as there are."),
-    data_dir: DataDir = None,
-    dataset_id: DatasetId = None,
-    config: Config = None,
-    revision: Revision = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    split: list[str] = typer.Option(None, help="Splits to write; repeat for several. Default: train and test."),
-    split_seed: int = typer.Option(0, help="Seed of the split where there is no official one."),
-    num_workers: int = typer.Option(4, help="Threads that read and check images."),
-    max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
-) -> None:
-    """Write any data set as parquet files that stream well; images keep their bytes, a stopped run continues.
-
-    Example: synco-hub data prepare ./photographs --output ./photographs-parquet --shard-size 256MB
-    """
-    from synco_hub.data import load_dataset
-    from synco_hub.data.preparation import PreparationSettings, bytes_of, prepare_dataset
-
-    settings = PreparationSettings(bytes_of(shard_size), num_workers, max_bad_fraction)
-    opened = partial(
-        load_dataset,
-        source,
-        seed=split_seed,
-        data_dir=data_dir,
-        dataset_id=dataset_id,
-        config=config,
-        revision=revision,
-        image_column=image_column,
-        label_column=label_column,
-    )
+def prepare(options: DataPrepareOptions, choice: DatasetChoice) -> None:
+    """`synco-hub data prepare`."""
+    settings = PreparationSettings(bytes_of(options.shard_size), options.num_workers, options.max_bad_fraction)
     splits: dict[str, ImageDataset] = {}
-    for name in split or _splits_of(source, data_dir, dataset_id):
+    for name in options.split or _splits_of(options.source, choice):
         try:
-            splits[name] = opened(name)
+            splits[name] = load_dataset(replace(choice, dataset=options.source), name)
         except ValueError as error:
             # Without a wish a set of training images only is no error.
-            if split or name == "train" or not splits:
+            if options.split or name == "train" or not splits:
                 raise
             print(f"no test split: {error}")
-    for name, done in prepare_dataset(splits, output, settings).items():
+    for name, done in prepare_dataset(splits, options.output, settings).items():
         print(f"{name}: {done.images:,} images in {done.files} files")
         if done.skipped:
             rest = f" and {len(done.skipped) - 10} more" if len(done.skipped) > 10 else ""
             print(f"  left out {len(done.skipped)} unreadable: {', '.join(done.skipped[:10])}{rest}")
-    print(f"wrote {output}; read it with --dataset {output}")
+    print(f"wrote {options.output}; read it with --dataset {options.output}")
 
 
-def _splits_of(source: str, data_dir: str | None, dataset_id: str | None) -> list[str]:
-    from synco_hub.data.catalog.rows import row_meant
-
-    row = row_meant(source, data_dir, dataset_id)
+def _splits_of(source: str, choice: DatasetChoice) -> list[str]:
+    row = row_meant(source, choice.data_dir, choice.dataset_id)
     return ["train", "test"] if row is None else list(row.splits)
 
 

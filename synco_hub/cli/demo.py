@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
-import typer
+import torch
 
+from synco_hub.cli.options import DemoOptions
+from synco_hub.data import load_dataset
+from synco_hub.evaluation.knn import evaluate as evaluate_knn
+from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.features import best_device
+from synco_hub.hub.card.model_card import write_card
+from synco_hub.hub.loading import load_model
+from synco_hub.hub.pull import install_checkpoint
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.results import EvaluationResult
+from synco_hub.settings import DatasetChoice, KnnSettings
+from synco_hub.visualization import attention_figure, attention_maps, denormalised, save_figure
+
+RESULT_FILE = "results_knn_fractals.json"
 # What the paper's numbers become for 1,000 images of 32 pixels, a network of 0.4 M parameters and a few minutes.
 # Queue, hard negatives and synthetic ones keep the paper's proportions (4096 : 256 : 768); learning rate and momentum
 # of the target are those of a short run.
@@ -35,31 +50,26 @@ SETTINGS = {
 }
 
 
-def demo(
-    method: str = typer.Option("synco-v2", help="synco-v2, moby or byol."),
-    output_dir: Path = typer.Option(Path("synco-demo"), help="Folder for the run, its results and the figure."),
-    max_steps: int = typer.Option(1000, help="Optimizer steps of pretraining."),
-    seed: int = typer.Option(0, help="Seed of the weights, the order and the views."),
-) -> None:
-    """Draw fractals, pretrain a small ViT on them, measure it before and after, install it and show its attention.
-
-    Example: synco-hub demo --method moby --output-dir demo-moby
-    """
-    run = output_dir / f"{method}-vit-nano"
+def demo(options: DemoOptions) -> None:
+    """`synco-hub demo`."""
+    method, steps = options.method, options.max_steps
+    run = options.output_dir / f"{method}-vit-nano"
     if run.exists():
         raise ValueError(f"{run} exists already: remove it, or choose another folder with --output-dir.")
-    # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.demo_steps import attention_example, finish, measure, random_network
-
-    before = measure(random_network(seed), f"random {SETTINGS['backbone']}")
+    before = measure(random_network(options.seed), f"random {SETTINGS['backbone']}")
     print(f"random network:   k-NN top-1 (k = 10) {before.metrics['top1_k10']:.1f} % on held-out fractals\n")
     flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
-    flags += [f"--method={method}", f"--max-steps={max_steps}", f"--seed={seed}", f"--output-dir={run}"]
+    flags += [
+        f"--method={method}",
+        f"--max-steps={steps}",
+        f"--seed={options.seed}",
+        f"--output-dir={run}",
+    ]
     # One core draws views, the others train; threads that wait for each other's core cost more than they bring.
     threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 2) - 1, 1))}
     subprocess.run([sys.executable, "-m", "trainers.pretrain", *flags], check=True, env={**os.environ, **threads})
     name, after = finish(run)
-    picture = attention_example(name, output_dir)
+    picture = attention_example(name, options.output_dir)
     ratio = after.metrics["top1_k10"] / before.metrics["top1_k10"]
     print(
         f"\nrandom network:   k-NN top-1 (k = 10) {before.metrics['top1_k10']:.1f} %"
@@ -71,3 +81,35 @@ def demo(
         f"  synco-hub attention --model {name} --image YOUR.jpg --output attention.png\n"
         f"  synco-hub pretrain --method {method} --backbone deit-s --dataset YOUR_FOLDER --output-dir runs/first"
     )
+
+
+def random_network(seed: int) -> SynCoModel:
+    """The network of the demonstration before any training."""
+    torch.manual_seed(seed)
+    return SynCoModel(SynCoConfig(backbone="vit-nano"))
+
+
+def measure(model: SynCoModel, name: str) -> EvaluationResult:
+    """k-NN accuracy on the held-out fractals."""
+    evaluated = EvaluatedModel(model, image_processor(model.config.image_size), name)
+    return evaluate_knn(evaluated, DatasetChoice(), KnnSettings(num_workers=0, device=best_device(), progress=False))
+
+
+def finish(run: Path) -> tuple[str, EvaluationResult]:
+    """Measure the finished run, put the number on its card, install it; gives its short name and its result."""
+    model, _ = load_model(str(run))
+    result = measure(model, run.name)
+    result.save(run / RESULT_FILE)
+    settings = json.loads((run / "pretraining_settings.json").read_text())
+    write_card(run, run.name, model.config.to_dict(), settings, [result])
+    install_checkpoint(run, run.name)
+    return run.name, result
+
+
+def attention_example(name: str, directory: Path) -> Path:
+    """Load the installed checkpoint by its short name and draw what it attends to in a held-out fractal."""
+    model, processor = load_model(name)
+    image = load_dataset("fractals", "test", image_size=model.config.image_size).load_image(0)
+    pixels = processor(image, return_tensors="pt").pixel_values
+    shown = denormalised(pixels[0], processor.image_mean, processor.image_std)
+    return save_figure(attention_figure(shown, attention_maps(model, pixels)), directory / f"{name}-attention.png")

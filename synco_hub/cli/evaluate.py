@@ -1,162 +1,198 @@
-"""`synco-hub evaluate <protocol>`: one command for each protocol of the paper."""
+"""`synco-hub evaluate`: one function for every protocol, and `all` for what model and data allow."""
 
 from __future__ import annotations
 
-from enum import StrEnum
+import os
+import sys
+import traceback
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
-import typer
+from synco_hub.cli.options import (
+    BackboneOption,
+    ClassifierOption,
+    EvaluateAllOptions,
+    NetworkOption,
+    ResultFile,
+    ResultFolder,
+)
+from synco_hub.errors import DEBUG_VARIABLE, DoesNotApplyError
+from synco_hub.evaluation.adversarial import null_attacks
+from synco_hub.output_paths import check_output_folder
+from synco_hub.protocols import EVALUATORS, measure, resolve
+from synco_hub.results import EvaluationResult
+from synco_hub.results_table import comparison, to_markdown
+from synco_hub.settings import DatasetChoice, ForwardSettings
 
-from synco_hub.cli.adversarial import adversarial
-from synco_hub.cli.dataset_flags import Config, DataDir, Dataset, DatasetId, ImageColumn, LabelColumn, Revision
-from synco_hub.cli.discovery import discovery
-from synco_hub.cli.efficiency import efficiency
-from synco_hub.cli.out_of_distribution import out_of_distribution
-from synco_hub.output_paths import check_result_file
-from synco_hub.cli.retrieval import retrieval
-from synco_hub.cli.robustness import robustness
-from synco_hub.cli.video_segmentation import video_segmentation
-
-evaluate = typer.Typer(no_args_is_help=True, help="Measure a frozen model by one of the paper's protocols.")
-evaluate.command("adversarial")(adversarial)
-evaluate.command("discovery")(discovery)
-evaluate.command("efficiency")(efficiency)
-evaluate.command("ood")(out_of_distribution)
-evaluate.command("retrieval")(retrieval)
-evaluate.command("robustness")(robustness)
-evaluate.command("video-segmentation")(video_segmentation)
-
-
-class Precision(StrEnum):
-    """Arithmetic of many products."""
-
-    fp32 = "fp32"
-    bf16 = "bf16"
-    fp16 = "fp16"
+NULL_EXIT_CODE = 3
+_NAMED_AT_MOST = 10
 
 
-@evaluate.command("knn")
-def knn(
-    model: str | None = typer.Option(None, help="Short name, checkpoint directory, Hub id, or timm:<name>."),
-    dataset: Dataset = "fractals",
-    output: Path = typer.Option(Path("results.json"), help="Where to write the result."),
-    k: list[int] = typer.Option(None, help="Neighbours; repeat for several. Default: 10, 20, 100, 200."),
-    data_dir: DataDir = None,
-    dataset_id: DatasetId = None,
-    config: Config = None,
-    revision: Revision = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    batch_size: int = typer.Option(128, help="Images per forward."),
-    num_workers: int = typer.Option(2, help="Processes that decode images."),
-    num_processes: int = typer.Option(1, help="Processes that share the images; a GPU each on cuda."),
-    precision: Precision = typer.Option(Precision.fp32, help="Arithmetic of the network; the vote is in fp32."),
-    device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
-    split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
-    max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
-    train_fraction: float | None = typer.Option(None, help="Low-shot: share of each class in the bank, 0.01 or 0.1."),
-    train_list: Path | None = typer.Option(None, help="Low-shot: file with the names of the bank's images."),
-    train_dataset: str | None = typer.Option(None, help="Bank for a set of test images only, such as imagenet-1k."),
-    train_data_dir: str | None = typer.Option(None, help="Folder of the original files of --train-dataset."),
-    save_features: Path | None = typer.Option(None, help="Folder to keep the features of both splits in."),
-    features: Path | None = typer.Option(None, help="Folder of --save-features: vote again without the model."),
-) -> None:
-    """Weighted k-nearest-neighbour accuracy of frozen features (paper 8.1; the protocol of DINO).
+def evaluate_protocol(
+    protocol: str,
+    measured: BackboneOption | ClassifierOption | NetworkOption,
+    data: DatasetChoice,
+    place: ResultFile | ResultFolder,
+    settings: Any,
+) -> int:
+    """`synco-hub evaluate <protocol>`: measure, print the table and what a reader has to know."""
+    output = place.output_dir if isinstance(place, ResultFolder) else place.output
+    result = measure(protocol, measured.model, data, settings, output)
+    print(resolve(f"{EVALUATORS[protocol].function.partition(':')[0]}:format_table")(result))
+    print_end(result, output)
+    if protocol == "adversarial" and (nulls := null_attacks(result)):
+        print(f"error: {', '.join(nulls)} left every input as it was: no measurement of robustness", file=sys.stderr)
+        return NULL_EXIT_CODE
+    if fault := _missing_videos(protocol, result):
+        raise ValueError(fault)
+    return 0
 
-    Example: synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json
-    """
-    check_result_file(output)
-    # torch takes seconds to import: only when the command runs, never for --help.
-    from synco_hub.cli.evaluation_inputs import DataChoice, autocast_dtype, best_device
-    from synco_hub.cli.knn_evaluation import knn_of_features, knn_of_model
-    from synco_hub.features import ExtractionSettings
 
-    if features is not None:
-        result = knn_of_features(features, k or None, best_device(device))
-    else:
-        if model is None:
-            raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
-        choice = DataChoice(
-            *(dataset, data_dir, image_column, label_column, split_seed, train_fraction, train_list),
-            *(dataset_id, config, revision, train_dataset, train_data_dir),
-        )
-        settings = ExtractionSettings(
-            *(batch_size, num_workers, best_device(device)),
-            *(autocast_dtype(precision.value), max_bad_fraction),
-            num_processes=num_processes,
-        )
-        result = knn_of_model(model, choice, k or None, settings, save_features)
-    result.save(output)
-    print(f"{result.dataset.count} test images of {result.dataset.name}: {result.dataset.description}")
-    for name, value in result.metrics.items():
-        print(f"  {name:<12} {value:6.2f} %")
+def _missing_videos(protocol: str, result: EvaluationResult) -> str | None:
+    """What to say where videos could not be measured, which is no success though the others' result is kept."""
+    if protocol != "video-segmentation" or not result.skipped_files:
+        return None
+    return (
+        f"{', '.join(result.skipped_files)} could not be measured, the result of the others "
+        f"({result.dataset.description}) is marked partial; first: {result.notes[0]}"
+    )
+
+
+def print_end(result: EvaluationResult, output: Path) -> None:
+    """Notes, unreadable files and the result's place."""
     for note in result.notes:
         print(f"  {note}")
-    if result.skipped_files:
-        print(f"  skipped {len(result.skipped_files)} unreadable files: {', '.join(result.skipped_files[:10])}")
+    if skipped := result.skipped_files:
+        print(f"  skipped {len(skipped)} unreadable files: {', '.join(skipped[:_NAMED_AT_MOST])}")
     print(f"wrote {output}")
 
 
-@evaluate.command("classification")
-def classification(
-    model: str = typer.Option(..., help="Output folder of linear-probe or fine-tune, or a classifier on the Hub."),
-    dataset: Dataset = "fractals",
-    output: Path = typer.Option(Path("classification.json"), help="Where to write the result."),
-    data_dir: DataDir = None,
-    dataset_id: DatasetId = None,
-    config: Config = None,
-    revision: Revision = None,
-    image_column: ImageColumn = None,
-    label_column: LabelColumn = None,
-    batch_size: int = typer.Option(128, help="Images per forward."),
-    num_workers: int = typer.Option(2, help="Processes that decode images."),
-    device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
-    split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
-    max_bad_fraction: float = typer.Option(0.01, help="Share of images that may be unreadable."),
-) -> None:
-    """Top-1, top-5 and mean per-class accuracy (or mAP) of a trained classifier on centre crops.
+# All protocols that need no training
 
-    Example: synco-hub evaluate classification --model runs/probe --dataset fractals --output classification.json
+
+@dataclass(frozen=True)
+class PublishedSet:
+    """A protocol's images as their archives unpack.
+
+    Attributes:
+        protocol: A key of `EVALUATORS`.
+        folders: Any one of them is enough.
+        output: Where the result goes.
+        dataset: Its name, where the protocol has several.
+        inside: Whether the protocol wants the folder itself rather than the one that holds it.
     """
-    check_result_file(output)
-    from synco_hub.cli.evaluation_inputs import DataChoice, best_device, classification_of_model
-    from synco_hub.features import ExtractionSettings
 
-    settings = ExtractionSettings(batch_size, num_workers, best_device(device), max_bad_fraction=max_bad_fraction)
-    choice = DataChoice(
-        *(dataset, data_dir, image_column, label_column, split_seed),
-        dataset_id=dataset_id,
-        config=config,
-        revision=revision,
-    )
-    result = classification_of_model(model, choice, settings)
-    result.save(output)
-    for name, value in result.metrics.items():
-        print(f"  {name:<14} {value:6.2f} %")
-    print(f"wrote {output}")
+    protocol: str
+    folders: tuple[str, ...]
+    output: str
+    dataset: str | None = None
+    inside: bool = False
 
 
-@evaluate.command("all")
-def evaluate_all(
-    model: str = typer.Option(..., help="Short name, checkpoint directory, Hub id, or timm:<name>."),
-    dataset: list[str] = typer.Option(["fractals"], help="Data sets; repeat the flag for several."),
-    output_dir: Path = typer.Option(Path("results"), help="One folder a data set, one file a protocol."),
-    data_dir: Path | None = typer.Option(
-        None,
-        help="Folder of published archives: robustness, ood, retrieval, video and discovery run on what it holds.",
+PUBLISHED = (
+    PublishedSet(
+        "robustness",
+        (
+            *("imagenet-c", "imagenet-a", "imagenet-r", "sketch"),
+            *(f"imagenetv2-{kind}-format-val" for kind in ("matched-frequency", "threshold0.7", "top-images")),
+        ),
+        "robustness.json",
     ),
-    batch_size: int = typer.Option(128, help="Images per forward."),
-    num_workers: int = typer.Option(2, help="Processes that decode images."),
-    device: str | None = typer.Option(None, help="cpu, cuda, …; default: the best there is."),
-    split_seed: int = typer.Option(0, help="Seed of the 80/20 split of a folder without test images."),
-) -> None:
-    """Every protocol that needs no training and that model and data allow, on every data set given.
+    PublishedSet("ood", ("imagenet-o",), "ood.json"),
+    PublishedSet("retrieval", ("roxford5k",), "retrieval-roxford5k.json", "roxford5k"),
+    PublishedSet("retrieval", ("rparis6k",), "retrieval-rparis6k.json", "rparis6k"),
+    PublishedSet("video-segmentation", ("DAVIS",), "davis", inside=True),
+    PublishedSet("discovery", ("VOCdevkit", "VOC2007"), "discovery.json"),
+)
+ON_ANY_DATA_SET = ("knn", "classification")
 
-    Example: synco-hub evaluate all --model runs/probe --dataset fractals --dataset ./photographs --output-dir results
+
+@dataclass(frozen=True)
+class Measurement:
+    """One line of `evaluate all`: a protocol on a data set."""
+
+    protocol: str
+    data: DatasetChoice
+    output: Path
+
+    def __str__(self) -> str:
+        return f"{self.protocol} on {self.data.dataset}"
+
+
+def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
+    """`synco-hub evaluate all`: each result is saved at once, and what fails ends only itself.
+
+    Raises:
+        ValueError: If something failed, or nothing could be measured.
     """
-    from synco_hub.cli.evaluate_all import run_all
-    from synco_hub.cli.evaluation_inputs import best_device
-    from synco_hub.features import ExtractionSettings
+    check_output_folder(options.output_dir, "--output-dir")
+    planned, skipped = planned_measurements(options)
+    for reason in skipped:
+        print(f"skipped {reason}")
+    results: list[EvaluationResult] = []
+    failed: list[str] = []
+    for measurement in planned:
+        row = EVALUATORS[measurement.protocol]
+        known = {field.name for field in fields(row.settings)}
+        settings = row.settings(**{name: value for name, value in vars(forward).items() if name in known})
+        print(f"{measurement}:")
+        try:
+            result = measure(measurement.protocol, options.model, measurement.data, settings, measurement.output)
+        except DoesNotApplyError as error:
+            skipped.append(f"{measurement}: {_one_line(error)}")
+            print(f"skipped {skipped[-1]}")
+            continue
+        except Exception as error:
+            if os.environ.get(DEBUG_VARIABLE):
+                traceback.print_exc()
+            failed.append(f"{measurement}: {_one_line(error)}")
+            print(f"failed {failed[-1]}")
+            continue
+        print_end(result, measurement.output)
+        results.append(result)
+        if fault := _missing_videos(measurement.protocol, result):
+            failed.append(f"{measurement}: {fault}")
+            print(f"failed {failed[-1]}")
+    if results:
+        print(to_markdown(comparison(results)), end="")
+    if not results:
+        raise ValueError(f"nothing could be measured: {'; '.join([*failed, *skipped])}")
+    if failed:
+        raise ValueError(f"{len(failed)} of {len(planned)} measurements failed: {'; '.join(failed)}")
 
-    settings = ExtractionSettings(batch_size, num_workers, best_device(device))
-    print(run_all(model, dataset, output_dir, settings, split_seed, data_dir), end="")
+
+def planned_measurements(options: EvaluateAllOptions) -> tuple[list[Measurement], list[str]]:
+    """Protocols on the data sets that are named and on the archives that are there, and why others are not planned.
+
+    Raises:
+        FileNotFoundError: If ``data_dir`` is no folder.
+    """
+    planned: list[Measurement] = []
+    absent: list[str] = []
+    for dataset in options.dataset or [DatasetChoice.dataset]:
+        # A data set is a path or has settings: neither may lead out of the output folder.
+        folder = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in dataset.strip("./"))
+        for protocol in ON_ANY_DATA_SET:
+            choice = DatasetChoice(dataset, split_seed=options.split_seed)
+            planned.append(Measurement(protocol, choice, options.output_dir / folder / f"{protocol}.json"))
+    if options.data_dir is None:
+        return planned, absent
+    if not options.data_dir.is_dir():
+        raise FileNotFoundError(
+            f"--data-dir {options.data_dir}: no such folder; give the one that holds the unpacked archives."
+        )
+    for row in PUBLISHED:
+        found = [folder for folder in row.folders if (options.data_dir / folder).is_dir()]
+        dataset = row.dataset or EVALUATORS[row.protocol].dataset
+        if not found:
+            absent.append(f"{row.dataset or row.protocol}: no {' or '.join(row.folders)} in {options.data_dir}")
+            continue
+        place = options.data_dir / found[0] if row.inside else options.data_dir
+        planned.append(Measurement(row.protocol, DatasetChoice(dataset, str(place)), options.output_dir / row.output))
+    return planned, absent
+
+
+def _one_line(error: Exception) -> str:
+    said = " ".join(str(error).split())
+    return said if isinstance(error, (ValueError, OSError, ImportError)) else f"{type(error).__name__}: {said}"

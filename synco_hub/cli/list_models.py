@@ -1,23 +1,19 @@
-"""`synco-hub list`: the zoo, what is installed and where from, and how to get the rest."""
+"""`synco-hub list`: the zoo, what is installed and where from, and how to get the rest; answers without torch."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import asdict
 
-import typer
-
+from synco_hub.cli.options import ListOptions
 from synco_hub.zoo import ZooRow
 from synco_hub.zoo import list_models as zoo_rows
 
 
-def list_models(as_json: bool = typer.Option(False, "--json", help="Print rows as JSON.")) -> None:
-    """List the checkpoints of the zoo and the installed ones.
-
-    Example: synco-hub list --json
-    """
+def list_models(options: ListOptions) -> None:
+    """`synco-hub list`."""
     rows = zoo_rows()
-    if as_json:
+    if options.as_json:
         print(json.dumps([asdict(row) for row in rows], indent=2))
         return
     width = max(len(row.name) for row in rows)

@@ -12,20 +12,20 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-import typer
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.cli.adversarial import NULL_EXIT_CODE
 from synco_hub.cli.demo import SETTINGS
-from synco_hub.cli.output_paths import check_output_folder
+from synco_hub.cli.evaluate import NULL_EXIT_CODE
+from synco_hub.cli.options import RobustnessDemoOptions
+from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult
 from synco_hub.results_table import comparison, to_markdown
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from synco_hub.visualization import save_figure
+from synco_hub.zoo import installed_directory
 
 CHECKPOINT = "synco-v2-vit-nano"
 # What linear probing writes last, for our backbones and for others.
@@ -53,24 +53,13 @@ _CHANCE_COLOUR = "#777777"
 _FONT_POINTS = 8
 
 
-def robustness_demo(
-    output_dir: Path = typer.Option(Path("synco-robustness-demo"), help="Folder for results, table and figure."),
-    model: str | None = typer.Option(
-        None, help="Backbone; default: the one that `synco-hub demo` installed, else one is pretrained briefly here."
-    ),
-    num_images: int = typer.Option(100, help="Test images, drawn by seed 0."),
-    pretraining_steps: int = typer.Option(300, help="Optimizer steps where a backbone has to be pretrained."),
-) -> None:
-    """Train a linear classifier on fractals; show its accuracy under 15 corruptions and 7 attacks as table and figure.
-
-    What is finished in the output folder is not done again.
-
-    Example: synco-hub robustness-demo --output-dir robustness
-    """
+def robustness_demo(options: RobustnessDemoOptions) -> None:
+    """`synco-hub robustness-demo`."""
+    output_dir = options.output_dir
     check_output_folder(output_dir, "--output-dir")
-    classifier = _classifier(output_dir, model, pretraining_steps)
+    classifier = _classifier(output_dir, options.model, options.pretraining_steps)
     corrupted, attacked = output_dir / "corruptions.json", output_dir / "attacks.json"
-    common = ["--model", str(classifier), "--dataset", "fractals", "--num-images", str(num_images)]
+    common = ["--model", str(classifier), "--dataset", "fractals", "--num-images", str(options.num_images)]
     _run("evaluate", "robustness", "--on-the-fly", *common, "--output", str(corrupted))
     _run("evaluate", "adversarial", *common, "--output", str(attacked))
     weaker = {epsilon: output_dir / f"attacks_epsilon_{epsilon}.json" for epsilon in EPSILONS}
@@ -86,8 +75,6 @@ def robustness_demo(
 
 def _classifier(output_dir: Path, model: str | None, steps: int) -> Path:
     """The folder of the linear classifier, trained unless it is there."""
-    from synco_hub.zoo import installed_directory
-
     probe = output_dir / "classifier"
     if any((probe / name).is_file() for name in FINISHED):
         check_backbone(probe, model)
@@ -204,9 +191,6 @@ def draw(corrupted: Path, attacked: Path, weaker: Mapping[int, Path], output: Pa
     images = int(result.protocol.parameters["cells"]["clean"]["images"])
     title = f"Linear classifier on frozen features: {result.dataset.name}, {images} test images"
     note = "; ".join(note for note in result.notes if "on the fly" in note)
-    # torch and matplotlib take seconds to import: only when the command runs, never for --help.
-    from synco_hub.visualization import save_figure
-
     return save_figure(robustness_figure(severity, epsilon, chance, title, note), output)
 
 
@@ -228,8 +212,6 @@ def robustness_figure(
     Raises:
         ValueError: If a curve has other numbers of places and accuracies, or there are more than seven.
     """
-    from matplotlib.figure import Figure
-
     names = list(dict.fromkeys(curve.name for curve in (*severity, *epsilon)))
     if len(names) > len(_STYLES):
         raise ValueError(f"{len(names)} curves: {len(_STYLES)} can be told apart; draw their means")

@@ -5,15 +5,7 @@ from pathlib import Path
 
 
 def data_cache_directory(cache_dir: str | os.PathLike[str] | None = None) -> Path:
-    """The folder for generated data; it need not exist yet.
-
-    Args:
-        cache_dir: Takes the place of the default.
-
-    Returns:
-        `cache_dir`, else `$SYNCO_HUB_HOME/data`, else `$XDG_CACHE_HOME/synco_hub/data`, else
-        `~/.cache/synco_hub/data`.
-    """
+    """`cache_dir`, else `$SYNCO_HUB_HOME/data`, `$XDG_CACHE_HOME/synco_hub/data` or `~/.cache/synco_hub/data`."""
     if cache_dir is not None:
         return Path(cache_dir).expanduser()
     home = os.environ.get("SYNCO_HUB_HOME")

@@ -1,4 +1,4 @@
-"""Labels that mean the same class wherever a set was read from: by wnid, or by position in a list of wnids."""
+"""Which label, and which output of a classifier, stands for which class: by wnid, or by place in a list of wnids."""
 
 from __future__ import annotations
 
@@ -6,30 +6,21 @@ from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
+import torch
+from torch import Tensor
 
+from synco_hub.data.class_lists import class_list, imagenet_indices
 from synco_hub.data.image_dataset import UNLABELED
 
 
 def labels_of_list(
     labels: npt.NDArray[np.int64], stored_names: Sequence[str], wnids: Sequence[str], source: str
 ) -> npt.NDArray[np.int64]:
-    """Translates stored labels into positions in a list of wnids.
+    """Stored labels (-1 for unlabeled) as positions in a list of wnids; `source` names the data in an error.
 
     Names that are wnids are looked up, so that their order does not matter. Names that are whole numbers are labels
     themselves, as in the folders of ImageNet-V2, where 100 sorts before 2. With other names, such as "bonnet", the
     stored labels are taken to follow the list, which needs one name for each of its classes.
-
-    Args:
-        labels: Stored labels, -1 for unlabeled. Shape: (num_images,).
-        stored_names: One name per stored label.
-        wnids: The list.
-        source: Names the data in an error.
-
-    Returns:
-        Labels in the order of the list, -1 for unlabeled. Shape: (num_images,).
-
-    Raises:
-        ValueError: If a name or a label is not in the list.
     """
     if any(_is_wnid(name) for name in stored_names):
         index = {wnid: position for position, wnid in enumerate(wnids)}
@@ -64,3 +55,27 @@ def labels_of_list(
 def _is_wnid(name: str) -> bool:
     """An `n` and eight digits, as WordNet numbers its nouns."""
     return len(name) == 9 and name[0] == "n" and name[1:].isdecimal()
+
+
+IMAGENET = "imagenet_1k"
+
+
+def class_columns(class_names: Sequence[str], list_name: str = IMAGENET) -> Tensor:
+    """The output of a classifier for each class of a vendored list, such as `imagenet_1k` or `imagenet_a`.
+
+    Names that are wnids are looked up, so that their order does not matter and further classes do no harm. With other
+    names a classifier of 1000 outputs is taken to follow the sorted wnids, as ImageNet classifiers do.
+    """
+    wanted = class_list(list_name)
+    output = {name: index for index, name in enumerate(class_names)}
+    found = [wnid for wnid in wanted if wnid in output]
+    if len(found) == len(wanted):
+        return torch.tensor([output[wnid] for wnid in wanted])
+    if found or len(class_names) != len(class_list(IMAGENET)):
+        missing = [wnid for wnid in wanted if wnid not in output]
+        raise ValueError(
+            f"the classifier's {len(class_names)} classes cover {len(found)} of the {len(wanted)} of {list_name} "
+            f"(missing: {', '.join(missing[:3])}…): give a linear classifier that was trained on clean ImageNet-1k "
+            "(`synco-hub linear-probe --dataset imagenet-1k`)"
+        )
+    return torch.tensor(imagenet_indices(list_name))

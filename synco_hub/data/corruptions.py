@@ -27,12 +27,12 @@ from PIL import Image
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
+from synco_hub.data.decoding import opencv
 from synco_hub.data.evaluation_dataset import EvaluationDataset, EvaluationItem
 from synco_hub.data.evaluation_transform import EvaluationTransform
 from synco_hub.data.image_dataset import ImageDataset, fingerprint
-from synco_hub.data.opencv import opencv
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 
 Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]

@@ -1,16 +1,27 @@
 """From the bytes of any image file to RGB, or to one clear error."""
 
+import importlib
 import io
 import os
 import re
 import warnings
+from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from synco_hub.data.opencv import opencv
+
+@cache
+def opencv() -> Any:
+    """OpenCV, kept to one thread: loader processes must not fight over cores."""
+    # Not at the top: it takes a tenth of a second, and much of the package works without a picture.
+    module = importlib.import_module("cv2")
+    module.setNumThreads(0)
+    return module
+
 
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _HIGHEST_16_BIT = 65535.0
@@ -81,20 +92,10 @@ def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) 
 
 
 def decode_pixels(source: bytes | str | os.PathLike[str], name: str | None = None) -> npt.NDArray[np.uint8]:
-    """Decodes an image file to the pixels of `decode_rgb`, most JPEG files in three quarters of its time.
+    """Decodes to the pixels of `decode_rgb` (height, width, 3), most JPEG files in three quarters of its time.
 
     Whole JPEG files of one scan, in colour, without camera data go to OpenCV, whose decoder gives the same bits
     straight into an array. All others go to `decode_rgb`: OpenCV would make up the rest of a damaged file.
-
-    Args:
-        source: The encoded bytes, or the path of a file.
-        name: How errors name the image; None takes the path, or says that bytes were given.
-
-    Returns:
-        8-bit RGB, upright, memory of its own. Shape: (height, width, 3).
-
-    Raises:
-        UnreadableImageError: As `decode_rgb`.
     """
     if isinstance(source, bytes):
         data = source

@@ -8,7 +8,7 @@ from torch.utils.data import Dataset
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.evaluation_transform import EvaluationTransform
 from synco_hub.data.image_dataset import ImageDataset
-from synco_hub.data.readable_image import GOOD
+from synco_hub.data.unreadable_images import GOOD
 
 
 class EvaluationItem(TypedDict):

@@ -1,5 +1,7 @@
 """One undistorted view of an image: how every evaluation of frozen features sees it."""
 
+from __future__ import annotations
+
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -62,7 +64,7 @@ class EvaluationTransform:
         self.std = tuple(std)
 
     @classmethod
-    def from_image_processor(cls, processor: Any) -> "EvaluationTransform":
+    def from_image_processor(cls, processor: Any) -> EvaluationTransform:
         """Takes the numbers of a model's image processor.
 
         Args:
@@ -106,9 +108,7 @@ class EvaluationTransform:
         Returns:
             Shape: (3, image_size, image_size), float32.
         """
-        pixels = transforms.resize(
-            transforms.pil_to_tensor(image), self.resize_size, self.interpolation, antialias=True
-        )
+        pixels = self._resized(image)
         # Rounded down as transformers does; torchvision's own centre crop rounds half a pixel to the even side.
         top, left = ((side - self.image_size) // 2 for side in pixels.shape[-2:])
         pixels = transforms.crop(pixels, top, left, self.image_size, self.image_size)
@@ -117,6 +117,10 @@ class EvaluationTransform:
             values = after_crop(values)
         view: torch.Tensor = transforms.normalize(values, list(self.mean), list(self.std))
         return view
+
+    def _resized(self, image: Image.Image) -> torch.Tensor:
+        """What is cropped. Shape: (3, height, width), 8-bit."""
+        return transforms.resize(transforms.pil_to_tensor(image), self.resize_size, self.interpolation, antialias=True)
 
     def __repr__(self) -> str:
         resized = "x".join(map(str, self.resize_size))
@@ -132,3 +136,29 @@ def _side(size: Any, key: str) -> int | None:
 def _height_and_width(size: Any) -> tuple[int, int] | None:
     height, width = _side(size, "height"), _side(size, "width")
     return None if height is None or width is None else (height, width)
+
+
+class CentreCropTransform(EvaluationTransform):
+    """Centre crop without a resize, scaling to [0, 1], normalisation.
+
+    Args:
+        like: The transform of a model, whose size of the crop, mean and standard deviation are taken.
+
+    Source: evaluation of ImageNet-C, whose files are 224 x 224 crops: a second resize would show other pixels.
+    """
+
+    def __init__(self, like: EvaluationTransform) -> None:
+        super().__init__(like.image_size, like.image_size, like.interpolation, like.mean, like.std)
+
+    def _resized(self, image: Image.Image) -> torch.Tensor:
+        """The image itself, unless it is smaller than the crop, or so much larger that the crop is a detail."""
+        size = self.image_size
+        if min(image.size) < size or min(image.size) > size * RESIZE_OVER_CROP:
+            raise ValueError(
+                f"an image of {image.width} x {image.height} pixels for a model of {size}: files of ImageNet-C are "
+                "cropped already and are not resized; take a model of their size (224), or --on-the-fly"
+            )
+        return transforms.pil_to_tensor(image)
+
+    def __repr__(self) -> str:
+        return f"centre crop {self.image_size} only"

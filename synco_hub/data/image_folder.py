@@ -1,9 +1,9 @@
-"""A folder of images as a data set: one sub-folder per class, with or without train and test folders."""
+"""Folders of images: their files in a fixed order, classes by sub-folders, with or without train and test folders."""
 
 import hashlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +11,6 @@ import numpy.typing as npt
 from PIL import Image
 
 from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
-from synco_hub.data.file_listing import NameTable, image_files, is_image_name, subfolders
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -19,6 +18,76 @@ logger = logging.getLogger(__name__)
 TRAIN_FOLDER = "train"
 TEST_FOLDERS = ("test", "val", "validation")
 TEST_SHARE = 0.2
+IMAGE_EXTENSIONS = frozenset(
+    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
+)
+
+
+def is_image_name(name: str) -> bool:
+    """Whether a file name has an image extension, in any case, and is not hidden."""
+    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
+
+
+def subfolders(folder: Path) -> list[str]:
+    """Names of the visible folders (and links to folders) directly in a folder, sorted."""
+    with os.scandir(folder) as entries:
+        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+
+
+def image_files(folder: Path) -> list[str]:
+    """All images below a folder: sorted paths relative to it with `/` between their parts, hidden ones left out.
+
+    Files are known by their extension; nothing is opened. Links are followed, except where one leads back into a
+    folder that contains it.
+    """
+    return sorted(_walk(os.fspath(folder), "", ()))
+
+
+def contains_images(folder: Path) -> bool:
+    """Whether there is an image file at any depth; stops at the first one."""
+    for directory, _, files in os.walk(folder):
+        if "/." not in directory and any(is_image_name(name) for name in files):
+            return True
+    return False
+
+
+def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
+    status = os.stat(folder)
+    identity = (status.st_dev, status.st_ino)
+    if identity in above:
+        return
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.name.startswith("."):
+                continue
+            if entry.is_dir():
+                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, identity))
+            elif is_image_name(entry.name):
+                yield prefix + entry.name
+
+
+class NameTable(Sequence[str]):
+    """A read-only list of strings in two buffers.
+
+    A million Python strings would be copied into every worker process, page by page, as soon as their reference
+    counts are touched. Two buffers stay shared.
+
+    Args:
+        names: The strings, in order.
+    """
+
+    def __init__(self, names: Sequence[str]) -> None:
+        encoded = [os.fsencode(name) for name in names]
+        self._bytes = np.frombuffer(b"".join(encoded), dtype=np.uint8)
+        self._ends = np.cumsum([len(name) for name in encoded], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: int) -> str:  # type: ignore[override]
+        index = range(len(self))[index]
+        start = self._ends[index - 1] if index else 0
+        return os.fsdecode(self._bytes[start : self._ends[index]].tobytes())
 
 
 class ImageFolderDataset(ImageDataset):
@@ -99,7 +168,7 @@ def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: 
 
     Args:
         root: The folder.
-        split: `train` or `test`.
+        split: `train`, `test`, or `all`: every image at any depth, without labels.
         seed: For the drawn split only.
 
     Returns:
@@ -110,11 +179,14 @@ def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: 
             classes that the training split lacks.
     """
     root = Path(root).expanduser()
-    if split not in ("train", "test"):
-        raise ValueError(f"split {split!r} of {root}: a folder has the splits train and test; give one of them.")
+    if split not in ("train", "test", "all"):
+        raise ValueError(f"split {split!r} of {root}: a folder has the splits train, test and all; give one of them.")
     folders = subfolders(root)
     tests = [name for name in TEST_FOLDERS if name in folders]
-    if TRAIN_FOLDER in folders and tests:
+    if split == "all":
+        names = image_files(root)
+        dataset = ImageFolderDataset(root, names, [UNLABELED] * len(names), [], split, "all images at any depth")
+    elif TRAIN_FOLDER in folders and tests:
         dataset = _from_split_folders(root, tests, split)
     elif tests and set(folders) <= set(TEST_FOLDERS):
         dataset = _from_test_folders(root, tests, split)
@@ -150,7 +222,7 @@ def _labeled_files(folder: Path) -> tuple[list[str], list[int], list[str]]:
 def _from_split_folders(root: Path, tests: list[str], split: str) -> ImageFolderDataset:
     """`train/` beside a test folder: labels follow the class names of `train/`."""
     names, labels, class_names = _labeled_files(root / TRAIN_FOLDER)
-    test_folder, rule = _chosen_test_folder(root, tests)
+    test_folder, rule = chosen_test_folder(root, tests)
     rule = f"folder {TRAIN_FOLDER}/ for train, {rule}"
     if split == "train":
         return ImageFolderDataset(root / TRAIN_FOLDER, names, labels, class_names, split, rule, name=root.name)
@@ -166,7 +238,7 @@ def _from_split_folders(root: Path, tests: list[str], split: str) -> ImageFolder
     return ImageFolderDataset(root / test_folder, test_names, labels, list(index), split, rule, name=root.name)
 
 
-def _chosen_test_folder(root: Path, tests: list[str]) -> tuple[str, str]:
+def chosen_test_folder(root: Path, tests: list[str]) -> tuple[str, str]:
     """The first test folder with class folders: the official test images of many sets come without labels."""
     chosen = next((name for name in tests if subfolders(root / name)), tests[0])
     others = [name for name in tests if name != chosen]
@@ -175,7 +247,7 @@ def _chosen_test_folder(root: Path, tests: list[str]) -> tuple[str, str]:
 
 
 def _from_test_folders(root: Path, tests: list[str], split: str) -> ImageFolderDataset:
-    test_folder, rule = _chosen_test_folder(root, tests)
+    test_folder, rule = chosen_test_folder(root, tests)
     if split == "train":
         raise ValueError(
             f"{root} has {test_folder}/ but no {TRAIN_FOLDER}/; give a folder with both, or {root / test_folder} "
@@ -207,19 +279,10 @@ def _from_class_folders(root: Path, split: str, seed: int, name: str) -> ImageFo
 
 
 def stratified_test_mask(names: Sequence[str], labels: Sequence[int], seed: int) -> np.ndarray:  # type: ignore[type-arg]
-    """Chooses the test images of each class by a hash of seed and name.
+    """True for the test images: a fifth of each class, rounded, at least one where a class has two images, never all.
 
-    A hash rather than a random generator: the choice is the same with every library version, and one more file moves
-    at most one other file across.
-
-    Args:
-        names: One per image.
-        labels: One per image.
-        seed: Another seed draws other images.
-
-    Returns:
-        True for test images: a fifth of each class, rounded, at least one where a class has two images, never all.
-        Shape: (num_images,).
+    A hash of seed and name chooses them rather than a random generator: the choice is the same with every library
+    version, and one more file moves at most one other file across.
     """
     order = [hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
     of_class: dict[int, list[int]] = {}
@@ -231,11 +294,3 @@ def stratified_test_mask(names: Sequence[str], labels: Sequence[int], seed: int)
         count = max(1, round(TEST_SHARE * len(positions))) if len(positions) > 1 else 0
         mask[positions[:count]] = True
     return mask
-
-
-def contains_images(folder: Path) -> bool:
-    """Whether there is an image file at any depth; stops at the first one."""
-    for directory, _, files in os.walk(folder):
-        if "/." not in directory and any(is_image_name(name) for name in files):
-            return True
-    return False

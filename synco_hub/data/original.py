@@ -19,9 +19,8 @@ import numpy.typing as npt
 from scipy.io import loadmat
 
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.file_listing import subfolders
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset, fingerprint
-from synco_hub.data.image_folder import ImageFolderDataset
+from synco_hub.data.image_folder import ImageFolderDataset, subfolders
 from synco_hub.safe_pickle import PickledArray, load_arrays
 
 

@@ -1,29 +1,105 @@
 """Any data set as parquet files of a chosen size, which stream from many files at once where a folder is one.
 
-Images keep their bytes. A run that is killed anywhere continues with the next file, and the files are the same.
+Images keep their bytes. A run that is killed anywhere continues with the next file, and the files are the same: a
+manifest says what is written so far, and of what.
 """
 
 from __future__ import annotations
 
 import importlib
+import json
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.data.bad_image_ledger import DEFAULT_MAX_BAD_FRACTION, BadImageLedger
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
-from synco_hub.data.shard_manifest import MANIFEST, Shard, ShardManifest
-from synco_hub.data.table_columns import DIFFICULT_COLUMN, LABELS_COLUMN
+from synco_hub.data.table_source import DIFFICULT_COLUMN, LABELS_COLUMN
+from synco_hub.data.unreadable_images import UnreadableImages
+from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 
+MANIFEST = "prepared.json"
+_FORMAT = 1
 _READ_TOGETHER = 64
 _ROWS_A_GROUP = 100
 _UNITS = {"kb": 1000, "mb": 1000**2, "gb": 1000**3, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30}
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One parquet file.
+
+    Attributes:
+        file: Its name.
+        after: Position in the source after its last image: where the next one begins.
+        images: Images in it.
+        skipped: Positions of the unreadable images before `after` and since the last shard.
+    """
+
+    file: str
+    after: int
+    images: int
+    skipped: tuple[int, ...] = ()
+
+
+@dataclass
+class ShardManifest:
+    """The state of a preparation.
+
+    Attributes:
+        source: Description of each split.
+        settings: What else changes the files.
+        shards: The files of each split that are whole.
+        complete: Whether nothing is left to do.
+    """
+
+    source: dict[str, Any]
+    settings: dict[str, Any]
+    shards: dict[str, list[Shard]] = field(default_factory=dict)
+    complete: bool = False
+
+    def save(self, folder: Path) -> None:
+        """Writes it whole or not at all."""
+        with atomic_write(folder / MANIFEST) as temporary:
+            temporary.write_text(json.dumps({"format": _FORMAT, **asdict(self)}, indent=2), encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Self | None:
+        """Reads it; None where there is none. A damaged file, or one of another version, is refused."""
+        path = folder / MANIFEST
+        if not path.is_file():
+            return None
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if values.pop("format") != _FORMAT:
+                raise ValueError("it is of another version")
+            parts = values.pop("shards")
+            shards = {
+                split: [Shard(**{**each, "skipped": tuple(each["skipped"])}) for each in entries]
+                for split, entries in parts.items()
+            }
+            return cls(shards=shards, **values)
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise ValueError(f"{path}: not a manifest of prepared shards ({error}); give an empty folder.") from error
+
+
+def require_complete(folder: Path) -> None:
+    """Refuses to read a folder in which a preparation was killed, or from which shards are missing."""
+    manifest = ShardManifest.load(folder)
+    if manifest is None:
+        return
+    files = [shard.file for shards in manifest.shards.values() for shard in shards]
+    missing = [file for file in files if not (folder / file).is_file()]
+    if not manifest.complete or missing:
+        state = f"{missing[0]} is missing" if missing else "its preparation was stopped"
+        raise ValueError(
+            f"{folder}: {state}; run the same `synco-hub data prepare` again, which continues, before it is read."
+        )
 
 
 @dataclass(frozen=True)
@@ -57,11 +133,7 @@ class PreparedSplit:
 
 
 def bytes_of(size: str) -> int:
-    """Reads a size such as `256MB` or `1GiB`, or a plain number of bytes.
-
-    Raises:
-        ValueError: If it is no size above 0.
-    """
+    """Reads a size such as `256MB` or `1GiB`, or a plain number of bytes."""
     text = size.strip().lower()
     unit = next((unit for unit in ("kib", "mib", "gib", "kb", "mb", "gb") if text.endswith(unit)), "")
     number = text.removesuffix(unit).strip()
@@ -80,25 +152,13 @@ def prepare_dataset(
     """Writes splits as `<split>-00000.parquet`, `<split>-00001.parquet`, … beside a manifest.
 
     One class an image becomes a column `label` with the class names; several classes a column `labels` of lists, and
-    `difficult` for those that do not count.
-
-    Args:
-        splits: By the name that `load_dataset` will know them by: `train`, `test`.
-        output: An empty folder, or one in which the same preparation was stopped.
-        settings: Size of the files and more.
-
-    Returns:
-        What each split became.
-
-    Raises:
-        ImportError: If the `datasets` library is not installed.
-        ValueError: If the folder holds something else, or too many images are unreadable.
+    `difficult` for those that do not count. `output` is an empty folder, or one in which the same preparation stopped.
     """
     settings = settings or PreparationSettings()
     manifest = _claimed(splits, output, settings)
     prepared = {}
     for split, images in splits.items():
-        ledger = BadImageLedger(images, settings.max_bad_fraction)
+        ledger = UnreadableImages(images, settings.max_bad_fraction)
         shards = manifest.shards.setdefault(split, [])
         ledger.record(index for shard in shards for index in shard.skipped)
         for shard in _written(images, split, output, shards, ledger, settings):
@@ -145,7 +205,7 @@ def _written(
     split: str,
     output: Path,
     done: list[Shard],
-    ledger: BadImageLedger,
+    ledger: UnreadableImages,
     settings: PreparationSettings,
 ) -> Iterator[Shard]:
     """Writes the files that are not there yet."""

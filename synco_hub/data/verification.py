@@ -1,10 +1,12 @@
-"""A data set against its row of the catalog: images, classes, their order, and which split is which."""
+"""A data set against its row of the catalog: images, classes, their order, and whether train and test are apart."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
+from pathlib import PurePosixPath
 
 import numpy as np
 import numpy.typing as npt
@@ -12,9 +14,9 @@ from timm.data import ImageNetInfo  # type: ignore[attr-defined]
 
 from synco_hub.data.catalog.row import DatasetRow, Layout
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.image_dataset import UNLABELED, ImageDataset
+from synco_hub.data.image_dataset import UNLABELED, ImageDataset, PixelArrayDataset
 from synco_hub.data.image_folder import ImageFolderDataset
-from synco_hub.data.split_overlap import overlap_of
+from synco_hub.data.tables import TableDataset
 
 # Below this two spellings are two names; "cra", as one copy spells the crab, is above it.
 _SAME_NAME = 0.6
@@ -49,12 +51,7 @@ class SplitVerdict:
 
 
 def verify_dataset(row: DatasetRow, splits: Mapping[str, ImageDataset]) -> dict[str, SplitVerdict]:
-    """Counts all splits; no image is decoded.
-
-    Args:
-        row: What the catalog says.
-        splits: The splits as they were loaded.
-    """
+    """Counts all splits as they were loaded, and compares them; no image is decoded."""
     verdicts = {split: verify_split(row, images, split) for split, images in splits.items()}
     if not {"train", "test"} <= set(verdicts):
         return verdicts
@@ -68,13 +65,7 @@ def verify_dataset(row: DatasetRow, splits: Mapping[str, ImageDataset]) -> dict[
 
 
 def verify_split(row: DatasetRow, images: ImageDataset, split: str) -> SplitVerdict:
-    """Counts one split; no image is decoded.
-
-    Args:
-        row: What the catalog says.
-        images: The split as it was loaded.
-        split: `train` or `test`.
-    """
+    """Counts one split; no image is decoded."""
     expected = row.counts[split]
     # A draw from the original archive has every image, also those that a copy on the Hub lacks.
     if row.layout is Layout.draw and isinstance(images, ImageFolderDataset) and row.table_9 is not None:
@@ -83,7 +74,7 @@ def verify_split(row: DatasetRow, images: ImageDataset, split: str) -> SplitVerd
     missing = images.missing_files() if isinstance(images, ImageFolderDataset) else []
     problems = [
         *_absent(missing),
-        *_spread(row, counts, split),
+        *_class_sizes(row, counts, split),
         *_names(row, images),
     ]
     return SplitVerdict(
@@ -105,7 +96,7 @@ def _absent(missing: Sequence[str]) -> list[str]:
     return [f"{len(missing)} images of the list are not there (first {', '.join(missing[:_NAMED_AT_MOST])})"]
 
 
-def _spread(row: DatasetRow, counts: npt.NDArray[np.int64], split: str) -> list[str]:
+def _class_sizes(row: DatasetRow, counts: npt.NDArray[np.int64], split: str) -> list[str]:
     """Whether every class has a number of images that a class of this set can have."""
     if split not in row.per_class:
         return []
@@ -171,3 +162,88 @@ def _exchanged(verdicts: Mapping[str, SplitVerdict]) -> bool:
     as_expected = abs(train.images - train.expected_images) + abs(test.images - test.expected_images)
     crosswise = abs(train.images - test.expected_images) + abs(test.images - train.expected_images)
     return crosswise < as_expected
+
+
+# Test images that are looked for, spread over the split, so that the time does not grow with it.
+LOOKED_FOR_AT_MOST = 1000
+# Published sets have images twice: about a tenth of CIFAR-100's test images have a near-duplicate among the training
+# images (Barz and Denzler, "Do We Train on Test Data?", 2020). Only more than that is a mistake of the copy.
+PUBLISHED_DUPLICATES = 0.1
+
+
+def overlap_of(train: ImageDataset, test: ImageDataset) -> str | None:
+    """What is wrong with images of the test split in the training split, in one sentence; None where nothing is.
+
+    No image is decoded. Files of one folder are the same if their names are. Files of two folders are compared where
+    their names agree; rows of tables and arrays of pixels by what they hold, for at most `LOOKED_FOR_AT_MOST` test
+    images.
+    """
+    if isinstance(train, ImageFolderDataset) and isinstance(test, ImageFolderDataset):
+        if train.root == test.root:
+            names = sorted(set(train.names) & set(test.names))
+            return f"{len(names)} images are in train and in test (first {names[0]})" if names else None
+        return _sentence(test, *_files_of_one_name(train, test))
+    if isinstance(train, PixelArrayDataset) and isinstance(test, PixelArrayDataset):
+        sizes = [np.full(len(images), images.pixels[0].nbytes) for images in (train, test)]
+        return _sentence(test, *_same_contents(_pixels_of(train), _pixels_of(test), *sizes))
+    if isinstance(train, TableDataset) and isinstance(test, TableDataset):
+        train_sizes, test_sizes = train.encoded_sizes(), test.encoded_sizes()
+        if train_sizes is not None and test_sizes is not None:
+            return _sentence(test, *_same_contents(train.encoded, test.encoded, train_sizes, test_sizes))
+    return None
+
+
+def _sentence(test: ImageDataset, found: list[int], looked_for: int) -> str | None:
+    if len(found) <= PUBLISHED_DUPLICATES * looked_for:
+        return None
+    return f"{len(found)} of {looked_for} test images looked for are in train too (first {test.name(found[0])})"
+
+
+def _spread_over(count: int) -> list[int]:
+    """Indices at even distances."""
+    return sorted(set(np.linspace(0, count - 1, min(count, LOOKED_FOR_AT_MOST)).astype(int).tolist()))
+
+
+def _pixels_of(images: PixelArrayDataset) -> Callable[[int], bytes]:
+    return lambda index: images.pixels[index].tobytes()
+
+
+def _same_contents(
+    train: Callable[[int], bytes],
+    test: Callable[[int], bytes],
+    train_sizes: npt.NDArray[np.int64],
+    test_sizes: npt.NDArray[np.int64],
+) -> tuple[list[int], int]:
+    """Test images with the bytes of a training image; only images of one size are read.
+
+    Returns:
+        Their indices, and how many were looked for.
+    """
+    looked_for = _spread_over(len(test_sizes))
+    candidates = np.flatnonzero(np.isin(train_sizes, test_sizes[looked_for])).tolist()
+    held = {_digest(train(index)) for index in candidates}
+    return [index for index in looked_for if _digest(test(index)) in held], len(looked_for)
+
+
+def _files_of_one_name(train: ImageFolderDataset, test: ImageFolderDataset) -> tuple[list[int], int]:
+    """Test files with the name, without its folders, and the bytes of a training file."""
+    looked_for = _spread_over(len(test))
+    wanted = {PurePosixPath(test.names[index]).name for index in looked_for}
+    of_name: dict[str, list[str]] = {}
+    for name in train.names:
+        if (last := PurePosixPath(name).name) in wanted:
+            of_name.setdefault(last, []).append(name)
+    found = []
+    for index in looked_for:
+        file = test.root / test.names[index]
+        others = [train.root / name for name in of_name.get(file.name, [])]
+        if not file.is_file():
+            continue
+        alike = [other for other in others if other.is_file() and other.stat().st_size == file.stat().st_size]
+        if alike and any(other.read_bytes() == file.read_bytes() for other in alike):
+            found.append(index)
+    return found, len(looked_for)
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.blake2b(content, digest_size=16).digest()

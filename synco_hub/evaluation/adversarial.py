@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset
+from synco_hub.data import EvaluationDataset, UnreadableImages
 from synco_hub.data.corruptions import pixel_transform
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
+from synco_hub.data.subsets import sampled_images
 from synco_hub.evaluation.attacks import (
     ATTACKS,
     UNCHANGED,
@@ -33,7 +34,6 @@ from synco_hub.evaluation.attacks import (
     require_library,
 )
 from synco_hub.evaluation.classification import check_same_classes, classification_targets
-from synco_hub.evaluation.image_sample import sampled_images
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     classifier_source,
@@ -248,7 +248,7 @@ class AttackedBatches:
     def __init__(self, dataset: EvaluationDataset, folder: ResumableFolder, settings: ForwardSettings) -> None:
         size = settings.batch_size
         self.positions = [list(range(at, min(at + size, len(dataset)))) for at in range(0, len(dataset), size)]
-        self.ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+        self.ledger = UnreadableImages(dataset, settings.max_bad_fraction)
         self._images, self._folder, self._settings = dataset.images, folder, settings
         self._known_contents: dict[int, str] = {}
 

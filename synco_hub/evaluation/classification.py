@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset, ImageDataset
+from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
@@ -66,7 +66,7 @@ def evaluate_classification(
     targets = classification_targets(dataset.images, "classification")
     check_same_classes(model.class_names, targets.class_names)
     scores = ClassificationScores(len(model.class_names), targets.multi_label)
-    ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     with frozen(model.network, settings.device) as network:
         device = next(network.parameters()).device
         loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)

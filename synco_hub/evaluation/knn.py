@@ -17,10 +17,9 @@ import torch
 from torch import Tensor
 
 from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
-from synco_hub.data.catalog.rows import CATALOG, row_meant
+from synco_hub.data.catalog.sets import CATALOG, row_meant
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.image_subset import subset_of_classes
-from synco_hub.evaluation.low_shot import low_shot_subset
+from synco_hub.data.subsets import low_shot_subset, subset_of_classes
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     MeasuredSplit,

@@ -64,18 +64,7 @@ def open_split(data: DatasetChoice, split: str, model: EvaluatedModel) -> Evalua
         ValueError: If the data set has no such split.
     """
     crop = getattr(model.processor, "crop_size", None)
-    images = load_dataset(
-        data.dataset,
-        split,
-        seed=data.split_seed,
-        image_size=crop["height"] if crop else None,
-        data_dir=data.data_dir,
-        image_column=data.image_column,
-        label_column=data.label_column,
-        config=data.config,
-        revision=data.revision,
-        dataset_id=data.dataset_id,
-    )
+    images = load_dataset(data, split, image_size=crop["height"] if crop else None)
     return EvaluationDataset(images, model.transform)
 
 

@@ -18,10 +18,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import UNLABELED, BadImageLedger, EvaluationDataset, ImageDataset, ImageFolderDataset
-from synco_hub.data.class_folders import read_class_folders
-from synco_hub.data.file_listing import image_files
-from synco_hub.evaluation.class_columns import class_columns
+from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
+from synco_hub.data.catalog.loading import folder_of_set, load_known_images
+from synco_hub.data.class_labels import class_columns
 from synco_hub.evaluation.classification import check_same_classes
 from synco_hub.evaluation.confidence_scores import (
     check_neighbour,
@@ -40,7 +39,6 @@ from synco_hub.evaluation.measurement import (
     save_each,
 )
 from synco_hub.evaluation.resume import ResumableFolder, contents_of_images, model_identity
-from synco_hub.evaluation.robustness_sets import found_folder
 from synco_hub.feature_pooling import feature_network, feature_rule, image_features
 from synco_hub.features import frozen
 from synco_hub.output_paths import check_output_folder
@@ -99,14 +97,11 @@ class DetectionSets:
 
 
 def _imagenet_o(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings) -> DetectionSets:
-    data_dir = Path(str(data.data_dir))
-    folder = data_dir / "imagenet-o"
-    if not folder.is_dir():
-        raise FileNotFoundError(f"{folder}: no such folder; unpack imagenet-o.tar in {data_dir}")
-    known = read_class_folders(found_folder("imagenet", data_dir), "imagenet_o", whole=True, others=True)
+    data_dir = str(data.data_dir)
+    folder_of_set("imagenet-o", data_dir)
     return DetectionSets(
-        EvaluationDataset(known, model.transform),
-        EvaluationDataset(read_class_folders(folder, "imagenet_o"), model.transform),
+        EvaluationDataset(load_known_images(data_dir), model.transform),
+        open_split(DatasetChoice("imagenet-o", data_dir), "test", model),
         None if settings.bank_dataset is None else open_split(DatasetChoice(settings.bank_dataset), "train", model),
         settings.neighbour,
         class_columns(model.class_names, "imagenet_o"),
@@ -125,13 +120,7 @@ def _pair(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributio
 
 def _unknown_images(data: DatasetChoice, model: EvaluatedModel) -> ImageDataset:
     """All images of a folder at any depth, or the test split of a data set; labels are not used."""
-    folder = Path(data.dataset).expanduser()
-    if not folder.is_dir():
-        return open_split(data, "test", model).images
-    files = image_files(folder)
-    if not files:
-        raise ValueError(f"{folder}: no image was found; give a folder with image files")
-    return ImageFolderDataset(folder, files, [UNLABELED] * len(files), [], "test", "all images at any depth")
+    return open_split(data, "all" if Path(data.dataset).expanduser().is_dir() else "test", model).images
 
 
 def evaluate_out_of_distribution(
@@ -278,7 +267,7 @@ class ClassifierOutputs:
         missing = [batch for block, values in zip(blocks, kept, strict=True) if values is None for batch in block]
         workers = self._settings.num_workers if missing else 0
         loader: DataLoader[Any] = DataLoader(dataset, batch_sampler=missing, num_workers=workers)
-        ledger, fresh, parts = BadImageLedger(dataset, self._settings.max_bad_fraction), iter(loader), []
+        ledger, fresh, parts = UnreadableImages(dataset, self._settings.max_bad_fraction), iter(loader), []
         with tqdm(total=len(dataset), desc=title, unit="img", disable=not self._settings.progress) as bar:
             for number, (block, values) in enumerate(zip(blocks, kept, strict=True)):
                 if values is None:
@@ -309,7 +298,7 @@ class ClassifierOutputs:
         fresh: Iterator[Mapping[str, Tensor]],
         block: Sequence[Sequence[int]],
         wanted: Sequence[str],
-        reports: tuple[BadImageLedger, Any],
+        reports: tuple[UnreadableImages, Any],
     ) -> dict[str, Tensor]:
         ledger, bar = reports
         indices, rows = [torch.empty(0, dtype=torch.int64)], []

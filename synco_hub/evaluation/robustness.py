@@ -18,11 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EvaluationDataset, ImageDataset
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
+from synco_hub.data.class_labels import class_columns
 from synco_hub.data.corruptions import SEVERITIES
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.evaluation.class_columns import class_columns
 from synco_hub.evaluation.classification import check_same_classes, classification_targets
 from synco_hub.evaluation.measurement import EvaluatedModel, classifier_source, save_each
 from synco_hub.evaluation.resume import check_same_measurement, contents_of_images, model_identity
@@ -290,7 +290,7 @@ def measure_cell(
     Raises:
         ValueError: If the set is empty, none of its images is readable or too many are not, or a logit is NaN.
     """
-    ledger = BadImageLedger(dataset, settings.max_bad_fraction)
+    ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     device = next(network.parameters()).device
     loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)
     images = correct = of_subset = 0

@@ -5,32 +5,29 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, UnreadableImageError, load_dataset
-from synco_hub.data.catalog.folder import HOLD_OUT_CORRUPTIONS
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
-from synco_hub.data.centre_crop import CentreCropTransform
-from synco_hub.data.class_folders import read_class_folders
+from synco_hub.data.catalog.loading import corruption_folders, folder_of_set, require_every_class
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG, HOLD_OUT_CORRUPTIONS
+from synco_hub.data.class_labels import IMAGENET
 from synco_hub.data.corruptions import (
     LABEL,
     SEVERITIES,
     SMALLEST_SIDE,
     ChangedDataset,
     Corruption,
-    WatermarkedImages,
     require_package,
 )
-from synco_hub.evaluation.image_sample import sampled_images
+from synco_hub.data.evaluation_transform import CentreCropTransform
+from synco_hub.data.subsets import sampled_images
 from synco_hub.evaluation.measurement import EvaluatedModel, open_split, preprocessing
 from synco_hub.settings import DatasetChoice, RobustnessSettings
 
 logger = logging.getLogger(__name__)
-
-_VALIDATION = ("imagenet/val", "imagenet-1k/val", "ILSVRC2012/val", "val")
 
 
 @dataclass(frozen=True)
@@ -39,36 +36,33 @@ class RobustnessSet:
 
     Attributes:
         key: Begins the names of its metrics.
-        folders: Where its files may lie below the data folder.
-        class_list: The classes that its labels follow; a subset of 200 is measured among these too.
-        hub_name: Name of the catalog whose Hub copy can be read without files; None where there is none.
+        dataset: Its name in the catalog, which finds its files or its copy on the Hub.
     """
 
     key: str
-    folders: tuple[str, ...]
-    class_list: str = "imagenet_1k"
-    hub_name: str | None = None
+    dataset: str
+
+    @property
+    def class_list(self) -> str:
+        """The classes that its labels follow; a subset of 200 is measured among these too."""
+        return str(CATALOG[self.dataset].class_list)
 
     @property
     def is_subset(self) -> bool:
         """Whether it has some of ImageNet's classes only."""
-        return self.class_list != "imagenet_1k"
+        return self.class_list != IMAGENET
 
 
 ROBUSTNESS_SETS: dict[str, RobustnessSet] = {
-    "imagenet": RobustnessSet("imagenet", _VALIDATION, hub_name="imagenet-1k"),
-    "imagenet-v2-mf": RobustnessSet(
-        "imagenet_v2_mf", ("imagenetv2-matched-frequency-format-val", "imagenet-v2-matched-frequency")
-    ),
-    "imagenet-v2-t0.7": RobustnessSet(
-        "imagenet_v2_t0.7", ("imagenetv2-threshold0.7-format-val", "imagenet-v2-threshold0.7")
-    ),
-    "imagenet-v2-ti": RobustnessSet("imagenet_v2_ti", ("imagenetv2-top-images-format-val", "imagenet-v2-top-images")),
-    "imagenet-c": RobustnessSet("imagenet_c", ("imagenet-c", "ImageNet-C")),
-    "imagenet-a": RobustnessSet("imagenet_a", ("imagenet-a",), "imagenet_a", "imagenet-a"),
-    "imagenet-w": RobustnessSet("imagenet_w", _VALIDATION, hub_name="imagenet-1k"),
-    "imagenet-sketch": RobustnessSet("imagenet_sketch", ("imagenet-sketch", "sketch"), hub_name="imagenet-sketch"),
-    "imagenet-r": RobustnessSet("imagenet_r", ("imagenet-r",), "imagenet_r", "imagenet-r"),
+    "imagenet": RobustnessSet("imagenet", "imagenet-1k"),
+    "imagenet-v2-mf": RobustnessSet("imagenet_v2_mf", "imagenet-v2-matched-frequency"),
+    "imagenet-v2-t0.7": RobustnessSet("imagenet_v2_t0.7", "imagenet-v2-threshold0.7"),
+    "imagenet-v2-ti": RobustnessSet("imagenet_v2_ti", "imagenet-v2-top-images"),
+    "imagenet-c": RobustnessSet("imagenet_c", "imagenet-c"),
+    "imagenet-a": RobustnessSet("imagenet_a", "imagenet-a"),
+    "imagenet-w": RobustnessSet("imagenet_w", "imagenet-w"),
+    "imagenet-sketch": RobustnessSet("imagenet_sketch", "imagenet-sketch"),
+    "imagenet-r": RobustnessSet("imagenet_r", "imagenet-r"),
 }
 
 
@@ -203,7 +197,7 @@ def planned_cells(
 
     Args:
         name: A key of `ROBUSTNESS_SETS`.
-        data_dir: Holds the sets' folders; None reads the Hub copy where there is one.
+        data_dir: Holds the sets' folders, or is the one of this set; None reads the Hub copy where there is one.
         transform: Of the model.
         corruptions: Of ImageNet-C only these; None for the fifteen.
 
@@ -213,20 +207,25 @@ def planned_cells(
         ValueError: If folders of corruptions are missing (all are named), or the set has no copy on the Hub.
     """
     chosen = ROBUSTNESS_SETS[name]
+    choice = DatasetChoice(chosen.dataset, None if data_dir is None else str(data_dir))
+    if data_dir is not None:
+        folder_of_set(chosen.dataset, data_dir)
+    elif not (row := CATALOG[CATALOG[chosen.dataset].base or chosen.dataset]).has_table:
+        raise ValueError(
+            f"{name} has no copy on the Hub: give the folder that holds {row.folders[0]}/ with --data-dir"
+        )
     if name == "imagenet-c":
-        folders = corruption_folders(found_folder(name, data_dir), corruptions)
+        places = corruption_folders(choice.data_dir or "", checked_corruptions(corruptions))
         crop = CentreCropTransform(transform)
-        return [_corruption_cell(chosen, place, folder, crop) for place, folder in folders.items()]
-    folder = None if data_dir is None and chosen.hub_name else found_folder(name, data_dir)
+        return [_corruption_cell(chosen, f"{corruption}/{at}", choice, crop) for corruption, at in places]
 
     def images() -> ImageDataset:
-        if folder is not None:
-            return read_class_folders(folder, chosen.class_list, whole=chosen.is_subset)
-        return load_dataset(str(chosen.hub_name), "test")
+        found = load_dataset(choice, "test")
+        return require_every_class(found) if chosen.is_subset else found
 
     if name == "imagenet-w":
         # Now and not when its turn comes: whether the watermark can be drawn is known before hours of other sets.
-        watermarked = WatermarkedImages(images())
+        watermarked = images()
         return [PlannedCell(chosen.key, lambda: EvaluationDataset(watermarked, transform), chosen.class_list)]
     return [PlannedCell(chosen.key, lambda: EvaluationDataset(images(), transform), chosen.class_list)]
 
@@ -266,58 +265,14 @@ def checked_corruptions(corruptions: Sequence[str] | None) -> list[str]:
     return [name for name in BENCHMARK_CORRUPTIONS if corruptions is None or name in corruptions]
 
 
-def corruption_folders(folder: Path, corruptions: Sequence[str] | None = None) -> dict[tuple[str, int], Path]:
-    """Folders of ImageNet-C: `<corruption>/<severity>`, directly or below the archives' names (`noise/…`).
-
-    Args:
-        folder: Of ImageNet-C.
-        corruptions: Some of the fifteen; None for all.
-
-    Raises:
-        ValueError: Naming every folder that is missing.
-    """
-    archives = [folder, *(path for path in sorted(folder.iterdir()) if path.is_dir())]
-    found, missing = {}, []
-    for name in checked_corruptions(corruptions):
-        for severity in SEVERITIES:
-            places = (archive / name / str(severity) for archive in archives)
-            place = next((path for path in places if path.is_dir()), None)
-            if place is None:
-                missing.append(f"{name}/{severity}")
-            else:
-                found[name, severity] = place
-    if missing:
-        raise ValueError(
-            f"{folder}: {len(missing)} of the folders <corruption>/<severity> are missing: {', '.join(missing)}; "
-            "unpack the archives noise, blur, weather and digital there, or name corruptions with --corruptions"
-        )
-    return found
-
-
-def found_folder(name: str, data_dir: Path | None) -> Path:
-    """Where a set lies.
-
-    Raises:
-        FileNotFoundError: If none of its folders is there.
-        ValueError: If no data folder is given.
-    """
-    folders = ROBUSTNESS_SETS[name].folders
-    if data_dir is None:
-        raise ValueError(f"{name} has no copy on the Hub: give the folder that holds {folders[0]}/ with --data-dir")
-    for folder in folders:
-        if (data_dir / folder).is_dir():
-            return data_dir / folder
-    raise FileNotFoundError(f"{name} is not in {data_dir}: looked for {', '.join(f'{folder}/' for folder in folders)}")
-
-
 def _corruption_cell(
-    chosen: RobustnessSet, place: tuple[str, int], folder: Path, crop: CentreCropTransform
+    chosen: RobustnessSet, place: str, choice: DatasetChoice, crop: CentreCropTransform
 ) -> PlannedCell:
     def dataset() -> EvaluationDataset:
-        images = read_class_folders(folder, chosen.class_list)
+        images = load_dataset(replace(choice, config=place), "test")
         with contextlib.suppress(UnreadableImageError):
             # A wrong size is said here in one line; from a worker process it would come with its traceback.
             crop(images.load_image(0))
         return EvaluationDataset(images, crop)
 
-    return PlannedCell(f"{chosen.key}/{place[0]}/{place[1]}", dataset, chosen.class_list)
+    return PlannedCell(f"{chosen.key}/{place}", dataset, chosen.class_list)

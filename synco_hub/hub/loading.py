@@ -24,6 +24,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import EvaluationTransform
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.feature_pooling import feature_network, feature_rule, image_features
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
@@ -224,7 +225,8 @@ def load_classifier(name: str) -> tuple[Any, Any, tuple[str, ...]]:
         The classifier, its image processor, and its class names in label order.
 
     Raises:
-        ValueError: If there is no such model, or it is a backbone without a trained head.
+        DoesNotApplyError: If it is a backbone without a trained head.
+        ValueError: If there is no such model.
     """
     register()
     directory = Path(name)
@@ -239,11 +241,16 @@ def load_classifier(name: str) -> tuple[Any, Any, tuple[str, ...]]:
                 "two files do not belong together; train it again with `synco-hub linear-probe`"
             )
         return LinearClassifier(backbone, head).eval(), processor, tuple(head.class_names)
+    if name.startswith(TIMM_PREFIX):
+        raise DoesNotApplyError(
+            f"model {name!r} has no trained classifier here: train one with `synco-hub linear-probe`, and give its "
+            "output directory"
+        )
     check_model_name(name)
     model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
     missing = sorted(info["missing_keys"])
     if missing:
-        raise ValueError(
+        raise DoesNotApplyError(
             f"model {name!r} has no trained classifier ({len(missing)} weights are missing, first {missing[:2]}): "
             "train one with `synco-hub linear-probe` or `synco-hub fine-tune`, and give its output directory"
         )

@@ -4,9 +4,8 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from typer.testing import CliRunner
+from command_line import invoke
 
-from synco_hub.cli.main import app
 from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 
 
@@ -75,6 +74,7 @@ def test_what_the_system_refuses_names_the_folder(tmp_path, monkeypatch, number)
         (["discovery", "--data-dir", "d", "--figure", "x.svg"], "--figure"),
         (["efficiency", "--output", "FILE/x.json"], "--output"),
         (["knn", "--output", "FILE/x.json"], "--output"),
+        (["knn", "--save-features", "FILE/x"], "--save-features"),
         (["ood", "--in-dataset", "fractals", "--out-dataset", "d", "--output", "FILE/x.json"], "--output"),
         (["retrieval", "--data-dir", "d", "--output", "FILE/x.json"], "--output"),
         (["retrieval", "--data-dir", "d", "--save-features", "FILE/x"], "--save-features"),
@@ -85,10 +85,9 @@ def test_what_the_system_refuses_names_the_folder(tmp_path, monkeypatch, number)
 def test_every_command_checks_before_it_loads_anything(tmp_path, monkeypatch, flags, flag):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "FILE").write_text("a file")
-    loaders = ("hub.classifier.load_classifier", "hub.loading.load_model", "data.davis.load_davis")
-    for loader in (*loaders, "data.voc_boxes.load_voc_boxes", "data.revisited_retrieval.load_retrieval_data"):
-        monkeypatch.setattr(f"synco_hub.{loader}", lambda *arguments: pytest.fail("loaded"))
-    done = CliRunner().invoke(app, ["evaluate", *flags, "--model", "m"])
+    # The model is loaded first, the data after it.
+    monkeypatch.setattr("synco_hub.protocols._loaded", lambda *arguments: pytest.fail("loaded"))
+    done = invoke(["evaluate", *flags, "--model", "m"])
     assert done.exit_code == 1
     assert isinstance(done.exception, ValueError)
     assert str(done.exception).startswith(f"{flag} ")

@@ -197,7 +197,7 @@ def test_robustness_of_published_sets(planted, tmp_path, monkeypatch, caplog):
     assert "left out: imagenet-r is not in" in caplog.text
     for chosen, message in (
         ({"data_dir": tmp_path, "sets": "imagenet-r"}, "imagenet-r is not in"),
-        ({"data_dir": tmp_path / "sketch"}, "none of the sets is in"),
+        ({"data_dir": tmp_path / "sketch" / planted.names[7]}, "none of the sets is in"),
         ({"data_dir": tmp_path / "nowhere"}, "no such folder"),
         ({}, "--data-dir is missing"),
         ({"data_dir": tmp_path, "sets": "imagenet-c", "corruptions": ","}, "imagenet-c is not in"),

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 import torch
+from command_line import invoke
 from safetensors.torch import load_file
 from transformers import AutoModel
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from trainers import PretrainingSettings, SynCoForPreTraining
 from trainers.pretrain import main
 from trainers.runs.run_directory import SETTINGS_FILE
@@ -99,7 +98,7 @@ def test_settings_that_are_no_more_are_refused_by_name(tmp_path, capsys):
 def test_its_results_are_tabled(tmp_path):
     for name in ("knn", "ood", "robustness"):
         (tmp_path / f"{name}.json").write_bytes((DATA / f"{name}.json").read_bytes())
-    shown = CliRunner().invoke(app, ["results", "table", str(tmp_path), "--no-paper"])
+    shown = invoke(["results", "table", str(tmp_path), "--no-paper"])
     assert shown.exit_code == 0, shown.output
     for number in ("34.9", "96.5", "17.5"):
         assert number in shown.output
@@ -110,7 +109,7 @@ def test_its_robustness_goes_on_after_the_last_finished_cell(tmp_path):
     probe = unpacked("probe", tmp_path)
     output.write_bytes((DATA / "robustness.json").read_bytes())
     flags = [str(probe) if flag == "probe" else flag for flag in recorded["flags"]]
-    shown = CliRunner().invoke(app, ["evaluate", "robustness", *flags, "--output", str(output)])
+    shown = invoke(["evaluate", "robustness", *flags, "--output", str(output)])
     assert shown.exit_code == 0, shown.output
     assert "7 of 16 cells are in" in shown.output
     # One image of 40 is 2.5 %; the cells that are measured here may differ by one.

@@ -7,20 +7,20 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from command_line import invoke
 from data_trees.original import write_original
 from PIL import Image
 from sklearn.metrics import average_precision_score
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from transformers.modeling_outputs import ImageClassifierOutput
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
 from synco_hub.data.class_lists import class_list
 from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
+from synco_hub.settings import DatasetChoice, ForwardSettings
 from trainers import fine_tune, linear_probe
 
 QUIET = ForwardSettings(num_workers=0, progress=False)
@@ -116,7 +116,7 @@ def run_all(model: Path, name: str, data: Path, output: Path, *columns: str) -> 
     ):
         file = output / f"{measured.name}-{protocol}.json"
         command = ["evaluate", protocol, "--model", str(measured), "--output", str(file), *quick]
-        run = CliRunner().invoke(app, command)
+        run = invoke(command)
         assert run.exit_code == 0, (run.output, run.exception)
         results[file.stem] = EvaluationResult.load(file)
     return results
@@ -175,7 +175,7 @@ class Planted(torch.nn.Module):
 @pytest.mark.parametrize("seed", range(3))
 def test_eleven_points_without_the_difficult_of_planted_scores(seed: int, tmp_path: Path):
     tree = write_original("voc2007", tmp_path, seed)
-    images = load_dataset("voc2007", "test", data_dir=tmp_path)
+    images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
     model = Planted()
     planted = EvaluatedModel(model, None, "planted", class_list("voc2007"))
@@ -199,7 +199,7 @@ def test_eleven_points_without_the_difficult_of_planted_scores(seed: int, tmp_pa
 
 def test_difficult_images_counted_as_absent_would_be_another_number(tmp_path: Path):
     write_original("voc2007", tmp_path, 1)
-    images = load_dataset("voc2007", "test", data_dir=tmp_path)
+    images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
     planted = EvaluatedModel(Planted(), None, "planted", class_list("voc2007"))
     ignored = evaluate_classification(planted, dataset, QUIET)

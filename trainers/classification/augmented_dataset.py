@@ -16,7 +16,7 @@ from synco_hub.data import (
     TwoViewParameters,
     UnreadableImageError,
 )
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.draws import draw_view
 from synco_hub.data.views.worker_views import crop_resized, distorted
 

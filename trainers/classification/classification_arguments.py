@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from transformers import TrainingArguments
 
+from synco_hub.settings import DatasetChoice
 from trainers.schedules import scaled_learning_rate
 
 IMAGENET_LEARNING_RATES = (0.1, 0.5, 0.75, 1.0, 1.25, 1.5)
@@ -14,8 +15,8 @@ TRANSFER_LEARNING_RATES = (1.0,)
 _IMAGENET_NAMES = ("imagenet", "imagenet-1k", "imagenet1k", "ilsvrc", "ilsvrc2012")
 
 
-@dataclass
-class LabelledDataArguments:
+@dataclass(frozen=True)
+class LabelledDataArguments(DatasetChoice):
     """Which model is measured on which labelled images."""
 
     _argument_group_name: ClassVar[str] = "model and data"
@@ -23,21 +24,6 @@ class LabelledDataArguments:
     model: str = field(
         default="",
         metadata={"help": "Zoo or installed short name, checkpoint directory, Hub id, or timm:<name>. Required."},
-    )
-    dataset: str = field(
-        default="fractals",
-        metadata={"help": "fractals (made here), a folder, a name of `synco-hub data list`, or an id on the Hub."},
-    )
-    data_dir: str | None = field(default=None, metadata={"help": "Folder of the data set's original files."})
-    dataset_id: str | None = field(
-        default=None, metadata={"help": "Another copy on the Hub than the catalog's, for a --dataset of the catalog."}
-    )
-    config: str | None = field(default=None, metadata={"help": "Configuration of the data set on the Hub."})
-    revision: str | None = field(default=None, metadata={"help": "Commit, branch or tag of the data set on the Hub."})
-    image_column: str | None = field(default=None, metadata={"help": "Column of the images, where it is not obvious."})
-    label_column: str | None = field(default=None, metadata={"help": "Column of the labels, where it is not obvious."})
-    split_seed: int = field(
-        default=0, metadata={"help": "Seed of the 80/20 split of a folder without test images; the same in evaluate."}
     )
     train_fraction: float | None = field(
         default=None,

@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
-from synco_hub.data import BadImageLedger, EpochSampler
+from synco_hub.data import EpochSampler, UnreadableImages
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from trainers.callbacks import EpochCallback
 from trainers.classification.classification_arguments import ClassificationArguments
@@ -53,8 +53,8 @@ class ClassificationTrainer(CheckpointingTrainer):
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.eval_targets = eval_targets
         self.num_images = len(train_dataset)
-        self.train_ledger = BadImageLedger(train_dataset, args.max_bad_fraction)
-        self.eval_ledger = BadImageLedger(eval_dataset, args.max_bad_fraction)
+        self.train_ledger = UnreadableImages(train_dataset, args.max_bad_fraction)
+        self.eval_ledger = UnreadableImages(eval_dataset, args.max_bad_fraction)
         self.epoch_sampler: EpochSampler | None = None
         self._bad_indices: list[Tensor] = []
         self.add_callback(EpochCallback(self))

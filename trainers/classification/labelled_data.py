@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from typing import Any
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
+from synco_hub.data.subsets import low_shot_subset
 from synco_hub.evaluation.classification import (
     ClassificationTargets,
     check_same_classes,
     classification_targets,
 )
-from synco_hub.evaluation.low_shot import low_shot_subset
 from synco_hub.results import DataSource
 from trainers.classification.augmented_dataset import AugmentedDataset, CropAndFlip
 from trainers.classification.classification_arguments import LabelledDataArguments
@@ -48,27 +48,12 @@ def labelled_data(arguments: LabelledDataArguments, processor: Any, seed: int, p
             fit.
     """
     transform = EvaluationTransform.from_image_processor(processor)
-    train, test = (_images(arguments, split, transform.image_size) for split in ("train", "test"))
+    train, test = (load_dataset(arguments, split, image_size=transform.image_size) for split in ("train", "test"))
     train = low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
     train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
     check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
     augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)
     return LabelledData(augmented, train_targets, EvaluationDataset(test, transform), test_targets)
-
-
-def _images(arguments: LabelledDataArguments, split: str, image_size: int) -> ImageDataset:
-    return load_dataset(
-        arguments.dataset,
-        split,
-        seed=arguments.split_seed,
-        image_size=image_size,
-        data_dir=arguments.data_dir,
-        image_column=arguments.image_column,
-        label_column=arguments.label_column,
-        config=arguments.config,
-        revision=arguments.revision,
-        dataset_id=arguments.dataset_id,
-    )
 
 
 def data_source(images: ImageDataset, skipped: int = 0) -> DataSource:

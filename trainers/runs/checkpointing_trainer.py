@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.results import library_versions
 from trainers.runs.checkpoints import UNFINISHED, clear_unfinished, commit, manifest_of, newest_whole, rotate
 from trainers.runs.continuation import refuse_or_warn

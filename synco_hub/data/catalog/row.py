@@ -48,6 +48,7 @@ class DatasetRow:
         num_classes: Number of classes of the stored or built set.
         metric: What is measured on it.
         original_files: The original files as their archives unpack them.
+        folders: What those folders are called, where several sets lie in one folder.
         dataset_id: `namespace/name` on the Hub; None where the Hub has no complete copy.
         revision: Commit on the Hub, where one is known to fit.
         config: Configuration on the Hub.
@@ -74,6 +75,7 @@ class DatasetRow:
     num_classes: int
     metric: Metric
     original_files: str
+    folders: tuple[str, ...] = ()
     dataset_id: str | None = None
     revision: str | None = None
     config: str | None = None
@@ -91,6 +93,11 @@ class DatasetRow:
     gated: bool = False
     licence: str = "not confirmed: see the set's own page"
     notes: str = ""
+
+    @property
+    def has_table(self) -> bool:
+        """Whether there is a copy on the Hub that the `datasets` library reads."""
+        return self.dataset_id is not None and self.is_table
 
     @property
     def table_9(self) -> dict[str, int] | None:

@@ -28,6 +28,7 @@ TABLE_9_ROWS = (
         layout=Layout.split_folders,
         class_list="imagenet_1k",
         per_class={"train": (732, 1300), "test": (50, 50)},
+        folders=("imagenet", "imagenet-1k", "ILSVRC2012"),
         original_files=IMAGENET_ARCHIVES,
         in_table_9=True,
         notes="The test split is the official validation set: the labels of the official test set are not public.",

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from synco_hub.data.random_keys import random_key, sample_uniforms, uniforms
+from synco_hub.data.samplers import random_key, sample_uniforms, uniforms
 
 FRACTAL_VERSION = 2  # part of every cache key: raise it whenever the drawing code changes a pixel
 

@@ -7,7 +7,7 @@ ends with the last whole batch; and a run that is resumed finds its place by rea
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import numpy as np
@@ -15,8 +15,9 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
+from synco_hub.data.decoding import decode_pixels, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset
+from synco_hub.data.table_source import cell_bytes
 
 _SHARD_BITS = 32
 # In place of the epoch: the row is no sample of this batch, but may stand in for an unreadable one.
@@ -61,12 +62,14 @@ class StreamedImages(ImageDataset):
     def load_image(self, index: int) -> Image.Image:
         """Decodes the cell that came with a row."""
         row = self._row(index)
-        return decode_cell(row.cell, self.name(row))
+        name = self.name(row)
+        return decode_rgb(cell_bytes(row.cell, name), name)
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes the cell that came with a row to an array."""
         row = self._row(index)
-        return decode_pixels(encoded_cell(row.cell, self.name(row)), self.name(row))
+        name = self.name(row)
+        return decode_pixels(cell_bytes(row.cell, name), name)
 
     def name(self, index: int) -> str:
         """Shard and row: `train-00003.parquet, row 17`."""
@@ -78,29 +81,6 @@ class StreamedImages(ImageDataset):
         if not self.batch:
             raise ValueError(f"row {number} of a stream cannot be asked for by number: rows come in their own order.")
         return self.batch[number % len(self.batch)]
-
-
-def encoded_cell(cell: Any, name: str) -> bytes | str:
-    """The bytes or path of what a table holds in place of an image: either, or a mapping with `bytes` or `path`.
-
-    Raises:
-        UnreadableImageError: If there is no image in it.
-    """
-    if isinstance(cell, Mapping):
-        cell = cell.get("bytes") or cell.get("path")
-    if isinstance(cell, bytes | str) and cell:
-        return cell
-    kind = "is empty" if not cell else f"holds {type(cell).__name__}, not an encoded image"
-    raise UnreadableImageError(name, f"the cell {kind}")
-
-
-def decode_cell(cell: Any, name: str) -> Image.Image:
-    """Decodes what a table holds in place of an image, see `encoded_cell`.
-
-    Raises:
-        UnreadableImageError: If there is no image in it.
-    """
-    return decode_rgb(encoded_cell(cell, name), name)
 
 
 class _Views(Protocol):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 
 Row = TypeVar("Row")
 

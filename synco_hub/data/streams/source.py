@@ -14,13 +14,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synco_hub.data.catalog.loading import TABLE_FILES
-from synco_hub.data.catalog.row import DatasetRow
-from synco_hub.data.catalog.rows import row_meant
-from synco_hub.data.hub_source import HubSource
+from synco_hub.data.catalog.loading import stored_splits, table_of_row
+from synco_hub.data.catalog.sets import row_meant
 from synco_hub.data.image_dataset import DatasetDescription, fingerprint
 from synco_hub.data.image_folder import contains_images
+from synco_hub.data.preparation import require_complete
 from synco_hub.data.streams.images import StreamedImages
+from synco_hub.data.table_source import (
+    TableSource,
+    call_datasets,
+    holds_tables,
+    image_column_of,
+    is_hub_id,
+    with_encoded_images,
+)
+from synco_hub.settings import DatasetChoice
 
 logger = logging.getLogger(__name__)
 
@@ -90,63 +98,57 @@ class StreamSource:
         return StreamedImages(self.shard_names, description)
 
 
-def open_stream(given: HubSource, split: str = "train", hub_id: str | None = None) -> StreamSource:
-    """Finds the files of a table by name or path.
+def open_stream(
+    choice: DatasetChoice | str | os.PathLike[str],
+    split: str = "train",
+    *,
+    cache_dir: str | os.PathLike[str] | None = None,
+) -> StreamSource:
+    """Finds the files of a table by name or path; its labels are not read.
 
     Args:
-        given: `dataset_id` is a folder of parquet, arrow or webdataset files, a name of the catalog, or
-            `namespace/name` on the Hub; `data_dir` is for a name of the catalog the folder with its files.
+        choice: Which table, as for `load_dataset`: a folder of parquet, arrow or webdataset files, a name of the
+            catalog, or `namespace/name` on the Hub.
         split: Stored split; for a name of the catalog one of its own.
-        hub_id: For a name of the catalog another copy on the Hub than the catalog's.
+        cache_dir: Where the `datasets` library keeps what it looks up; None for its own folder.
 
     Raises:
         ImportError: If the `datasets` library is not installed.
         ValueError: If there is no such data set, no such split, no column of images, or nothing that can be streamed.
     """
-    source, stored = given, [split]
-    row = row_meant(given.dataset_id, given.data_dir, hub_id)
-    if hub_id is not None and row is None:
-        raise ValueError(f"--dataset-id {hub_id} replaces the copy of a name of the catalog; give it as --dataset.")
-    if row is not None:
-        stored = list(row.splits.get(split, ()))
-        source = _of_row(row, given, hub_id)
-    if not stored:
-        raise ValueError(f"{given.dataset_id} has no split {split!r} of its own; pretrain on another data set.")
-    folder_path = Path(source.dataset_id).expanduser()
-    if folder_path.is_dir():
-        _require_tables(folder_path)
-        source = replace(source, dataset_id=str(folder_path))
-    elif source.dataset_id.count("/") != 1 or source.dataset_id.startswith((".", "/", "~")):
+    choice = choice if isinstance(choice, DatasetChoice) else DatasetChoice(os.fspath(choice))
+    source = TableSource.of(choice, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
+    row = row_meant(choice.dataset, choice.data_dir, choice.dataset_id)
+    if row is None and choice.dataset_id is not None:
         raise ValueError(
-            f"data set {source.dataset_id!r}: neither a folder, nor a name of `synco-hub data list`, nor a Hub id "
+            f"--dataset-id {choice.dataset_id} replaces the copy of a name of the catalog; give it as --dataset."
+        )
+    if row is not None:
+        if split not in row.splits:
+            raise ValueError(f"{row.name} has no split {split!r} of its own; pretrain on another data set.")
+        if source.data_dir is None and source.dataset_id is None and not row.has_table:
+            raise ValueError(
+                f"{row.name} has no table on the Hub that could be streamed; give the folder of its parquet files "
+                "with --data-dir (`synco-hub data prepare` writes them)."
+            )
+        source = table_of_row(row, source)
+    folder = Path(source.dataset).expanduser()
+    if folder.is_dir():
+        _require_tables(folder)
+        source = replace(source, dataset=str(folder))
+    elif not is_hub_id(source.dataset):
+        raise ValueError(
+            f"data set {source.dataset!r}: neither a folder, nor a name of `synco-hub data list`, nor a Hub id "
             "namespace/name; --streaming reads parquet, arrow and webdataset files."
         )
-    return _opened(source, given.dataset_id, stored, None if row is None else row.counts.get(split))
-
-
-def _of_row(row: DatasetRow, given: HubSource, hub_id: str | None) -> HubSource:
-    """Where the table of a name of the catalog lies."""
-    folder = given.data_dir
-    table = hub_id or (row.dataset_id if row.is_table else None)
-    if folder is None and table is None:
-        raise ValueError(
-            f"{row.name} has no table on the Hub that could be streamed; give the folder of its parquet files with "
-            f"--data-dir (`synco-hub data prepare` writes them)."
-        )
-    # The catalog's configuration and commit are those of the catalog's copy.
-    is_ours = folder is None and hub_id is None
-    return replace(
-        given,
-        dataset_id=folder or str(table),
-        data_dir=None,
-        config=given.config or (row.config if is_ours else None),
-        revision=given.revision or (row.revision if is_ours else None),
-        image_column=given.image_column or (row.image_column if is_ours else None),
-    )
+    if row is None:
+        return _opened(source, choice.dataset, (split,), None)
+    return _opened(source, row.name, stored_splits(row, source, split), row.counts.get(split))
 
 
 def _require_tables(folder: Path) -> None:
-    if any(next(folder.rglob(pattern), None) for pattern in TABLE_FILES):
+    require_complete(folder)
+    if holds_tables(folder):
         return
     if contains_images(folder):
         raise ValueError(
@@ -156,12 +158,11 @@ def _require_tables(folder: Path) -> None:
     raise ValueError(f"{folder}: no parquet, arrow or webdataset (.tar) files to stream; check the path.")
 
 
-def _opened(source: HubSource, name: str, stored: Sequence[str], expected: int | None) -> StreamSource:
-    library = _datasets_library(name)
-    builder = _called(
-        name,
-        library.load_dataset_builder,
-        source.dataset_id,
+def _opened(source: TableSource, name: str, stored: Sequence[str], expected: int | None) -> StreamSource:
+    builder = call_datasets(
+        source,
+        "load_dataset_builder",
+        source.dataset,
         name=source.config,
         revision=source.revision,
         data_dir=source.data_dir,
@@ -171,14 +172,14 @@ def _opened(source: HubSource, name: str, stored: Sequence[str], expected: int |
     missing = [split for split in stored if split not in present]
     if missing:
         raise ValueError(f"{name}: no split {missing[0]!r} among {', '.join(map(str, present))}.")
-    tables = [_called(name, builder.as_streaming_dataset, split=split) for split in stored]
-    column = _image_column(library, name, tables[0].features, source.image_column)
+    tables = [call_datasets(source, builder.as_streaming_dataset, split=split) for split in stored]
+    column = image_column_of(tables[0], source)
     files = [_files(builder, split, table.num_shards) for split, table in zip(stored, tables, strict=True)]
-    root = source.dataset_id if os.path.isdir(source.dataset_id) else None
+    root = source.dataset if os.path.isdir(source.dataset) else None
     names = [os.path.relpath(file, root) if root and os.path.isabs(file) else file for part in files for file in part]
     counts = [_rows_of_shard(file) for part in files for file in part]
     return StreamSource(
-        tables=tuple(_raw(library, table, column) for table in tables),
+        tables=tuple(with_encoded_images(table.select_columns([column]), column, source) for table in tables),
         image_column=column,
         shard_names=tuple(names),
         counts=tuple(counts),

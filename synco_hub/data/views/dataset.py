@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from synco_hub.data.image_dataset import ImageDataset
-from synco_hub.data.random_keys import random_key
-from synco_hub.data.readable_image import readable_pixels
+from synco_hub.data.samplers import random_key
+from synco_hub.data.unreadable_images import readable_pixels
 from synco_hub.data.views.device_views import CroppedView
 
 View = torch.Tensor | CroppedView

@@ -8,7 +8,7 @@ import math
 from itertools import permutations
 from typing import NamedTuple
 
-from synco_hub.data.random_keys import random_key, sample_uniforms
+from synco_hub.data.samplers import random_key, sample_uniforms
 from synco_hub.data.views.parameters import TwoViewParameters
 
 CROP_ATTEMPTS = 10

@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image
 
-from synco_hub.data.opencv import opencv
+from synco_hub.data.decoding import opencv
 from synco_hub.data.views.draws import ColorJitterDraw, ViewDraw, draw_view
 from synco_hub.data.views.parameters import TwoViewParameters
 

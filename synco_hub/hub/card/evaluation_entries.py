@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
-from synco_hub.data.catalog.rows import CATALOG
+from synco_hub.data.catalog.sets import CATALOG
 from synco_hub.results import EvaluationResult
 
 FOLDER = ".eval_results"

@@ -1,13 +1,37 @@
+"""Arms differ in the method alone, finished runs are kept, and the table says what was found."""
+
+import csv
 import json
+import math
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from typer.testing import CliRunner
+import torch
+from command_line import invoke
+from PIL import Image
 
-from synco_hub.cli.ablate import Probe, keep_to_the_plan, probing_command, run_name, shared_flags, training_command
-from synco_hub.cli.ablation_runs import RESULT_FILE
-from synco_hub.cli.main import app
+from synco_hub.cli.ablate import (
+    RESULT_FILE,
+    UNTRAINED_RESULT_FILE,
+    FinishedRun,
+    Row,
+    comma_separated,
+    figure,
+    finding,
+    keep_to_the_plan,
+    markdown,
+    probing_command,
+    rows_of,
+    run_name,
+    shared_flags,
+    training_command,
+    untrained_run,
+    write_tables,
+)
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.settings import DatasetChoice
 from trainers import linear_probe, pretrain
 
 TINY = (
@@ -54,11 +78,11 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
     output = tmp_path / "ablation"
     arguments = ["ablate", "--methods", "moby,synco-v2", "--dataset", DATA, "--max-steps", "4"]
     arguments += ["--output-dir", str(output), *TINY]
-    first = CliRunner().invoke(app, [*arguments, "--seeds", "1"], catch_exceptions=False)
+    first = invoke([*arguments, "--seeds", "1"])
     assert first.exit_code == 0
     assert [command[:3] for command in started] == [[sys.executable, "-m", "trainers.pretrain"]] * 2
     before = (output / "moby-seed0" / RESULT_FILE).read_bytes()
-    CliRunner().invoke(app, [*arguments, "--seeds", "2"], catch_exceptions=False)
+    invoke([*arguments, "--seeds", "2"])
     assert [flag for command in started[2:] for flag in command if flag.startswith("--seed=")] == ["--seed=1"] * 2
     assert (output / "moby-seed0" / RESULT_FILE).read_bytes() == before
     data = json.loads((output / "ablation.json").read_text())
@@ -66,7 +90,7 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
     assert all(0 <= row["mean"] <= 100 for row in data["rows"])
     assert "± " in (output / "ablation.md").read_text()
     assert "linear probe" not in (output / "ablation.md").read_text()
-    CliRunner().invoke(app, [*arguments, "--seeds", "2", "--probe", "cached"], catch_exceptions=False)
+    invoke([*arguments, "--seeds", "2", "--probe", "cached"])
     assert [command[2] for command in started[4:]] == ["trainers.linear_probe"] * 4
     data = json.loads((output / "ablation.json").read_text())
     own = [
@@ -78,22 +102,148 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
     assert data["rows"][1]["probe_mean"] == pytest.approx(expected)
     assert "linear probe top-1" in (output / "ablation.md").read_text()
     assert "not the paper's protocol" in (output / "ablation.md").read_text()
-    CliRunner().invoke(app, [*arguments, "--seeds", "2", "--probe", "cached"], catch_exceptions=False)
+    invoke([*arguments, "--seeds", "2", "--probe", "cached"])
     assert len(started) == 8
 
 
 def test_the_full_probe_is_the_papers_and_continues(tmp_path):
-    command = probing_command(Probe.full, 3, tmp_path, "fractals", ["--use-cpu", "--learning-rate=1e-3"])
+    command = probing_command("full", 3, tmp_path, "fractals", ["--use-cpu", "--learning-rate=1e-3"])
     assert "--cached-features" not in command
     assert "--use-cpu" in command
     assert "--learning-rate=1e-3" not in command
     assert "--resume" not in command
     (tmp_path / "probe-full").mkdir()
-    assert probing_command(Probe.full, 3, tmp_path, "fractals", [])[-1] == "--resume"
+    assert probing_command("full", 3, tmp_path, "fractals", [])[-1] == "--resume"
 
 
 @pytest.mark.parametrize("flags", [["--methods", " , "], ["--seeds", "0"]])
 def test_an_ablation_of_nothing_is_refused(tmp_path, flags):
-    outcome = CliRunner().invoke(app, ["ablate", *flags, "--output-dir", str(tmp_path / "x")])
+    outcome = invoke(["ablate", *flags, "--output-dir", str(tmp_path / "x")])
     assert isinstance(outcome.exception, ValueError)
     assert not (tmp_path / "x").exists()
+
+
+SMALL_DATA = "fractals:num_classes=2,train_images_per_class=12,test_images_per_class=6"
+
+
+def test_the_untrained_network_is_that_of_the_seed_and_measured_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+    model = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.zero_()
+    model.save_pretrained(tmp_path / "run")
+    image_processor(32).save_pretrained(tmp_path / "run")
+    first = untrained_run(3, tmp_path / "run", DatasetChoice(SMALL_DATA))
+    assert first.arm == "untrained"
+    assert 0 < first.metrics["top1_k10"] <= 100
+    (tmp_path / "run" / "model.safetensors").unlink()
+    assert untrained_run(3, tmp_path / "run", DatasetChoice(SMALL_DATA)) == first
+    assert (tmp_path / "run" / UNTRAINED_RESULT_FILE).is_file()
+
+
+def runs_of(values: dict[str, list[float]]) -> list[FinishedRun]:
+    return [
+        FinishedRun(arm, seed, {"top1_k10": value, "top1_k20": value / 2}, 60.0 * (seed + 1))
+        for arm, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+
+
+def test_means_and_sample_standard_deviations():
+    generator = np.random.default_rng(0)
+    values = {"byol": generator.uniform(20, 80, 4).tolist(), "moby": generator.uniform(20, 80, 3).tolist()}
+    rows = rows_of(runs_of(values), "top1_k10")
+    for row in rows:
+        own = np.array(values[row.method])
+        assert row.mean == pytest.approx(own.mean())
+        assert row.sd == pytest.approx(math.sqrt(((own - own.mean()) ** 2).sum() / (len(own) - 1)))
+        assert (row.lowest, row.highest, row.runs) == (own.min(), own.max(), len(own))
+    assert rows[0].minutes == pytest.approx(2.5)
+    assert [row.mean for row in rows_of(runs_of(values), "top1_k20")] == pytest.approx([row.mean / 2 for row in rows])
+
+
+def test_a_single_seed_has_no_standard_deviation():
+    row = rows_of(runs_of({"moby": [50.0]}), "top1_k10")[0]
+    assert row.sd is None
+    assert "| moby | 50.0 | 50.0 | 50.0 | 1 | 1.0 |" in markdown([row], "top1_k10", "x")
+    assert "no scatter" in finding(rows_of(runs_of({"moby": [50.0], "byol": [40.0]}), "top1_k10"))
+
+
+@pytest.mark.parametrize(
+    ("values", "verdict"),
+    [
+        (
+            {"moby": [70.0, 71.0, 72.0], "synco-v2": [60.0, 61.0, 62.0]},
+            "moby is 10.0 points above synco-v2, which is more than",
+        ),
+        (
+            {"moby": [60.0, 70.0, 80.0], "synco-v2": [61.0, 70.0, 81.0]},
+            "synco-v2 is 0.7 points above moby, which is no more",
+        ),
+    ],
+)
+def test_the_finding_names_whoever_is_ahead_and_whether_it_means_something(values, verdict):
+    assert verdict in finding(rows_of(runs_of(values), "top1_k10"))
+
+
+def test_exactly_twice_the_standard_error_is_no_more_than_it():
+    # The error of the difference is √(6²/4 + 8²/4) = 5 points, without any rounding.
+    second = Row("byol", 4, 50.0, 8.0, 40.0, 60.0, 1.0)
+    at, above = (
+        finding([Row("moby", 4, mean, 6.0, 50.0, 70.0, 1.0), second]) for mean in (60.0, math.nextafter(60.0, 61.0))
+    )
+    assert (
+        at
+        == "moby is 10.0 points above byol, which is no more than twice the standard error of that difference (5.0)."
+    )
+    assert above == at.replace("no more than", "more than")
+
+
+def test_an_unknown_metric_names_the_known():
+    with pytest.raises(ValueError, match=r"'top9'.*top1_k10, top1_k20"):
+        rows_of(runs_of({"moby": [1.0]}), "top9")
+
+
+def test_the_linear_probe_is_a_further_column_of_every_form(tmp_path):
+    probes = {"untrained": [None, None], "moby": [61.5, 64.5], "synco-v2": [70.0, 66.0]}
+    values = {"untrained": [30.0, 32.0], "moby": [55.5, 60.5], "synco-v2": [58.0, 57.0]}
+    runs = [
+        FinishedRun(arm, seed, {"top1_k10": value}, 60.0, probes[arm][seed])
+        for arm, found in values.items()
+        for seed, value in enumerate(found)
+    ]
+    rows = {row.method: row for row in rows_of(runs, "top1_k10")}
+    assert (rows["untrained"].probe_mean, rows["untrained"].probe_sd) == (None, None)
+    assert rows["moby"].probe_mean == 63.0
+    assert rows["moby"].probe_sd == pytest.approx(np.std([61.5, 64.5], ddof=1))
+    paths = write_tables(tmp_path, runs, "top1_k10", {"probe": "cached features (not the paper's protocol)"})
+    text = paths[0].read_text()
+    assert "| moby | 58.0 ± 3.5 | 55.5 | 60.5 | 2 | 1.0 | 63.0 ± 2.1 |" in text
+    assert "| 2 | 1.0 | – |" in text
+    assert "not the paper's protocol" in text
+    data = json.loads(paths[1].read_text())
+    assert [row["probe_mean"] for row in data["rows"]] == [None, 63.0, 68.0]
+    assert [run["probe"] for run in data["runs"]] == [None, None, 61.5, 64.5, 70.0, 66.0]
+    table = list(csv.DictReader(paths[2].read_text().splitlines()))
+    assert [row["probe_mean"] for row in table] == ["", "63.0", "68.0"]
+    drawn = figure(runs, list(rows.values()), "top1_k10").axes[0]
+    heights = sorted(bar.get_height() for bar in drawn.patches)
+    assert heights == sorted([31.0, 58.0, 57.5, 63.0, 68.0])
+    assert [entry.get_text() for entry in drawn.get_legend().get_texts()] == ["top1_k10", "linear probe top-1"]
+
+
+def test_all_forms_say_the_same(tmp_path):
+    runs = runs_of({"untrained": [30.0, 32.0], "moby": [55.5, 60.5], "synco-v2": [58.0, 57.0]})
+    paths = write_tables(tmp_path, runs, "top1_k10", {"max_steps": 7})
+    assert [path.name for path in paths] == ["ablation.md", "ablation.json", "ablation.csv", "ablation.png"]
+    data = json.loads(paths[1].read_text())
+    table = list(csv.DictReader(paths[2].read_text().splitlines()))
+    assert [row["method"] for row in data["rows"]] == [row["method"] for row in table]
+    assert [row["mean"] for row in data["rows"]] == [float(row["mean"]) for row in table]
+    assert "| moby | 58.0 ± 3.5 | 55.5 | 60.5 | 2 | 1.5 |" in paths[0].read_text()
+    assert "max_steps=7" in paths[0].read_text()
+    assert len(data["runs"]) == 6
+    assert comma_separated(rows_of(runs, "top1_k10")) == paths[2].read_text()
+    with Image.open(paths[3]) as image:
+        assert image.format == "PNG"

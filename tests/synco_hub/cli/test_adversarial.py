@@ -3,12 +3,12 @@ import sys
 import numpy as np
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
-from typer.testing import CliRunner
 
-from synco_hub.cli.adversarial import NULL_EXIT_CODE, fraction
-from synco_hub.cli.main import app
+from synco_hub.cli.evaluate import NULL_EXIT_CODE
+from synco_hub.evaluation.attacks import fraction
 from synco_hub.models import image_processor
 from synco_hub.results import EvaluationResult
 
@@ -41,11 +41,11 @@ def command(monkeypatch, tmp_path):
     names = tuple(f"c{index}" for index in range(5))
     monkeypatch.setattr("synco_hub.hub.loading.load_classifier", lambda name: (Stripes(10), processor, names))
 
-    def invoke(*flags):
+    def run(*flags):
         base = ["evaluate", "adversarial", "--model", "m", "--dataset", str(tmp_path / "data"), "--device", "cpu"]
-        return CliRunner().invoke(app, [*base, "--output", str(tmp_path / "adv.json"), *map(str, flags)])
+        return invoke([*base, "--output", str(tmp_path / "adv.json"), *map(str, flags)])
 
-    return invoke
+    return run
 
 
 def test_planted_margins_decide_what_falls(command, tmp_path):

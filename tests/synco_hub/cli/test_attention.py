@@ -1,11 +1,13 @@
 import numpy as np
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
-from synco_hub.hub.loading import LinearHead, save_classifier
+from synco_hub.cli.attention import _grid
+from synco_hub.cli.options import AttentionOptions
+from synco_hub.data import decode_rgb
+from synco_hub.hub.loading import LinearHead, load_with_head, save_classifier
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 
@@ -21,9 +23,7 @@ def test_a_figure_is_drawn_from_any_image(tmp_path, ending):
     model, image = checkpoint(tmp_path / "model", "vit-nano"), tmp_path / "image.jpg"
     Image.new("CMYK", (200, 90), (10, 200, 30, 0)).save(image)
     output = tmp_path / f"figure.{ending}"
-    result = CliRunner().invoke(
-        app, ["attention", "--model", model, "--image", str(image), "--output", str(output), "--mass", "0.6"]
-    )
+    result = invoke(["attention", "--model", model, "--image", str(image), "--output", str(output), "--mass", "0.6"])
     assert result.exit_code == 0, result.output
     assert output.stat().st_size > 2000
     if ending == "png":
@@ -47,7 +47,7 @@ def test_images_and_models_make_a_grid(tmp_path):
         "more": ["--kind", "cam", "--kind", "foreground"],
     }.items():
         output = tmp_path / f"{name}.png"
-        result = CliRunner().invoke(app, ["attention", *flags, *kinds, "--output", str(output), "--detail", "2"])
+        result = invoke(["attention", *flags, *kinds, "--output", str(output), "--detail", "2"])
         assert result.exit_code == 0, result.output
         sizes[name] = Image.open(output).size
     assert sizes["one"][0] < sizes["more"][0] == sizes["paper"][0]
@@ -59,12 +59,12 @@ def test_a_map_that_does_not_fit_an_unknown_kind_and_a_broken_image_get_a_clear_
     model = checkpoint(tmp_path / "swin", "swin-nano")
     flags = ["--model", model, "--image", str(image), "--output", str(tmp_path / "figure.png")]
     for kind, message in {"cls": "Swin", "rollout": "within windows", "nothing": "choose among cls, patch"}.items():
-        result = CliRunner().invoke(app, ["attention", *flags, "--kind", kind])
+        result = invoke(["attention", *flags, "--kind", kind])
         assert result.exit_code == 1
         assert isinstance(result.exception, ValueError)
         assert message in str(result.exception)
     image.write_bytes(b"")
-    assert "image.png" in str(CliRunner().invoke(app, ["attention", *flags]).exception)
+    assert "image.png" in str(invoke(["attention", *flags]).exception)
     assert not (tmp_path / "figure.png").exists()
 
 
@@ -80,10 +80,10 @@ def test_gradients_say_of_what_and_equal_names_do_not_collide(tmp_path, monkeypa
     save_classifier(tmp_path / "b" / "last", "mine", network, image_processor(32), head)
     drawn = []
     monkeypatch.setattr(
-        "synco_hub.visualization.save_figure", lambda figure, path: drawn.append(figure) or path, raising=True
+        "synco_hub.cli.attention.save_figure", lambda figure, path: drawn.append(figure) or path, raising=True
     )
     flags = ["--model", bare, "--model", str(tmp_path / "b" / "last"), "--image", str(image), "--kind", "saliency"]
-    result = CliRunner().invoke(app, ["attention", *flags])
+    result = invoke(["attention", *flags])
     assert result.exit_code == 0, (result.output, result.exception)
     assert "norm of the feature (this checkpoint has no classifier)" in result.output
     assert "score of predicted class tree" in result.output
@@ -108,16 +108,12 @@ def test_every_kind_that_fits_draws_any_image_at_any_detail(tmp_path, backbone):
         flags += ["--kind", kind]
     output = tmp_path / "figure.pdf"
     more = ["--detail", "3", "--mass", "0.5", "--strength", "0.5", "--output", str(output)]
-    result = CliRunner().invoke(app, ["attention", "--model", model, *flags, *more])
+    result = invoke(["attention", "--model", model, *flags, *more])
     assert result.exit_code == 0, (result.output, result.exception)
     assert output.read_bytes().startswith(b"%PDF")
 
 
 def test_models_that_crop_differently_have_an_input_each(tmp_path, monkeypatch):
-    from synco_hub.cli import attention as command
-    from synco_hub.data import decode_rgb
-    from synco_hub.hub.loading import load_with_head
-
     pixels = np.random.default_rng(3).integers(0, 256, (90, 120, 3), dtype=np.uint8)
     Image.fromarray(pixels).resize((240, 180)).save(tmp_path / "picture.png")
     models = {}
@@ -128,6 +124,10 @@ def test_models_that_crop_differently_have_an_input_each(tmp_path, monkeypatch):
             processor.size = {"shortest_edge": crop}
         processor.save_pretrained(tmp_path / name)
         models[name] = load_with_head(str(tmp_path / name))
-    figure = command._grid(models, [decode_rgb(tmp_path / "picture.png")], ["cls"], (None, 1, 1.0))
+    figure = _grid(
+        models,
+        [decode_rgb(tmp_path / "picture.png")],
+        AttentionOptions(["m"], [tmp_path / "picture.png"], kind=["cls"]),
+    )
     titles = [axis.get_title(loc="left").strip() for axis in figure.axes[:-1]]
     assert [title.splitlines()[0] for title in titles] == ["Input", "a", "b", "Input", "c"]

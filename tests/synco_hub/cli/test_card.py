@@ -1,17 +1,22 @@
-"""`synco_hub.cli.card` by the command line, as a user calls it."""
+"""A card is written from what lies in the directory, and its numbers are measured again."""
 
 import json
 
-from typer.testing import CliRunner
+import pytest
+import torch
+from command_line import invoke
+from PIL import Image
 
-from synco_hub.cli.main import app
-from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.cli.demo import measure
+from synco_hub.hub.card.model_card import refresh_card
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.results import EvaluationResult
 
 
 def test_card_of_a_directory_without_the_word_write(tmp_path):
     SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(tmp_path / "my-vit")
     for arguments in (["--licence", "mit", str(tmp_path / "my-vit")], ["write", str(tmp_path / "my-vit")]):
-        done = CliRunner().invoke(app, ["card", *arguments])
+        done = invoke(["card", *arguments])
         assert done.exit_code == 0, done.exception
         assert "with 0 measured numbers" in done.output
         assert "license: mit" in (tmp_path / "my-vit" / "README.md").read_text()
@@ -19,6 +24,67 @@ def test_card_of_a_directory_without_the_word_write(tmp_path):
 
 def test_errors_and_help(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "vit"}))
-    assert "type 'vit'" in str(CliRunner().invoke(app, ["card", str(tmp_path)]).exception)
-    assert "verify" in CliRunner().invoke(app, ["card", "--help"]).output
-    assert CliRunner().invoke(app, ["card", "verify", "--help"]).exit_code == 0
+    assert "type 'vit'" in str(invoke(["card", str(tmp_path)]).exception)
+    assert "verify" in invoke(["card", "--help"]).output
+    assert invoke(["card", "verify", "--help"]).exit_code == 0
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A random network, measured on the embedded fractals, with its card."""
+    directory = tmp_path_factory.mktemp("verified") / "my-vit"
+    torch.manual_seed(0)
+    model = SynCoModel(SynCoConfig(backbone="vit-nano")).eval()
+    model.save_pretrained(directory)
+    image_processor(32).save_pretrained(directory)
+    measure(model, "my-vit").save(directory / "results_knn.json")
+    refresh_card(directory, licence="mit")
+    return directory
+
+
+def verify(directory, *flags: str):
+    return invoke(["card", "verify", str(directory), "--num-workers", "0", *flags])
+
+
+def altered(run, **changes):
+    values = json.loads((run / "results_knn.json").read_text())
+    for key, change in changes.items():
+        values[key] = {**values[key], **change}
+    return EvaluationResult.from_dict(values)
+
+
+def test_true_numbers_hold_and_false_ones_do_not(run):
+    done = verify(run, "--tolerance", "0")
+    assert done.exit_code == 0, done.exception
+    stated = json.loads((run / "results_knn.json").read_text())["metrics"]["top1_k10"]
+    assert f"top1_k10 stated {stated:.2f}, measured {stated:.2f}" in done.output
+    original = (run / "results_knn.json").read_text()
+    try:
+        altered(run, metrics={"top1_k10": stated + 5}).save(run / "results_knn.json")
+        both = verify(run)
+        assert "the card does not say" in str(both.exception)
+        refresh_card(run)
+        assert f"knn on fractals: top1_k10 stated {stated + 5:.2f}, measured {stated:.2f}" in str(
+            verify(run).exception
+        )
+        assert verify(run, "--tolerance", "6").exit_code == 0
+    finally:
+        (run / "results_knn.json").write_text(original)
+        refresh_card(run)
+
+
+def test_what_cannot_be_measured_here_is_said_and_is_no_success(run, tmp_path):
+    original = (run / "results_knn.json").read_text()
+    try:
+        for change in ({"name": "holiday"}, {"fingerprint": "other"}):
+            altered(run, dataset=change).save(run / "results_knn.json")
+            refresh_card(run)
+            done = verify(run)
+            assert done.exit_code == 1
+            assert "none of the card's numbers can be measured here: knn on" in str(done.exception)
+        Image.new("RGB", (8, 8)).save(tmp_path / "a.jpg")
+        assert verify(run, "--dataset", str(tmp_path)).exit_code == 1
+    finally:
+        (run / "results_knn.json").write_text(original)
+        refresh_card(run)
+    assert "has no card" in str(verify(tmp_path).exception)

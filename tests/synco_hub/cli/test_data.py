@@ -4,13 +4,13 @@ import json
 from dataclasses import replace
 
 import pytest
+from command_line import invoke
 from data_trees.original import write_original
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.data import load_dataset
-from synco_hub.data.catalog.rows import CATALOG
+from synco_hub.data.catalog.sets import CATALOG
+from synco_hub.settings import DatasetChoice
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def offline(tmp_path, monkeypatch):
 
 
 def test_json_has_every_row():
-    result = CliRunner().invoke(app, ["data", "list", "--json"])
+    result = invoke(["data", "list", "--json"])
     rows = {row["name"]: row for row in json.loads(result.output)}
     assert list(rows) == list(CATALOG)
     keys = {"name", "dataset_id", "splits", "num_classes", "counts", "metric", "licence"}
@@ -35,7 +35,7 @@ def test_json_has_every_row():
 
 
 def test_people_read_one_line_a_set_and_the_reason_of_each_difference():
-    lines = CliRunner().invoke(app, ["data", "list"]).output.splitlines()
+    lines = invoke(["data", "list"]).output.splitlines()
     assert len(lines) == len(CATALOG) + sum(bool(row.difference) for row in CATALOG.values())
     assert next(line for line in lines if line.startswith("imagenet-c ")).endswith("not on the Hub")
     assert any("10 % list" in line for line in lines)
@@ -51,11 +51,11 @@ def test_verify_of_pets(tmp_path, monkeypatch):
     tree = write_original("oxford-pets", tmp_path)
     small_row(monkeypatch, "oxford-pets", tree.labels, 37)
     command = ["data", "verify", "oxford-pets", "--data-dir", str(tmp_path)]
-    whole = CliRunner().invoke(app, command)
+    whole = invoke(command)
     assert (whole.exit_code, whole.output.count("agrees")) == (0, 2), whole.output
-    removed = load_dataset("oxford-pets", "test", data_dir=tmp_path).names[3]
+    removed = load_dataset(DatasetChoice("oxford-pets", data_dir=str(tmp_path)), "test").names[3]
     (tmp_path / "images" / removed).unlink()
-    damaged = CliRunner().invoke(app, [*command, "--json"])
+    damaged = invoke([*command, "--json"])
     assert damaged.exit_code == 1
     verdict = json.loads(damaged.output)["test"]
     assert (verdict["agrees"], verdict["images"], verdict["expected_images"]) == (False, 36, 37)
@@ -64,7 +64,7 @@ def test_verify_of_pets(tmp_path, monkeypatch):
 
 def test_verify_of_the_real_row_says_every_difference(tmp_path):
     write_original("caltech101", tmp_path)
-    run = CliRunner().invoke(app, ["data", "verify", "caltech101", "--data-dir", str(tmp_path)])
+    run = invoke(["data", "verify", "caltech101", "--data-dir", str(tmp_path)])
     assert run.exit_code == 1
     assert "agrees   train: 3,060 images of 3,060, Table 9 prints 3,060; 102 classes of 102" in run.output
     assert "DIFFERS  test: 102 images of 6,085, Table 9 prints 6,085; 102 classes of 102" in run.output
@@ -74,7 +74,7 @@ def test_verify_of_the_real_row_says_every_difference(tmp_path):
 def test_verify_of_exchanged_splits(tmp_path, monkeypatch):
     tree = write_original("cifar100", tmp_path)
     small_row(monkeypatch, "cifar100", {"train": tree.labels["test"], "test": tree.labels["train"]}, 100)
-    run = CliRunner().invoke(app, ["data", "verify", "cifar100", "--data-dir", str(tmp_path)])
+    run = invoke(["data", "verify", "cifar100", "--data-dir", str(tmp_path)])
     assert run.exit_code == 1
     assert run.output.count("train and test look exchanged") == 2
 
@@ -90,47 +90,47 @@ def test_prepare_a_folder_and_read_it(tmp_path, offline):
     source = photographs(tmp_path / "in", *(f"train/{c}/{n}.png" for c in "ab" for n in range(9)), "test/a/x.png")
     (source / "train/a/3.png").write_bytes(b"broken")
     command = ["data", "prepare", str(source), "--output", str(tmp_path / "out"), "--shard-size", "300"]
-    refused = CliRunner().invoke(app, command)
+    refused = invoke(command)
     assert refused.exit_code == 1
     assert "--max-bad-fraction" in str(refused.exception)
-    run = CliRunner().invoke(app, [*command, "--max-bad-fraction", "0.1"])
+    run = invoke([*command, "--max-bad-fraction", "0.1"])
     assert run.exit_code == 0, run.exception
     assert "train: 17 images in" in run.output
     assert "left out 1 unreadable: a/3.png" in run.output
     read = load_dataset(tmp_path / "out", "train")
     assert (len(read), read.class_names, len(load_dataset(tmp_path / "out", "test"))) == (17, ["a", "b"], 1)
-    other = CliRunner().invoke(app, ["data", "prepare", "fractals", "--output", str(tmp_path / "out")])
+    other = invoke(["data", "prepare", "fractals", "--output", str(tmp_path / "out")])
     assert "holds another source" in str(other.exception)
 
 
 def test_prepare_images_without_classes_and_a_set_of_test_images(tmp_path, offline):
     source = photographs(tmp_path / "in", "a.png", "b.png")
-    run = CliRunner().invoke(app, ["data", "prepare", str(source), "--output", str(tmp_path / "out")])
+    run = invoke(["data", "prepare", str(source), "--output", str(tmp_path / "out")])
     assert run.exit_code == 0, run.exception
     assert "no test split" in run.output
     write_original("imagenet-r", tmp_path / "r")
     command = ["data", "prepare", "imagenet-r", "--data-dir", str(tmp_path / "r"), "--output", str(tmp_path / "r-out")]
-    run = CliRunner().invoke(app, command)
+    run = invoke(command)
     assert run.exit_code == 0, run.exception
-    assert load_dataset("imagenet-r", "test", data_dir=tmp_path / "r-out").num_classes == 200
+    assert load_dataset(DatasetChoice("imagenet-r", data_dir=str(tmp_path / "r-out")), "test").num_classes == 200
 
 
 def test_a_folder_of_the_sets_own_name_is_not_taken_for_it(tmp_path, monkeypatch, offline):
     tree = write_original("dtd", tmp_path)
     small_row(monkeypatch, "dtd", tree.labels, 47)
     monkeypatch.chdir(tmp_path)
-    prepared = CliRunner().invoke(app, ["data", "prepare", "dtd", "--data-dir", "dtd", "--output", "out"])
+    prepared = invoke(["data", "prepare", "dtd", "--data-dir", "dtd", "--output", "out"])
     assert prepared.exit_code == 0, prepared.exception
-    assert len(load_dataset("dtd", "test", data_dir="out")) == CATALOG["dtd"].counts["test"]
-    whole = CliRunner().invoke(app, ["data", "verify", "dtd", "--data-dir", "dtd"])
+    assert len(load_dataset(DatasetChoice("dtd", data_dir="out"), "test")) == CATALOG["dtd"].counts["test"]
+    whole = invoke(["data", "verify", "dtd", "--data-dir", "dtd"])
     assert whole.exit_code == 0, whole.output
     # Without --data-dir the help promises the Hub copy.
     asked = []
     monkeypatch.setattr(
-        "synco_hub.data.catalog.loading.load_hub_dataset",
-        lambda source, split: asked.append(source.dataset_id) or load_dataset("out", split.replace("+validation", "")),
+        "synco_hub.data.catalog.loading.load_table",
+        lambda source, split: asked.append(source.dataset) or load_dataset("out", split.replace("+validation", "")),
     )
-    run = CliRunner().invoke(app, ["data", "verify", "dtd"])
+    run = invoke(["data", "verify", "dtd"])
     assert set(asked) == {CATALOG["dtd"].dataset_id}, run.exception
     assert "reading the Hub copy; --data-dir ./dtd verifies the folder" in run.stderr
 
@@ -139,12 +139,12 @@ def test_prepare_takes_the_sets_own_splits_beside_a_folder_of_its_name(tmp_path,
     write_original("imagenet-r", tmp_path / "imagenet-r")
     monkeypatch.chdir(tmp_path)
     command = ["data", "prepare", "imagenet-r", "--data-dir", "imagenet-r", "--output", "out"]
-    run = CliRunner().invoke(app, command)
+    run = invoke(command)
     assert run.exit_code == 0, run.exception
-    assert load_dataset("imagenet-r", "test", data_dir="out").num_classes == 200
+    assert load_dataset(DatasetChoice("imagenet-r", data_dir="out"), "test").num_classes == 200
 
 
 @pytest.mark.parametrize("command", ["list", "verify", "prepare"])
 def test_help_has_an_example(command):
-    shown = " ".join(CliRunner().invoke(app, ["data", command, "--help"]).output.split())
+    shown = " ".join(invoke(["data", command, "--help"]).output.split())
     assert f"Example: synco-hub data {command}" in shown

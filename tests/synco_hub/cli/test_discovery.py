@@ -1,13 +1,12 @@
-"""`synco_hub.cli.discovery` by the command line, as a user calls it."""
+"""`synco-hub evaluate` of one protocol, as a user calls it."""
 
 import json
 
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 ANNOTATION = """<annotation><object><name>cat</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
@@ -39,7 +38,7 @@ def voc(tmp_path):
 
 def run(model, data, output, *flags):
     arguments = ["--model", model, "--data-dir", str(data), "--output", str(output)]
-    return CliRunner().invoke(app, ["evaluate", "discovery", *arguments, *flags])
+    return invoke(["evaluate", "discovery", *arguments, *flags])
 
 
 @pytest.mark.parametrize("method", ["lost", "tokencut"])
@@ -66,9 +65,12 @@ def test_a_subset_is_partial_and_bad_input_writes_nothing(voc, tmp_path):
     assert done.exit_code == 0
     assert json.loads(output.read_text())["partial"] is True
     output.unlink()
-    for flags, message in ((["--method", "dino"], "lost, tokencut"), (["--split", "test"], r"test.txt")):
+    for flags, code, message in (
+        (["--method", "dino"], 2, "'lost', 'tokencut'"),
+        (["--split", "test"], 1, "test.txt"),
+    ):
         bad = run(model, voc, output, *flags)
-        assert bad.exit_code == 1
+        assert bad.exit_code == code
         assert message in str(bad.exception)
     swin = run(saved(tmp_path, "swin-nano"), voc, output)
     assert "is a Swin" in str(swin.exception)

@@ -6,14 +6,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from command_line import invoke
 from data_trees.original import WRITERS, imagenet, put, write_original
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
-from synco_hub.data.catalog.rows import CATALOG
+from synco_hub.data.catalog.sets import CATALOG
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.corruptions import _watermark
-from synco_hub.data.low_shot_lists import LINES
+from synco_hub.data.subsets import LINES
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 
@@ -29,7 +28,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def measured(model: Path, output: Path, *flags: str) -> EvaluationResult:
     quick = ["--num-workers", "0", "--device", "cpu", "--k", "3", "--output", str(output)]
-    run = CliRunner().invoke(app, ["evaluate", "knn", "--model", str(model), *quick, *flags])
+    run = invoke(["evaluate", "knn", "--model", str(model), *quick, *flags])
     assert run.exit_code == 0, (run.output, run.exception)
     return EvaluationResult.load(output)
 
@@ -57,7 +56,7 @@ def test_knn_on_original_files(name: str, model: Path, tmp_path: Path):
 def test_a_set_of_test_images_only_asks_for_a_bank(model: Path, tmp_path: Path):
     tree = write_original("imagenet-a", tmp_path)
     flags = ["--model", str(model), "--dataset", "imagenet-a", "--data-dir", str(tree.root)]
-    run = CliRunner().invoke(app, ["evaluate", "knn", *flags])
+    run = invoke(["evaluate", "knn", *flags])
     assert run.exit_code == 1
     assert "--train-dataset" in str(run.exception)
 
@@ -110,8 +109,7 @@ def test_saved_features_keep_several_classes_an_image(model: Path, tmp_path: Pat
     tree = write_original("voc2007", tmp_path / "files")
     flags = ["--dataset", "voc2007", "--data-dir", str(tree.root), "--save-features", str(tmp_path / "features")]
     first = measured(model, tmp_path / "first.json", *flags)
-    again = CliRunner().invoke(
-        app,
+    again = invoke(
         [
             *"evaluate knn --k 3 --device cpu --features".split(),
             *(str(tmp_path / "features"), "--output", str(tmp_path / "again.json")),

@@ -2,15 +2,14 @@
 
 import json
 
-from typer.testing import CliRunner
+from command_line import invoke
 
-from synco_hub.cli.main import app
 from synco_hub.zoo import ZOO
 
 
 def test_json_has_every_row_with_how_to_obtain_it(monkeypatch, tmp_path):
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path))
-    rows = json.loads(CliRunner().invoke(app, ["list", "--json"]).output)
+    rows = json.loads(invoke(["list", "--json"]).output)
     assert [row["name"] for row in rows] == list(ZOO)
     assert all(row["how_to_obtain"] and row["installed"] is None for row in rows)
-    assert CliRunner().invoke(app, ["list"]).output.count("\n") == len(ZOO)
+    assert invoke(["list"]).output.count("\n") == len(ZOO)

@@ -1,11 +1,10 @@
-"""`synco_hub.cli.out_of_distribution` by the command line, as a user calls it."""
+"""`synco-hub evaluate` of one protocol, as a user calls it."""
 
 import numpy as np
 import pytest
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.data.class_lists import class_list
 from synco_hub.results import EvaluationResult
 
@@ -17,10 +16,10 @@ def command(monkeypatch, planted):
         lambda name: (planted.classifier, planted.processor, planted.names),
     )
 
-    def invoke(*flags):
-        return CliRunner().invoke(app, ["evaluate", "ood", "--model", "planted", "--device", "cpu", *map(str, flags)])
+    def run(*flags):
+        return invoke(["evaluate", "ood", "--model", "planted", "--device", "cpu", *map(str, flags)])
 
-    return invoke
+    return run
 
 
 @pytest.fixture
@@ -59,8 +58,8 @@ def test_planted_detection(command, root):
 def test_missing_classes_and_flags_are_named(command, root, tmp_path):
     (root / "imagenet" / "val" / class_list("imagenet_o")[3]).rename(root / "away")
     for flags, text in (
-        (["--data-dir", root], "images of 199 of the 200 classes of imagenet_o"),
-        (["--data-dir", root / "away"], "imagenet-o: no such folder"),
+        (["--data-dir", root], "images of 199 of 200 classes"),
+        (["--data-dir", root / "away"], "imagenet-o is not in"),
         ([], "give --data-dir for ImageNet-O"),
         (["--in-dataset", "fractals"], "give --data-dir for ImageNet-O"),
         (["--in-dataset", "fractals", "--out-dataset", "fractals"], "the head has 1000 classes"),
@@ -88,7 +87,7 @@ def test_any_folder_is_a_set_of_unknown_images(monkeypatch, tmp_path):
             Image.fromarray(generator.integers(0, 256, (40, 36, 3), dtype=np.uint8)).save(path)
     flags = ["evaluate", "ood", "--model", "m", "--in-dataset", str(tmp_path / "known")]
     flags += ["--out-dataset", str(tmp_path / "unknown"), "--output", str(tmp_path / "ood.json"), "--device", "cpu"]
-    done = CliRunner().invoke(app, flags)
+    done = invoke(flags)
     assert done.exit_code == 0, done.output
     result = EvaluationResult.load(tmp_path / "ood.json", "ood_pair")
     assert result.dataset.count == result.training_dataset.count == 12

@@ -1,8 +1,5 @@
-"""`synco_hub.cli.results` by the command line, as a user calls it."""
+from command_line import invoke
 
-from typer.testing import CliRunner
-
-from synco_hub.cli.main import app
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
 
 
@@ -14,9 +11,9 @@ def test_a_table_is_printed_and_written(tmp_path):
         protocol=ProtocolFacts("knn"),
     ).save(tmp_path / "runs" / "knn.json")
     output = tmp_path / "table.md"
-    done = CliRunner().invoke(app, ["results", "table", str(tmp_path / "runs"), "--output", str(output)])
+    done = invoke(["results", "table", str(tmp_path / "runs"), "--output", str(output)])
     assert done.exit_code == 0, done.output
     assert done.output == output.read_text()
     assert "| mine | fractals (test) | 100 | 61.50 |" in done.output
     assert "SynCo-v2 DeiT-S" in done.output
-    assert CliRunner().invoke(app, ["results", "table", str(tmp_path / "nowhere")]).exit_code == 1
+    assert invoke(["results", "table", str(tmp_path / "nowhere")]).exit_code == 1

@@ -1,17 +1,13 @@
-"""The whole command on a small tree in the official layout, whose average precision is planted by colours.
-
-By the command line, as a user calls `synco_hub.cli.retrieval`.
-"""
+"""The whole command on a small tree in the official layout, whose average precision is planted by colours."""
 
 import json
 import pickle
 
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 
@@ -54,7 +50,7 @@ def benchmark(tmp_path):
 
 def run(model, data, output, *flags):
     arguments = ["--model", model, "--data-dir", str(data), "--dataset", "rparis6k", "--output", str(output)]
-    return CliRunner().invoke(app, ["evaluate", "retrieval", *arguments, "--num-workers", "0", *flags])
+    return invoke(["evaluate", "retrieval", *arguments, "--num-workers", "0", *flags])
 
 
 def test_planted_average_precision(model, benchmark, tmp_path):

@@ -1,4 +1,4 @@
-"""`synco_hub.cli.robustness` by the command line, as a user calls it."""
+"""`synco-hub evaluate` of one protocol, as a user calls it."""
 
 import json
 import sys
@@ -6,10 +6,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from typer.testing import CliRunner
+from command_line import invoke
 
-from synco_hub.cli.main import app
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.data.class_lists import class_list
 from synco_hub.results import EvaluationResult
 
@@ -21,11 +20,11 @@ def command(monkeypatch, planted):
 
     monkeypatch.setattr("synco_hub.hub.loading.load_classifier", load)
 
-    def invoke(*flags):
+    def run(*flags):
         flags = ["evaluate", "robustness", "--model", "planted", "--device", "cpu", *map(str, flags)]
-        return CliRunner().invoke(app, flags)
+        return invoke(flags)
 
-    return invoke
+    return run
 
 
 @pytest.fixture
@@ -101,13 +100,15 @@ def published_errors():
 def test_absent_sets_are_left_out_if_not_named_and_errors_if_they_are(command, root, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "imagenet_w", None)
     output = root / "some.json"
-    done = command("--data-dir", root / "sketch" / "..", "--sets", "imagenet-sketch", "--output", output)
-    assert done.exit_code == 0, done.output
-    assert EvaluationResult.load(output).metrics == {"imagenet_sketch_top1": 50.0}
+    # The folder that holds the set's own, and that itself.
+    for data_dir in (root / "sketch" / "..", root / "sketch"):
+        done = command("--data-dir", data_dir, "--sets", "imagenet-sketch", "--output", output)
+        assert done.exit_code == 0, done.output
+        assert EvaluationResult.load(output).metrics == {"imagenet_sketch_top1": 50.0}
     for flags, text in (
         (["--data-dir", root, "--sets", "imagenet-w"], "pip install imagenet-w"),
         (["--data-dir", root / "sketch", "--sets", "imagenet-r"], "imagenet-r is not in"),
-        (["--data-dir", root / "sketch"], "none of the sets is in"),
+        (["--data-dir", root / "imagenet" / "val"], "none of the sets is in"),
         (["--data-dir", root / "nowhere"], "no such folder"),
         (["--sets", "imagenet-c"], "no copy on the Hub"),
         ([], "--data-dir is missing"),
@@ -128,7 +129,7 @@ def test_missing_folders_and_missing_classes_are_named(command, root, planted, t
     assert "2 of the folders <corruption>/<severity> are missing: snow/4, snow/5;" in str(done.exception)
     (root / "imagenet-a" / class_list("imagenet_a")[0]).rename(root / "away")
     done = command("--data-dir", root, "--sets", "imagenet-a", "--output", tmp_path / "x.json")
-    assert "images of 199 of the 200 classes of imagenet_a" in str(done.exception)
+    assert "images of 199 of 200 classes" in str(done.exception)
 
 
 def test_on_the_fly_is_partial_on_a_subset_and_says_what_it_is_not(command, tmp_path, planted, monkeypatch):

@@ -1,15 +1,13 @@
 """The demonstration's steps, and its table and figure from results that are known."""
 
 import pytest
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
 from synco_hub.cli import robustness_demo
-from synco_hub.cli.main import app
 from synco_hub.cli.robustness_demo import FAMILIES, Curve, draw, robustness_figure, table
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
-from synco_hub.evaluation.shifts.accuracy_cell import AccuracyCell
-from synco_hub.evaluation.shifts.robustness_metrics import robustness_metrics
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
+from synco_hub.evaluation.robustness import AccuracyCell, robustness_metrics
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
 
 
@@ -86,7 +84,7 @@ def test_the_whole_demonstration(monkeypatch, tmp_path):
         "--num-images",
         "20",
     ]
-    done = CliRunner().invoke(app, flags)
+    done = invoke(flags)
     assert done.exit_code == 0, done.output
     assert (tmp_path / "out" / "robustness.png").stat().st_size > 20_000
     assert "| glass_blur (blur) |" in (tmp_path / "out" / "table.md").read_text()

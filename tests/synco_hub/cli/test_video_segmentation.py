@@ -1,17 +1,13 @@
-"""The whole command on a small tree in the official layout, with planted J and F.
-
-By the command line, as a user calls `synco_hub.cli.video_segmentation`.
-"""
+"""The whole command on a small tree in the official layout, with planted J and F."""
 
 import json
 
 import numpy as np
 import pytest
 import torch
+from command_line import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.data.davis import write_mask
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
@@ -49,7 +45,7 @@ def davis(tmp_path):
 
 def run(model, davis, output, *flags):
     arguments = ["--model", model, "--data-dir", str(davis), "--output-dir", str(output), "--short-side", "64"]
-    return CliRunner().invoke(app, ["evaluate", "video-segmentation", *arguments, "--radius", "4", *flags])
+    return invoke(["evaluate", "video-segmentation", *arguments, "--radius", "4", *flags])
 
 
 def test_planted_j_and_f(model, davis, tmp_path):
@@ -66,7 +62,7 @@ def test_planted_j_and_f(model, davis, tmp_path):
         "temperature": 0.1,
     }
     assert len(list((tmp_path / "out" / "masks" / "b").glob("*.png"))) == 5
-    table = CliRunner().invoke(app, ["results", "table", str(tmp_path / "out")])
+    table = invoke(["results", "table", str(tmp_path / "out")])
     assert "jf_mean" in table.output
 
 
@@ -74,7 +70,7 @@ def test_a_faulty_video_keeps_the_rest_and_fails_the_command(model, davis, tmp_p
     Image.new("RGB", (64, 64)).save(davis / "JPEGImages" / "480p" / "a" / "00003.jpg")
     done = run(model, davis, tmp_path / "out")
     assert done.exit_code == 1
-    assert "1 of 2 videos could not be measured" in str(done.exception)
+    assert "a could not be measured, the result of the others (DAVIS 480p: 1 of 2 videos" in str(done.exception)
     assert "00003.jpg is 64x64, the first frame 128x64" in str(done.exception)
     result = json.loads((tmp_path / "out" / "video-segmentation.json").read_text())
     assert result["partial"] is True

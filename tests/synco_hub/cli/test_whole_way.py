@@ -5,12 +5,11 @@ import json
 import numpy as np
 import pytest
 import torch
+from command_line import invoke
 from foreign_checkpoints import AUTHORS_CONFIG, moby_like, vit, yacs
 from PIL import Image
 from transformers import AutoModel, ViTModel
-from typer.testing import CliRunner
 
-from synco_hub.cli.main import app
 from synco_hub.hub import pull as pulling
 from synco_hub.hub.publication import publish as publishing
 
@@ -25,7 +24,7 @@ def test_from_the_authors_file_to_a_figure_by_short_name(hub, hub_api, tmp_path,
         monkeypatch.setattr(module, "HfApi", lambda: hub_api)
 
     def command(*arguments: str) -> str:
-        done = CliRunner().invoke(app, arguments)
+        done = invoke(arguments)
         assert done.exit_code == 0, (arguments, done.output, done.exception)
         return done.output
 

@@ -1,7 +1,10 @@
+"""Labels and outputs by wnid or by place."""
+
 import numpy as np
 import pytest
 
-from synco_hub.data.class_labels import labels_of_list
+from synco_hub.data.class_labels import class_columns, labels_of_list
+from synco_hub.data.class_lists import class_list, imagenet_indices
 
 WNIDS = ("n00000005", "n00000001", "n00000003")
 
@@ -37,3 +40,27 @@ def test_other_names_follow_the_list():
 def test_what_is_no_copy_of_the_set_is_refused(names: list[str], message: str):
     with pytest.raises(ValueError, match=message):
         labels_of_list(np.array([0, 1]), names, WNIDS, "set")
+
+
+def test_wnids_are_found_in_any_order_and_among_others():
+    mixed = ("dog", *reversed(class_list("imagenet_1k")))
+    columns = class_columns(mixed, "imagenet_a")
+    assert [mixed[column] for column in columns] == list(class_list("imagenet_a"))
+    assert class_columns(class_list("imagenet_1k")).tolist() == list(range(1000))
+
+
+def test_thousand_other_names_follow_the_sorted_wnids():
+    names = tuple(f"LABEL_{index}" for index in range(1000))
+    assert class_columns(names, "imagenet_r").tolist() == imagenet_indices("imagenet_r")
+
+
+@pytest.mark.parametrize(
+    ("names", "text"),
+    [
+        (class_list("imagenet_a"), "200 classes cover 86 of the 200 of imagenet_r"),
+        (tuple(f"fern{index}" for index in range(10)), "10 classes cover 0 of the 200"),
+    ],
+)
+def test_a_classifier_that_lacks_classes_is_refused(names, text):
+    with pytest.raises(ValueError, match=text):
+        class_columns(names, "imagenet_r")

@@ -9,7 +9,7 @@ from data_trees.original import write_original
 from PIL import Image
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageFolderDataset, corruptions, load_dataset
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.data.corruptions import (
     SEVERITIES,
     ChangedDataset,
@@ -23,6 +23,7 @@ from synco_hub.data.corruptions import (
     corruption_key,
     pixel_transform,
 )
+from synco_hub.settings import DatasetChoice
 
 needs_package = pytest.mark.skipif(
     __import__("importlib.util").util.find_spec("imagecorruptions") is None, reason="extra robustness"
@@ -232,8 +233,8 @@ def test_the_mark_is_drawn_between_crop_and_normalisation(tmp_path: Path, monkey
     monkeypatch.setitem(sys.modules, "imagenet_w", SimpleNamespace(AddWatermark=AddWatermark))
     _watermark.cache_clear()
     tree = write_original("imagenet-1k", tmp_path)
-    marked = load_dataset("imagenet-w", "test", data_dir=tmp_path)
-    clean = load_dataset("imagenet-1k", "test", data_dir=tmp_path)
+    marked = load_dataset(DatasetChoice("imagenet-w", data_dir=str(tmp_path)), "test")
+    clean = load_dataset(DatasetChoice("imagenet-1k", data_dir=str(tmp_path)), "test")
     assert marked.labels.tolist() == tree.labels["test"]
     assert marked.description.fingerprint != clean.description.fingerprint
     transform = EvaluationTransform(8, 8)
@@ -249,4 +250,4 @@ def test_without_the_package_of_the_watermark(tmp_path: Path, monkeypatch: pytes
     monkeypatch.setitem(sys.modules, "imagenet_w", None)
     write_original("imagenet-1k", tmp_path)
     with pytest.raises(ImportError, match="pip install imagenet-w"):
-        load_dataset("imagenet-w", "test", data_dir=tmp_path)
+        load_dataset(DatasetChoice("imagenet-w", data_dir=str(tmp_path)), "test")

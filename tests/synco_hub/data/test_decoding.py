@@ -1,16 +1,20 @@
+"""Images of every mode and every damage."""
+
 import contextlib
 import io
+import multiprocessing
 import pickle
 import struct
 import warnings
 import zlib
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
+from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb, opencv
 
 
 def encoded(image: Image.Image, format_name: str, **options: object) -> bytes:
@@ -275,3 +279,14 @@ def test_random_damage_of_a_jpeg_file_is_judged_alike() -> None:
         else:
             assert np.array_equal(decode_pixels(bytes(damaged)), expected)
     assert 10 < refused < 290
+
+
+def threads_in_a_worker() -> int:
+    return opencv().getNumThreads()
+
+
+def test_one_thread_here_and_in_forked_processes() -> None:
+    assert opencv() is cv2
+    assert cv2.getNumThreads() == 1
+    with multiprocessing.get_context("fork").Pool(1) as pool:
+        assert pool.apply(threads_in_a_worker) == 1

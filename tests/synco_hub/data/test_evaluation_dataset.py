@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from synco_hub.data.bad_image_ledger import BadImageLedger
 from synco_hub.data.evaluation_dataset import EvaluationDataset
 from synco_hub.data.evaluation_transform import EvaluationTransform
 from synco_hub.data.image_folder import load_image_folder
+from synco_hub.data.unreadable_images import UnreadableImages
 
 
 def test_batches_with_a_marked_bad_image(tmp_path: Path) -> None:
@@ -24,7 +24,7 @@ def test_batches_with_a_marked_bad_image(tmp_path: Path) -> None:
     assert batch["pixel_values"].shape == (3, 3, 16, 16)
     assert torch.equal(batch["pixel_values"][1], torch.zeros(3, 16, 16))
     assert torch.equal(batch["pixel_values"][0], EvaluationTransform(16)(images[0].image))
-    ledger = BadImageLedger(dataset, max_bad_fraction=0.5)
+    ledger = UnreadableImages(dataset, max_bad_fraction=0.5)
     ledger.record(batch["bad_index"])
     assert ledger.names() == ["a/2.png"]
     assert len(dataset) == 3

@@ -1,4 +1,7 @@
+"""Folders of images: which files, which classes, which split."""
+
 import logging
+import pickle
 import shutil
 from pathlib import Path
 
@@ -6,7 +9,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from synco_hub.data.image_folder import contains_images, load_image_folder, stratified_test_mask
+from synco_hub.data.image_folder import (
+    NameTable,
+    contains_images,
+    image_files,
+    is_image_name,
+    load_image_folder,
+    stratified_test_mask,
+    subfolders,
+)
 
 
 def write(root: Path, *names: str) -> None:
@@ -138,3 +149,65 @@ def test_clear_refusals(tmp_path: Path) -> None:
     assert not contains_images(tmp_path)
     write(tmp_path, "deep/er/1.png", ".hidden/2.png")
     assert contains_images(tmp_path)
+
+
+def touch(root: Path, *names: str) -> None:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+
+
+def test_images_at_any_depth_in_sorted_order(tmp_path: Path) -> None:
+    touch(tmp_path, "b/2.png", "b/10.PNG", "a/x/y/z.JpEg", "top.webp", "a/readme.txt", "a/noextension", "c/d/e.tiff")
+    assert image_files(tmp_path) == ["a/x/y/z.JpEg", "b/10.PNG", "b/2.png", "c/d/e.tiff", "top.webp"]
+
+
+def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
+    touch(tmp_path, "a/._1.jpg", "a/1.jpg", ".thumbnails/2.jpg", "a/.hidden/3.jpg", ".jpg")
+    assert image_files(tmp_path) == ["a/1.jpg"]
+    assert subfolders(tmp_path) == ["a"]
+    assert not is_image_name(".jpg")
+
+
+def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
+    touch(tmp_path, "store/1.jpg", "data/cats/2.jpg")
+    data = tmp_path / "data"
+    (data / "dogs").symlink_to(tmp_path / "store", target_is_directory=True)
+    (data / "cats" / "up").symlink_to(data, target_is_directory=True)
+    (data / "cats" / "again").symlink_to(data / "cats", target_is_directory=True)
+    (data / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    assert image_files(data) == ["broken.jpg", "cats/2.jpg", "dogs/1.jpg"]
+    assert subfolders(data) == ["cats", "dogs"]
+
+
+def test_two_links_to_one_folder_are_two_classes(tmp_path: Path) -> None:
+    touch(tmp_path, "store/1.jpg")
+    for name in ("a", "b"):
+        (tmp_path / "data").mkdir(exist_ok=True)
+        (tmp_path / "data" / name).symlink_to(tmp_path / "store", target_is_directory=True)
+    assert image_files(tmp_path / "data") == ["a/1.jpg", "b/1.jpg"]
+
+
+def test_a_name_table_is_a_list_of_strings() -> None:
+    names = ["", "a", "Käfer/Bild 1.jpg", "\udcff.png", "", "z" * 300]
+    table = NameTable(names)
+    assert list(table) == names
+    assert len(table) == 6
+    assert table[-1] == names[-1]
+    assert list(pickle.loads(pickle.dumps(table))) == names
+    with pytest.raises(IndexError):
+        table[6]
+    assert len(NameTable([])) == 0
+
+
+def test_all_images_at_any_depth_without_classes(tmp_path):
+    for name in ("a.png", "train/x/b.png", "test/y/z/c.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    images = load_image_folder(tmp_path, "all")
+    assert list(images.names) == ["a.png", "test/y/z/c.jpg", "train/x/b.png"]
+    assert (images.num_classes, images.labels.tolist()) == (0, [-1] * 3)
+    assert (images.description.split, images.description.split_rule) == ("all", "all images at any depth")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="no image was found"):
+        load_image_folder(tmp_path / "empty", "all")

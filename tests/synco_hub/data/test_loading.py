@@ -7,9 +7,10 @@ import pytest
 from PIL import Image
 
 from synco_hub.data.fractals.dataset import FractalDataset
-from synco_hub.data.hub_dataset import HubImageDataset
 from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.data.loading import load_dataset
+from synco_hub.data.tables import TableDataset
+from synco_hub.settings import DatasetChoice
 
 
 def folder(root: Path) -> Path:
@@ -57,7 +58,7 @@ def test_a_slip_in_a_path_names_its_neighbour(tmp_path: Path) -> None:
 def test_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = folder(tmp_path / "images")
     assert isinstance(load_dataset(root), ImageFolderDataset)
-    assert len(load_dataset(str(root), "test", seed=5)) == 2
+    assert len(load_dataset(DatasetChoice(str(root), split_seed=5), "test")) == 2
     monkeypatch.chdir(tmp_path)
     assert len(load_dataset("images")) == 2
     # A folder of that name comes before the embedded data set.
@@ -76,7 +77,7 @@ def test_a_folder_of_the_sets_own_name_does_not_hide_data_dir(tmp_path: Path, mo
         file.parent.mkdir(exist_ok=True)
         file.write_text("".join(f"{name}\n" for name in names))
     monkeypatch.chdir(tmp_path)
-    images = load_dataset("dtd", "test", data_dir="dtd")
+    images = load_dataset(DatasetChoice("dtd", data_dir="dtd"), "test")
     assert [images.name(k) for k in range(len(images))] == ["banded/banded_4.jpg", "dotted/dotted_5.jpg"]
 
 
@@ -98,7 +99,7 @@ def test_a_folder_of_parquet_files(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     table = datasets.Dataset.from_dict({"image": [Image.new("RGB", (2, 2))] * 3, "label": [0, 1, 0]})
     table.to_parquet(tmp_path / "tables" / "train.parquet")
     dataset = load_dataset(tmp_path / "tables")
-    assert isinstance(dataset, HubImageDataset)
+    assert isinstance(dataset, TableDataset)
     assert dataset.labels.tolist() == [0, 1, 0]
 
 
@@ -147,7 +148,7 @@ def test_a_bounded_number_of_rows_is_streamed(tmp_path: Path, monkeypatch: pytes
     rows = datasets.Dataset.from_dict({"image": cells, "label": [0] * 20 + [1] * 20}, features=features)
     rows.to_parquet(tmp_path / "table" / "train-0.parquet", batch_size=10)
     images = load_dataset(tmp_path / "table", max_images=8)
-    assert isinstance(images, HubImageDataset)
+    assert isinstance(images, TableDataset)
     assert images.labels.tolist() == [0] * 4 + [1] * 4
     # Nothing was written as a copy of the table.
     assert not list((tmp_path / "hf").rglob("*.arrow"))
@@ -157,6 +158,6 @@ def test_a_bounded_number_of_rows_is_streamed(tmp_path: Path, monkeypatch: pytes
 def test_what_is_said_of_tables_is_refused_where_there_is_none(flag: str, tmp_path: Path) -> None:
     text = f"--{flag.replace('_', '-')} abc says nothing of data set"
     with pytest.raises(ValueError, match=f"{text} 'fractals', since fractals are drawn here"):
-        load_dataset("fractals", **{flag: "abc"})
+        load_dataset(DatasetChoice("fractals", **{flag: "abc"}))
     with pytest.raises(ValueError, match=f"{text} .*, since it is a folder of image files"):
-        load_dataset(folder(tmp_path / "images"), **{flag: "abc"})
+        load_dataset(DatasetChoice(str(folder(tmp_path / "images")), **{flag: "abc"}))

@@ -9,7 +9,7 @@ import scipy.io
 from data_trees.original import WRITERS, put, write_original
 
 from synco_hub.data.catalog.row import Layout
-from synco_hub.data.catalog.rows import CATALOG
+from synco_hub.data.catalog.sets import CATALOG
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.loading import load_dataset
@@ -31,6 +31,7 @@ from synco_hub.data.original import (
     read_sun397,
     read_voc2007,
 )
+from synco_hub.settings import DatasetChoice
 
 
 def test_every_set_of_lists_has_a_reader_and_every_set_with_files_a_tree():
@@ -43,7 +44,7 @@ def test_every_set_of_lists_has_a_reader_and_every_set_with_files_a_tree():
 def test_a_tree_as_the_archives_unpack(name: str, tmp_path: Path):
     tree, row = write_original(name, tmp_path / "files", seed=5), CATALOG[name]
     for split in row.splits:
-        images = load_dataset(name, split, data_dir=tree.root)
+        images = load_dataset(DatasetChoice(name, data_dir=str(tree.root)), split)
         assert (images.num_classes, images.description.name, images.description.split) == (
             row.num_classes,
             name,
@@ -58,7 +59,7 @@ def test_a_tree_as_the_archives_unpack(name: str, tmp_path: Path):
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_train_and_test_have_other_images_and_fingerprints(name: str, tmp_path: Path):
     write_original(name, tmp_path, seed=6)
-    train, test = (load_dataset(name, split, data_dir=tmp_path) for split in ("train", "test"))
+    train, test = (load_dataset(DatasetChoice(name, data_dir=str(tmp_path)), split) for split in ("train", "test"))
     if name != "stanford-cars":  # its two folders number their files alike
         assert not set(train.file_names()) & set(test.file_names())
     assert train.description.fingerprint != test.description.fingerprint
@@ -68,7 +69,7 @@ def test_train_and_test_have_other_images_and_fingerprints(name: str, tmp_path: 
 @pytest.mark.parametrize("name", sorted(READERS))
 def test_an_empty_folder_says_what_belongs_there(name: str, tmp_path: Path):
     with pytest.raises(ValueError, match=f"{name} is read as its archives unpack .*parquet files"):
-        load_dataset(name, "train", data_dir=tmp_path)
+        load_dataset(DatasetChoice(name, data_dir=str(tmp_path)), "train")
 
 
 def test_the_folder_given_or_up_to_two_below(tmp_path: Path):
@@ -154,7 +155,7 @@ def test_sun_reads_lists_among_the_images_too(tmp_path: Path):
 
 def test_an_image_that_is_not_there_is_an_unreadable_one(tmp_path: Path):
     write_original("food101", tmp_path)
-    images = load_dataset("food101", "test", data_dir=tmp_path)
+    images = load_dataset(DatasetChoice("food101", data_dir=str(tmp_path)), "test")
     for position, content in ((0, None), (1, b""), (2, b"\xff\xd8\xff cut off")):
         path = tmp_path / "food-101/images" / images.name(position)
         path.unlink() if content is None else path.write_bytes(content)

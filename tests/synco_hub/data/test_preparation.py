@@ -1,4 +1,7 @@
+"""Any data set as parquet files, whole after a kill at any moment."""
+
 import io
+import json
 import os
 import shutil
 import signal
@@ -13,12 +16,20 @@ import pytest
 from data_trees.original import WRITERS, write_original
 from PIL import Image
 
-from synco_hub.data.bad_image_ledger import TooManyBadImagesError
-from synco_hub.data.catalog.rows import CATALOG
+from synco_hub.data.catalog.sets import CATALOG
 from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
 from synco_hub.data.loading import load_dataset
-from synco_hub.data.preparation import PreparationSettings, bytes_of, prepare_dataset
-from synco_hub.data.shard_manifest import MANIFEST
+from synco_hub.data.preparation import (
+    MANIFEST,
+    PreparationSettings,
+    Shard,
+    ShardManifest,
+    bytes_of,
+    prepare_dataset,
+    require_complete,
+)
+from synco_hub.data.unreadable_images import TooManyBadImagesError
+from synco_hub.settings import DatasetChoice
 
 pytest.importorskip("datasets")
 
@@ -74,10 +85,10 @@ def test_bytes_names_labels_and_order_are_kept_in_files_of_the_size(tmp_path: Pa
 @pytest.mark.parametrize("name", sorted(set(WRITERS) - {"caltech101"}))
 def test_every_set_of_the_catalog_is_read_back_under_its_name(name: str, tmp_path: Path):
     tree, row = write_original(name, tmp_path / "files", seed=2), CATALOG[name]
-    splits = {split: load_dataset(name, split, data_dir=tree.root) for split in row.splits}
+    splits = {split: load_dataset(DatasetChoice(name, data_dir=str(tree.root)), split) for split in row.splits}
     prepare_dataset(splits, tmp_path / "out", PreparationSettings(progress=False))
     for split in row.splits:
-        read = load_dataset(name, split, data_dir=tmp_path / "out")
+        read = load_dataset(DatasetChoice(name, data_dir=str(tmp_path / "out")), split)
         assert read.class_names == splits[split].class_names
         found = read.labels if read.multi_hot is None else read.multi_hot
         assert np.asarray(found).tolist() == tree.labels[split]
@@ -205,3 +216,37 @@ def test_the_manifest_is_no_data(tmp_path: Path):
     table = library(str(tmp_path / "out"))
     assert {split: len(rows) for split, rows in table.items()} == {"train": 40, "test": 6}
     assert table["train"].features["label"].names == ["cat", "dog", "owl"]
+
+
+def test_saved_and_loaded(tmp_path: Path):
+    assert ShardManifest.load(tmp_path) is None
+    manifest = ShardManifest(
+        {"train": {"name": "x"}}, {"shard_bytes": 5}, {"train": [Shard("a.parquet", 7, 5, (2, 6))]}
+    )
+    manifest.save(tmp_path)
+    assert ShardManifest.load(tmp_path) == manifest
+
+
+@pytest.mark.parametrize(
+    "content",
+    ["", "[]", "{}", json.dumps({"format": 2}), json.dumps({"format": 1, "shards": {}, "other": 1})],
+)
+def test_damaged(content: str, tmp_path: Path):
+    (tmp_path / MANIFEST).write_text(content)
+    with pytest.raises(ValueError, match="not a manifest of prepared shards"):
+        ShardManifest.load(tmp_path)
+
+
+def test_only_a_whole_preparation_is_read(tmp_path: Path):
+    require_complete(tmp_path)
+    manifest = ShardManifest({}, {}, {"train": [Shard("a.parquet", 1, 1)]})
+    manifest.save(tmp_path)
+    (tmp_path / "a.parquet").touch()
+    with pytest.raises(ValueError, match="its preparation was stopped; run the same"):
+        require_complete(tmp_path)
+    manifest.complete = True
+    manifest.save(tmp_path)
+    require_complete(tmp_path)
+    (tmp_path / "a.parquet").unlink()
+    with pytest.raises(ValueError, match=r"a\.parquet is missing"):
+        require_complete(tmp_path)

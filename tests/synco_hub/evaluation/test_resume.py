@@ -14,7 +14,7 @@ from torch import nn
 from synco_hub.data import load_dataset
 from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.fractals.dataset import FractalDataset
-from synco_hub.data.image_subset import ImageSubset
+from synco_hub.data.subsets import ImageSubset
 from synco_hub.evaluation import resume
 from synco_hub.evaluation.resume import (
     ResumableFolder,

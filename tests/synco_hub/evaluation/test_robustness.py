@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageFolderDataset, load_dataset
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.evaluation.robustness import (
     AccuracyCell,

@@ -4,13 +4,11 @@ from types import SimpleNamespace
 import pytest
 
 from synco_hub.data import EvaluationTransform, load_dataset
-from synco_hub.data.catalog.robustness import BENCHMARK_CORRUPTIONS
+from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG
 from synco_hub.evaluation.robustness_sets import (
     ROBUSTNESS_SETS,
     checked_corruptions,
     chosen_sets,
-    corruption_folders,
-    found_folder,
     planned_cells,
     planned_corruptions,
 )
@@ -23,29 +21,35 @@ def test_sets_are_named_and_found_where_their_archives_unpack(tmp_path):
     assert chosen_sets("imagenet-r, imagenet-a,imagenet-r") == ["imagenet-r", "imagenet-a"]
     with pytest.raises(ValueError, match=r"\['imagenet-x'\] given, known are imagenet,"):
         chosen_sets("imagenet-x")
-    (tmp_path / "sketch").mkdir()
-    assert found_folder("imagenet-sketch", tmp_path) == tmp_path / "sketch"
+    assert all(each.dataset in CATALOG for each in ROBUSTNESS_SETS.values())
     with pytest.raises(FileNotFoundError, match="looked for imagenet-r/"):
-        found_folder("imagenet-r", tmp_path)
-    with pytest.raises(ValueError, match="imagenet-c has no copy on the Hub"):
-        planned_cells("imagenet-c", None, TRANSFORM)
+        planned_cells("imagenet-r", tmp_path, TRANSFORM)
+    for name, folder in (("imagenet-c", "imagenet-c/"), ("imagenet-v2-ti", "imagenetv2-top-images-format-val/")):
+        with pytest.raises(ValueError, match=f"{name} has no copy on the Hub: give the folder that holds {folder}"):
+            planned_cells(name, None, TRANSFORM)
+    (cell,) = planned_cells("imagenet-r", None, TRANSFORM)
+    assert (cell.key, cell.class_list) == ("imagenet_r", "imagenet_r")
 
 
-def test_missing_corruption_folders_are_all_listed(tmp_path):
-    for name in BENCHMARK_CORRUPTIONS:
+def test_corruptions_are_cells_of_the_fifteen_and_missing_folders_are_all_listed(tmp_path, planted):
+    for name in (*BENCHMARK_CORRUPTIONS, "spatter"):
         for severity in range(1, 6):
             archive = "noise" if name.endswith("noise") else "."
-            (tmp_path / archive / name / str(severity)).mkdir(parents=True)
-    (tmp_path / "spatter" / "1").mkdir(parents=True)
-    folders = corruption_folders(tmp_path)
-    assert len(folders) == 75
-    assert folders["shot_noise", 2] == tmp_path / "noise" / "shot_noise" / "2"
-    assert "spatter" not in {name for name, _ in folders}
-    (tmp_path / "fog" / "3").rmdir()
-    (tmp_path / "snow" / "1").rmdir()
+            (tmp_path / "imagenet-c" / archive / name / str(severity)).mkdir(parents=True)
+    planted.write(tmp_path / "imagenet-c" / "noise" / "shot_noise" / "2" / planted.names[3] / "a.png", 3)
+    cells = planned_cells("imagenet-c", tmp_path, TRANSFORM)
+    assert [cell.key for cell in cells] == [
+        f"imagenet_c/{name}/{severity}" for name in BENCHMARK_CORRUPTIONS for severity in range(1, 6)
+    ]
+    (opened,) = (cell.open().images for cell in cells if cell.key == "imagenet_c/shot_noise/2")
+    assert opened.description.source == str(tmp_path / "imagenet-c/noise/shot_noise/2")
+    (tmp_path / "imagenet-c/fog/3").rmdir()
+    (tmp_path / "imagenet-c/snow/1").rmdir()
     with pytest.raises(ValueError, match=r"2 of the folders .* are missing: snow/1, fog/3; unpack"):
-        corruption_folders(tmp_path)
-    assert len(corruption_folders(tmp_path, ["frost"])) == 5
+        planned_cells("imagenet-c", tmp_path, TRANSFORM)
+    assert len(planned_cells("imagenet-c", tmp_path, TRANSFORM, ["frost"])) == 5
+    with pytest.raises(ValueError, match="the hold-outs gaussian_blur, saturate"):
+        planned_cells("imagenet-c", tmp_path, TRANSFORM, ["spatter"])
     with pytest.raises(ValueError, match="the hold-outs gaussian_blur, saturate"):
         checked_corruptions(["spatter"])
 

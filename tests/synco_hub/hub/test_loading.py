@@ -4,6 +4,7 @@ import torch
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.dense_features import any_size_features
 from synco_hub.feature_pooling import feature_rule, image_features
 from synco_hub.hub.loading import (
@@ -118,8 +119,9 @@ def test_a_foreign_backbone_is_named(tmp_path):
     (tmp_path / "run" / HEAD_FACTS).write_text(facts.replace('"a",', ""))
     with pytest.raises(ValueError, match="2 outputs and 1 class names"):
         load_classifier(str(tmp_path / "run"))
-    with pytest.raises(ValueError, match="has no trained classifier"):
-        load_classifier(str(tmp_path / "vit"))
+    for backbone in (str(tmp_path / "vit"), "timm:vit_tiny_patch16_224"):
+        with pytest.raises(DoesNotApplyError, match="has no trained classifier"):
+            load_classifier(backbone)
 
 
 def test_a_head_comes_along_where_there_is_one(tmp_path):

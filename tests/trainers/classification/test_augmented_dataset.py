@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from synco_hub.data import EvaluationTransform, load_dataset
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from trainers.classification.augmented_dataset import AugmentedDataset, CropAndFlip
 
 DATA = "fractals:num_classes=3,train_images_per_class=4,test_images_per_class=2"

@@ -1,3 +1,5 @@
+"""Each set of the catalog from a copy, a folder of tables or its original files."""
+
 import io
 import json
 import tarfile
@@ -9,11 +11,13 @@ import pytest
 from PIL import Image
 
 from synco_hub.data.catalog import loading as catalog_loading
-from synco_hub.data.catalog.rows import CATALOG
+from synco_hub.data.catalog.loading import load_catalog_folder
+from synco_hub.data.catalog.sets import CATALOG, catalog_row
 from synco_hub.data.class_lists import class_list
-from synco_hub.data.hub_dataset import HubImageDataset
-from synco_hub.data.hub_source import HubSource
 from synco_hub.data.loading import load_dataset
+from synco_hub.data.table_source import TableSource
+from synco_hub.data.tables import TableDataset
+from synco_hub.settings import DatasetChoice
 
 datasets = pytest.importorskip("datasets")
 
@@ -59,7 +63,7 @@ def test_each_copys_schema_loads_from_a_folder(name: str, tmp_path: Path):
     row = CATALOG[name]
     grey = 0
     for split, stored in row.splits.items():
-        images = load_dataset(name, split, data_dir=tmp_path / "copy")
+        images = load_dataset(DatasetChoice(name, data_dir=str(tmp_path / "copy")), split)
         assert len(images) == 2 * len(stored)
         assert images.num_classes == row.num_classes
         assert images.labels.tolist() == [
@@ -76,22 +80,31 @@ def test_each_copys_schema_loads_from_a_folder(name: str, tmp_path: Path):
 def test_without_a_folder_the_row_says_what_is_asked_of_the_hub(name: str, monkeypatch: pytest.MonkeyPatch):
     row, asked = CATALOG[name], []
 
-    def recorded(source: HubSource, split: str) -> HubImageDataset:
+    def recorded(source: TableSource, split: str) -> TableDataset:
         asked.append((source, split))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(catalog_loading, "load_hub_dataset", recorded)
+    monkeypatch.setattr(catalog_loading, "load_table", recorded)
     for split, stored in row.splits.items():
         with pytest.raises(KeyboardInterrupt):
             load_dataset(name, split)
-        source = HubSource(
-            *(row.dataset_id or "", row.config, row.revision, None, row.image_column, row.label_column),
+        source = TableSource(
+            dataset=row.dataset_id or "",
+            config=row.config,
+            revision=row.revision,
+            usual_image_column=row.image_column,
+            usual_label_column=row.label_column,
             num_classes=row.num_classes,
         )
         assert asked.pop() == (source, "+".join(stored))
     with pytest.raises(KeyboardInterrupt):
-        load_dataset(name, split, revision="abc", label_column="other")
+        load_dataset(DatasetChoice(name, revision="abc", label_column="other"), split)
     assert (asked[0][0].revision, asked[0][0].label_column) == ("abc", "other")
+    # By its own name, or named outright, the copy is the catalog's.
+    for own in (name, row.dataset_id):
+        with pytest.raises(KeyboardInterrupt):
+            load_dataset(DatasetChoice(name, dataset_id=own), split)
+        assert asked.pop() == (source, "+".join(row.splits[split]))
 
 
 def test_some_rows_of_a_table_of_bare_numbers_have_the_classes_of_the_set(tmp_path: Path, caplog):
@@ -103,12 +116,12 @@ def test_some_rows_of_a_table_of_bare_numbers_have_the_classes_of_the_set(tmp_pa
     table = datasets.Dataset.from_dict(columns, features=features)
     for stored in {stored for parts in row.splits.values() for stored in parts}:
         table.to_parquet(tmp_path / f"{stored}-0.parquet", batch_size=5)
-    images = load_dataset("flowers102", "test", data_dir=tmp_path, max_images=6)
+    images = load_dataset(DatasetChoice("flowers102", data_dir=str(tmp_path)), "test", max_images=6)
     assert (len(images), images.num_classes, images.description.num_classes) == (6, 102, 102)
     assert images.class_names == list(class_list("flowers102"))
     assert "catalog has" not in caplog.text
     with pytest.raises(ValueError, match="30 classes, where flowers102 has 102"):
-        load_dataset("flowers102", "test", data_dir=tmp_path)
+        load_dataset(DatasetChoice("flowers102", data_dir=str(tmp_path)), "test")
 
 
 @pytest.mark.parametrize(
@@ -129,16 +142,16 @@ def test_what_has_no_table(name: str, split: str, message: str):
 def test_a_copy_with_other_classes_is_refused(tmp_path: Path):
     write_copy(tmp_path / "copy", "cifar10")
     with pytest.raises(ValueError, match="10 classes, where stanford-cars has 196"):
-        load_dataset("stanford-cars", data_dir=tmp_path / "copy", image_column="img")
+        load_dataset(DatasetChoice("stanford-cars", data_dir=str(tmp_path / "copy"), image_column="img"))
     with pytest.raises(ValueError, match="no such folder"):
-        load_dataset("cifar10", data_dir=tmp_path / "nowhere")
+        load_dataset(DatasetChoice("cifar10", data_dir=str(tmp_path / "nowhere")))
 
 
 def test_images_of_a_folder(tmp_path: Path):
     for name in ("train/cat/a.png", "test/cat/b.png", "test/cat/c.png"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         Image.new("RGB", (2, 2)).save(tmp_path / name)
-    images = load_dataset("cifar10", "test", data_dir=tmp_path)
+    images = load_dataset(DatasetChoice("cifar10", data_dir=str(tmp_path)), "test")
     assert (len(images), images.description.name) == (2, "cifar10")
 
 
@@ -163,7 +176,10 @@ def test_imagenet_as_webdataset(tmp_path: Path):
             for label in labels
         ]
         write_archive(tmp_path / f"copy/imagenet1k-{split}-0000.tar", samples)
-    train, test = (load_dataset("imagenet-1k", split, data_dir=tmp_path / "copy") for split in ("train", "test"))
+    train, test = (
+        load_dataset(DatasetChoice("imagenet-1k", data_dir=str(tmp_path / "copy")), split)
+        for split in ("train", "test")
+    )
     assert (train.labels.tolist(), test.labels.tolist(), train.num_classes) == ([999, 3], [7], 1000)
     assert train.load_image(1).getpixel((0, 0)) == (3, 3, 3)
     assert train.class_names[999] == class_list("imagenet_1k")[999]
@@ -173,7 +189,7 @@ def test_imagenet_as_webdataset(tmp_path: Path):
 def test_sketches_as_webdataset(extension: str, tmp_path: Path):
     samples = [{extension: png(label)["bytes"], "cls": str(label).encode()} for label in (0, 200)]
     write_archive(tmp_path / "copy/test/0.tar", samples)
-    found = load_dataset("imagenet-sketch", "test", data_dir=tmp_path / "copy")
+    found = load_dataset(DatasetChoice("imagenet-sketch", data_dir=str(tmp_path / "copy")), "test")
     assert (found.labels.tolist(), found.num_classes) == ([0, 200], 1000)
 
 
@@ -203,33 +219,35 @@ def test_voc_as_the_copies_have_it(tmp_path: Path):
     for kind in ("wds", "ids", "classes"):
         column = "npy" if kind == "wds" else "classes"
         for split in ("train", "test"):
-            found = load_dataset("voc2007", split, data_dir=tmp_path / kind, label_column=column)
+            found = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path / kind), label_column=column), split)
             assert found.multi_hot is not None
             assert (found.multi_hot == rows).all(), kind
             assert found.class_names == list(names)
     if len({name for each in kinds["names"][0] for name in each}) < 20:
         with pytest.raises(ValueError, match="where voc2007 has 20"):
-            load_dataset("voc2007", "train", data_dir=tmp_path / "names", label_column="classes")
+            load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path / "names"), label_column="classes"), "train")
 
 
 def test_another_copy_takes_the_rows_splits_and_columns_where_it_has_them(monkeypatch: pytest.MonkeyPatch):
-    asked: list[tuple[HubSource, str]] = []
+    asked: list[tuple[TableSource, str]] = []
 
-    def recorded(source: HubSource, split: str) -> HubImageDataset:
+    def recorded(source: TableSource, split: str) -> TableDataset:
         asked.append((source, split))
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(catalog_loading, "load_hub_dataset", recorded)
+    monkeypatch.setattr(catalog_loading, "load_table", recorded)
     for names, stored in ((["train", "validation"], "validation"), (["train", "test"], "test")):
         monkeypatch.setattr(catalog_loading, "split_names", lambda source, names=names: names)
         with pytest.raises(KeyboardInterrupt):
-            load_dataset("food101", "test", dataset_id="someone/food", revision="abc")
+            load_dataset(DatasetChoice("food101", dataset_id="someone/food", revision="abc"), "test")
         source, split = asked.pop()
-        assert (source.dataset_id, source.config, source.revision, split) == ("someone/food", None, "abc", stored)
-        assert source.optional_columns
-    for name, arguments in (("someone/else", {}), ("food101", {"data_dir": "/tmp"})):
+        assert (source.dataset, source.config, source.revision, split) == ("someone/food", None, "abc", stored)
+        row = CATALOG["food101"]
+        assert (source.image_column, source.usual_image_column) == (None, row.image_column)
+        assert (source.label_column, source.usual_label_column) == (None, row.label_column)
+    for name, data_dir in (("someone/else", None), ("food101", "/tmp")):
         with pytest.raises(ValueError, match="another copy of a set of the catalog"):
-            load_dataset(name, "test", dataset_id="someone/food", **arguments)
+            load_dataset(DatasetChoice(name, data_dir, dataset_id="someone/food"), "test")
 
 
 @pytest.mark.network
@@ -246,3 +264,91 @@ def test_the_copy_on_the_hub_has_the_splits_and_columns(name: str, monkeypatch: 
             first = next(iter(rows))
             assert row.label_column is None or row.label_column in first
             assert row.image_column is None or row.image_column in first
+
+
+def images(root: Path, *names: str) -> Path:
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (2, 2)).save(root / name)
+    return root
+
+
+def test_imagenet_labels_are_those_of_all_thousand_classes(tmp_path: Path):
+    wnids = class_list("imagenet_1k")
+    root = images(tmp_path, f"train/{wnids[7]}/a.JPEG", f"train/{wnids[993]}/b.JPEG", f"val/{wnids[993]}/c.JPEG")
+    train = load_catalog_folder(catalog_row("imagenet-1k"), root, "train")
+    assert (train.labels.tolist(), train.num_classes) == ([7, 993], 1000)
+    assert load_catalog_folder(catalog_row("imagenet-1k"), root, "test").labels.tolist() == [993]
+
+
+def test_imagenet_100_is_taken_out_of_imagenet(tmp_path: Path):
+    hundred, thousand = class_list("imagenet_100"), class_list("imagenet_1k")
+    others = [wnid for wnid in thousand if wnid not in hundred][:3]
+    folders = [*reversed(hundred), *others]
+    root = images(tmp_path, *(f"{split}/{wnid}/{split}.png" for split in ("train", "val") for wnid in folders))
+    for split in ("train", "test"):
+        found = load_catalog_folder(catalog_row("imagenet-100"), root, split)
+        assert found.class_names == list(hundred)
+        assert sorted(found.labels.tolist()) == list(range(100))
+        for index in range(len(found)):
+            assert found.name(index).split("/")[0] == hundred[found.labels[index]]
+        assert "100 of 103 classes" in found.description.split_rule
+
+
+def test_version_2_reads_folders_as_numbers(tmp_path: Path):
+    inside = "imagenetv2-top-images-format-val"
+    root = images(tmp_path, *(f"{inside}/{number}/x.jpeg" for number in range(111)))
+    found = load_catalog_folder(catalog_row("imagenet-v2-top-images"), root, "test")
+    assert found.num_classes == 1000
+    assert all(int(found.name(index).split("/")[1]) == found.labels[index] for index in range(111))
+
+
+def test_corruptions_without_the_hold_outs(tmp_path: Path):
+    wnid = class_list("imagenet_1k")[4]
+    names = [f"{corruption}/{severity}/{wnid}/x.JPEG" for corruption in ("fog", "spatter") for severity in (1, 5)]
+    root = images(tmp_path, *names)
+    found = load_catalog_folder(catalog_row("imagenet-c"), root, "test")
+    assert list(found.names) == names[:2]
+    assert found.labels.tolist() == [4, 4]
+    assert len(load_catalog_folder(catalog_row("imagenet-c"), root / "fog/5", "test")) == 1
+
+
+def test_a_subset_of_200_counts_from_its_own_list(tmp_path: Path):
+    wnids = class_list("imagenet_r")
+    root = images(tmp_path, f"imagenet-r/{wnids[199]}/a.jpg", f"imagenet-r/{wnids[3]}/b.jpg")
+    found = load_catalog_folder(catalog_row("imagenet-r"), root, "test")
+    assert (sorted(found.labels.tolist()), found.num_classes) == ([3, 199], 200)
+    stranger = next(wnid for wnid in class_list("imagenet_1k") if wnid not in class_list("imagenet_a"))
+    with pytest.raises(ValueError, match="not among the 200 of this set"):
+        load_catalog_folder(catalog_row("imagenet-a"), images(tmp_path / "a", f"{stranger}/a.jpg"), "test")
+
+
+def test_the_draw_takes_thirty_a_class_and_is_the_seeds(tmp_path: Path):
+    names = [
+        f"{name}/image_{number:04d}.jpg" for name, count in (("ant", 33), ("crab", 41)) for number in range(count)
+    ]
+    root = images(tmp_path / "101_ObjectCategories", *names)
+    row = catalog_row("caltech101")
+    train, test = (load_catalog_folder(row, root, split, seed=3) for split in ("train", "test"))
+    assert train.labels.tolist() == [0] * 30 + [1] * 30
+    assert test.labels.tolist() == [0] * 3 + [1] * 11
+    assert sorted([*train.names, *test.names]) == names
+    assert list(load_catalog_folder(row, root, "train", seed=4).names) != list(train.names)
+    above = load_catalog_folder(row, tmp_path, "train", seed=3)
+    assert [name.split("/", 1)[1] for name in above.names] == list(train.names)
+
+
+def test_too_few_images_for_the_draw(tmp_path: Path):
+    root = images(tmp_path, *(f"ant/{number}.jpg" for number in range(30)))
+    with pytest.raises(ValueError, match="no more than 30 images"):
+        load_catalog_folder(catalog_row("caltech101"), root, "train")
+
+
+def test_another_layout_is_not_guessed(tmp_path: Path):
+    root = images(tmp_path, "images/banded/a.jpg", "images/braided/b.jpg")
+    with pytest.raises(ValueError, match=r"labels/train1.txt.* were not found.*dtd is read as .*train/<class>/"):
+        load_catalog_folder(catalog_row("dtd"), root, "train")
+    sorted_by_hand = images(tmp_path / "sorted", "train/banded/a.jpg", "test/banded/b.jpg")
+    assert len(load_catalog_folder(catalog_row("dtd"), sorted_by_hand, "test")) == 1
+    with pytest.raises(ValueError, match="no image in a class folder"):
+        load_catalog_folder(catalog_row("imagenet-a"), images(tmp_path / "loose", "a.jpg"), "test")

@@ -10,16 +10,15 @@ import pytest
 from PIL import Image
 
 from synco_hub.data import TwoViewCollator, TwoViewDataset, TwoViewTransform
-from synco_hub.data.decoding import UnreadableImageError
+from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import DatasetDescription
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.streams.images import (
     SPARE,
     StreamCollator,
     StreamedBatches,
     StreamedImages,
     StreamRow,
-    decode_cell,
 )
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -55,14 +54,14 @@ def test_the_picture_is_the_one_of_the_row():
 def test_cells_of_every_kind(tmp_path):
     (tmp_path / "x.png").write_bytes(png(1, 2))
     for cell in (png(1, 2), {"bytes": png(1, 2)}, {"bytes": None, "path": str(tmp_path / "x.png")}):
-        assert decode_cell(cell, "x").getpixel((0, 0)) == (1, 0, 2)
+        assert images().load_image(row(1, 2, cell)).getpixel((0, 0)) == (1, 0, 2)
     bomb = io.BytesIO()
     Image.fromarray(np.zeros((1, 1), dtype=np.uint8)).save(bomb, "PNG")
     header = bytearray(bomb.getvalue())
     header[16:24] = (60_000).to_bytes(4, "big") * 2
     for cell in (None, {}, {"bytes": b"", "path": None}, 7, [1, 2], png(0, 0)[:60], b"no picture", bytes(header)):
-        with pytest.raises(UnreadableImageError, match="shard 3, row 4"):
-            decode_cell(cell, "shard 3, row 4")
+        with pytest.raises(UnreadableImageError, match=f"{images().shard_names[1]}, row 4"):
+            images().load_image(row(1, 4, cell))
 
 
 def test_views_depend_on_seed_epoch_and_row_and_not_on_the_batch():
@@ -72,7 +71,7 @@ def test_views_depend_on_seed_epoch_and_row_and_not_on_the_batch():
     assert one["view_1"].equal(other["view_1"])
     assert one["view_2"].equal(other["view_2"])
     assert not batches[5, row(1, 2)]["view_1"].equal(one["view_1"])
-    picture = decode_cell(png(1, 2), "x")
+    picture = decode_rgb(png(1, 2))
     assert TwoViewTransform(16)(picture, random_key(3, 4, (1 << 32) + 2))[0].equal(one["view_1"])
 
 
@@ -85,7 +84,7 @@ def test_a_bad_row_is_replaced_by_another_of_its_batch_always_the_same():
     for one, other in zip(first, second, strict=True):
         assert one["view_1"].equal(other["view_1"])
     key = random_key(3, 0, int(bad))
-    candidates = [TwoViewTransform(16)(decode_cell(png(0, number), "x"), key)[0] for number in (1, 2)]
+    candidates = [TwoViewTransform(16)(decode_rgb(png(0, number)), key)[0] for number in (1, 2)]
     assert any(first[1]["view_1"].equal(view) for view in candidates)
     with pytest.raises(UnreadableImageError, match="neither could it be read"):
         batches.__getitems__([(0, bad), (0, row(1, 3, b""))])
@@ -96,7 +95,7 @@ def test_a_batch_of_bad_rows_alone_takes_its_spare_rows():
     bad = row(1, 9, b"rubbish")
     samples = batches.__getitems__([(0, bad), (SPARE, None), (SPARE, row(0, 1))])
     assert [sample["bad_index"] for sample in samples] == [int(bad)]
-    expected = TwoViewTransform(16)(decode_cell(png(0, 1), "x"), random_key(3, 0, int(bad)))[0]
+    expected = TwoViewTransform(16)(decode_rgb(png(0, 1)), random_key(3, 0, int(bad)))[0]
     assert samples[0]["view_1"].equal(expected)
 
 

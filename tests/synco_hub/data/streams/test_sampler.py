@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from torch.utils.data import DataLoader
 
-from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.images import SPARE, StreamCollator, StreamedBatches
 from synco_hub.data.streams.retries import StreamReadError
 from synco_hub.data.streams.sampler import StreamBatchSampler, StreamSampler, StreamSettings, _ReadAhead
@@ -64,7 +63,7 @@ def loaded(source, epoch, rank, world, workers, batch=2, seed=0):
 
 @pytest.mark.parametrize("kind", [parquet_folder, webdataset_folder])
 def test_every_image_once_with_four_workers_at_one_two_and_three_processes(tmp_path, kind):
-    source = open_stream(HubSource(str(kind(tmp_path / "data", [9, 9, 9, 9]))))
+    source = open_stream(kind(tmp_path / "data", [9, 9, 9, 9]))
     everything = Counter((shard, 0, row) for shard in range(4) for row in range(9))
     for world in (1, 2, 3):
         steps = [loaded(source, 0, rank, world, workers=4) for rank in range(world)]
@@ -74,7 +73,7 @@ def test_every_image_once_with_four_workers_at_one_two_and_three_processes(tmp_p
 
 
 def test_the_order_is_another_one_each_epoch_and_seed_and_the_same_for_any_number_of_workers(tmp_path):
-    source = open_stream(HubSource(str(parquet_folder(tmp_path, [7, 8, 5]))))
+    source = open_stream(parquet_folder(tmp_path, [7, 8, 5]))
     orders = [loaded(source, epoch, 0, 1, 0) for epoch in range(3)]
     assert len({str(order) for order in orders}) == 3
     assert loaded(source, 1, 0, 1, 3) == loaded(source, 1, 0, 1, 1) == orders[1]

@@ -10,15 +10,15 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from synco_hub.data.hub_source import HubSource
 from synco_hub.data.streams.source import StreamSource, _rows_of_shard, open_stream
+from synco_hub.settings import DatasetChoice
 
 sys.path.insert(0, str(Path(__file__).parent))
 from stream_tables import parquet_folder, png, webdataset_folder
 
 
 def test_a_parquet_folder_gives_raw_rows_names_and_counts(tmp_path):
-    source = open_stream(HubSource(str(parquet_folder(tmp_path, [3, 4]))))
+    source = open_stream(parquet_folder(tmp_path, [3, 4]))
     assert source.shard_names == ("train-00000-of-00002.parquet", "train-00001-of-00002.parquet")
     assert source.counts == (3, 4)
     assert source.num_rows == 7
@@ -30,20 +30,20 @@ def test_a_parquet_folder_gives_raw_rows_names_and_counts(tmp_path):
 
 
 def test_a_webdataset_folder_gives_the_same(tmp_path):
-    source = open_stream(HubSource(str(webdataset_folder(tmp_path, [3, 4]))))
+    source = open_stream(webdataset_folder(tmp_path, [3, 4]))
     assert source.counts == (3, 4)
     assert source.image_column == "png"
     assert [cell["bytes"] for cell in source.cells(0)] == [png(0, row) for row in range(3)]
 
 
 def test_pretraining_needs_no_labels(tmp_path):
-    source = open_stream(HubSource(str(parquet_folder(tmp_path, [3], with_label=False))))
+    source = open_stream(parquet_folder(tmp_path, [3], with_label=False))
     assert len(list(source.cells(0))) == 3
 
 
 def test_a_name_of_the_catalog_takes_its_own_splits_and_the_given_folder(tmp_path):
     parquet_folder(tmp_path, [3, 2])
-    source = open_stream(HubSource("imagenet-1k", data_dir=str(tmp_path)))
+    source = open_stream(DatasetChoice("imagenet-1k", data_dir=str(tmp_path)))
     assert source.name == "imagenet-1k"
     assert source.num_rows == 5
     for row in range(2):
@@ -51,7 +51,7 @@ def test_a_name_of_the_catalog_takes_its_own_splits_and_the_given_folder(tmp_pat
             (tmp_path / "train-00000-of-00002.parquet").read_bytes()
         )
     # Some train on two stored splits; a folder of parquet files has them by their names.
-    source = open_stream(HubSource("flowers102", data_dir=str(tmp_path)))
+    source = open_stream(DatasetChoice("flowers102", data_dir=str(tmp_path)))
     assert len(source.counts) == 4
     assert source.num_rows == 11
     assert [cell["bytes"] for cell in source.cells(3)] == [png(0, row) for row in range(3)]
@@ -61,18 +61,18 @@ def test_a_folder_of_the_sets_own_name_hides_neither_its_splits_nor_another_copy
     folder = parquet_folder(tmp_path / "flowers102", [3, 2])
     (folder / "validation-0-of-1.parquet").write_bytes((folder / "train-00000-of-00002.parquet").read_bytes())
     monkeypatch.chdir(tmp_path)
-    source = open_stream(HubSource("flowers102", data_dir="flowers102"))
+    source = open_stream(DatasetChoice("flowers102", data_dir="flowers102"))
     assert (source.num_rows, source.split_rule) == (8, "split train + validation as published")
-    assert open_stream(HubSource("./flowers102")).num_rows == 5
+    assert open_stream(DatasetChoice("./flowers102")).num_rows == 5
     parquet_folder(tmp_path / "copy", [4])
-    assert open_stream(HubSource("imagenet-1k"), hub_id="copy").num_rows == 4
+    assert open_stream(DatasetChoice("imagenet-1k", dataset_id="copy")).num_rows == 4
     (tmp_path / "imagenet-1k").mkdir()
-    assert open_stream(HubSource("imagenet-1k"), hub_id="copy").num_rows == 4
+    assert open_stream(DatasetChoice("imagenet-1k", dataset_id="copy")).num_rows == 4
 
 
 def test_a_description_tells_data_sets_apart_and_not_places(tmp_path):
     one, moved, other = (
-        open_stream(HubSource(str(parquet_folder(tmp_path / name, counts)))).images().description.fingerprint
+        open_stream(parquet_folder(tmp_path / name, counts)).images().description.fingerprint
         for name, counts in (("a", [3, 4]), ("b", [3, 4]), ("c", [4, 3]))
     )
     assert one == moved != other
@@ -90,23 +90,23 @@ def test_what_cannot_be_streamed_is_refused_in_one_line(tmp_path):
     file = damaged / "train-00001-of-00002.parquet"
     file.write_bytes(file.read_bytes()[:-200])
     for given, text in (
-        (HubSource(str(tmp_path / "pictures")), "holds image files, which need no streaming"),
-        (HubSource(str(tmp_path / "empty")), r"no parquet, arrow or webdataset \(.tar\) files"),
-        (HubSource(str(numbers)), "no column of images among label, image"),
-        (HubSource(str(numbers), image_column="image"), "'image' holds string, not encoded images"),
-        (HubSource(str(numbers), image_column="picture"), "no column 'picture'; give --image-column one of label"),
-        (HubSource(str(damaged)), "train-00001-of-00002.parquet"),
-        (HubSource("no-such-thing"), "neither a folder, nor a name of"),
-        (HubSource("fractals"), "no table on the Hub|neither a folder"),
-        (HubSource("./missing/folder"), "neither a folder, nor a name of"),
-        (HubSource("imagenet-c"), "no table on the Hub|no split 'train'"),
-        (HubSource("imagenet-a"), "no split 'train'"),
+        (DatasetChoice(str(tmp_path / "pictures")), "holds image files, which need no streaming"),
+        (DatasetChoice(str(tmp_path / "empty")), r"no parquet, arrow or webdataset \(.tar\) files"),
+        (DatasetChoice(str(numbers)), "no column of images among label, image"),
+        (DatasetChoice(str(numbers), image_column="label"), "'label' holds int64, not images"),
+        (DatasetChoice(str(numbers), image_column="picture"), "no column 'picture'; give --image-column one of label"),
+        (DatasetChoice(str(damaged)), "train-00001-of-00002.parquet"),
+        (DatasetChoice("no-such-thing"), "neither a folder, nor a name of"),
+        (DatasetChoice("fractals"), "no table on the Hub|neither a folder"),
+        (DatasetChoice("./missing/folder"), "neither a folder, nor a name of"),
+        (DatasetChoice("imagenet-c"), "no table on the Hub|no split 'train'"),
+        (DatasetChoice("imagenet-a"), "no split 'train'"),
     ):
         with pytest.raises(ValueError, match=text) as caught:
             open_stream(given)
         assert "\n" not in str(caught.value)
     with pytest.raises(ValueError, match="--dataset-id a/b replaces the copy of a name of the catalog"):
-        open_stream(HubSource(str(numbers)), hub_id="a/b")
+        open_stream(DatasetChoice(str(numbers), dataset_id="a/b"))
 
 
 def test_an_epoch_needs_a_length(tmp_path):
@@ -116,7 +116,7 @@ def test_an_epoch_needs_a_length(tmp_path):
     assert len(unknown.images(12)) == 12
     with pytest.raises(ValueError, match="--images-per-epoch -3"):
         unknown.images(-3)
-    empty = open_stream(HubSource(str(parquet_folder(tmp_path, [0, 0]))))
+    empty = open_stream(parquet_folder(tmp_path, [0, 0]))
     with pytest.raises(ValueError, match="hold no rows"):
         empty.images()
 

@@ -5,10 +5,9 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from synco_hub.data.epoch_sampler import EpochSampler
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_folder import load_image_folder
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import EpochSampler, random_key
 from synco_hub.data.views.dataset import TwoViewCollator, TwoViewDataset
 from synco_hub.data.views.device_views import SplitTwoViewTransform
 from synco_hub.data.views.worker_views import TwoViewTransform

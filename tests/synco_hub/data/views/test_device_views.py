@@ -12,7 +12,7 @@ from pillow_views import PillowTwoViewTransform, apply_view
 from pretended_gpu import pretended_gpu
 from scipy import stats
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.dataset import TwoViewCollator
 from synco_hub.data.views.device_views import (
     DeviceViews,

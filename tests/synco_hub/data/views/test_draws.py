@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.draws import BLENDS, DRAW_ROW, ColorJitterDraw, ViewDraw, draw_row, draw_view
 from synco_hub.data.views.parameters import TwoViewParameters
 

@@ -8,7 +8,7 @@ from PIL import Image
 from pillow_views import PillowTwoViewTransform, apply_view, gaussian_blur, normalized
 from torchvision.transforms.v2 import InterpolationMode
 
-from synco_hub.data.random_keys import random_key
+from synco_hub.data.samplers import random_key
 from synco_hub.data.views.draws import ColorJitterDraw, ViewDraw, draw_view
 from synco_hub.data.views.parameters import TwoViewParameters
 

@@ -1,0 +1,312 @@
+"""What the commands that are no protocol can be told; a protocol's own stands in `synco_hub.settings`.
+
+Nothing here imports torch, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, dataclass
+from pathlib import Path
+from typing import Literal
+
+from synco_hub.settings import repeated, setting
+
+
+def _check_range(flag: str, value: float | None, least: float, most: float | None = None) -> None:
+    if value is None or (value >= least and (most is None or value <= most)):
+        return
+    rule = f"at least {least}" if most is None else f"a number from {least} to {most}"
+    raise ValueError(f"{flag} {value}: give {rule}")
+
+
+# Models and where results go
+
+
+@dataclass(frozen=True)
+class BackboneOption:
+    """The network that a protocol measures."""
+
+    model: str | None = setting(None, "Short name, checkpoint directory, Hub id, or timm:<name>.")
+
+
+@dataclass(frozen=True)
+class ClassifierOption:
+    """The classifier that a protocol measures."""
+
+    model: str = setting(MISSING, "Output folder of linear-probe or fine-tune, or a classifier on the Hub.")
+
+
+@dataclass(frozen=True)
+class NetworkOption:
+    """The network whose cost is measured."""
+
+    model: str | None = setting(None, "Checkpoint or short name; left out: random weights of --backbone.")
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """Where a result goes."""
+
+    output: Path = setting(MISSING, "Where to write the result; what a measurement continues from is kept beside it.")
+
+
+@dataclass(frozen=True)
+class ResultFolder:
+    """Where a result of many files goes."""
+
+    output_dir: Path = setting(MISSING, "Gets masks and results; a killed run continues there.")
+
+
+@dataclass(frozen=True)
+class EvaluateAllOptions:
+    """What `evaluate all` measures."""
+
+    model: str = setting(MISSING, "Short name, checkpoint directory, Hub id, or timm:<name>.")
+    dataset: list[str] | None = repeated("Data sets, one or several. Default: fractals.")
+    output_dir: Path = setting(Path("results"), "One folder a data set, one file a protocol.")
+    data_dir: Path | None = setting(
+        None, "Folder of published archives: robustness, ood, retrieval, video and discovery run on what it holds."
+    )
+    split_seed: int = setting(0, "Seed of the 80/20 split of a folder without test images.")
+
+
+# Demonstrations and comparisons
+
+
+@dataclass(frozen=True)
+class DemoOptions:
+    """What the demonstration trains."""
+
+    method: str = setting("synco-v2", "synco-v2, moby or byol.")
+    output_dir: Path = setting(Path("synco-demo"), "Folder for the run, its results and the figure.")
+    max_steps: int = setting(1000, "Optimizer steps of pretraining.")
+    seed: int = setting(0, "Seed of the weights, the order and the views.")
+
+
+@dataclass(frozen=True)
+class RobustnessDemoOptions:
+    """What the demonstration of robustness measures."""
+
+    output_dir: Path = setting(Path("synco-robustness-demo"), "Folder for results, table and figure.")
+    model: str | None = setting(
+        None, "Backbone; default: the one that `synco-hub demo` installed, else one is pretrained briefly here."
+    )
+    num_images: int = setting(100, "Test images, drawn by seed 0.")
+    pretraining_steps: int = setting(300, "Optimizer steps where a backbone has to be pretrained.")
+
+
+Probe = Literal["none", "cached", "full"]
+
+
+@dataclass(frozen=True)
+class AblateOptions:
+    """What an ablation compares."""
+
+    methods: str = setting(
+        "byol,moby,synco-v2", "Methods or recipes (such as imagenet-100/only-mixup), separated by commas."
+    )
+    seeds: int = setting(3, "Runs of each, with seeds 0, 1, …")
+    max_steps: int = setting(1200, "Optimizer steps of every run.")
+    output_dir: Path = setting(Path("ablation"), "Folder for the runs and the tables.")
+    metric: str = setting("top1_k10", "Which k-NN accuracy the table shows.")
+    probe: Probe = setting(
+        "none",
+        "Linear probe of every run as a further column: full is the paper's protocol, cached a quick look that is "
+        "not.",
+    )
+
+
+@dataclass(frozen=True)
+class TableOptions:
+    """Which results stand in a table."""
+
+    paths: list[Path] = setting(MISSING, "Folders with results, or result files.", positional=True)
+    format: Literal["markdown", "csv", "json"] = setting("markdown", "Form of the table.")
+    output: Path | None = setting(None, "Write it to this file too.")
+    protocol: str | None = setting(None, "Results of this protocol only, such as knn.")
+    paper: bool = setting(True, "Add the paper's rows where it has the protocol.")
+
+
+# Checkpoints
+
+
+@dataclass(frozen=True)
+class ListOptions:
+    """How the zoo is listed."""
+
+    as_json: bool = setting(False, "Print rows as JSON.", spelled="json")
+
+
+@dataclass(frozen=True)
+class PullOptions:
+    """Which checkpoint is fetched."""
+
+    name: str = setting(MISSING, "Short name of the zoo, or organisation/name on the Hub.", positional=True)
+    revision: str | None = setting(None, "Branch, tag or commit; default: the newest.")
+    repo: str | None = setting(
+        None, "Repository to take a short name from, one that you trust.", spelled="from", metavar="ORG/NAME"
+    )
+
+
+@dataclass(frozen=True)
+class PublishOptions:
+    """Which checkpoint is published, and where."""
+
+    directory: Path = setting(
+        MISSING, "Checkpoint directory: of a run, a conversion, or an installed one.", positional=True
+    )
+    repo_id: str = setting(MISSING, "organisation/name on the Hub; created if it is not there.")
+    private: bool = setting(False, "Create it as a private repository.")
+    dry_run: bool = setting(False, "Check and show, send nothing.")
+    yes: bool = setting(False, "Do not ask.")
+
+
+@dataclass(frozen=True)
+class PublishSpaceOptions:
+    """Where the page is published."""
+
+    repo_id: str | None = setting(None, "organisation/name of the Space; created if it is not there.")
+    output: Path | None = setting(None, "Folder to stage it in, and to keep; must be empty.")
+    private: bool = setting(False, "Create it as a private Space.")
+    dry_run: bool = setting(False, "Stage and show, send nothing.")
+    yes: bool = setting(False, "Do not ask.")
+
+
+@dataclass(frozen=True)
+class ConvertOptions:
+    """Which checkpoint is converted, and what its file does not say."""
+
+    source: str = setting(
+        MISSING,
+        "The downloaded .pth, .pt, .tar or .safetensors, a directory of a stock ViT or Swin, or timm:<name>.",
+        positional=True,
+    )
+    output: Path = setting(MISSING, "Directory to write; it must not exist, or be empty.")
+    layout: str = setting("auto", "auto, synco-v2, moby, moco-v3, dino or timm; auto tells it by the keys.")
+    backbone: str | None = setting(None, "Short name or timm name of the network; default: by the shapes.")
+    num_heads: int | None = setting(
+        None, "Attention heads of a ViT, which no shape tells; default: as the layout's own code builds it."
+    )
+    image_size: int | None = setting(None, "Side of the input in pixels; default: by the shapes.")
+    branch: str | None = setting(
+        None, "online or target; default: the one that the project itself evaluates (DINO: target)."
+    )
+    whole_pretraining_state: bool = setting(False, "Keep both networks, heads and queues, to pretrain further.")
+    head: str | None = setting(None, "File with a linear classifier for the backbone: gives a classifier.")
+
+    def __post_init__(self) -> None:
+        _check_range("--num-heads", self.num_heads, 1)
+        _check_range("--image-size", self.image_size, 1)
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """Which checkpoint is exported, and how."""
+
+    model: str = setting(MISSING, "Zoo or installed short name, checkpoint directory, or Hub id.", positional=True)
+    output: Path = setting(MISSING, "Directory to write; it must not exist, or be empty.")
+    format: str = setting(
+        "transformers",
+        "transformers (stock ViT or Swin), timm, onnx (free batch size), or safetensors (timm's names).",
+    )
+
+
+@dataclass(frozen=True)
+class CardOptions:
+    """What a card says that no file tells."""
+
+    directory: Path = setting(MISSING, "Checkpoint directory.", positional=True)
+    licence: str | None = setting(None, "Licence of the weights, such as apache-2.0; kept for later calls.")
+    facts: str | None = setting(
+        None, "Zoo name whose facts hold for these weights, or a YAML file of them; kept for later calls."
+    )
+    name: str | None = setting(
+        None, "What the model is loaded by, organisation/name before publishing; default: the directory's name."
+    )
+
+
+@dataclass(frozen=True)
+class CardVerifyOptions:
+    """Which card is checked, and on what images."""
+
+    directory: Path = setting(MISSING, "Checkpoint directory with a card and result files.", positional=True)
+    tolerance: float = setting(0.3, "Difference in percentage points that is no mismatch.")
+    dataset: str | None = setting(None, "Folder of the images, where a result's own name does not lead.")
+    data_dir: str | None = setting(None, "Folder of the original files, for data sets of the catalog.")
+
+    def __post_init__(self) -> None:
+        _check_range("--tolerance", self.tolerance, 0)
+
+
+# Data
+
+
+@dataclass(frozen=True)
+class DataListOptions:
+    """How the data sets are listed."""
+
+    as_json: bool = setting(False, "Print rows as JSON.", spelled="json")
+    markdown: bool = setting(False, "Print the table of the README.")
+
+
+@dataclass(frozen=True)
+class DataVerifyOptions:
+    """Which data set is compared with the catalog."""
+
+    name: str = setting(MISSING, "A name of `synco-hub data list`.", positional=True)
+    as_json: bool = setting(False, "Print the verdict as JSON.", spelled="json")
+
+
+@dataclass(frozen=True)
+class DataPrepareOptions:
+    """Which data set is written as parquet files, and how."""
+
+    source: str = setting(
+        MISSING, "A name of `synco-hub data list`, a folder, a Hub id, or fractals.", positional=True
+    )
+    output: Path = setting(MISSING, "New folder for the files, or one in which this command was stopped.")
+    shard_size: str = setting("256MB", "Size of a file; a stream reads as many at once as there are.")
+    split: list[str] | None = repeated("Splits to write, one or several. Default: train and test.")
+    num_workers: int = setting(4, "Threads that read and check images.")
+    max_bad_fraction: float = setting(0.01, "Share of images that may be unreadable.")
+
+
+# Looking
+
+
+@dataclass(frozen=True)
+class AttentionOptions:
+    """Which maps are drawn, of which models on which images."""
+
+    model: list[str] = setting(
+        MISSING,
+        "Zoo or installed short name, checkpoint directory, or Hub id; several are compared.",
+        action="extend",
+    )
+    image: list[Path] = setting(
+        MISSING, "JPEG, PNG, WebP, … of any mode and size; several are as many rows.", action="extend"
+    )
+    output: Path = setting(Path("attention.png"), "The figure to write: .png or .pdf.")
+    kind: list[str] | None = repeated(
+        "cls, patch, rollout, cam, saliency, windows, tokens or foreground; several are as many columns. Without it: "
+        "what the paper shows, cls and patch of a ViT, cam and saliency of a Swin."
+    )
+    mass: float | None = setting(None, "Show only the places that hold this share of a map, for example 0.6.")
+    detail: int = setting(1, "Times the model's own input size, 1 to 4, positions interpolated.")
+    strength: float = setting(1.0, "Share of the map over the image; 1 is the map alone.")
+
+    def __post_init__(self) -> None:
+        _check_range("--detail", self.detail, 1, 4)
+        _check_range("--strength", self.strength, 0, 1)
+
+
+@dataclass(frozen=True)
+class SpaceOptions:
+    """Where the page is served, and what it offers."""
+
+    host: str = setting("127.0.0.1", "Address to listen on; 0.0.0.0 lets other computers in.")
+    port: int = setting(7860, "Port to listen on; 0 takes a free one.")
+    models: list[str] | None = repeated("Models on offer: short names, checkpoint directories or Hub ids.")
+
+    def __post_init__(self) -> None:
+        _check_range("--port", self.port, 0, 65535)

@@ -1,0 +1,68 @@
+"""Commands that become another process: `pretrain`, `linear-probe` and `fine-tune` the trainers, `space` the server.
+
+Replacing this process makes signals and exit codes those of training or server themselves.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+
+from synco_hub.cli.options import SpaceOptions
+
+FLAG = "--num-processes"
+
+
+def pretrain(words: Sequence[str]) -> None:
+    """`synco-hub pretrain`: arguments unchanged, in one process or several."""
+    os.execv(sys.executable, training_command(words))
+
+
+def linear_probe(words: Sequence[str]) -> None:
+    """`synco-hub linear-probe`: arguments unchanged."""
+    os.execv(sys.executable, [sys.executable, "-m", "trainers.linear_probe", *words])
+
+
+def fine_tune(words: Sequence[str]) -> None:
+    """`synco-hub fine-tune`: arguments unchanged."""
+    os.execv(sys.executable, [sys.executable, "-m", "trainers.fine_tune", *words])
+
+
+def space(options: SpaceOptions) -> None:
+    """`synco-hub space`."""
+    if importlib.util.find_spec("gradio") is None:
+        raise ImportError("gradio is not installed, which the page needs: pip install 'synco-hub[space]'")
+    flags = ["--host", options.host, "--port", str(options.port)]
+    flags += ["--models", *options.models] if options.models else []
+    # With an arena of memory for every thread, a server whose threads come and go grows: 340 MiB in use took 800.
+    os.environ.setdefault("MALLOC_ARENA_MAX", "2")
+    os.execv(sys.executable, [sys.executable, "-m", "space_app.app", *flags])
+
+
+def training_command(words: Sequence[str]) -> list[str]:
+    """The command that pretrains: one process, or torch's launcher of several with `--num-processes N`.
+
+    Raises:
+        ValueError: If the number of processes is not a whole number of at least 1.
+    """
+    rest, number = _without_flag(words)
+    if number is None:
+        return [sys.executable, "-m", "trainers.pretrain", *rest]
+    if not number.isdecimal() or int(number) < 1:
+        raise ValueError(f"{FLAG} {number} is no number of processes: give a whole number, usually one a GPU.")
+    return [sys.executable, "-m", "trainers.several_processes", number, *rest]
+
+
+def _without_flag(words: Sequence[str]) -> tuple[list[str], str | None]:
+    """The arguments without the last `--num-processes`, in any of its spellings, and its value."""
+    rest, number = [], None
+    remaining = iter(words)
+    for word in remaining:
+        name, equals, value = word.partition("=")
+        if name.replace("_", "-") == FLAG:
+            number = value if equals else next(remaining, "")
+        else:
+            rest.append(word)
+    return rest, number

@@ -1,0 +1,371 @@
+"""Images in tables: a data set of the Hugging Face Hub, or a local folder of parquet, arrow or webdataset files."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+from tqdm.auto import tqdm
+
+from synco_hub.data.decoding import decode_pixels, decode_rgb
+from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
+from synco_hub.data.table_source import (
+    DIFFICULT_COLUMN,
+    TableSource,
+    call_datasets,
+    cell_bytes,
+    cell_name,
+    cell_path,
+    datasets_library,
+    image_column_of,
+    label_column_of,
+    open_split,
+    paths_of,
+    split_names,
+    with_encoded_images,
+)
+
+logger = logging.getLogger(__name__)
+
+TEST_SPLITS = ("test", "validation", "val")
+
+
+class TableDataset(ImageDataset):
+    """Rows of a table that was read by the `datasets` library.
+
+    Args:
+        table: A map-style `datasets.Dataset` whose image column is not decoded.
+        image_column: Column of encoded images.
+        labels: One class index per row.
+        class_names: In label order.
+        description: What to say about the data set.
+        multi_hot: For several classes an image. Shape: (num_images, num_classes).
+
+    Attributes:
+        stored_class_names: As the table has them, where `class_names` were replaced; None else.
+        names_from_rows: The table does not name its classes, so they are those of the rows that were read.
+    """
+
+    stored_class_names: list[str] | None = None
+    names_from_rows = False
+
+    def __init__(
+        self,
+        table: Any,
+        image_column: str,
+        labels: npt.NDArray[np.int64],
+        class_names: Sequence[str],
+        description: DatasetDescription,
+        multi_hot: npt.NDArray[np.float32] | None = None,
+    ) -> None:
+        super().__init__(labels, class_names, description)
+        self.multi_hot = multi_hot
+        self._table = table.select_columns([image_column])
+        self._image_column = image_column
+
+    def load_image(self, index: int) -> Image.Image:
+        """Decodes one row."""
+        return decode_rgb(*self._encoded(index))
+
+    def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
+        """Decodes one row to an array."""
+        return decode_pixels(*self._encoded(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The stored bytes."""
+        return self._encoded(index)[0]
+
+    def encoded_sizes(self) -> npt.NDArray[np.int64] | None:
+        """Bytes of each stored image, read without the images; None where not all lie in the table itself.
+
+        Shape: (num_images,).
+        """
+        table = self._table
+        chunks = table.data.column(self._image_column).chunks if table._indices is None else []
+        try:
+            # The library brings pyarrow along.
+            measure = importlib.import_module("pyarrow.compute").binary_length
+            sizes = [measure(getattr(chunk, "storage", chunk).field("bytes")) for chunk in chunks]
+        except (AttributeError, KeyError):
+            return None
+        if sum(map(len, sizes)) != len(self) or any(part.null_count for part in sizes):
+            return None
+        return np.array([size for part in sizes for size in part.to_pylist()], dtype=np.int64)
+
+    def file_names(self) -> list[str]:
+        """The stored file names, read without the images beside them."""
+        table = self._table
+        if table._indices is None:
+            column = table.data.column(self._image_column)
+            paths = [path for chunk in column.chunks for path in paths_of(chunk)]
+            if len(paths) == len(self):
+                return [path or f"row {index}" for index, path in enumerate(paths)]
+        return [cell_path(self._cell(index)) or f"row {index}" for index in range(len(self))]
+
+    def name(self, index: int) -> str:
+        """The stored file name with its row, or the row alone."""
+        return cell_name(self._cell(index), index)
+
+    def _encoded(self, index: int) -> tuple[bytes, str]:
+        """Bytes and name of one row, which is read once."""
+        cell = self._cell(index)
+        name = cell_name(cell, index)
+        return cell_bytes(cell, name), name
+
+    def _cell(self, index: int) -> Any:
+        return self._table[range(len(self))[index]][self._image_column]
+
+
+def load_table(source: TableSource, split: str = "train") -> TableDataset:
+    """Loads one split of a table, map-style, in stored order.
+
+    The split is `train`; `test`, which takes the first of the splits test, validation and val that has labels; or any
+    split expression of the `datasets` library, such as `train+validation`.
+    """
+    tried = [split]
+    if split == "test":
+        present = split_names(source)
+        tried = [name for name in TEST_SPLITS if name in present]
+        if not tried:
+            raise ValueError(
+                f"{source.dataset}: no test split among {', '.join(present)}; name one with its own name, or use "
+                "the data set for pretraining only."
+            )
+    for stored_split in tried:
+        dataset = _loaded(source, split, stored_split)
+        if dataset.is_labeled or dataset.multi_hot is not None:
+            return dataset
+    return dataset
+
+
+def _loaded(source: TableSource, split: str, stored_split: str) -> TableDataset:
+    if source.max_images is None:
+        table, rows = open_split(source, stored_split), ""
+    else:
+        table = sampled_rows(source, stored_split, source.max_images)
+        rows = f"; {len(table)} rows spread over it"
+    image_column, label_column = image_column_of(table, source), label_column_of(table, source)
+    classes = classes_of_rows(table, label_column, source)
+    table = with_encoded_images(table, image_column, source)
+    identity = (source.dataset.rstrip("/").rsplit("/", 1)[-1], stored_split, image_column, label_column or "")
+    labelled = classes.labels if classes.multi_hot is None else classes.multi_hot.astype(np.int64)
+    description = DatasetDescription(
+        name=source.dataset,
+        source=source.dataset + (f" at revision {source.revision}" if source.revision else ""),
+        split=split,
+        num_images=len(table),
+        num_classes=len(classes.class_names),
+        split_rule=f"split {stored_split} as published{rows}",
+        fingerprint=fingerprint(identity, classes.class_names, labelled),
+    )
+    images = TableDataset(table, image_column, classes.labels, classes.class_names, description, classes.multi_hot)
+    images.names_from_rows = not classes.named_by_table
+    return images
+
+
+# Each costs a request of its own on the Hub.
+PARTS_AT_MOST = 256
+# Tables are often sorted by class: of neighbouring rows only some are kept.
+READ_PER_KEPT = 5
+_ROWS_A_BLOCK = 1000
+
+
+def sampled_rows(source: TableSource, stored_split: str, max_rows: int) -> Any:
+    """Rows from evenly spaced parts of a split (row groups of parquet files, else files), in stored order.
+
+    As many of each part, drawn at random from its beginning; the same ones at every call. At most five times as many
+    rows are read as kept. Where parts are of very different length, they are fewer than asked for. The result is a
+    `datasets.Dataset` in memory with the columns of images and classes, the images not decoded.
+    """
+    if max_rows < 1:
+        raise ValueError(f"max_images={max_rows} of {source.dataset}: give at least 1, or leave it out for all.")
+    library = datasets_library(source.dataset)
+    tables = [_columns(source, name) for name in stored_split.split("+")]
+    parts = [part for table in tables for part in _parts(table)]
+    parts = [parts[position] for position in _evenly(len(parts), min(PARTS_AT_MOST, max_rows))]
+    if not parts:
+        raise ValueError(f"{source.dataset} (split {stored_split}): it has no rows; give another data set.")
+    count, kept, blocks = 0, [], []
+    with tqdm(total=max_rows, desc=f"sample of {source.dataset}", unit=" images", disable=None) as bar:
+        for number, part in enumerate(parts):
+            quota = -(-(max_rows - count) // (len(parts) - number))
+            rows = call_datasets(source, _drawn, part, quota, number)
+            bar.update(len(rows))
+            count += len(rows)
+            kept += rows
+            if len(kept) >= _ROWS_A_BLOCK or number == len(parts) - 1:
+                # In blocks, since one column of bytes cannot hold more than 2 GB.
+                blocks.append(library.Dataset.from_list(kept, features=tables[0].features))
+                kept = []
+    table = library.concatenate_datasets([block for block in blocks if len(block)] or blocks[:1])
+    logger.info("%s: %d rows of %d parts", source.dataset, len(table), len(parts))
+    return table
+
+
+def _columns(source: TableSource, stored_split: str) -> Any:
+    """A split as a stream of what is needed of each row."""
+    table = open_split(source, stored_split, streaming=True)
+    if table.features is None:
+        raise ValueError(
+            f"{source.dataset} does not say which columns it has, so that images with classes cannot be picked out "
+            "of it; name another data set for them."
+        )
+    image, label = image_column_of(table, source), label_column_of(table, source)
+    wanted = [name for name in (image, label, DIFFICULT_COLUMN) if name in table.features]
+    return with_encoded_images(table.select_columns(wanted), image, source)
+
+
+def _parts(table: Any) -> Iterator[Any]:
+    """The smallest parts of a stream that can be read alone."""
+    if table.num_shards <= PARTS_AT_MOST and hasattr(table, "reshard"):  # datasets 4.0 has none
+        table = table.reshard()
+    return (table.shard(num_shards=table.num_shards, index=index) for index in range(table.num_shards))
+
+
+def _evenly(length: int, count: int) -> list[int]:
+    """`count` evenly spaced positions, or all."""
+    return list(range(length)) if length <= count else [position * length // count for position in range(count)]
+
+
+def _drawn(part: Any, quota: int, seed: int) -> list[Any]:
+    """A uniform sample of the first rows of a part, in stored order."""
+    generator = random.Random(seed)
+    drawn: list[tuple[int, Any]] = []
+    for position, row in enumerate(islice(part, quota * READ_PER_KEPT)):
+        if len(drawn) < quota:
+            drawn.append((position, row))
+        elif (place := generator.randrange(position + 1)) < quota:
+            drawn[place] = (position, row)
+    return [row for _, row in sorted(drawn, key=lambda pair: pair[0])]
+
+
+@dataclass(frozen=True)
+class RowClasses:
+    """The classes of a table's rows.
+
+    Attributes:
+        labels: Class indices, -1 where a row has none or several. Shape: (num_rows,).
+        class_names: In label order; empty without labels.
+        multi_hot: For several classes an image. Shape: (num_rows, num_classes).
+        named_by_table: The table says which classes there are; otherwise they are those that its rows have.
+    """
+
+    labels: npt.NDArray[np.int64]
+    class_names: list[str]
+    multi_hot: npt.NDArray[np.float32] | None
+    named_by_table: bool
+
+
+def classes_of_rows(table: Any, column: str | None, source: TableSource) -> RowClasses:
+    """Reads the classes of all rows; without a column of classes every row is unlabeled."""
+    library = datasets_library(source.dataset)
+    if column is not None and _is_list(library, table.features[column]):
+        multi_hot, class_names = _multi_hot(library, table, column, source)
+        return RowClasses(np.full(len(table), UNLABELED, dtype=np.int64), class_names, multi_hot, True)
+    labels, class_names = _labels(library, table, column, source)
+    named = column is None or isinstance(table.features[column], library.ClassLabel)
+    return RowClasses(labels, class_names, None, named)
+
+
+def _is_list(library: Any, feature: Any) -> bool:
+    """Whether a column holds a list per row; the library has several spellings of one."""
+    return isinstance(feature, (list, library.List, library.LargeList)) or type(feature).__name__.startswith("Array")
+
+
+def _multi_hot(
+    library: Any, table: Any, column: str, source: TableSource
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    feature, values = table.features[column], table.select_columns([column])[:][column]
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
+    names = list(inner.names) if isinstance(inner, library.ClassLabel) else []
+    rows, names = multi_hot_of_lists(values, names, source.num_classes, source.dataset)
+    if DIFFICULT_COLUMN in table.features and column != DIFFICULT_COLUMN:
+        rows = without_difficult(rows, table.select_columns([DIFFICULT_COLUMN])[:][DIFFICULT_COLUMN])
+    return rows, names
+
+
+def _labels(
+    library: Any, table: Any, column: str | None, source: TableSource
+) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Class indices and names: of a ClassLabel as published, of integers as they are, of strings in sorted order."""
+    if column is None:
+        return np.full(len(table), UNLABELED, dtype=np.int64), []
+    feature, values = table.features[column], table.select_columns([column])[:][column]
+    if isinstance(feature, library.ClassLabel):
+        labels = np.array([UNLABELED if value is None else value for value in values], dtype=np.int64)
+        return labels, list(feature.names)
+    kinds = {type(value) for value in values if value is not None}
+    if kinds <= {int}:
+        labels = np.array([UNLABELED if value is None else value for value in values], dtype=np.int64)
+        return labels, [str(number) for number in range(int(labels.max(initial=UNLABELED)) + 1)]
+    if kinds == {str}:
+        class_names = sorted({value for value in values if value is not None})
+        index: dict[str | None, int] = {name: number for number, name in enumerate(class_names)}
+        return np.array([index.get(value, UNLABELED) for value in values], dtype=np.int64), class_names
+    raise ValueError(
+        f"{source.dataset}: column {column!r} holds {', '.join(sorted(kind.__name__ for kind in kinds))}, but a "
+        "class is an integer or a string; name another column with --label-column."
+    )
+
+
+def multi_hot_of_lists(
+    values: Sequence[Any], class_names: Sequence[str], num_classes: int | None, source: str
+) -> tuple[npt.NDArray[np.float32], list[str]]:
+    """Reads a column of lists: of class indices, of class names, or of a number for every class.
+
+    Lists of one length above 1 with nothing but -1, 0 and 1, and at least one 0 or -1, are rows themselves, where
+    their length is that of the classes or no names are known. Everything else is indices or names of the classes.
+    """
+    lists = [list(value) if value is not None else [] for value in values]
+    known = len(class_names) or num_classes
+    entries = {entry for each in lists for entry in each}
+    lengths = {len(each) for each in lists}
+    rows_fit = len(lengths) == 1 and (known in lengths if known else max(lengths, default=0) > 1)
+    if rows_fit and entries <= {-1, 0, 1} and not entries <= {1}:
+        rows = np.array(lists, dtype=np.float32)
+        return rows, list(class_names) or [str(number) for number in range(rows.shape[1])]
+    if entries and all(isinstance(entry, str) for entry in entries):
+        names = list(class_names) or sorted(map(str, entries))
+        index = {name: number for number, name in enumerate(names)}
+        strangers = sorted(str(entry) for entry in entries if entry not in index)
+        if strangers:
+            raise ValueError(f"{source}: {strangers[0]!r} is not among its {len(names)} classes.")
+        return _filled([[index[entry] for entry in each] for each in lists], len(names)), names
+    if not all(isinstance(entry, int | np.integer) and not isinstance(entry, bool) for entry in entries):
+        kinds = ", ".join(sorted({type(entry).__name__ for entry in entries}))
+        raise ValueError(
+            f"{source}: its lists of classes hold {kinds}, where indices, names or -1, 0 and 1 are known; name "
+            "another column with --label-column."
+        )
+    count = known or int(max(entries, default=-1)) + 1
+    if entries and not 0 <= min(entries) <= max(entries) < count:
+        raise ValueError(
+            f"{source}: classes {min(entries)} to {max(entries)}, where there are {count}; check the label column."
+        )
+    return _filled(lists, count), list(class_names) or [str(number) for number in range(count)]
+
+
+def _filled(present: Sequence[Sequence[int]], num_classes: int) -> npt.NDArray[np.float32]:
+    rows = np.zeros((len(present), num_classes), dtype=np.float32)
+    for row, classes in zip(rows, present, strict=True):
+        row[list(classes)] = 1.0
+    return rows
+
+
+def without_difficult(
+    rows: npt.NDArray[np.float32], difficult: Sequence[Sequence[int] | None]
+) -> npt.NDArray[np.float32]:
+    """Rows in which a class does not count (-1) that has difficult instances only."""
+    marked = rows.copy()
+    for row, classes in zip(marked, difficult, strict=True):
+        for number in classes or ():
+            row[number] = 1.0 if row[number] == 1.0 else -1.0
+    return marked

@@ -1,0 +1,114 @@
+"""Images that cannot be read: what stands in for one, and how many of a data set there are."""
+
+import logging
+from collections.abc import Iterable
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+from synco_hub.data.decoding import UnreadableImageError
+from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.samplers import random_key
+from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
+
+logger = logging.getLogger(__name__)
+
+GOOD = -1
+_STAND_IN_ATTEMPTS = 64
+_NAMED_AT_MOST = 10
+
+
+class TooManyBadImagesError(ValueError):
+    """More distinct images are unreadable than the run allows."""
+
+
+class _NamedImages(Protocol):
+    def __len__(self) -> int: ...
+
+    def name(self, index: int) -> str: ...
+
+
+class UnreadableImages:
+    """Book of the unreadable images of one data set, kept in the main process.
+
+    Worker processes cannot share a counter. They mark a batch instead: its `bad_index` column is -1 for a good image
+    and the image's position otherwise, and the main process enters the column here.
+
+    Args:
+        images: The data set: its length and the names of its images.
+        max_bad_fraction: Largest share of distinct unreadable images, in [0, 1].
+
+    Raises:
+        ValueError: If the share is not in [0, 1].
+    """
+
+    def __init__(self, images: _NamedImages, max_bad_fraction: float = DEFAULT_MAX_BAD_FRACTION) -> None:
+        if not 0 <= max_bad_fraction <= 1:
+            raise ValueError(f"max_bad_fraction {max_bad_fraction}: a share lies in [0, 1]; the default is 0.01.")
+        self._images = images
+        self._bad: dict[int, None] = {}  # a set that keeps the order of discovery
+        self.max_bad_fraction = max_bad_fraction
+
+    def record(self, bad_index: torch.Tensor | Iterable[int]) -> None:
+        """Enters the `bad_index` column of a batch; an image counts once, however often it comes.
+
+        Args:
+            bad_index: -1 for good images. Over several processes, gather the column first. Shape: (batch,).
+
+        Raises:
+            TooManyBadImagesError: If the share of unreadable images is now above `max_bad_fraction`.
+        """
+        column = bad_index.tolist() if isinstance(bad_index, torch.Tensor) else list(bad_index)
+        for index in column:
+            if index >= 0 and index not in self._bad:
+                self._bad[index] = None
+                logger.warning("unreadable image skipped: %s", self._images.name(index))
+        if len(self._bad) > self.max_bad_fraction * len(self._images):
+            raise TooManyBadImagesError(
+                f"{self.summary()}; at most a share of {self.max_bad_fraction:g} may be; repair or remove the files, "
+                "or allow more with --max-bad-fraction."
+            )
+
+    @property
+    def indices(self) -> list[int]:
+        """Positions of the unreadable images so far, in ascending order."""
+        return sorted(self._bad)
+
+    def names(self, limit: int | None = None) -> list[str]:
+        """Names of the unreadable images so far, in the order of the data set, at most `limit` of them."""
+        return [self._images.name(index) for index in self.indices[:limit]]
+
+    def summary(self) -> str:
+        """One line: how many of how many, with the first ten names."""
+        count = len(self._bad)
+        if not count:
+            return f"all images read so far of {len(self._images)} were good"
+        rest = f" and {count - _NAMED_AT_MOST} more" if count > _NAMED_AT_MOST else ""
+        return f"{count} of {len(self._images)} images cannot be read: {', '.join(self.names(_NAMED_AT_MOST))}{rest}"
+
+    def __len__(self) -> int:
+        return len(self._bad)
+
+
+def readable_pixels(dataset: ImageDataset, index: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], int]:
+    """Loads the pixels (height, width, 3) of an image, or of a fixed other one in place of a damaged one.
+
+    The second value is -1 for the image that was asked for, else its index: a batch keeps its size and says which
+    could not be read. The stand-ins of an index are tried in an order that depends on seed and index alone: all
+    processes, epochs and resumed runs take the same one.
+    """
+    try:
+        return dataset.load_pixels(index), GOOD
+    except UnreadableImageError as error:
+        logger.debug("%s", error)
+        last = error
+    for attempt in range(_STAND_IN_ATTEMPTS):
+        try:
+            return dataset.load_pixels(random_key(seed, index, attempt) % len(dataset)), index
+        except UnreadableImageError as error:
+            last = error
+    raise UnreadableImageError(
+        last.name, f"{last.reason}; neither could it be read nor any of {_STAND_IN_ATTEMPTS} images in its place"
+    )

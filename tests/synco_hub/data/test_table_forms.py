@@ -1,0 +1,184 @@
+"""The same table by position, as a sample and as a stream: the same images, names and classes, in whatever form."""
+
+import io
+import tarfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from synco_hub.data import ImageDataset, load_dataset, open_stream
+from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.streams.images import StreamRow
+from synco_hub.data.table_source import cell_path
+from synco_hub.settings import DatasetChoice
+
+datasets = pytest.importorskip("datasets")
+
+COUNT = 7
+CLASSES = datasets.ClassLabel(names=["cat", "dog", "owl"])
+STRUCT = {"bytes": datasets.Value("binary"), "path": datasets.Value("string")}
+LABELS = [2, 0, 1, 1, 0, 2, 2]
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+
+
+def png(number: int) -> bytes:
+    pixels = np.random.default_rng(number).integers(0, 256, (5, 4, 3), dtype=np.uint8)
+    stream = io.BytesIO()
+    Image.fromarray(pixels).save(stream, "PNG")
+    return stream.getvalue()
+
+
+def structs(folder: Path) -> list[Any]:
+    return [{"bytes": png(number), "path": f"{number}.png"} for number in range(COUNT)]
+
+
+def nameless(folder: Path) -> list[Any]:
+    return [{"bytes": png(number), "path": None} for number in range(COUNT)]
+
+
+def alone(folder: Path) -> list[Any]:
+    return [png(number) for number in range(COUNT)]
+
+
+def files(folder: Path) -> list[str]:
+    folder.mkdir()
+    for number in range(COUNT):
+        (folder / f"{number}.png").write_bytes(png(number))
+    return [str(folder / f"{number}.png") for number in range(COUNT)]
+
+
+def partly_damaged(folder: Path) -> list[Any]:
+    return [None, {"bytes": b"", "path": None}, {"bytes": png(2)[:40], "path": "cut.png"}, *structs(folder)[3:]]
+
+
+def same_in_each(images: list[ImageDataset]) -> None:
+    """Images or their errors, names and classes of all."""
+    one, *others = images
+    for other in others:
+        assert len(one) == len(other) == COUNT
+        assert (one.class_names, one.labels.tolist()) == (other.class_names, other.labels.tolist())
+        assert (one.multi_hot is None) == (other.multi_hot is None)
+        assert one.multi_hot is None or np.array_equal(one.multi_hot, other.multi_hot)
+        assert one.file_names() == other.file_names()
+        assert [one.name(index) for index in range(COUNT)] == [other.name(index) for index in range(COUNT)]
+        assert [seen(one, index) for index in range(COUNT)] == [seen(other, index) for index in range(COUNT)]
+
+
+def seen(images: ImageDataset, index: int) -> bytes | str:
+    try:
+        return images.load_image(index).tobytes()
+    except UnreadableImageError as error:
+        return error.reason
+
+
+def same_as_streamed(images: ImageDataset, choice: DatasetChoice) -> None:
+    """Of a stream rows have the file name in their cell, and shard and row as their name."""
+    source = open_stream(choice)
+    streamed = source.images()
+    cells = [cell for shard in range(len(source.counts)) for cell in source.cells(shard)]
+    assert len(cells) == len(streamed) == len(images)
+    assert [cell_path(cell) or f"row {index}" for index, cell in enumerate(cells)] == images.file_names()
+    for index, cell in enumerate(cells):
+        assert seen(streamed, StreamRow(0, index, cell)) == seen(images, index)
+
+
+SEVERAL = [[2, 0], [], [1], [0, 1, 2], [1], [0], []]
+FORMS: dict[str, tuple[str, Any, Callable[[Path], list[Any]], dict[str, tuple[list[Any], Any]], dict[str, str]]] = {
+    "images and classes": ("image", datasets.Image(), structs, {"label": (LABELS, CLASSES)}, {}),
+    "without labels": ("picture", datasets.Image(), structs, {}, {}),
+    "without names": ("image", datasets.Image(), nameless, {"label": (LABELS, CLASSES)}, {}),
+    "numbers as classes": ("img", datasets.Image(), structs, {"cls": (LABELS, datasets.Value("int32"))}, {}),
+    "words as classes": (
+        *("image", datasets.Image(), structs),
+        {"wnid": ([f"n0{label}" for label in LABELS], datasets.Value("string"))},
+        {"label_column": "wnid"},
+    ),
+    "some unlabeled": ("image", datasets.Image(), structs, {"label": ([None, *LABELS[1:]], CLASSES)}, {}),
+    "several classes": (
+        *("image", datasets.Image(), structs),
+        {"labels": (SEVERAL, datasets.Sequence(CLASSES)), "difficult": ([[1]] * COUNT, datasets.Sequence(CLASSES))},
+        {},
+    ),
+    "plain structs": ("image", STRUCT, structs, {"label": (LABELS, CLASSES)}, {"image_column": "image"}),
+    "plain bytes": (
+        *("jpg", datasets.Value("binary"), alone),
+        {"cls": (LABELS, CLASSES)},
+        {"image_column": "jpg"},
+    ),
+    "large bytes": (
+        *("jpg", datasets.Value("large_binary"), alone),
+        {"cls": (LABELS, CLASSES)},
+        {"image_column": "jpg"},
+    ),
+    "paths": ("file", datasets.Value("string"), files, {"label": (LABELS, CLASSES)}, {"image_column": "file"}),
+    "damaged cells": ("image", datasets.Image(), partly_damaged, {"label": (LABELS, CLASSES)}, {}),
+    "one of two columns": (
+        *("b", datasets.Image(), structs),
+        {"a": ([{"bytes": png(90), "path": None}] * COUNT, datasets.Image()), "label": (LABELS, CLASSES)},
+        {"image_column": "b"},
+    ),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_table_says_the_same_however_it_is_read(form: str, tmp_path: Path) -> None:
+    column, kind, cells, labels, chosen = FORMS[form]
+    values = {column: cells(tmp_path / "files")} | {name: each for name, (each, _) in labels.items()}
+    kinds = {column: kind} | {name: each for name, (_, each) in labels.items()}
+    (tmp_path / "table").mkdir()
+    table = datasets.Dataset.from_dict(values, features=datasets.Features(kinds))
+    table.to_parquet(tmp_path / "table" / "train-0.parquet", batch_size=3)
+    choice = DatasetChoice(str(tmp_path / "table"), **chosen)
+    whole = load_dataset(choice)
+    # As many as there are: every row is kept, having been read as a stream.
+    same_in_each([whole, load_dataset(choice, max_images=3 * COUNT)])
+    same_as_streamed(whole, choice)
+    intact = [index for index in range(COUNT) if form != "damaged cells" or index > 2]
+    assert all(seen(whole, index) == decode_rgb(png(index)).tobytes() for index in intact)
+
+
+def test_archives_say_the_same_however_they_are_read(tmp_path: Path) -> None:
+    table = tmp_path / "table"
+    table.mkdir()
+    with tarfile.open(table / "train-000.tar", "w") as archive:
+        for number, label in enumerate(LABELS):
+            for name, data in ((f"{number:03d}.png", png(number)), (f"{number:03d}.cls", str(label).encode())):
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                archive.addfile(member, io.BytesIO(data))
+    whole = load_dataset(table)
+    assert whole.labels.tolist() == LABELS
+    same_in_each([whole, load_dataset(table, max_images=COUNT)])
+    same_as_streamed(whole, DatasetChoice(str(table)))
+
+
+@pytest.mark.parametrize(
+    ("kinds", "chosen", "message"),
+    [
+        ({"n": datasets.Value("int64")}, {}, "no column of images among n"),
+        ({"n": datasets.Value("int64")}, {"image_column": "n"}, "column 'n' holds int64, not images"),
+        ({"n": datasets.Value("int64")}, {"image_column": "m"}, "no column 'm'; give --image-column one of n"),
+        ({"a": datasets.Image(), "b": datasets.Image()}, {}, "2 columns of images among a, b"),
+    ],
+)
+def test_a_column_is_refused_in_the_same_words(
+    kinds: dict[str, Any], chosen: dict[str, str], message: str, tmp_path: Path
+) -> None:
+    values = {name: [1 if name == "n" else None] for name in kinds}
+    datasets.Dataset.from_dict(values, features=datasets.Features(kinds)).to_parquet(
+        tmp_path / "table/train-0.parquet"
+    )
+    choice = DatasetChoice(str(tmp_path / "table"), **chosen)
+    for read in (load_dataset, open_stream, lambda choice: load_dataset(choice, max_images=5)):
+        with pytest.raises(ValueError, match=message):
+            read(choice)

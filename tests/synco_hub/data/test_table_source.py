@@ -1,0 +1,147 @@
+"""Which table, column and cell, for tables by position and streams alike."""
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from synco_hub.data.decoding import UnreadableImageError
+from synco_hub.data.table_source import (
+    TableSource,
+    call_datasets,
+    cell_bytes,
+    cell_name,
+    datasets_library,
+    image_column_of,
+    label_column_of,
+    open_split,
+    paths_of,
+    split_names,
+    with_encoded_images,
+)
+
+datasets = pytest.importorskip("datasets")
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    for split, count in (("train", 5), ("validation", 2)):
+        datasets.Dataset.from_dict({"n": list(range(count))}).to_parquet(tmp_path / "table" / f"{split}-0.parquet")
+    return tmp_path / "table"
+
+
+def test_splits_and_rows_by_both_ways_of_reading(folder: Path) -> None:
+    source = TableSource(str(folder))
+    assert split_names(source) == ["train", "validation"]
+    stored, streamed = (open_split(source, "train", streaming) for streaming in (False, True))
+    assert [row["n"] for row in streamed] == stored["n"][:] == [0, 1, 2, 3, 4]
+    assert not isinstance(streamed, datasets.Dataset)
+
+
+def test_every_error_of_the_library_becomes_one_line(folder: Path) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise RuntimeError("no route to host\nand a long story")
+
+    with pytest.raises(
+        ValueError, match=r"a/b: the datasets library cannot load it \(RuntimeError: no route to host\)"
+    ):
+        call_datasets(TableSource("a/b"), fails)
+    with pytest.raises(ValueError, match=r"cannot load it .*dev"):
+        open_split(TableSource(str(folder)), "dev")
+
+
+def test_without_the_library_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr("synco_hub.data.table_source.importlib.import_module", missing)
+    with pytest.raises(ImportError, match=r"someone/pictures: .*pip install datasets"):
+        datasets_library("someone/pictures")
+
+
+IMAGE = datasets.Image()
+CLASSES = datasets.ClassLabel(names=["cat", "dog"])
+NUMBER = datasets.Value("int64")
+FEW = TableSource("a/b")
+
+
+def table(**features: Any) -> Any:
+    columns: dict[str, list[Any]] = {name: [None] for name in features}
+    return datasets.Dataset.from_dict(columns, features=datasets.Features(features))
+
+
+@pytest.mark.parametrize(
+    ("features", "image", "label"),
+    [
+        ({"picture": IMAGE, "kind": CLASSES}, "picture", "kind"),
+        ({"image": IMAGE}, "image", None),
+        ({"image": IMAGE, "label": NUMBER, "fine": CLASSES}, "image", "label"),
+        ({"image": IMAGE, "labels": NUMBER}, "image", "labels"),
+        ({"jpg": IMAGE, "cls": NUMBER}, "jpg", "cls"),
+    ],
+)
+def test_columns_are_found_by_type_and_usual_name(features: Any, image: str, label: str | None) -> None:
+    assert image_column_of(table(**features), FEW) == image
+    assert label_column_of(table(**features), FEW) == label
+    streamed = table(**features).to_iterable_dataset()
+    assert (image_column_of(streamed, FEW), label_column_of(streamed, FEW)) == (image, label)
+
+
+def test_what_is_named_wins_and_what_is_ambiguous_is_refused() -> None:
+    both = table(a=IMAGE, b=IMAGE, fine=CLASSES, coarse=CLASSES)
+    named = TableSource("a/b", image_column="b", label_column="coarse")
+    assert (image_column_of(both, named), label_column_of(both, named)) == ("b", "coarse")
+    with pytest.raises(ValueError, match=r"2 columns of images among a, b, fine, coarse.*--image-column"):
+        image_column_of(both, FEW)
+    with pytest.raises(ValueError, match=r"2 columns of classes \(fine, coarse\).*--label-column"):
+        label_column_of(both, FEW)
+    with pytest.raises(ValueError, match=r"no column 'c'; give --image-column one of a, b"):
+        image_column_of(both, TableSource("a/b", image_column="c"))
+
+
+def test_names_of_the_catalog_may_be_missing_in_another_copy() -> None:
+    copy = TableSource("a/b", usual_image_column="img", usual_label_column="fine_label")
+    assert image_column_of(table(image=IMAGE, label=CLASSES), copy) == "image"
+    assert label_column_of(table(image=IMAGE, label=CLASSES), copy) == "label"
+
+
+def test_images_stay_encoded_and_numbers_are_no_images() -> None:
+    encoded = with_encoded_images(table(image=IMAGE), "image", FEW)
+    assert encoded.features["image"].decode is False
+    assert isinstance(
+        with_encoded_images(table(jpg=datasets.Value("binary")), "jpg", FEW).features["jpg"],
+        datasets.Image,
+    )
+    with pytest.raises(ValueError, match="column 'image' holds int64, not images"):
+        with_encoded_images(table(image=NUMBER), "image", FEW)
+
+
+def test_bytes_are_handed_out_from_every_kind_of_cell(tmp_path: Path) -> None:
+    file = tmp_path / "a.png"
+    file.write_bytes(b"pixels")
+    cells: list[Any] = [b"pixels", {"bytes": b"pixels", "path": "x.png"}, {"bytes": None, "path": str(file)}]
+    cells.append(str(file))
+    assert [cell_bytes(cell, "a") for cell in cells] == [b"pixels"] * 4
+    assert [cell_name(cell, 7) for cell in cells[:3]] == ["row 7", "x.png (row 7)", f"{file} (row 7)"]
+
+
+@pytest.mark.parametrize(
+    ("cell", "reason"),
+    [
+        (None, "is empty"),
+        (3, "holds int"),
+        ({"bytes": b"", "path": None}, "is empty"),
+        ({"path": "/no/x"}, "No such file"),
+    ],
+)
+def test_a_cell_without_an_image_is_named(cell: Any, reason: str) -> None:
+    with pytest.raises(UnreadableImageError, match=f"row 4.*{reason}"):
+        cell_bytes(cell, "row 4")
+
+
+def test_names_of_a_column_are_read_without_its_bytes() -> None:
+    chunk = pa.array([{"bytes": b"1", "path": "a.png"}, {"bytes": b"2", "path": None}])
+    assert paths_of(chunk) == ["a.png", None]
+    assert paths_of(pa.array([b"1", b"2"])) == []
