@@ -20,6 +20,7 @@ from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
 from synco_hub.data.catalog.sets import CATALOG, row_meant
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.subsets import low_shot_subset, subset_of_classes
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     MeasuredSplit,
@@ -184,7 +185,7 @@ def _open_bank(model: EvaluatedModel, data: DatasetChoice, settings: KnnSettings
     if settings.train_dataset is None:
         row = row_meant(data.dataset, data.data_dir, data.dataset_id)
         if row is not None and "train" not in row.splits:
-            raise ValueError(
+            raise DoesNotApplyError(
                 f"{data.dataset} has test images only: name the training images with --train-dataset, such as "
                 "imagenet-1k, and their folder with --train-data-dir."
             )
