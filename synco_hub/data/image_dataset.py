@@ -11,6 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
 
+from synco_hub.errors import DoesNotApplyError
+
 UNLABELED = -1
 
 
