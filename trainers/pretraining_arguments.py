@@ -115,8 +115,8 @@ class SynCoTrainingArguments(PretrainingOptions, TrainingArguments):  # type: ig
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
-                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next is "
-                "written: give at least 2, or write none at all (--save-strategy no)."
+                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next "
+                "is written: give at least 2, or write none at all (--save-strategy no)."
             )
 
     @property

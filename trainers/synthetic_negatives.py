@@ -28,7 +28,8 @@ from trainers.info_nce import (
     promote_precision,
     requires_gradient,
 )
-from trainers.synthetic_draws import Draw, SyntheticNegativesConfig, draw_noise, draw_synthetic
+from trainers.settings import SyntheticNegativesConfig
+from trainers.synthetic_draws import Draw, draw_noise, draw_synthetic
 
 
 def interpolation(query: Tensor, negative: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:

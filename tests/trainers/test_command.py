@@ -1,6 +1,5 @@
 import subprocess
 import sys
-import time
 from dataclasses import dataclass
 
 import pytest
@@ -66,11 +65,8 @@ def test_help_needs_no_torch(module):
         f"import sys; from trainers import {module}; {module}.main(['--help']); "
         "sys.exit('torch' in sys.modules or 'datasets' in sys.modules)"
     )
-    started = time.perf_counter()
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True)
     assert ended.returncode == 0, ended.stderr
-    # Under a second on an idle machine; torch alone would take longer than this.
-    assert time.perf_counter() - started < 20
 
 
 def test_an_unknown_flag_names_the_nearest():

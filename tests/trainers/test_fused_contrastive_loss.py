@@ -20,7 +20,8 @@ from trainers.fused_contrastive_loss import (
     similarity_to,
     summarise_negatives,
 )
-from trainers.synthetic_draws import Draw, SyntheticNegativesConfig, draw_noise, draw_synthetic
+from trainers.settings import SyntheticNegativesConfig
+from trainers.synthetic_draws import Draw, draw_noise, draw_synthetic
 
 CONFIG = SyntheticNegativesConfig(
     num_hard_negatives=6,

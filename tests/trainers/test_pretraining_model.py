@@ -17,8 +17,7 @@ from trainers.pretraining_model import (
     projection_head,
     update_target,
 )
-from trainers.settings import PretrainingSettings
-from trainers.synthetic_draws import SyntheticNegativesConfig
+from trainers.settings import PretrainingSettings, SyntheticNegativesConfig
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 from scipy import stats
 
-from trainers.synthetic_draws import SyntheticNegativesConfig, draw_noise, draw_synthetic, query_chunks
+from trainers.settings import SyntheticNegativesConfig
+from trainers.synthetic_draws import draw_noise, draw_synthetic, query_chunks
 
 KINDS = [
     "interpolation",

@@ -40,8 +40,8 @@ class ClassificationArguments(ClassificationOptions, TrainingArguments):  # type
             raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1): the paper uses 0.1.")
         if self.save_total_limit is not None and self.save_total_limit < 2:
             raise ValueError(
-                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next is "
-                "written: give at least 2."
+                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next "
+                "is written: give at least 2."
             )
 
     @property
@@ -61,7 +61,7 @@ class ClassificationArguments(ClassificationOptions, TrainingArguments):  # type
 
 
 @dataclass
-class LinearProbeArguments(LinearProbeOptions, ClassificationArguments):
+class LinearProbeArguments(LinearProbeOptions, ClassificationArguments):  # type: ignore[misc]
     """Linear probing (paper section 7.5)."""
 
     _argument_group_name: ClassVar[str] = "linear probing (section 7.5; the rest are transformers.TrainingArguments)"
@@ -90,7 +90,7 @@ class LinearProbeArguments(LinearProbeOptions, ClassificationArguments):
 
 
 @dataclass
-class FineTuningArguments(FineTuningOptions, ClassificationArguments):
+class FineTuningArguments(FineTuningOptions, ClassificationArguments):  # type: ignore[misc]
     """Fine-tuning (paper section 7.6)."""
 
     _argument_group_name: ClassVar[str] = "fine-tuning (section 7.6; the rest are transformers.TrainingArguments)"

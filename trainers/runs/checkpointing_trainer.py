@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 
 class CheckpointingTrainer(Trainer):
-    """Writes checkpoints that survive being killed, finds the newest complete one, stops cleanly on SIGTERM and Ctrl-C.
+    """Writes checkpoints that survive being killed, finds the newest, stops cleanly on SIGTERM and Ctrl-C.
 
     Arguments are those of `transformers.Trainer`.
 
@@ -163,7 +163,7 @@ class CheckpointingTrainer(Trainer):
         free = shutil.disk_usage(self._directory).free / 1e9
         raise OSError(
             f"{self._directory / name} could not be written ({first.splitlines()[0]}; {free:.1f} GB are free): the "
-            f"last complete checkpoint is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
+            f"last complete one is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
         )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:

@@ -116,13 +116,13 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
         temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
 
 
-def commit_checkpoint(unfinished: Path, final: Path, facts: Mapping[str, Any]) -> None:
+def commit_checkpoint(unfinished: Path, final: Path, description: Mapping[str, Any]) -> None:
     """Make a written folder a checkpoint: manifest last, then the name that others look for."""
     files = {}
     for file in sorted(path for path in unfinished.rglob("*") if path.is_file()):
         _fsync(file)
         files[str(file.relative_to(unfinished))] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-    write_json(unfinished / MANIFEST_FILE, {**facts, "files": files})
+    write_json(unfinished / MANIFEST_FILE, {**description, "files": files})
     _fsync(unfinished)
     replaced = unfinished.with_name(f"replaced-{final.name}")
     if final.exists():
