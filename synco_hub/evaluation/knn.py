@@ -206,9 +206,14 @@ def _of_same_classes(images: ImageDataset, measured: str) -> ImageDataset:
 
 
 def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The k to measure, rising, and the defaults left out because the bank is too small; None asks for the defaults.
+    """The k to measure, rising, and the defaults left out because the bank is too small.
 
-    When every default is too large, the whole bank votes.
+    Args:
+        ks: What was asked for; None for the defaults, of which, when every one is too large, the whole bank votes.
+        bank_size: Number of training images.
+
+    Raises:
+        ValueError: If none was asked for, or one is below 1 or above the bank's size.
     """
     if ks is None:
         kept = tuple(k for k in DEFAULT_KS if k <= bank_size) or (bank_size,)
