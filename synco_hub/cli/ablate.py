@@ -1,6 +1,7 @@
 """`synco-hub ablate`: several methods on the same budget and the same seeds, as a table that can be argued with.
 
-What an ablation found, as data, as a table and as a picture: mean ± standard deviation over the seeds.
+Runs are processes of their own, kept where they are finished and measured by k-NN; what was found is written as data,
+as tables and as a picture: mean ± standard deviation over the seeds.
 """
 
 from __future__ import annotations
@@ -37,6 +38,7 @@ RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
 UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
 PROBE_METRIC = "top1_last_epoch"
+COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
 PROBES: dict[Probe, str] = {
     "cached": "cached features of centre crops (not the paper's protocol)",
     "full": "the paper's protocol (7.5)",
@@ -175,7 +177,7 @@ def _measured(model: EvaluatedModel, choice: DatasetChoice) -> EvaluationResult:
     return evaluate_knn(model, choice, KnnSettings(num_workers=0, device=best_device(), progress=False))
 
 
-COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
+# The table
 
 
 @dataclass(frozen=True)
