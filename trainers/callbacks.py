@@ -21,7 +21,7 @@ from trainers.schedules import target_momentum
 logger = logging.getLogger(__name__)
 
 # In a file every state of the bar is a line more.
-SECONDS_BETWEEN_LINES = 30.0
+_SECONDS_BETWEEN_LINES = 30.0
 
 
 class Pretrainer(Protocol):
@@ -126,7 +126,7 @@ class ImageProgressCallback(ProgressCallback):
                 initial=state.global_step * images,
                 unit=" images",
                 dynamic_ncols=True,
-                mininterval=0.1 if sys.stderr.isatty() else SECONDS_BETWEEN_LINES,
+                mininterval=0.1 if sys.stderr.isatty() else _SECONDS_BETWEEN_LINES,
             )
         self.current_step = state.global_step
 
@@ -140,10 +140,10 @@ class ImageProgressCallback(ProgressCallback):
 
 
 # A loss this close to the one of a guess, relative, is a guess.
-LOSS_TOLERANCE = 0.01
+_LOSS_TOLERANCE = 0.01
 # Logged intervals in a row before something counts as stuck; the first ones of a run prove nothing.
 PATIENCE = 5
-ADVICE = "Lower the learning rate, use a larger batch, or look at the views."
+_ADVICE = "Lower the learning rate, use a larger batch, or look at the views."
 
 
 def chance_loss(num_negatives: float, num_directions: int = 2) -> float:
@@ -186,7 +186,7 @@ class CollapseCallback(TrainerCallback):
         if self._stuck("accuracy", accuracy <= 2 / (negatives + 1)):
             self._warn("accuracy", state, f"contrast accuracy is stuck at {accuracy:.4f}: a guess finds as many")
         guess = chance_loss(negatives)
-        if self._stuck("loss", abs(logs["loss"] - guess) <= LOSS_TOLERANCE * guess):
+        if self._stuck("loss", abs(logs["loss"] - guess) <= _LOSS_TOLERANCE * guess):
             self._warn(
                 "loss", state, f"the loss stays at {logs['loss']:.3f}, and a guess has 2·ln(K + 1) = {guess:.3f}"
             )
@@ -198,7 +198,7 @@ class CollapseCallback(TrainerCallback):
     def _warn(self, name: str, state: TrainerState, what: str) -> None:
         if name not in self.warned:
             self.warned.add(name)
-            logger.warning("After step %d %s. %s", state.global_step, what, ADVICE)
+            logger.warning("After step %d %s. %s", state.global_step, what, _ADVICE)
 
 
 class TrainingMonitor:

@@ -17,7 +17,7 @@ from synco_hub.errors import report_errors
 from synco_hub.flag_parser import FlagParser
 from trainers.settings import suggest
 
-HELP_ALL = "--help-all"
+_HELP_ALL = "--help-all"
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,10 @@ class Command:
         """Show the help, or run; one clear line and exit code 1 on failure."""
         words = list(sys.argv[1:] if argv is None else argv)
         with report_errors():
-            if HELP_ALL in words:
+            if _HELP_ALL in words:
                 self._parser(_load(self.all_kinds), "").print_help()
             elif "--help" in words or "-h" in words:
-                further = f"{HELP_ALL} also lists the flags of transformers.TrainingArguments."
+                further = f"{_HELP_ALL} also lists the flags of transformers.TrainingArguments."
                 self._parser(self.kinds, further).print_help()
             else:
                 _quieten_libraries()

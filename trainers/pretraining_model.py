@@ -20,7 +20,7 @@ from trainers.objectives import OBJECTIVES, agreement_loss
 from trainers.settings import PretrainingSettings
 from trainers.synthetic_negatives import SyntheticNegatives
 
-NORMS = {"batch": nn.BatchNorm1d, "none": nn.Identity}
+_NORMS = {"batch": nn.BatchNorm1d, "none": nn.Identity}
 
 
 @dataclass
@@ -176,7 +176,7 @@ def projection_head(
     """
     return nn.Sequential(
         nn.Linear(input_dim, hidden_dim),
-        NORMS[norm](hidden_dim),
+        _NORMS[norm](hidden_dim),
         nn.ReLU(inplace=True),
         nn.Linear(hidden_dim, output_dim),
     )

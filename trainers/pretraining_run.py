@@ -57,7 +57,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.train(resume_from_checkpoint=checkpoint)
     if len(trainer.ledger) and trainer.is_world_process_zero():
         logger.warning("%s", trainer.ledger.summary())
-    exit_if_interrupted(trainer)
+    _exit_if_interrupted(trainer)
     summary = {
         "steps": trainer.state.global_step,
         "seconds": round(trainer.seconds, 3),
@@ -68,7 +68,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         "data": recorded["data"],
     }
     if trainer.is_world_process_zero():
-        save_finished(directory, trainer.unwrapped_model, recorded, summary)
+        _save_finished(directory, trainer.unwrapped_model, recorded, summary)
         if summary["last_log"]:
             title = f"{run.settings.method} on {run.backbone.backbone}, {run.data.dataset}"
             save_training_curve(trainer.state.log_history, title, directory / CURVE_FILE)
@@ -95,7 +95,7 @@ def open_images(
     return stream, stream.source.images(data.images_per_epoch)
 
 
-def exit_if_interrupted(trainer: SynCoTrainer) -> None:
+def _exit_if_interrupted(trainer: SynCoTrainer) -> None:
     """End with the exit code of the signal, unless the run had reached its end anyway."""
     received = trainer.interruption.received
     if received is None or trainer.state.global_step >= trainer.state.max_steps:
@@ -110,7 +110,7 @@ def exit_if_interrupted(trainer: SynCoTrainer) -> None:
     sys.exit(128 + received)
 
 
-def save_finished(
+def _save_finished(
     directory: Path, model: SynCoForPreTraining, recorded: dict[str, Any], summary: dict[str, Any]
 ) -> None:
     """Put the online backbone where `AutoModel` finds it, with all that belongs to it."""

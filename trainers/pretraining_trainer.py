@@ -79,7 +79,7 @@ class SynCoTrainer(CheckpointingTrainer):
         self.stream = None if stream is None else StreamLoading(stream, self.num_images, args)
         self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
         self._transform = getattr(train_dataset, "transform", None)
-        self.device_views = build_device_views(self._transform, args)
+        self.device_views = _build_device_views(self._transform, args)
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         for callback in (
@@ -303,7 +303,7 @@ def synchronize_batch_norm(model: SynCoForPreTraining, device_type: str) -> SynC
     return model
 
 
-def build_device_views(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:
+def _build_device_views(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:
     """What finishes views on the training device, if the workers only cut them out."""
     if not isinstance(transform, SplitTwoViewTransform):
         return None

@@ -39,9 +39,9 @@ UNFINISHED = ".unfinished"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _READ_AT_ONCE = 1 << 22
 # What the position in the data and every schedule are counted in: with another value they would mean something else.
-COUNTED_IN = ("global_batch_size", "steps_per_epoch", "num_images")
+_COUNTED_IN = ("global_batch_size", "steps_per_epoch", "num_images")
 # What leaves position and schedules alone, but not every bit.
-LEAVES_BITS = ("world_size", "gradient_accumulation_steps", "precision", "augment_on")
+_LEAVES_BITS = ("world_size", "gradient_accumulation_steps", "precision", "augment_on")
 
 
 def claim_directory(
@@ -212,7 +212,7 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
     schedules and queues go on as they were; drop path and synthesis then draw other numbers, which is said. A stream
     is shared out among the processes, so there it is allowed at the start of an epoch only.
     """
-    for name in COUNTED_IN:
+    for name in _COUNTED_IN:
         if saved.get(name) != now.get(name):
             raise ValueError(
                 f"{checkpoint} was made with {name}={saved.get(name)} and is now to be continued with "
@@ -222,7 +222,9 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
             )
     check_stream_position(checkpoint, saved.get("stream"), now.get("stream"))
     others = [
-        f"{name} was {saved.get(name)}, is {now.get(name)}" for name in LEAVES_BITS if saved.get(name) != now.get(name)
+        f"{name} was {saved.get(name)}, is {now.get(name)}"
+        for name in _LEAVES_BITS
+        if saved.get(name) != now.get(name)
     ]
     if others:
         logger.warning(
