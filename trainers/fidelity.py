@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from synco_hub.models.backbones_synco import suggest
+from synco_hub.errors import suggest
 
 PAPER = "paper"
 AUTHORS_CODE = "authors-code"

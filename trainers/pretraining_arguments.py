@@ -16,7 +16,7 @@ from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
 from synco_hub.data.views.transform import AUTO, resolved_place
-from synco_hub.models.backbones_synco import suggest
+from synco_hub.errors import suggest
 from trainers.contrast.synthetic_draws import SyntheticNegativesConfig
 from trainers.objectives import OBJECTIVES
 from trainers.schedules import scaled_learning_rate

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
+from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
-from synco_hub.models.backbones_synco import suggest
 from trainers.data_arguments import BackboneArguments, DataArguments
 from trainers.fidelity import AUTHORS_CODE, PAPER, fidelity_settings
 from trainers.pretraining_arguments import PretrainingSettings, SynCoTrainingArguments

@@ -88,10 +88,10 @@ def test_a_set_of_test_images_beside_a_folder_of_its_name_has_no_training_images
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
-        ({"protocol": "kn"}, "protocol 'kn' is unknown (did you mean knn?): use one of knn, classification"),
+        ({"protocol": "kn"}, "protocol 'kn' is unknown: use one of knn, classification"),
         ({"protocol": "linear-probe"}, "trains a classifier, which is a run of its own: synco-hub linear-probe"),
         ({"protocol": "knn", "neighbours": 3}, "knn has no setting 'neighbours'"),
-        ({"protocol": "knn", "batchsize": 3}, "(did you mean batch_size"),
+        ({"protocol": "knn", "batchsize": 3}, "Did you mean 'batch_size'"),
         ({"protocol": "knn"}, "--model is missing: give the model to measure, or --features"),
         ({"protocol": "retrieval"}, "--model is missing: give the model to measure."),
         ({"protocol": "knn", "model": "m", "save_features": "FILE/x"}, "--save-features FILE/x: "),

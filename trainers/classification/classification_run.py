@@ -12,8 +12,7 @@ from typing import Any, TypeVar, cast
 
 from transformers.utils import logging as transformers_logging
 
-from synco_hub.errors import report_errors
-from synco_hub.models.backbones_synco import suggest
+from synco_hub.errors import report_errors, suggest
 from synco_hub.results import EvaluationResult
 from trainers.classification.classification_arguments import LabelledDataArguments
 from trainers.runs.flag_parser import FlagParser

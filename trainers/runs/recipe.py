@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from synco_hub.models.backbones_synco import suggest
+from synco_hub.errors import suggest
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 _SET = {"base", "variants"}
