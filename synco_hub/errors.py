@@ -26,6 +26,10 @@ class DoesNotApplyError(ValueError):
     """What is asked for is not for this model or data set; `evaluate all` passes over it."""
 
 
+class FlagError(ValueError):
+    """A command line that asks for what there is not; commands end with exit code 2 then."""
+
+
 @contextmanager
 def report_errors() -> Iterator[None]:
     """Within this context an exception becomes `error: …` on standard error and exit code 1 (Ctrl-C: 130)."""
@@ -78,5 +82,5 @@ def join_names(texts: Iterable[object], most: int) -> str:
 
 def suggest(name: str, known: Iterable[str]) -> str:
     """` Did you mean …?` with the nearest known names, for the end of an error's line; nothing where none is near."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
     return f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""

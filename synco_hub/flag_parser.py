@@ -10,9 +10,7 @@ from typing import Any, NoReturn, cast, get_type_hints
 
 from transformers import HfArgumentParser
 
-
-class FlagError(ValueError):
-    """A command line that asks for what there is not; commands end with exit code 2 then."""
+from synco_hub.errors import FlagError
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter):

@@ -4,7 +4,6 @@ Flags of commands, arguments of `synco_hub.evaluate` and fields of the trainers'
 the help of each stands here once. Nothing here imports torch, so that `--help` answers at once.
 """
 
-
 from __future__ import annotations
 
 from dataclasses import dataclass, field

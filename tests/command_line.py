@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from unittest.mock import patch
 
 from synco_hub.cli.main import run
-from synco_hub.flag_parser import FlagError
+from synco_hub.errors import FlagError
 
 
 @dataclass

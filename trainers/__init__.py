@@ -9,9 +9,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainers.pretraining_arguments import PretrainingSettings, SynCoTrainingArguments
+    from trainers.pretraining_arguments import SynCoTrainingArguments
     from trainers.pretraining_model import SynCoForPreTraining
     from trainers.pretraining_trainer import SynCoTrainer
+    from trainers.settings import PretrainingSettings
     from trainers.synthetic_negatives import SyntheticNegatives
 
 __all__ = [
@@ -23,7 +24,7 @@ __all__ = [
 ]
 
 _HOMES = {
-    "PretrainingSettings": "trainers.pretraining_arguments",
+    "PretrainingSettings": "trainers.settings",
     "SynCoForPreTraining": "trainers.pretraining_model",
     "SynCoTrainer": "trainers.pretraining_trainer",
     "SynCoTrainingArguments": "trainers.pretraining_arguments",

@@ -1,17 +1,24 @@
-"""What happens around an optimizer step: target, gradient norm, epoch, progress bar."""
+"""What happens around optimizer steps: target update, epochs, progress, and whether the network learns."""
 
 from __future__ import annotations
 
+import logging
 import math
 import sys
+import time
+from collections.abc import Iterable, Mapping
 from typing import Any, Protocol
 
+import torch
+from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_model import PretrainingOutput, SynCoForPreTraining
 from trainers.schedules import target_momentum
+
+logger = logging.getLogger(__name__)
 
 # In a file every state of the bar is a line more.
 SECONDS_BETWEEN_LINES = 30.0
@@ -130,3 +137,117 @@ class ImageProgressCallback(ProgressCallback):
         if state.is_world_process_zero:
             self.training_bar.update((state.global_step - self.current_step) * self.trainer.args.global_batch_size)
             self.current_step = state.global_step
+
+
+# A loss this close to the one of a guess, relative, is a guess.
+LOSS_TOLERANCE = 0.01
+# Logged intervals in a row before something counts as stuck; the first ones of a run prove nothing.
+PATIENCE = 5
+ADVICE = "Lower the learning rate, use a larger batch, or look at the views."
+
+
+def chance_loss(num_negatives: float, num_directions: int = 2) -> float:
+    """The loss when the positive looks like every negative: ln(K + 1) for each direction."""
+    return num_directions * math.log(num_negatives + 1)
+
+
+class CollapseCallback(TrainerCallback):
+    """Warns once of each sign of collapse.
+
+    Args:
+        queue_size: Real negatives K; None for a method without negatives.
+    """
+
+    threshold = 0.05
+
+    def __init__(self, queue_size: int | None = None) -> None:
+        self.queue_size = queue_size
+        self.warned: set[str] = set()
+        self._in_a_row: dict[str, int] = {}
+
+    def on_log(
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        **kwargs: Any,
+    ) -> None:
+        """`feature_std` is 1 for features spread over the sphere and 0 for a single point."""
+        logs: Mapping[str, float] = kwargs.get("logs") or {}
+        spread = logs.get("feature_std")
+        if spread is not None and spread < self.threshold:
+            self._warn(
+                "spread", state, f"features are collapsing: feature_std={spread:.4f} is below {self.threshold:.2f}"
+            )
+        if self.queue_size is None or "contrast_accuracy" not in logs:
+            return
+        negatives = self.queue_size + logs.get("num_synthetic", 0.0)
+        accuracy = logs["contrast_accuracy"]
+        if self._stuck("accuracy", accuracy <= 2 / (negatives + 1)):
+            self._warn("accuracy", state, f"contrast accuracy is stuck at {accuracy:.4f}: a guess finds as many")
+        guess = chance_loss(negatives)
+        if self._stuck("loss", abs(logs["loss"] - guess) <= LOSS_TOLERANCE * guess):
+            self._warn(
+                "loss", state, f"the loss stays at {logs['loss']:.3f}, and a guess has 2·ln(K + 1) = {guess:.3f}"
+            )
+
+    def _stuck(self, name: str, bad: bool) -> bool:
+        self._in_a_row[name] = self._in_a_row.get(name, 0) + 1 if bad else 0
+        return self._in_a_row[name] >= PATIENCE
+
+    def _warn(self, name: str, state: TrainerState, what: str) -> None:
+        if name not in self.warned:
+            self.warned.add(name)
+            logger.warning("After step %d %s. %s", state.global_step, what, ADVICE)
+
+
+class TrainingMonitor:
+    """Accumulates the outputs of micro-batches without synchronising the device; one transfer per logging step.
+
+    It also remembers the first step whose loss was not finite.
+    """
+
+    def __init__(self) -> None:
+        self._sums: dict[str, Tensor] = {}
+        self._count = 0
+        self._images = 0
+        self._started = time.perf_counter()
+        self._first_bad_step: Tensor | None = None
+
+    def update(self, output: PretrainingOutput, num_images: int, step: int) -> None:
+        """Add one micro-batch."""
+        assert output.loss is not None
+        loss = output.loss.detach()
+        measured = {"contrast_accuracy": output.contrast_accuracy, "feature_std": output.feature_std}
+        for name, value in measured.items():
+            if value is not None:
+                self._sums[name] = self._sums.get(name, torch.zeros_like(value)) + value
+        if self._first_bad_step is None:
+            self._first_bad_step = torch.full_like(loss, -1.0)
+        is_first = ~torch.isfinite(loss) & (self._first_bad_step < 0)
+        self._first_bad_step = torch.where(is_first, torch.full_like(loss, float(step)), self._first_bad_step)
+        self._count += 1
+        self._images += num_images
+
+    def first_bad_step(self) -> int | None:
+        """The first optimizer step with a loss that is NaN or infinite, or None; waits for the device."""
+        if self._first_bad_step is None:
+            return None
+        step = int(self._first_bad_step.item())
+        return step if step >= 0 else None
+
+    def collect(self, num_processes: int = 1) -> dict[str, float]:
+        """Means since the last call, and images per second over all processes; waits for the device."""
+        now = time.perf_counter()
+        report = {name: float(total.item()) / max(self._count, 1) for name, total in self._sums.items()}
+        report["images_per_second"] = round(self._images * num_processes / max(now - self._started, 1e-9), 2)
+        self._sums, self._count, self._images, self._started = {}, 0, 0, now
+        return report
+
+
+def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+    """ℓ2 norm of all gradients together, on their device, in a few fused calls. Shape: ()."""
+    gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:
+        return torch.zeros(())
+    return torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))

@@ -9,127 +9,22 @@ Expected: the paper's supplement gives the protocol and no table of its numbers;
 
 from __future__ import annotations
 
-import logging
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import Any
+from trainers.classification.settings import FineTuningOptions, LabelledDataArguments
+from trainers.command import Command
 
-from transformers import set_seed
-
-from synco_hub.evaluation import model_source
-from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.hub.loading import model_facts
-from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
-from trainers.classification.classification_arguments import FineTuningArguments, LabelledDataArguments
-from trainers.classification.classification_run import claim_run, run_command
-from trainers.classification.fine_tuning_model import check_fine_tunable, load_processor, new_classifier
-from trainers.classification.fine_tuning_trainer import FineTuningTrainer
-from trainers.classification.labelled_data import LabelledData, data_source, labelled_data
-from trainers.classification.probe_metrics import final_metrics
-
-logger = logging.getLogger(__name__)
-
-PROTOCOL = "fine_tune"
 EXAMPLE = (
-    "example: synco-hub fine-tune --model synco-v2-deit-s --dataset ./photographs --output-dir runs/fine-tuned "
+    "synco-hub fine-tune --model synco-v2-deit-s --dataset ./photographs --output-dir runs/fine-tuned "
     "--num-train-epochs 100"
 )
-
-
-def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArguments) -> EvaluationResult:
-    """Fine-tune a model, and leave the classifier and the result in the output directory.
-
-    Raises:
-        ValueError: On impossible settings, unlabelled data, a model without a linear head, or a directory that holds
-            another run.
-        FloatingPointError: If the loss stops being a number.
-    """
-    started = time.perf_counter()
-    check_fine_tunable(data_arguments.model)
-    processor = load_processor(data_arguments.model)
-    data = labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
-    set_seed(arguments.seed)
-    model = new_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout)
-    facts = model_facts(model, processor)
-    logger.warning("%s: %s", data_arguments.model, facts)
-    trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
-    directory = Path(str(arguments.output_dir))
-    settings = _settings(arguments, data)
-    if trainer.is_world_process_zero():
-        identity = {
-            "protocol": PROTOCOL,
-            "model": data_arguments.model,
-            "train": data.train.images.description.to_dict(),
-            "test": data.test.images.description.to_dict(),
-            "seed": arguments.seed,
-            **settings,
-        }
-        claim_run(directory, identity, arguments.resume)
-    trainer.train_and_measure()
-    result = _result(data_arguments.model, arguments, data, trainer, settings, time.perf_counter() - started)
-    if trainer.is_world_process_zero():
-        network: Any = trainer.accelerator.unwrap_model(trainer.model)
-        network.save_pretrained(directory)
-        processor.save_pretrained(directory)
-        result.save(arguments.output or directory / f"{PROTOCOL}.json")
-    return result
-
-
-def _settings(arguments: FineTuningArguments, data: LabelledData) -> dict[str, Any]:
-    """What changes the numbers, as plain data."""
-    multi_label = data.train_targets.multi_label
-    return {
-        "epochs": arguments.num_train_epochs,
-        "max_steps": arguments.max_steps,
-        "warmup_epochs": arguments.warmup_epochs,
-        "schedule": "linear warm-up from 0, cosine to 0, per step",
-        "optimizer": "SGD",
-        "momentum": arguments.momentum,
-        "weight_decay": arguments.weight_decay,
-        "learning_rate": arguments.learning_rate,
-        "base_learning_rate": None if arguments.given_learning_rate is not None else arguments.base_learning_rate,
-        "learning_rate_rule": "base x global batch / 512",
-        "global_batch_size": arguments.global_batch_size,
-        "classifier_dropout": arguments.classifier_dropout,
-        "max_grad_norm": arguments.max_grad_norm,
-        "label_smoothing": 0.0 if multi_label else arguments.label_smoothing,
-        "loss": "binary cross-entropy" if multi_label else "cross-entropy",
-        "augmentation": repr(data.train.transform),
-    }
-
-
-def _result(
-    name: str,
-    arguments: FineTuningArguments,
-    data: LabelledData,
-    trainer: FineTuningTrainer,
-    settings: dict[str, Any],
-    duration: float,
-) -> EvaluationResult:
-    metrics, choice = final_metrics(trainer.state.log_history, ("",), data.test_targets.primary_metric)
-    return EvaluationResult(
-        metrics=metrics,
-        model=model_source(trainer.accelerator.unwrap_model(trainer.model), name),
-        dataset=data_source(data.test.images, len(trainer.eval_ledger)),
-        training_dataset=data_source(data.train.images, len(trainer.train_ledger)),
-        protocol=ProtocolFacts(
-            PROTOCOL, {**settings, "best_epoch": choice.best_epoch, "epochs_trained": choice.last_epoch}
-        ),
-        preprocessing=preprocessing(data.test),
-        seed=arguments.seed,
-        device=device_name(arguments.device),
-        duration_s=duration,
-        skipped_files=(*trainer.train_ledger.names(), *trainer.eval_ledger.names()),
-        partial=arguments.max_steps > 0,
-        notes=("metrics named best_epoch were chosen on the test split; last_epoch is the protocol's number",),
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> None:
-    """Entry point; one clear line and exit code 1 on failure."""
-    run_command(fine_tune, FineTuningArguments, argv, "synco-hub fine-tune", __doc__ or "", EXAMPLE)
-
+COMMAND = Command(
+    "synco-hub fine-tune",
+    __doc__ or "",
+    EXAMPLE,
+    (LabelledDataArguments, FineTuningOptions),
+    "trainers.classification.arguments:FINE_TUNING_KINDS",
+    "trainers.classification.fine_tune:run",
+)
+main = COMMAND.main
 
 if __name__ == "__main__":
     main()

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import logging
 import math
+from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from synco_hub.data import EvaluationDataset
-from synco_hub.evaluation import evaluate_knn
+from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
+from synco_hub.data.subsets import spread_subset
+from synco_hub.evaluation.knn import evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
-from synco_hub.settings import KnnSettings
+from synco_hub.models import image_processor
+from synco_hub.settings import DatasetChoice, KnnSettings
 from trainers.pretraining_trainer import SynCoTrainer
+from trainers.settings import DataArguments
 
 logger = logging.getLogger(__name__)
+
+# Of each split of a data set that is streamed: about a gigabyte of encoded images at ImageNet's size.
+STREAMED_IMAGES = 10_000
+# One process measures while the others wait for it, which they do for half an hour (`--ddp-timeout`).
+MANY_IMAGES = 200_000
 
 
 class KnnCallback(TrainerCallback):
@@ -77,3 +87,96 @@ class KnnCallback(TrainerCallback):
         accuracies = {f"knn_{name}": value for name, value in result.metrics.items() if name.startswith("top1")}
         self.trainer.log(accuracies)
         logger.info("k-NN after step %d: %s", state.global_step, accuracies)
+
+
+@dataclass(frozen=True)
+class KnnData:
+    """What k-NN is measured on, as evaluation sees it: centre crops.
+
+    Attributes:
+        bank: Training images, which vote.
+        queries: Test images.
+    """
+
+    bank: EvaluationDataset
+    queries: EvaluationDataset
+
+    def descriptions(self) -> dict[str, Any]:
+        """What the accuracy was measured on; JSON values."""
+        return {
+            "bank": self.bank.images.description.to_dict(),
+            "queries": self.queries.images.description.to_dict(),
+        }
+
+
+def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) -> KnnData:
+    """Opens both splits; of a table that is streamed, so many rows are read and kept in memory."""
+    most = STREAMED_IMAGES if data.knn_images is None and data.streaming else data.knn_images
+    if data.knn_dataset is None and not data.streaming:
+        bank = training if most is None else spread_subset(training, most)
+    else:
+        bank = _load_split(data, "train", image_size, most)
+    bank.require_labels("--knn-every-epochs")
+    queries = _load_split(data, "test", image_size, most)
+    queries.require_labels("--knn-every-epochs")
+    _align_class_numbers(bank, queries)
+    _refuse_other_classes(bank, queries)
+    _warn(bank, queries)
+    transform = EvaluationTransform.from_image_processor(image_processor(image_size))
+    return KnnData(EvaluationDataset(bank, transform), EvaluationDataset(queries, transform))
+
+
+def _load_split(data: DataArguments, split: str, image_size: int, most: int | None) -> ImageDataset:
+    if data.knn_dataset is None:
+        try:
+            return load_dataset(data, split, image_size=image_size, max_images=most)
+        except ValueError as error:
+            raise ValueError(
+                f"--knn-every-epochs: {error} Or name another data set to measure on with --knn-dataset."
+            ) from error
+    choice = DatasetChoice(data.knn_dataset, data_dir=data.knn_data_dir, split_seed=data.split_seed)
+    return load_dataset(choice, split, image_size=image_size, max_images=most)
+
+
+def _align_class_numbers(bank: ImageDataset, queries: ImageDataset) -> None:
+    """Give the classes of both the same numbers where a table names none, so that they are those of the rows read."""
+    sides = (bank, queries)
+    if bank.class_names == queries.class_names or not all(getattr(side, "names_from_rows", False) for side in sides):
+        return
+    names = {*bank.class_names, *queries.class_names}
+    ordered = sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
+    position = {name: number for number, name in enumerate(ordered)}
+    for side in sides:
+        side.labels = np.array([position[side.class_names[label]] for label in side.labels], dtype=np.int64)
+        side.class_names = list(ordered)
+
+
+def _refuse_other_classes(bank: ImageDataset, queries: ImageDataset) -> None:
+    """What the first measurement would refuse, after hours."""
+    if bank.num_classes < 2:
+        raise ValueError(
+            f"--knn-every-epochs: all images of {bank.description.name} are of one class, {bank.class_names[0]!r}, so "
+            "that every guess is right; name another data set with --knn-dataset."
+        )
+    if bank.class_names != queries.class_names:
+        raise ValueError(
+            f"--knn-every-epochs: the training images of {bank.description.name} have {bank.num_classes} classes, the "
+            f"test images {queries.num_classes}, and not the same; name another data set with --knn-dataset."
+        )
+
+
+def _warn(bank: ImageDataset, queries: ImageDataset) -> None:
+    asked = np.unique(queries.labels)
+    strangers = np.setdiff1d(asked, bank.labels)
+    if len(strangers):
+        logger.warning(
+            "k-NN: %d of the %d classes of the test images have no image among the %d training images, such as %r, "
+            "and count as wrong; raise --knn-images, or name another data set with --knn-dataset.",
+            *(len(strangers), len(asked), len(bank), queries.class_names[strangers[0]]),
+        )
+    if len(bank) + len(queries) > MANY_IMAGES:
+        logger.warning(
+            "k-NN: one process computes the features of %d images at every measurement while the others wait; "
+            "--knn-images 10000 bounds it.",
+            len(bank) + len(queries),
+        )

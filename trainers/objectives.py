@@ -7,8 +7,10 @@ adds synthetic negatives made from the hardest of them; BYOL drops the negatives
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -13,13 +14,13 @@ from torch.nn import functional as F
 from transformers.utils.generic import ModelOutput
 
 from synco_hub.models import SynCoConfig, SynCoModel, SynCoPreTrainedModel
-from trainers.contrast.info_nce import info_nce
-from trainers.ema import copy_parameters, update_target
+from trainers.info_nce import info_nce
 from trainers.negative_queue import NegativeQueue
 from trainers.objectives import OBJECTIVES, agreement_loss
-from trainers.pretraining_arguments import PretrainingSettings
-from trainers.projection_heads import projection_head
+from trainers.settings import PretrainingSettings
 from trainers.synthetic_negatives import SyntheticNegatives
+
+NORMS = {"batch": nn.BatchNorm1d, "none": nn.Identity}
 
 
 @dataclass
@@ -62,7 +63,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             self.queue_1 = NegativeQueue(self.settings.queue_size, self.settings.projection_dim)
             self.queue_2 = NegativeQueue(self.settings.queue_size, self.settings.projection_dim)
         if self.objective.synthesises:
-            self.synthetic_negatives = synthetic_negatives_of(self.settings)
+            self.synthetic_negatives = build_synthetic_negatives(self.settings)
         if not next(self.predictor.parameters()).is_meta:
             copy_parameters(self.synco, self.target)
             copy_parameters(self.projector, self.target_projector)
@@ -91,13 +92,13 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
-        """Load a whole pretraining checkpoint.
+        """Load a complete pretraining checkpoint.
 
         Raises:
             ValueError: If any weight, queue or counter is missing or superfluous, naming the first ones.
         """
         model, info = super().from_pretrained(*args, output_loading_info=True, **kwargs)
-        refuse_incomplete_state(info["missing_keys"], info["unexpected_keys"])
+        check_complete_state(info["missing_keys"], info["unexpected_keys"])
         return (model, info) if output_loading_info else model
 
     def forward(
@@ -115,7 +116,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         key_1, key_2 = self._target(view_1, view_2)
         # The contrastive part is computed in float32 whatever the backbone runs in (|logits| reach 1 / τ = 5).
         with torch.autocast(device_type=view_1.device.type, enabled=False):
-            query_1, query_2, key_1, key_2 = (unit(v) for v in (query_1, query_2, key_1, key_2))
+            query_1, query_2, key_1, key_2 = (normalize(v) for v in (query_1, query_2, key_1, key_2))
             loss, accuracy = self._objective(query_1, query_2, key_1, key_2, synthetic_active)
             feature_std = _normalised_std(features.detach())
         if self.training and self.objective.has_queue:
@@ -165,17 +166,49 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         update_target(target, online, momentum)
 
 
-def unit(vectors: Tensor) -> Tensor:
+def projection_head(
+    input_dim: int, hidden_dim: int = 4096, output_dim: int = 256, norm: str = "batch"
+) -> nn.Sequential:
+    """Linear, BatchNorm, ReLU, Linear; the output is normalised where representations are compared.
+
+    Source: paper section 7.2. The predictor reads the un-normalised projection, which is our reading of "both MLPs
+    use ℓ2-normalisation on their outputs" and what the authors' code does.
+    """
+    return nn.Sequential(
+        nn.Linear(input_dim, hidden_dim),
+        NORMS[norm](hidden_dim),
+        nn.ReLU(inplace=True),
+        nn.Linear(hidden_dim, output_dim),
+    )
+
+
+@torch.no_grad()
+def update_target(target: Sequence[Tensor], online: Sequence[Tensor], momentum: float) -> None:
+    """Move every target parameter towards its online one: target ← m · target + (1 − m) · online.
+
+    One fused call for all parameters. Parameters only: buffers such as BatchNorm statistics are the target's own.
+
+    Source: paper section 7.4; which tensors take part follows MoBY (Xie et al. 2021).
+    """
+    torch._foreach_lerp_(list(target), list(online), 1.0 - momentum)
+
+
+def copy_parameters(source: nn.Module, destination: nn.Module) -> None:
+    """Start the target as an exact copy of the online network, parameters and buffers."""
+    destination.load_state_dict(source.state_dict())
+
+
+def normalize(vectors: Tensor) -> Tensor:
     """ℓ2-normalise in float32. Shape: (batch, dim)."""
     return F.normalize(vectors.float(), dim=1)
 
 
 def _normalised_std(features: Tensor) -> Tensor:
     """Standard deviation over the batch of unit-norm features, times √dim. Shape: ()."""
-    return unit(features).std(dim=0).mean() * features.shape[1] ** 0.5
+    return normalize(features).std(dim=0).mean() * features.shape[1] ** 0.5
 
 
-def synthetic_negatives_of(settings: PretrainingSettings) -> SyntheticNegatives:
+def build_synthetic_negatives(settings: PretrainingSettings) -> SyntheticNegatives:
     """The synthesis that the settings describe."""
     return SyntheticNegatives(
         num_hard_negatives=settings.num_hard_negatives,
@@ -190,15 +223,11 @@ def synthetic_negatives_of(settings: PretrainingSettings) -> SyntheticNegatives:
     )
 
 
-def refuse_incomplete_state(missing: Any, unexpected: Any) -> None:
-    """Refuse a checkpoint that does not hold exactly the state of the model.
-
-    Raises:
-        ValueError: Naming the first missing and superfluous keys.
-    """
+def check_complete_state(missing: Any, unexpected: Any) -> None:
+    """Refuse a checkpoint that does not hold exactly the state of the model."""
     if missing or unexpected:
         raise ValueError(
-            f"The checkpoint is not a whole pretraining state of this network: {len(missing)} keys are missing "
+            f"The checkpoint is not a complete pretraining state of this network: {len(missing)} keys are missing "
             f"({sorted(missing)[:3]}) and {len(unexpected)} are superfluous ({sorted(unexpected)[:3]}). Give the "
             "method and backbone it was made with, or start a new run in another directory."
         )

@@ -18,19 +18,25 @@ from transformers import ProgressCallback
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finished_views
 from synco_hub.data.views.transform import place_of
-from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
-from trainers.collapse import CollapseCallback
+from trainers.callbacks import (
+    CollapseCallback,
+    EpochCallback,
+    GradientNormCallback,
+    ImageProgressCallback,
+    TargetUpdateCallback,
+    TrainingMonitor,
+    gradient_norm,
+)
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state
+from trainers.pretraining_model import SynCoForPreTraining, check_complete_state
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
-from trainers.runs.checkpoints import manifest_of
-from trainers.runs.interruption import leave_signals_to_the_main_process
+from trainers.runs.checkpoints import read_manifest
+from trainers.runs.interruption import ignore_signals_in_worker
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
-from trainers.shared_batch_statistics import with_shared_batch_statistics
-from trainers.training_monitor import TrainingMonitor, gradient_norm
 
 logger = logging.getLogger(__name__)
+
 
 # Not decayed although they are no vectors: tokens, embeddings and Swin's bias tables and scales.
 NO_WEIGHT_DECAY = ("*cls_token", "*reg_token", "*pos_embed", "*relative_position_bias_table", "*logit_scale")
@@ -65,7 +71,7 @@ class SynCoTrainer(CheckpointingTrainer):
         _refuse_small_data(len(train_dataset), args)
         kwargs.setdefault("data_collator", TwoViewCollator())
         if args.world_size > 1:
-            model = with_shared_batch_statistics(model, args.device.type)
+            model = synchronize_batch_norm(model, args.device.type)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
         self.monitor = TrainingMonitor()
         self.num_images = len(train_dataset)
@@ -73,7 +79,7 @@ class SynCoTrainer(CheckpointingTrainer):
         self.stream = None if stream is None else StreamLoading(stream, self.num_images, args)
         self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
         self._transform = getattr(train_dataset, "transform", None)
-        self.device_views = device_views_of(self._transform, args)
+        self.device_views = build_device_views(self._transform, args)
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         for callback in (
@@ -136,7 +142,7 @@ class SynCoTrainer(CheckpointingTrainer):
         """Of images by position the Trainer's loader; of a stream each process's own."""
         if self.stream is None:
             return super().get_train_dataloader()
-        prepare = partial(leave_signals_to_the_main_process, None)
+        prepare = partial(ignore_signals_in_worker, None)
         return self.stream.loader(self.train_dataset, cast(Any, self.data_collator), prepare)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
@@ -149,12 +155,12 @@ class SynCoTrainer(CheckpointingTrainer):
         if self.stream is None:
             return batches, num_items
         if self.stream.broke_off(batches):
-            self._stop_with_place_saved(self.stream)
+            self._save_and_stop(self.stream)
         return self.stream.on_device(batches), num_items
 
-    def _stop_with_place_saved(self, stream: StreamLoading) -> None:
+    def _save_and_stop(self, stream: StreamLoading) -> None:
         step, newest = self.state.global_step, self.last_good_checkpoint
-        if step > 0 and (newest is None or manifest_of(Path(newest))["step"] < step):
+        if step > 0 and (newest is None or read_manifest(Path(newest))["step"] < step):
             self._save_checkpoint(self.model_wrapped, None)
         raise StreamBrokeOffError(
             f"{stream.reason()}. Stopped after step {step} of {self.state.max_steps}; saved "
@@ -169,11 +175,11 @@ class SynCoTrainer(CheckpointingTrainer):
             if self.stream is not None:
                 self.stream.sampler.close()
 
-    def newest_checkpoint(self) -> str | None:
-        """As `CheckpointingTrainer.newest_checkpoint`; the way to a stream's place gets a progress bar."""
-        checkpoint = super().newest_checkpoint()
+    def find_latest_checkpoint(self) -> str | None:
+        """As `CheckpointingTrainer.find_latest_checkpoint`; the way to a stream's place gets a progress bar."""
+        checkpoint = super().find_latest_checkpoint()
         if checkpoint is not None:
-            manifest = manifest_of(Path(checkpoint))
+            manifest = read_manifest(Path(checkpoint))
             self.ledger.record(manifest.get("bad_images", []))
             if self.stream is not None:
                 self.stream.show_skipping(manifest["step"] % self.steps_per_epoch)
@@ -193,7 +199,7 @@ class SynCoTrainer(CheckpointingTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Linear warm-up from zero, then a cosine to zero, per optimizer step."""
         if self.lr_scheduler is None:
-            warmup = self.args.warmup_steps_of(num_training_steps, self.steps_per_epoch)
+            warmup = self.args.count_warmup_steps(num_training_steps, self.steps_per_epoch)
             if warmup >= num_training_steps > 1:
                 logger.warning(
                     "The warm-up of %d steps is as long as the run of %d: the learning rate only rises. Lower "
@@ -268,11 +274,11 @@ class SynCoTrainer(CheckpointingTrainer):
         self._count_bad_images()
         super()._save_checkpoint(model, trial)
 
-    def facts(self) -> dict[str, Any]:
+    def describe_run(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
-        place = None if self.stream is None else self.stream.place(self.state.global_step % self.steps_per_epoch)
+        place = None if self.stream is None else self.stream.position(self.state.global_step % self.steps_per_epoch)
         return {
-            **super().facts(),
+            **super().describe_run(),
             "steps_per_epoch": self.steps_per_epoch,
             "num_images": self.num_images,
             "stream": place,
@@ -282,10 +288,22 @@ class SynCoTrainer(CheckpointingTrainer):
 
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""
-        refuse_incomplete_state(load_result.missing_keys, load_result.unexpected_keys)
+        check_complete_state(load_result.missing_keys, load_result.unexpected_keys)
 
 
-def device_views_of(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:
+def synchronize_batch_norm(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:
+    """Let BatchNorm see the whole batch of a step's micro-batches over all processes, where the device can."""
+    if device_type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        logger.warning(
+            "BatchNorm of the heads is not synchronised on %s: statistics are of each process's part of the batch.",
+            device_type,
+        )
+    return model
+
+
+def build_device_views(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:
     """What finishes views on the training device, if the workers only cut them out."""
     if not isinstance(transform, SplitTwoViewTransform):
         return None

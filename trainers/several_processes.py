@@ -18,11 +18,7 @@ from torch.distributed.run import main as launch
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Start the processes and wait for them; ends with the exit code of the one that failed first.
-
-    Args:
-        argv: Number of processes, then the flags of `trainers.pretrain`.
-    """
+    """Start the processes and wait for them; ends with the exit code of the one that failed first."""
     number, *flags = sys.argv[1:] if argv is None else argv
     # It would report at length that a process ended, after that process has said why in one line.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
@@ -40,7 +36,7 @@ def _killed(rank: int, number: int) -> int:
     name = signal.Signals(number).name
     print(  # noqa: T201
         f"error: process {rank} was ended by {name}, often for want of memory; the others were stopped. Continue from "
-        "the last whole checkpoint with --resume.",
+        "the last complete checkpoint with --resume.",
         file=sys.stderr,
     )
     return 128 + number

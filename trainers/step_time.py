@@ -23,9 +23,9 @@ from synco_hub.evaluation.efficiency import count_parameters, peak_memory_mb, se
 from synco_hub.features import AUTOCAST_TYPES
 from synco_hub.models import SynCoConfig
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
-from trainers.pretraining_arguments import PretrainingSettings
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.schedules import synthetic_epochs
+from trainers.settings import PretrainingSettings
 
 IMAGENET_IMAGES = 1_281_167
 
@@ -60,13 +60,6 @@ def measure_step(settings: StepSettings, model: SynCoForPreTraining | None = Non
 
     Steps with and without synthetic negatives take turns, so that both meet the same state of the machine. Images are
     ready on the device: reading them is not included.
-
-    Args:
-        settings: What is timed.
-        model: The network; None builds the paper's for the settings.
-
-    Raises:
-        ValueError: If a setting is unknown or not positive.
     """
     if min(settings.batch_size, settings.processes, settings.steps) < 1 or settings.precision not in AUTOCAST_TYPES:
         raise ValueError(
@@ -115,13 +108,7 @@ def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[
 
 
 def hours(epochs: int, minutes_without: float, minutes_with: float) -> float:
-    """Hours of a run whose synthesis window is the default's.
-
-    Args:
-        epochs: Epochs of the run.
-        minutes_without: Minutes of an epoch without synthetic negatives.
-        minutes_with: Minutes of an epoch with them.
-    """
+    """Hours of a run whose synthesis window is the default's."""
     active = len(synthetic_epochs(epochs))
     return (active * minutes_with + (epochs - active) * minutes_without) / 60
 

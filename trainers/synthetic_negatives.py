@@ -5,7 +5,7 @@ function below is one kind. What it returns is scaled to unit norm and detached:
 and learn nothing themselves. `STRATEGIES` names the six in the paper's order.
 
 `SyntheticNegatives` computes InfoNCE with all of them exactly but without building them: that is
-`trainers.contrast.fused_contrastive_loss`. `sample` builds them, and `readable_loss` is the loss as one would write
+`trainers.fused_contrastive_loss`. `sample` builds them, and `readable_loss` is the loss as one would write
 it from there: the oracle of the fast one.
 
 Source: paper §7.4 (numbers), §10.2 (what each kind is for); Giakoumoglou and Stathaki 2025 (SynCo) for the formulas.
@@ -19,17 +19,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.contrast.fused_contrastive_loss import summarise_negatives
-from trainers.contrast.info_nce import (
+from trainers.fused_contrastive_loss import largest_in_rows, summarise_negatives
+from trainers.info_nce import (
     ContrastiveOutput,
     check_contrastive_inputs,
     contrast_with_summary,
-    in_working_precision,
     info_nce,
-    wants_gradient,
+    promote_precision,
+    requires_gradient,
 )
-from trainers.contrast.synthetic_draws import Draw, SyntheticNegativesConfig, draw_noise, draw_synthetic
-from trainers.contrast.synthetic_mixtures import largest_in_rows
+from trainers.settings import SyntheticNegativesConfig
+from trainers.synthetic_draws import Draw, draw_noise, draw_synthetic
 
 
 def interpolation(query: Tensor, negative: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:
@@ -136,9 +136,9 @@ class SyntheticNegatives(nn.Module):
         if self.num_synthetic == 0:
             return info_nce(query, key, queue, self.config.temperature)
         self._check(query, key, queue, generator)
-        with_mean = wants_gradient(query)
+        with_mean = requires_gradient(query)
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            exact_query, exact_queue = in_working_precision(query, queue)
+            exact_query, exact_queue = promote_precision(query, queue)
             negatives = summarise_negatives(
                 exact_query,
                 exact_queue,
@@ -169,7 +169,7 @@ class SyntheticNegatives(nn.Module):
         """
         self._check(query, query, queue, generator)
         with torch.autocast(query.device.type, enabled=False):
-            query, queue = in_working_precision(query, queue)
+            query, queue = promote_precision(query, queue)
             return self._build(query, queue, draw_synthetic(self.config, query, generator), generator)
 
     def readable_loss(
@@ -181,7 +181,7 @@ class SyntheticNegatives(nn.Module):
         """
         self._check(query, key, queue, generator)
         with torch.autocast(query.device.type, enabled=False):
-            query, key, queue = in_working_precision(query, key, queue.detach())
+            query, key, queue = promote_precision(query, key, queue.detach())
             draws = draw_synthetic(self.config, query.detach(), generator)
             synthetic = self._build(query.detach(), queue, draws, generator)
             similarities = [(query * key).sum(dim=1, keepdim=True), query @ queue.T]

@@ -11,6 +11,8 @@ import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
 
+from synco_hub.errors import DoesNotApplyError
+
 UNLABELED = -1
 
 
@@ -105,10 +107,10 @@ class ImageDataset(Dataset[Sample]):
             purpose: What needs them, for the message: "k-NN evaluation".
 
         Raises:
-            ValueError: If an image has no label.
+            DoesNotApplyError: If an image has no label.
         """
         if not self.is_labeled:
-            raise ValueError(
+            raise DoesNotApplyError(
                 f"{self.description.source} ({self.description.split}): {purpose} needs a class for every image, and "
                 "this data set has none; put the images into one sub-folder per class (it can be used for pretraining "
                 "as it is)."

@@ -174,8 +174,8 @@ def read_stanford_cars(folder: Path, split: str) -> _OriginalSplit:
     path = next((place / file for place in (root / "devkit", root) if (place / file).is_file()), None)
     if path is None:
         raise ValueError(f"{root}: {file} was not found in it or in devkit/; the other files have no test labels.")
-    rows = np.atleast_1d(_matlab_variables(path).get("annotations"))
-    names = np.atleast_1d(_matlab_variables(root / "devkit" / "cars_meta.mat").get("class_names"))
+    rows: npt.NDArray[Any] = np.atleast_1d(_matlab_variables(path).get("annotations", 0))
+    names = np.atleast_1d(_matlab_variables(root / "devkit" / "cars_meta.mat").get("class_names", 0))
     if not {"class", "fname"} <= set(rows.dtype.names or ()):
         raise ValueError(f"{path}: no annotations with classes; give the files of the devkit.")
     labels = [int(number) - 1 for number in rows["class"]]

@@ -20,6 +20,7 @@ from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
 from synco_hub.data.catalog.sets import CATALOG, row_meant
 from synco_hub.data.class_lists import class_list
 from synco_hub.data.subsets import low_shot_subset, subset_of_classes
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     MeasuredSplit,
@@ -184,7 +185,7 @@ def _open_bank(model: EvaluatedModel, data: DatasetChoice, settings: KnnSettings
     if settings.train_dataset is None:
         row = row_meant(data.dataset, data.data_dir, data.dataset_id)
         if row is not None and "train" not in row.splits:
-            raise ValueError(
+            raise DoesNotApplyError(
                 f"{data.dataset} has test images only: name the training images with --train-dataset, such as "
                 "imagenet-1k, and their folder with --train-data-dir."
             )
@@ -205,9 +206,14 @@ def _of_same_classes(images: ImageDataset, measured: str) -> ImageDataset:
 
 
 def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The k to measure, rising, and the defaults left out because the bank is too small; None asks for the defaults.
+    """The k to measure, rising, and the defaults left out because the bank is too small.
 
-    When every default is too large, the whole bank votes.
+    Args:
+        ks: What was asked for; None asks for the defaults. When all of those are too large, the whole bank votes.
+        bank_size: Training images.
+
+    Raises:
+        ValueError: If none is given, or one is below 1 or above the number of training images.
     """
     if ks is None:
         kept = tuple(k for k in DEFAULT_KS if k <= bank_size) or (bank_size,)

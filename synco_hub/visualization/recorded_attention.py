@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.feature_pooling import expected_image_size, feature_network, patch_embedding
 from synco_hub.features import frozen
 
@@ -98,12 +99,13 @@ def last_keys(model: nn.Module, pixel_values: Tensor) -> Tensor:
         float32, prefix tokens left out. Shape: (batch, rows, columns, dim).
 
     Raises:
-        ValueError: If the model attends in windows (Swin), cannot take this image size, or its attention is not
-            fused, so that its keys are not to be seen.
+        DoesNotApplyError: If the model attends in windows (Swin).
+        ValueError: If it cannot take this image size, or its attention is not fused, so that its keys are not to be
+            seen.
     """
     network = feature_network(model)
     if attends_in_windows(network):
-        raise ValueError(
+        raise DoesNotApplyError(
             f"{type(network).__name__} is a Swin, whose last keys belong to windows: LOST and TokenCut need the keys "
             "of a vision transformer with global attention"
         )

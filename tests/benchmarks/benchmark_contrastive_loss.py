@@ -23,7 +23,7 @@ from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, wri
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.contrast.info_nce import info_nce
+from trainers.info_nce import info_nce
 from trainers.synthetic_negatives import STRATEGIES, SyntheticNegatives
 
 DIM, TEMPERATURE = 256, 0.2

@@ -18,8 +18,8 @@ from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, wri
 from torch import nn
 
 from synco_hub.models import SynCoConfig, SynCoModel
-from trainers.classification.classification_arguments import IMAGENET_LEARNING_RATES
-from trainers.classification.linear_heads import LinearHeads
+from trainers.classification.arguments import IMAGENET_LEARNING_RATES
+from trainers.classification.heads import LinearHeads
 
 NUM_CLASSES = 1000
 ROUNDS = 5

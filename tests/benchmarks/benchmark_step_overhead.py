@@ -21,21 +21,21 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from synco_hub.models import SynCoConfig
-from trainers.contrast.info_nce import info_nce
-from trainers.pretraining_arguments import PretrainingSettings
-from trainers.pretraining_model import SynCoForPreTraining, synthetic_negatives_of
+from trainers.info_nce import info_nce
+from trainers.pretraining_model import SynCoForPreTraining, build_synthetic_negatives
+from trainers.settings import PretrainingSettings
 
 
-def unit(*shape: int) -> Tensor:
+def normalize(*shape: int) -> Tensor:
     return F.normalize(torch.randn(*shape), dim=1)
 
 
 def loss_calls(settings: PretrainingSettings, batch_size: int) -> dict[str, Callable[[], None]]:
     """Both directions of each loss, forward and backward."""
-    synthetic = synthetic_negatives_of(settings)
-    queues = [unit(settings.queue_size, settings.projection_dim) for _ in range(2)]
-    keys = [unit(batch_size, settings.projection_dim) for _ in range(2)]
-    queries = [unit(batch_size, settings.projection_dim).requires_grad_() for _ in range(2)]
+    synthetic = build_synthetic_negatives(settings)
+    queues = [normalize(settings.queue_size, settings.projection_dim) for _ in range(2)]
+    keys = [normalize(batch_size, settings.projection_dim) for _ in range(2)]
+    queries = [normalize(batch_size, settings.projection_dim).requires_grad_() for _ in range(2)]
     directions = list(zip(queries, keys, queues, strict=True))
 
     def moby() -> None:

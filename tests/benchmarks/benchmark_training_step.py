@@ -25,10 +25,9 @@ from interleaved import RESULTS, Finding, interleaved_seconds, median_ratio, wri
 from torch.utils.flop_counter import FlopCounterMode
 
 from synco_hub.models import SynCoConfig
-from trainers.ema import update_target
 from trainers.objectives import OBJECTIVES
-from trainers.pretraining_arguments import PretrainingSettings
-from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_model import SynCoForPreTraining, update_target
+from trainers.settings import PretrainingSettings
 
 PAPER_IMAGES_PER_SECOND = {"deit-s": 676, "swin-t": 548}  # Table 15: 31.6 and 39 minutes an epoch, four L40S
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}

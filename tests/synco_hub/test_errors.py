@@ -95,4 +95,5 @@ def test_of_many_the_first_are_listed():
 def test_the_nearest_names_end_a_line_or_nothing_does():
     assert suggest("moby", ["moby-v2", "byol", "supervised"]) == " Did you mean 'moby-v2' or 'byol'?"
     assert suggest("moby-v1", ["moby-v2", "byol"]) == " Did you mean 'moby-v2'?"
+    assert suggest("mobi", ["moby", "moby", "byol"]) == " Did you mean 'moby'?"
     assert suggest("qqqq", iter(["moby-v2", "byol"])) == ""

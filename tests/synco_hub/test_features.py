@@ -19,6 +19,7 @@ from synco_hub import features
 from synco_hub.features import (
     DatasetPart,
     Features,
+    best_device,
     check_finite,
     devices_of,
     extract_features,
@@ -315,3 +316,7 @@ def test_a_part_names_and_reads_the_images_of_the_whole():
     assert [part.name(index) for index in range(3)] == ["noise 4", "noise 5", "noise 6"]
     assert torch.equal(part[1]["pixel_values"], Noise(10)[5]["pixel_values"])
     assert [DatasetPart(Noise(10, bad=(5,)), 4, 7)[index]["bad_index"] for index in range(3)] == [-1, 1, -1]
+
+
+def test_the_best_device_is_an_accelerator_where_there_is_one() -> None:
+    assert best_device() == ("cuda" if torch.cuda.is_available() else "cpu")

@@ -4,7 +4,8 @@ from typing import Literal
 
 import pytest
 
-from synco_hub.flag_parser import FlagError, FlagParser
+from synco_hub.errors import FlagError
+from synco_hub.flag_parser import FlagParser
 from synco_hub.settings import DatasetChoice, KnnSettings, repeated, setting
 
 

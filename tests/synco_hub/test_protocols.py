@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+import re
 import subprocess
 import sys
 from dataclasses import fields, replace
@@ -31,7 +32,7 @@ from synco_hub.evaluation.robustness_sets import plan_on_the_fly
 from synco_hub.evaluation.video_segmentation import evaluate_video_segmentation
 from synco_hub.hub.loading import load_classifier, load_model
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
-from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, evaluator, resolve
+from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, TRAINED, evaluator, measure, resolve
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import (
     AdversarialSettings,
@@ -111,6 +112,7 @@ def test_knn(backbone, tmp_path):
     sides = [split(FRACTALS, which, model) for which in ("train", "test")]
     same(result, evaluate_knn(model, *sides, KnnSettings(k=[3, 5], **QUIET)))
     checked_file(result, tmp_path / "k.json")
+    same(measure("knn", backbone, DatasetChoice(FRACTALS), KnnSettings(k=[3, 5], **QUIET)), result)
     assert list(result.metrics) == ["top1_k3", "top5_k3", "top1_k5", "top5_k5"]
 
 
@@ -146,8 +148,13 @@ def test_the_bank_may_be_a_part_or_another_set(backbone):
     other = FRACTALS.replace("train_images_per_class=6", "train_images_per_class=2")
     borrowed = synco_hub.evaluate("knn", backbone, FRACTALS, k=1, train_dataset=other, **QUIET)
     assert borrowed.training_dataset.count == 10
+
+
+def test_a_set_of_test_images_beside_a_folder_of_its_name_has_no_training_images(backbone, tmp_path, monkeypatch):
+    (tmp_path / "imagenet-a").mkdir()
+    monkeypatch.chdir(tmp_path)
     with pytest.raises(ValueError, match=r"imagenet-a has test images only: name the training images"):
-        synco_hub.evaluate("knn", backbone, "imagenet-a", data_dir="somewhere", **QUIET)
+        synco_hub.evaluate("knn", backbone, "imagenet-a", data_dir="imagenet-a", **QUIET)
 
 
 def test_classification(classifier, tmp_path):
@@ -368,10 +375,12 @@ def test_every_row_names_a_function_of_the_contract_and_a_table(protocol):
     assert callable(resolve(f"{function.__module__}:format_table"))
     assert set(row.data) <= {field.name for field in fields(DatasetChoice)}
     assert not set(row.data) & {field.name for field in fields(row.settings)}
+    assert row.settings().device is None
     assert row.example.startswith(f"synco-hub evaluate {protocol} ")
     if row.model in (BACKBONE, CLASSIFIER):
-        with pytest.raises(ValueError, match="--model is missing"):
-            synco_hub.evaluate(protocol, device="cpu")
+        instead = ", or --features of an earlier measurement" if protocol == "knn" else ""
+        with pytest.raises(ValueError, match=rf"--model is missing: give the model to measure{instead}\.$"):
+            synco_hub.evaluate(protocol)
 
 
 @pytest.mark.parametrize(
@@ -392,15 +401,21 @@ def test_what_is_unknown_is_named_with_what_is_near(protocol, settings, message)
         synco_hub.evaluate(protocol, "model", **settings)
 
 
-def test_a_bad_output_is_refused_before_the_model_is_loaded(tmp_path):
-    (tmp_path / "file").touch()
-    for chosen, message in (
-        ({"output": tmp_path}, "is a folder|is a directory"),
-        ({"output": tmp_path / "file" / "k.json"}, "file"),
-        ({"save_features": tmp_path / "file"}, "--save-features"),
-    ):
-        with pytest.raises((ValueError, OSError), match=message):
-            synco_hub.evaluate("knn", "no-such-model", FRACTALS, **chosen)
+@pytest.mark.parametrize(
+    ("protocol", "settings", "message"),
+    [
+        ("knn", {"output": "."}, "--output .: is a folder"),
+        ("knn", {"output": "FILE/k.json"}, "--output FILE/k.json: "),
+        ("knn", {"save_features": "FILE/x"}, "--save-features FILE/x: "),
+        ("discovery", {"figure": "boxes.gif"}, "--figure boxes.gif: does not end in .png or .pdf"),
+        ("video-segmentation", {"output": "FILE"}, "--output-dir FILE: is a file"),
+    ],
+)
+def test_a_bad_place_is_refused_before_the_model_is_loaded(protocol, settings, message, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "FILE").write_text("a file")
+    with pytest.raises(ValueError, match=re.escape(message)):
+        synco_hub.evaluate(protocol, "no-such-model", **settings)
 
 
 def test_the_table_is_read_without_torch():
@@ -412,6 +427,8 @@ def test_the_table_is_read_without_torch():
     assert finished.returncode == 0, finished.stderr
 
 
-def test_trained_protocols_are_no_evaluators():
-    with pytest.raises(ValueError, match="fine-tune trains a classifier"):
-        evaluator("fine-tune")
+def test_what_trains_names_its_command():
+    for name, command in TRAINED.items():
+        with pytest.raises(ValueError, match=f"{name} trains a classifier, .*synco-hub {name} "):
+            evaluator(name)
+        assert command.startswith(f"synco-hub {name} ")

@@ -4,13 +4,12 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainers.contrast import paired_products, synthetic_mixtures
+from trainers import fused_contrastive_loss
 
 
 @pytest.fixture
 def as_on_an_accelerator() -> Iterator[None]:
     """The loss computes on this CPU as it does on an accelerator and in a compiler's trace."""
     with pytest.MonkeyPatch.context() as patch:
-        for module in (paired_products, synthetic_mixtures):
-            patch.setattr(module, "computes_eagerly_on_cpu", lambda _: False)
+        patch.setattr(fused_contrastive_loss, "computes_eagerly_on_cpu", lambda _: False)
         yield

@@ -1,9 +1,25 @@
+import math
 from types import SimpleNamespace
 
 import pytest
+import torch
+from torch import nn
 
 from synco_hub.data import EpochSampler
-from trainers.callbacks import EpochCallback, GradientNormCallback, ImageProgressCallback, TargetUpdateCallback
+from trainers import callbacks
+from trainers.callbacks import (
+    PATIENCE,
+    CollapseCallback,
+    EpochCallback,
+    GradientNormCallback,
+    ImageProgressCallback,
+    TargetUpdateCallback,
+    TrainingMonitor,
+    chance_loss,
+    gradient_norm,
+)
+from trainers.info_nce import info_nce
+from trainers.pretraining_model import PretrainingOutput
 
 
 def state(**values: object) -> SimpleNamespace:
@@ -58,3 +74,120 @@ def test_the_bar_counts_images_and_starts_where_a_resumed_run_was(capsys):
     other.on_train_begin(None, elsewhere, None)
     other.on_step_end(None, elsewhere, None)
     assert other.training_bar is None
+
+
+STATE = SimpleNamespace(global_step=7)
+
+
+def report(callback: CollapseCallback, **logs: float) -> None:
+    callback.on_log(None, STATE, None, logs=logs)
+
+
+def test_collapse_is_reported_once(caplog):
+    callback = CollapseCallback()
+    for spread in (0.9, 0.04, 0.01):
+        report(callback, feature_std=spread)
+    assert caplog.text.count("collapsing") == 1
+    assert "0.0400" in caplog.text
+
+
+def test_the_guessing_loss_is_infonce_when_all_vectors_are_the_same():
+    vector = torch.nn.functional.normalize(torch.ones(3, 4), dim=1)
+    loss = info_nce(vector, vector, vector[:1].expand(50, 4), 0.2).loss
+    assert chance_loss(50, num_directions=1) == pytest.approx(float(loss), rel=1e-6)
+    assert chance_loss(4096) == pytest.approx(2 * math.log(4097))
+
+
+@pytest.mark.parametrize("num_synthetic", [0.0, 768.0])
+def test_a_loss_of_a_guess_is_reported_when_it_stays(caplog, num_synthetic):
+    callback, guess = CollapseCallback(4096), chance_loss(4096 + num_synthetic)
+    values = {"contrast_accuracy": 0.2, "num_synthetic": num_synthetic}
+    for _ in range(PATIENCE - 1):
+        report(callback, loss=guess * 1.005, **values)
+    report(callback, loss=guess * 0.9, **values)
+    assert caplog.text == ""
+    for _ in range(PATIENCE + 2):
+        report(callback, loss=guess * 0.995, **values)
+    assert caplog.text.count("ln(K + 1)") == 1
+
+
+@pytest.mark.parametrize("num_synthetic", [0.0, 768.0])
+@pytest.mark.parametrize(("guesses", "stuck"), [(0.0, True), (1.0, True), (2.0, True), (2.0002, False), (3.0, False)])
+def test_contrast_accuracy_of_two_guesses_is_reported_when_it_stays(caplog, num_synthetic, guesses, stuck):
+    callback = CollapseCallback(4096)
+    values = {"contrast_accuracy": guesses / (4097 + num_synthetic), "num_synthetic": num_synthetic}
+    for _ in range(PATIENCE - 1):
+        report(callback, loss=3.0, **values)
+    assert caplog.text == ""
+    report(callback, loss=3.0, **values)
+    assert ("contrast accuracy is stuck" in caplog.text) == stuck
+
+
+def test_a_method_without_negatives_is_judged_by_its_spread_alone(caplog):
+    callback = CollapseCallback(None)
+    for _ in range(2 * PATIENCE):
+        report(callback, loss=0.0, feature_std=0.8)
+    assert caplog.text == ""
+
+
+def output(loss: float, accuracy: float | None = 0.5, spread: float = 1.0) -> PretrainingOutput:
+    return PretrainingOutput(
+        loss=torch.tensor(loss),
+        contrast_accuracy=None if accuracy is None else torch.tensor(accuracy),
+        feature_std=torch.tensor(spread),
+    )
+
+
+def test_collect_gives_means_and_starts_anew(monkeypatch):
+    clock = iter([100.0, 104.0, 110.0])
+    monkeypatch.setattr(callbacks.time, "perf_counter", lambda: next(clock))
+    monitor = TrainingMonitor()
+    for step, (accuracy, spread) in enumerate([(0.2, 0.9), (0.4, 0.5), (0.9, 0.1)]):
+        monitor.update(output(1.0, accuracy, spread), num_images=7, step=step)
+    report = monitor.collect(num_processes=2)
+    assert report["contrast_accuracy"] == pytest.approx(0.5)
+    assert report["feature_std"] == pytest.approx(0.5)
+    # 3 micro-batches of 7 images on each of 2 processes in 4 seconds; then 9 images on one in 6.
+    assert report["images_per_second"] == 10.5
+    monitor.update(output(1.0, 0.1, 0.3), num_images=9, step=3)
+    report = monitor.collect()
+    assert report["feature_std"] == pytest.approx(0.3)
+    assert report["images_per_second"] == 1.5
+
+
+def test_byol_has_no_contrast_accuracy():
+    monitor = TrainingMonitor()
+    monitor.update(output(1.0, None), num_images=2, step=0)
+    assert "contrast_accuracy" not in monitor.collect()
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), float("-inf")])
+def test_the_first_bad_step_is_remembered(bad):
+    monitor = TrainingMonitor()
+    assert monitor.first_bad_step() is None
+    for step, loss in enumerate([1.0, 2.0, bad, 1.0, bad]):
+        monitor.update(output(loss), num_images=1, step=step)
+    assert monitor.first_bad_step() == 2
+
+
+def test_nothing_waits_for_the_device_between_logging_steps(monkeypatch):
+    monitor = TrainingMonitor()
+    calls = []
+    for name in ("item", "cpu", "tolist", "__bool__", "__float__", "__int__"):
+        original = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, *a, _o=original, _n=name, **k: calls.append(_n) or _o(self)
+        )
+    for step in range(3):
+        monitor.update(output(1.0), num_images=1, step=step)
+    assert calls == []
+
+
+def test_gradient_norm_equals_torchs_clipping_norm():
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 7), nn.ReLU(), nn.Linear(7, 2))
+    network(torch.randn(4, 5)).square().sum().backward()
+    parameters = list(network.parameters())
+    expected = nn.utils.get_total_norm([p.grad for p in parameters])
+    torch.testing.assert_close(gradient_norm(parameters), expected)
+    assert float(gradient_norm([nn.Parameter(torch.zeros(2))])) == 0.0

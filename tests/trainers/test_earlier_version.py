@@ -14,7 +14,7 @@ from transformers import AutoModel
 
 from trainers import PretrainingSettings, SynCoForPreTraining
 from trainers.pretrain import main
-from trainers.runs.run_directory import SETTINGS_FILE
+from trainers.runs.checkpoints import SETTINGS_FILE
 
 DATA = Path(__file__).parents[1] / "data_trees" / "version_0_1"
 CONTINUATION = json.loads((DATA / "continuation.json").read_text())

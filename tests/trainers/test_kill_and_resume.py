@@ -16,7 +16,7 @@ import pytest
 import torch
 from PIL import Image
 
-from trainers.runs.checkpoints import UNFINISHED, what_is_broken
+from trainers.runs.checkpoints import UNFINISHED, find_damage
 
 STEPS = 30
 # 44 images in batches of 4, two a step: an epoch has 11 micro-batches, so its last step accumulates one only.
@@ -119,7 +119,7 @@ def equal(one: Any, other: Any) -> bool:
 
 def assert_only_whole_checkpoints(output: Path) -> None:
     checkpoints = sorted(output.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
-    assert [what_is_broken(path) for path in checkpoints] == [None] * len(checkpoints)
+    assert [find_damage(path) for path in checkpoints] == [None] * len(checkpoints)
     # One more than the limit where the last death came between the rename and the deletion of the oldest.
     assert [path.name for path in checkpoints[-2:]] == [f"checkpoint-{STEPS - 3}", f"checkpoint-{STEPS}"]
     assert len(checkpoints) <= 3

@@ -2,18 +2,23 @@
 
 import io
 import json
+import logging
 import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from PIL import Image
 
-from trainers.knn_callback import KnnCallback
+from synco_hub.data import ImageDataset, load_dataset
+from trainers import knn_callback
+from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretrain import main
 from trainers.pretraining_trainer import SynCoTrainer
+from trainers.settings import DataArguments
 
 datasets = pytest.importorskip("datasets")
 
@@ -24,10 +29,13 @@ FLAGS = (
     "test_images_per_class=4"
 ).split()
 
+FRACTALS = "fractals:num_classes=4,train_images_per_class=6,test_images_per_class=3"
+
 
 @pytest.fixture(autouse=True)
 def home(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
 
 
 def test_knn_is_measured_every_epochs_and_changes_nothing(tmp_path):
@@ -190,3 +198,89 @@ def test_two_processes_have_the_same_bits_too(way, table, tmp_path):
     summary = json.loads((tmp_path / "measured" / "pretraining_summary.json").read_text())
     # Of a global batch of 8, five steps an epoch.
     assert [entry["step"] for entry in summary["knn"]] == [5, 10, 15, 16]
+
+
+def write(root: Path, split: str, labels: list[Any], feature: Any) -> None:
+    buffer = io.BytesIO()
+    Image.new("RGB", (5, 4)).save(buffer, "PNG")
+    cells = [{"bytes": buffer.getvalue(), "path": None}] * len(labels)
+    features = datasets.Features({"image": datasets.Image(), "label": feature})
+    table = datasets.Dataset.from_dict({"image": cells, "label": labels}, features=features)
+    table.to_parquet(root / f"{split}-0.parquet", batch_size=2)
+
+
+def of_stream(root: Path, **more: Any) -> knn_callback.KnnData:
+    # What is trained on is a stream, whose images cannot be asked for.
+    return load_knn_data(DataArguments(dataset=str(root), streaming=True, **more), 32, training=None)  # type: ignore[arg-type]
+
+
+def test_by_position_the_bank_is_what_is_trained_on(tmp_path):
+    training: ImageDataset = load_dataset(FRACTALS, "train", image_size=32)
+    knn = load_knn_data(DataArguments(dataset=FRACTALS), 32, training)
+    assert knn.bank.images is training
+    assert (len(knn.queries), knn.queries.images.description.split) == (12, "test")
+    assert knn.bank.transform.image_size == 32
+    few = load_knn_data(DataArguments(dataset=FRACTALS, knn_images=8), 32, training)
+    assert [len(side) for side in (few.bank, few.queries)] == [8, 8]
+    assert len(set(few.bank.images.labels.tolist())) == 4
+
+
+def test_a_stream_is_bounded_unless_it_is_said_how_much(tmp_path, monkeypatch):
+    write(tmp_path / "t", "train", [0, 1] * 20, datasets.ClassLabel(names=["a", "b"]))
+    write(tmp_path / "t", "test", [1, 0] * 10, datasets.ClassLabel(names=["a", "b"]))
+    monkeypatch.setattr(knn_callback, "STREAMED_IMAGES", 16)
+    assert [len(side) for side in vars(of_stream(tmp_path / "t")).values()] == [16, 16]
+    assert [len(side) for side in vars(of_stream(tmp_path / "t", knn_images=4)).values()] == [4, 4]
+    other = of_stream(tmp_path / "t", knn_dataset=FRACTALS)
+    assert [len(side) for side in vars(other).values()] == [16, 12]
+    descriptions = other.descriptions()
+    assert descriptions["bank"]["split_rule"].endswith("16 of 24 images, spread over them")
+    assert descriptions["queries"]["num_images"] == 12
+
+
+@pytest.mark.parametrize(
+    ("feature", "train", "test", "names"),
+    [
+        ("string", ["n1", "n3", "n1"], ["n3", "n2"], ["n1", "n2", "n3"]),
+        ("int64", [0, 11, 2], [3, 1], [str(number) for number in range(12)]),
+    ],
+)
+def test_classes_that_only_rows_tell_are_numbered_alike(feature, train, test, names, tmp_path, caplog):
+    write(tmp_path / "t", "train", train, datasets.Value(feature))
+    write(tmp_path / "t", "test", test, datasets.Value(feature))
+    knn = of_stream(tmp_path / "t")
+    bank, queries = knn.bank.images, knn.queries.images
+    assert bank.class_names == queries.class_names == names
+    for images, expected in ((bank, train), (queries, test)):
+        assert [images.class_names[label] for label in images.labels] == [str(value) for value in expected]
+    assert "of the 2 classes of the test images have no image among the 3 training images" in caplog.text
+
+
+def test_what_cannot_be_measured_is_refused_before_the_training(tmp_path):
+    training = load_dataset(FRACTALS, "train", image_size=32)
+    names = ["a", "b"]
+    write(tmp_path / "only", "train", [0, 1], datasets.ClassLabel(names=names))
+    with pytest.raises(ValueError, match=r"no test split among train.*--knn-dataset"):
+        of_stream(tmp_path / "only")
+    write(tmp_path / "hidden", "train", [0, 1], datasets.ClassLabel(names=names))
+    write(tmp_path / "hidden", "test", [-1, -1], datasets.ClassLabel(names=names))
+    with pytest.raises(ValueError, match="--knn-every-epochs needs a class for every image"):
+        of_stream(tmp_path / "hidden")
+    other = load_dataset("fractals:num_classes=3,train_images_per_class=4", "train", image_size=32)
+    with pytest.raises(ValueError, match=r"have 3 classes, the test images 4, and not the same.*--knn-dataset"):
+        load_knn_data(DataArguments(dataset=FRACTALS), 32, other)
+    alone = load_dataset("fractals:num_classes=1,train_images_per_class=4", "train", image_size=32)
+    with pytest.raises(ValueError, match=r"are of one class, .*--knn-dataset"):
+        load_knn_data(DataArguments(dataset="fractals:num_classes=1"), 32, alone)
+    with pytest.raises(ValueError, match=r"imagenet-a has no split 'train'"):
+        load_knn_data(
+            DataArguments(dataset=FRACTALS, knn_dataset="imagenet-a", knn_data_dir=str(tmp_path)), 32, training
+        )
+
+
+def test_very_many_images_are_said(monkeypatch, caplog):
+    training = load_dataset(FRACTALS, "train", image_size=32)
+    monkeypatch.setattr(knn_callback, "MANY_IMAGES", 35)
+    with caplog.at_level(logging.WARNING):
+        load_knn_data(DataArguments(dataset=FRACTALS), 32, training)
+    assert "features of 36 images at every measurement" in caplog.text

@@ -1,9 +1,18 @@
 import dataclasses
+import math
+import re
 
 import pytest
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, TrainingArguments
 
-from trainers.pretraining_arguments import PretrainingSettings, SynCoTrainingArguments
+from trainers.pretraining_arguments import (
+    LOWEST,
+    OTHERWISE,
+    SynCoTrainingArguments,
+    refuse_ignored,
+    refuse_impossible,
+)
+from trainers.settings import PretrainingOptions, PretrainingSettings
 
 
 def arguments(tmp_path, **values: object) -> SynCoTrainingArguments:
@@ -33,7 +42,7 @@ def test_training_defaults_are_the_papers_and_not_the_trainers(tmp_path):
     assert "adamw" in args.optim.value
     assert not args.logging_nan_inf_filter
     assert not args.remove_unused_columns
-    assert args.warmup_steps_of(300 * 2502, 2502) == 40 * 2502
+    assert args.count_warmup_steps(300 * 2502, 2502) == 40 * 2502
 
 
 def test_learning_rate_is_scaled_with_the_batch_unless_it_is_given(tmp_path):
@@ -43,7 +52,7 @@ def test_learning_rate_is_scaled_with_the_batch_unless_it_is_given(tmp_path):
     assert scaled.learning_rate == pytest.approx(1.2e-3)
     assert arguments(tmp_path, per_device_train_batch_size=512, learning_rate=3e-3).learning_rate == 3e-3
     assert arguments(tmp_path, learning_rate=0.0).learning_rate == 0.0
-    assert arguments(tmp_path, warmup_epochs=2).warmup_steps_of(1000, 10) == 20
+    assert arguments(tmp_path, warmup_epochs=2).count_warmup_steps(1000, 10) == 20
 
 
 @pytest.mark.parametrize(
@@ -113,3 +122,75 @@ def test_every_field_is_a_flag_with_dashes_or_underscores(tmp_path):
     assert (settings.method, settings.queue_size, settings.num_mixup) == ("moby", 64, 3)
     assert args.resume
     assert args.learning_rate == pytest.approx(1e-3)
+
+
+POSSIBLE = {"num_train_epochs": 3, "max_steps": -1}
+
+
+@pytest.mark.parametrize("name", LOWEST)
+def test_below_the_lowest_and_no_numbers_are_refused(name):
+    lowest, reached = LOWEST[name]
+    flag = f"--{name.replace('_', '-')} "
+    for value in (lowest - 1, -math.inf, math.inf, math.nan, *(() if reached else (lowest,))):
+        with pytest.raises(ValueError, match=flag):
+            refuse_impossible({**POSSIBLE, name: value})
+    for value in (None, lowest + 1, *((lowest,) if reached else ())):
+        refuse_impossible({**POSSIBLE, name: value})
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"max_steps": 0}, "--max-steps 0: give at least 1"),
+        ({"max_steps": -5}, "--max-steps -5"),
+        ({"num_train_epochs": 0}, "--num-train-epochs 0"),
+        ({"num_train_epochs": math.nan}, "--num-train-epochs nan"),
+        ({"momentum_start": 1.5}, "--momentum-start 1.5: give at least 0 and at most 1"),
+        ({"max_bad_fraction": 2}, "--max-bad-fraction 2: give at least 0 and at most 1"),
+    ],
+)
+def test_lengths_and_shares(values, text):
+    with pytest.raises(ValueError, match=text):
+        refuse_impossible({**POSSIBLE, **values})
+    refuse_impossible({"num_train_epochs": 0, "max_steps": 4})
+
+
+def test_every_inherited_flag_that_is_done_otherwise_is_refused_with_its_remedy(tmp_path):
+    defaults = {field.name: field.default for field in dataclasses.fields(SynCoTrainingArguments)}
+    refuse_ignored(defaults, defaults)
+    assert set(OTHERWISE) <= set(defaults)
+    for name, remedy in OTHERWISE.items():
+        text = f"--{name.replace('_', '-')} other is not for this training: {remedy}."
+        with pytest.raises(ValueError, match=re.escape(text)):
+            refuse_ignored({**defaults, name: "other"}, defaults)
+
+
+@pytest.mark.parametrize(
+    ("values", "text"),
+    [
+        ({"lr_scheduler_type": "constant"}, "--warmup-epochs"),
+        ({"resume_from_checkpoint": "checkpoint-3"}, "--resume,"),
+        ({"dataloader_drop_last": False}, "full batches"),
+        ({"save_only_model": True}, "could not be continued"),
+        ({"per_device_train_batch_size": 0}, "--per-device-train-batch-size 0: give at least 1"),
+        ({"knn_every_epochs": 0}, "--knn-every-epochs 0: give more than 0"),
+        ({"learning_rate": math.nan}, "--learning-rate nan"),
+    ],
+)
+def test_the_arguments_refuse_them(values, text, tmp_path):
+    with pytest.raises(ValueError, match=text):
+        SynCoTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **values)
+    SynCoTrainingArguments(output_dir=str(tmp_path), use_cpu=True, lr_scheduler_type="linear", learning_rate=0.0)
+
+
+def test_what_is_ours_wins_and_what_every_run_meets_is_the_trainers():
+    """The flags of the short help say what a run does."""
+    trainers = {field.name: field.default for field in dataclasses.fields(TrainingArguments)}
+    ours = {field.name: field.default for field in dataclasses.fields(PretrainingOptions)}
+    found = {field.name: field.default for field in dataclasses.fields(SynCoTrainingArguments)}
+    assert {name: found[name] for name in ours} == ours
+    assert {name: found[name] for name in trainers if name not in ours} == {
+        name: default for name, default in trainers.items() if name not in ours
+    }
+    for name in ("output_dir", "max_steps", "gradient_accumulation_steps", "seed", "bf16", "use_cpu", "save_steps"):
+        assert ours[name] == trainers[name], name

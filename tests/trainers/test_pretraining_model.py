@@ -1,15 +1,23 @@
+import copy
 import dataclasses
 import math
 
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 from transformers import AutoModel
 
 from synco_hub.models import SynCoConfig, SynCoModel
-from trainers.contrast.synthetic_draws import SyntheticNegativesConfig
-from trainers.pretraining_arguments import PretrainingSettings
-from trainers.pretraining_model import SynCoForPreTraining, refuse_incomplete_state, synthetic_negatives_of
+from trainers.pretraining_model import (
+    SynCoForPreTraining,
+    build_synthetic_negatives,
+    check_complete_state,
+    copy_parameters,
+    projection_head,
+    update_target,
+)
+from trainers.settings import PretrainingSettings, SyntheticNegativesConfig
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
 
@@ -149,11 +157,11 @@ def test_feature_std_is_one_on_the_sphere_and_zero_when_collapsed():
 
 def test_settings_reach_the_synthesis_and_survive_saving(tmp_path):
     settings = PretrainingSettings(num_mixup=5, num_hard_negatives=7, noise_std=0.3, extrapolation_max=1.25)
-    config = synthetic_negatives_of(settings).config
+    config = build_synthetic_negatives(settings).config
     assert config.counts["mixup"] == 5
     assert (config.num_hard_negatives, config.noise_std) == (7, 0.3)
     assert config.extrapolation_range == (1.0, 1.25)
-    assert synthetic_negatives_of(PretrainingSettings()).config == SyntheticNegativesConfig()
+    assert build_synthetic_negatives(PretrainingSettings()).config == SyntheticNegativesConfig()
     model = small_model(num_mixup=3, temperature=0.1)
     model.save_pretrained(tmp_path)
     assert SynCoForPreTraining.from_pretrained(tmp_path).settings == model.settings
@@ -165,8 +173,8 @@ def test_an_incomplete_checkpoint_is_refused(tmp_path):
     with pytest.raises(ValueError, match="keys are missing"):
         SynCoForPreTraining.from_pretrained(tmp_path)
     with pytest.raises(ValueError, match="1 are superfluous"):
-        refuse_incomplete_state([], ["queue_3.keys"])
-    refuse_incomplete_state([], [])
+        check_complete_state([], ["queue_3.keys"])
+    check_complete_state([], [])
 
 
 def test_half_precision_autocast_computes_the_contrast_in_float32():
@@ -177,3 +185,67 @@ def test_half_precision_autocast_computes_the_contrast_in_float32():
     assert output.loss.dtype == torch.float32
     output.loss.backward()
     assert torch.isfinite(model.predictor[0].weight.grad).all()
+
+
+@pytest.mark.parametrize(("input_dim", "count"), [(384, 2_633_984), (256, 2_109_696)])
+def test_heads_of_the_paper_have_its_parameter_counts(input_dim, count):
+    assert sum(p.numel() for p in projection_head(input_dim).parameters()) == count
+
+
+def test_head_equals_the_formula_written_out():
+    generator = torch.Generator().manual_seed(2)
+    head = projection_head(5, 11, 3)
+    first, _, _, last = head
+    x = torch.randn(16, 5, generator=generator)
+    hidden = x @ first.weight.T + first.bias
+    normalised = (hidden - hidden.mean(0)) / (hidden.var(0, unbiased=False) + 1e-5).sqrt()
+    torch.testing.assert_close(head(x), F.relu(normalised) @ last.weight.T + last.bias)
+
+
+def test_without_norm_a_sample_does_not_depend_on_its_batch():
+    head = projection_head(5, 11, 3, norm="none")
+    x = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
+    torch.testing.assert_close(head(x)[:2], head(x[:2]))
+
+
+def test_update_target_equals_the_definition_parameter_by_parameter():
+    generator = torch.Generator().manual_seed(3)
+    shapes = [(4, 3), (7,), (2, 2, 5)]
+    target = [torch.randn(shape, generator=generator) for shape in shapes]
+    online = [torch.randn(shape, generator=generator) for shape in shapes]
+    expected = [0.97 * t + (1 - 0.97) * o for t, o in zip(target, online, strict=True)]
+    kept = [o.clone() for o in online]
+    update_target(target, online, momentum=0.97)
+    for result, want in zip(target, expected, strict=True):
+        torch.testing.assert_close(result, want)
+    assert all(torch.equal(a, b) for a, b in zip(online, kept, strict=True))
+
+
+def test_limits_and_closed_form_of_repeated_updates():
+    start, online = torch.full((3,), 5.0), torch.full((3,), 1.0)
+    unchanged, copied, repeated = start.clone(), start.clone(), start.clone()
+    update_target([unchanged], [online], momentum=1.0)
+    update_target([copied], [online], momentum=0.0)
+    for _ in range(20):
+        update_target([repeated], [online], momentum=0.9)
+    assert torch.equal(unchanged, start)
+    assert torch.equal(copied, online)
+    torch.testing.assert_close(repeated, online + (start - online) * 0.9**20)
+
+
+def test_update_target_leaves_parameters_that_need_gradients_usable():
+    parameter = nn.Parameter(torch.zeros(2))
+    update_target([parameter], [torch.ones(2)], momentum=0.5)
+    assert parameter.is_leaf
+    assert parameter.tolist() == [0.5, 0.5]
+
+
+def test_copy_parameters_copies_buffers_too():
+    source = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4))
+    source(torch.randn(8, 3, generator=torch.Generator().manual_seed(0)))
+    destination = copy.deepcopy(source)
+    for value in destination.state_dict().values():
+        value.zero_()
+    copy_parameters(source, destination)
+    for name, value in source.state_dict().items():
+        assert torch.equal(value, destination.state_dict()[name])

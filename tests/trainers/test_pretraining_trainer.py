@@ -5,13 +5,14 @@ import pytest
 import torch
 from PIL import Image
 from pillow_views import PillowTwoViewTransform
+from torch import nn
 
 from synco_hub.data import ImageDataset, TwoViewDataset, load_dataset
 from synco_hub.data.views.transform import two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
-from trainers.pretraining_trainer import SynCoTrainer
+from trainers.pretraining_trainer import SynCoTrainer, synchronize_batch_norm
 from trainers.schedules import target_momentum
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
@@ -122,7 +123,7 @@ def test_the_device_finishes_the_views_that_the_worker_would_have_made(folder, t
         trainer.unwrapped_model.forward = recorded
         trainer.train()
         seen[place] = torch.cat(views)
-        assert trainer.facts()["augment_on"] == (None if place == "pillow" else place)
+        assert trainer.describe_run()["augment_on"] == (None if place == "pillow" else place)
     assert seen["device"].shape == (16, 3, 32, 32)
     grey_level = 1 / 255 / 0.225
     for place in ("worker", "device"):
@@ -191,3 +192,17 @@ def test_a_checkpoint_of_another_network_is_refused(folder, tmp_path):
     second = trainer_for(folder, tmp_path / "b", settings={"method": "byol"}, max_steps=4)
     with pytest.raises(ValueError, match="superfluous"):
         second.train(resume_from_checkpoint=str(tmp_path / "a" / "checkpoint-2"))
+
+
+def test_batch_statistics_are_shared_where_the_device_can(caplog):
+    settings = {"queue_size": 8, "num_hard_negatives": 2, "projection_hidden_dim": 16, "projection_dim": 8}
+    config = SynCoConfig(backbone="vit-nano", depth=1, pretraining=settings)
+    model = SynCoForPreTraining(config)
+    keys = list(model.state_dict())
+    assert synchronize_batch_norm(model, "cpu") is model
+    assert "not synchronised on cpu" in caplog.text
+    assert not any(isinstance(module, nn.SyncBatchNorm) for module in model.modules())
+    shared = synchronize_batch_norm(model, "cuda")
+    assert sum(isinstance(module, nn.SyncBatchNorm) for module in shared.modules()) == 3
+    assert not any(isinstance(module, nn.BatchNorm1d) for module in shared.modules())
+    assert list(shared.state_dict()) == keys

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from trainers.contrast.info_nce import info_nce
+from trainers.info_nce import info_nce
 from trainers.synthetic_negatives import (
     STRATEGIES,
     SyntheticNegatives,
@@ -31,16 +31,16 @@ def generator(seed: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
 
 
-def unit(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
+def unit_vectors(*shape: int, seed: int, dtype: torch.dtype = torch.float32) -> Tensor:
     return F.normalize(torch.randn(*shape, generator=generator(seed), dtype=torch.float64), dim=-1).to(dtype)
 
 
 def batch_of(batch: int, dim: int, num_negatives: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    query = unit(batch, dim, seed=seed)
+    query = unit_vectors(batch, dim, seed=seed)
     return (
         query,
-        F.normalize(query + 0.5 * unit(batch, dim, seed=seed + 1), dim=1),
-        unit(num_negatives, dim, seed=seed + 2),
+        F.normalize(query + 0.5 * unit_vectors(batch, dim, seed=seed + 1), dim=1),
+        unit_vectors(num_negatives, dim, seed=seed + 2),
     )
 
 
@@ -134,8 +134,8 @@ def test_noise_injection_adds_independent_normal_noise_of_the_given_deviation() 
 
 
 def test_gradient_and_adversarial_perturbation_follow_autograd_s_gradient_of_the_similarity() -> None:
-    query = unit(6, 1, 20, seed=8)
-    negative = unit(6, 15, 20, seed=9).requires_grad_()
+    query = unit_vectors(6, 1, 20, seed=8)
+    negative = unit_vectors(6, 15, 20, seed=9).requires_grad_()
     (gradient,) = torch.autograd.grad((query * negative).sum(), negative)
     unused, step = torch.empty(0), torch.tensor(0.01)
     torch.testing.assert_close(

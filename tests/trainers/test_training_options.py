@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from trainers.contrast.info_nce import info_nce
+from trainers.info_nce import info_nce
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer

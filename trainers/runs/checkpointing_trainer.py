@@ -1,4 +1,4 @@
-"""`CheckpointingTrainer`: `transformers.Trainer` whose checkpoints are whole or absent, on every process alike."""
+"""`CheckpointingTrainer`: `transformers.Trainer` whose checkpoints are complete or absent, on every process alike."""
 
 from __future__ import annotations
 
@@ -18,21 +18,28 @@ from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data.samplers import random_key
 from synco_hub.results import library_versions
-from trainers.runs.checkpoints import UNFINISHED, clear_unfinished, commit, manifest_of, newest_whole, rotate
-from trainers.runs.continuation import refuse_or_warn
-from trainers.runs.interruption import InterruptionCallback, leave_signals_to_the_main_process
+from trainers.runs.checkpoints import (
+    UNFINISHED,
+    check_continuation,
+    commit_checkpoint,
+    latest_valid_checkpoint,
+    read_manifest,
+    remove_unfinished,
+    rotate_checkpoints,
+)
+from trainers.runs.interruption import InterruptionCallback, ignore_signals_in_worker
 
 logger = logging.getLogger(__name__)
 
 
 class CheckpointingTrainer(Trainer):
-    """Writes checkpoints that survive being killed, finds the newest whole one, stops cleanly on SIGTERM and Ctrl-C.
+    """Writes checkpoints that survive being killed, finds the newest, stops cleanly on SIGTERM and Ctrl-C.
 
     Arguments are those of `transformers.Trainer`.
 
     Attributes:
         interruption: Knows whether a signal stopped the run.
-        last_good_checkpoint: The newest checkpoint of this run that is whole, or None.
+        last_good_checkpoint: The newest checkpoint of this run that is complete, or None.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -44,7 +51,7 @@ class CheckpointingTrainer(Trainer):
         self.interruption = InterruptionCallback()
         self.add_callback(self.interruption)
 
-    def facts(self) -> dict[str, Any]:
+    def describe_run(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
         args = self.args
         precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
@@ -59,23 +66,23 @@ class CheckpointingTrainer(Trainer):
             "versions": library_versions(),
         }
 
-    def newest_checkpoint(self) -> str | None:
-        """The newest whole checkpoint of the output directory, the same on every process, or None.
+    def find_latest_checkpoint(self) -> str | None:
+        """The newest complete checkpoint of the output directory, the same on every process, or None.
 
         Raises:
             ValueError: If this run cannot continue it, naming the difference.
         """
         chosen: list[str | None] = [None]
         if self.is_world_process_zero():
-            clear_unfinished(self._directory)
-            found = newest_whole(self._directory)
+            remove_unfinished(self._directory)
+            found = latest_valid_checkpoint(self._directory)
             chosen = [None if found is None else str(found)]
         if self.args.world_size > 1:
             broadcast_object_list(chosen)
         checkpoint = chosen[0]
         if checkpoint is not None:
-            manifest = manifest_of(Path(checkpoint))
-            refuse_or_warn(Path(checkpoint), manifest, self.facts())
+            manifest = read_manifest(Path(checkpoint))
+            check_continuation(Path(checkpoint), manifest, self.describe_run())
             self._earlier_seconds = float(manifest.get("seconds", 0.0))
             self.last_good_checkpoint = checkpoint
         return checkpoint
@@ -108,7 +115,7 @@ class CheckpointingTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, whose workers leave signals to the main process."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        loader.worker_init_fn = partial(leave_signals_to_the_main_process, loader.worker_init_fn)
+        loader.worker_init_fn = partial(ignore_signals_in_worker, loader.worker_init_fn)
         return loader
 
     def _get_output_dir(self, trial: Any) -> str:
@@ -123,7 +130,7 @@ class CheckpointingTrainer(Trainer):
         """
         name = f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
-            clear_unfinished(self._directory)
+            remove_unfinished(self._directory)
         self.accelerator.wait_for_everyone()
         self._saving_to = self._directory / UNFINISHED
         failure = None
@@ -137,9 +144,9 @@ class CheckpointingTrainer(Trainer):
         self._refuse_failed_save(name, failure)
         if self.is_world_process_zero():
             try:
-                commit(self._directory / UNFINISHED / name, self._directory / name, self.facts())
-                rotate(self._directory, self.args.save_total_limit)
-                clear_unfinished(self._directory)
+                commit_checkpoint(self._directory / UNFINISHED / name, self._directory / name, self.describe_run())
+                rotate_checkpoints(self._directory, self.args.save_total_limit)
+                remove_unfinished(self._directory)
             except OSError as error:
                 failure = str(error)
         self._refuse_failed_save(name, failure)
@@ -152,11 +159,11 @@ class CheckpointingTrainer(Trainer):
         if first is None:
             return
         if self.is_world_process_zero():
-            clear_unfinished(self._directory)
+            remove_unfinished(self._directory)
         free = shutil.disk_usage(self._directory).free / 1e9
         raise OSError(
             f"{self._directory / name} could not be written ({first.splitlines()[0]}; {free:.1f} GB are free): the "
-            f"last whole checkpoint is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
+            f"last complete one is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
         )
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
@@ -172,11 +179,5 @@ class CheckpointingTrainer(Trainer):
 
 
 def seed_process(seed: int, process_index: int, step: int) -> None:
-    """Seed every generator of this process, another way than those of the other processes.
-
-    Args:
-        seed: `--seed`.
-        process_index: Rank.
-        step: Optimizer step, so that a continued run does not repeat the draws of its beginning.
-    """
+    """Seed every generator of this process, another way than those of the other processes."""
     set_seed(random_key(seed, process_index, step) % 2**32)

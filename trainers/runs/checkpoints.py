@@ -1,8 +1,11 @@
-"""Checkpoints that are whole or absent, and the choice of the one to continue from.
+"""A run's directory and its checkpoints: claimed by one run, each checkpoint complete or absent, continued if it fits.
+
+Root: settings, and at the end the online `SynCoModel` with image processor and card, ready for `AutoModel`.
+`checkpoint-N/`: the whole state after optimizer step N, also loadable by `AutoModel`.
 
 A checkpoint is written in `.unfinished/checkpoint-N`. When every file lies on the disk, a manifest with their sizes
 and hashes is added and the folder is renamed to `checkpoint-N`; older ones are deleted only after that. So a process
-that is killed at any moment leaves whole checkpoints and, at worst, an `.unfinished` folder that nothing reads.
+that is killed at any moment leaves complete checkpoints and, at worst, an `.unfinished` folder that nothing reads.
 """
 
 from __future__ import annotations
@@ -13,56 +16,133 @@ import logging
 import os
 import re
 import shutil
-from collections.abc import Mapping
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-from trainers.runs.run_directory import write_json
+from accelerate.utils import broadcast_object_list
+
+from synco_hub.atomic_write import atomic_write
+from synco_hub.results import library_versions
+from trainers.runs.stream_loading import check_stream_position
+from trainers.settings import drop_retired
 
 logger = logging.getLogger(__name__)
 
+SETTINGS_FILE = "pretraining_settings.json"
+SUMMARY_FILE = "pretraining_summary.json"
+# What must agree for a checkpoint to continue a run; learning rate, logging and the like may change.
+IDENTITY = ("backbone", "pretraining", "data", "seed")
 MANIFEST_FILE = "manifest.json"
 UNFINISHED = ".unfinished"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _READ_AT_ONCE = 1 << 22
+# What the position in the data and every schedule are counted in: with another value they would mean something else.
+COUNTED_IN = ("global_batch_size", "steps_per_epoch", "num_images")
+# What leaves position and schedules alone, but not every bit.
+LEAVES_BITS = ("world_size", "gradient_accumulation_steps", "precision", "augment_on")
 
 
-def commit(unfinished: Path, final: Path, facts: Mapping[str, Any]) -> None:
-    """Make a written folder a checkpoint: manifest last, then the name that others look for.
+def claim_directory(
+    directory: Path,
+    settings: dict[str, Any],
+    resume: bool,
+    settings_file: str = SETTINGS_FILE,
+    identity: Sequence[str] | None = IDENTITY,
+) -> None:
+    """Write a run's settings into its directory, unless another run lives there.
 
-    Args:
-        unfinished: The folder as it was written, on the same file system as `final`.
-        final: Where it belongs. A folder that is there is replaced.
-        facts: What the manifest says beside the files; JSON values.
-
-    Raises:
-        OSError: If the disk does not take it; `final` is then as it was.
+    The keys of `identity` tell runs apart; None for all. Settings alone are a run only for `resume`.
     """
+    if directory.exists() and not directory.is_dir():
+        raise ValueError(f"--output-dir {directory} is a file: name a folder, which may be new.")
+    file = directory / settings_file
+    settings = json.loads(json.dumps(settings, default=str))
+    if file.exists() and (resume or _has_results(directory, settings_file)):
+        _check_same_run(directory, _read_settings(file), settings, identity)
+        if not resume:
+            raise ValueError(
+                f"{directory} already holds this run: add --resume to continue it, or choose another --output-dir."
+            )
+    elif not file.exists() and any(directory.glob("checkpoint-*")):
+        raise ValueError(
+            f"{directory} holds checkpoints but no {settings_file}, so they are of another program: choose another "
+            "--output-dir."
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    write_json(file, settings)
+
+
+def _has_results(directory: Path, settings_file: str) -> bool:
+    """Whether a run left anything beside its settings, which alone are nothing to lose.
+
+    Bad images or a full disk stop a run before its first checkpoint. Hidden names are of writes that did not end.
+    """
+    return any(entry.name != settings_file and not entry.name.startswith(".") for entry in directory.iterdir())
+
+
+def _read_settings(file: Path) -> dict[str, Any]:
+    """The settings of the run that lives there, also if an earlier version wrote them."""
+    found: dict[str, Any] = json.loads(file.read_text())
+    for group in {"pretraining", "training"} & set(found):
+        found[group] = drop_retired(found[group], str(file))
+    return found
+
+
+def _check_same_run(
+    directory: Path, found: dict[str, Any], wanted: dict[str, Any], identity: Sequence[str] | None
+) -> None:
+    keys = sorted({*found, *wanted}) if identity is None else identity
+    differences = [line for key in keys for line in _differences(key, found.get(key), wanted.get(key))]
+    if differences:
+        raise ValueError(
+            f"{directory} already holds a different run ({'; '.join(differences[:5])}): choose another --output-dir, "
+            "or give the settings it was started with."
+        )
+
+
+def _differences(name: str, found: Any, wanted: Any) -> list[str]:
+    """Human-readable differences of two pieces of plain data, deepest names first."""
+    if isinstance(found, dict) and isinstance(wanted, dict):
+        keys = sorted({*found, *wanted})
+        return [line for key in keys for line in _differences(key, found.get(key), wanted.get(key))]
+    return [] if found == wanted else [f"{name} was {found!r} and is now {wanted!r}"]
+
+
+def write_json(file: Path, values: dict[str, Any]) -> None:
+    """Write plain data completely or not at all."""
+    with atomic_write(file) as temporary:
+        temporary.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+
+
+def commit_checkpoint(unfinished: Path, final: Path, description: Mapping[str, Any]) -> None:
+    """Make a written folder a checkpoint: manifest last, then the name that others look for."""
     files = {}
     for file in sorted(path for path in unfinished.rglob("*") if path.is_file()):
-        _to_disk(file)
+        _fsync(file)
         files[str(file.relative_to(unfinished))] = {"bytes": file.stat().st_size, "sha256": _sha256(file)}
-    write_json(unfinished / MANIFEST_FILE, {**facts, "files": files})
-    _to_disk(unfinished)
+    write_json(unfinished / MANIFEST_FILE, {**description, "files": files})
+    _fsync(unfinished)
     replaced = unfinished.with_name(f"replaced-{final.name}")
     if final.exists():
         final.rename(replaced)
     unfinished.rename(final)
-    _to_disk(final.parent)
+    _fsync(final.parent)
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def manifest_of(checkpoint: Path) -> dict[str, Any]:
+def read_manifest(checkpoint: Path) -> dict[str, Any]:
     """What a checkpoint says about itself; empty for a folder without a manifest."""
     file = checkpoint / MANIFEST_FILE
     values: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
     return values
 
 
-def what_is_broken(checkpoint: Path) -> str | None:
-    """Why a checkpoint is not whole, or None if every file is there, as long as it was, with the same content."""
+def find_damage(checkpoint: Path) -> str | None:
+    """Why a checkpoint is damaged, or None if every file is there, as long as it was, with the same content."""
     try:
-        files = manifest_of(checkpoint).get("files")
+        files = read_manifest(checkpoint).get("files")
     except (ValueError, OSError) as error:
         return f"its {MANIFEST_FILE} cannot be read ({error})"
     if not files:
@@ -78,27 +158,18 @@ def what_is_broken(checkpoint: Path) -> str | None:
     return None
 
 
-def newest_whole(directory: Path) -> Path | None:
-    """The newest whole checkpoint of a run; one that is not whole is named in a warning and passed over.
-
-    Args:
-        directory: The run's `--output-dir`.
-    """
+def latest_valid_checkpoint(directory: Path) -> Path | None:
+    """The newest complete checkpoint of a run; one that is damaged is named in a warning and passed over."""
     for checkpoint in reversed(_checkpoints(directory)):
-        broken = what_is_broken(checkpoint)
+        broken = find_damage(checkpoint)
         if broken is None:
             return checkpoint
-        logger.warning("%s is not whole and is passed over: %s", checkpoint, broken)
+        logger.warning("%s is damaged and is passed over: %s", checkpoint, broken)
     return None
 
 
-def rotate(directory: Path, limit: int | None) -> None:
-    """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone.
-
-    Args:
-        directory: The run's `--output-dir`.
-        limit: How many are kept; None keeps all.
-    """
+def rotate_checkpoints(directory: Path, limit: int | None) -> None:
+    """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone."""
     finished = [path for path in _checkpoints(directory) if (path / MANIFEST_FILE).is_file()]
     for checkpoint in finished[: max(len(finished) - limit, 0)] if limit else []:
         # Without its manifest a half-deleted one is nobody's checkpoint.
@@ -106,7 +177,7 @@ def rotate(directory: Path, limit: int | None) -> None:
         shutil.rmtree(checkpoint, ignore_errors=True)
 
 
-def clear_unfinished(directory: Path) -> None:
+def remove_unfinished(directory: Path) -> None:
     """Remove what an interrupted save left behind."""
     shutil.rmtree(directory / UNFINISHED, ignore_errors=True)
 
@@ -125,10 +196,66 @@ def _sha256(file: Path) -> str:
     return digest.hexdigest()
 
 
-def _to_disk(path: Path) -> None:
+def _fsync(path: Path) -> None:
     """Wait until a file or the names in a folder have reached the disk; renaming earlier could outlive them."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """Compare how a checkpoint was made with how it is to be continued.
+
+    Another number of processes is allowed when the images per optimizer step stay the same: order of the data,
+    schedules and queues go on as they were; drop path and synthesis then draw other numbers, which is said. A stream
+    is shared out among the processes, so there it is allowed at the start of an epoch only.
+    """
+    for name in COUNTED_IN:
+        if saved.get(name) != now.get(name):
+            raise ValueError(
+                f"{checkpoint} was made with {name}={saved.get(name)} and is now to be continued with "
+                f"{name}={now.get(name)}: the position in the data and the schedules count in it. Keep micro-batch × "
+                f"processes × accumulation at {saved.get('global_batch_size')} and the same images, or start a new "
+                "run."
+            )
+    check_stream_position(checkpoint, saved.get("stream"), now.get("stream"))
+    others = [
+        f"{name} was {saved.get(name)}, is {now.get(name)}" for name in LEAVES_BITS if saved.get(name) != now.get(name)
+    ]
+    if others:
+        logger.warning(
+            "continuing exactly in data and schedules, but not to the last bit, since draws and sums are made in "
+            "another order: %s",
+            "; ".join(others),
+        )
+    versions = now.get("versions", library_versions())
+    changed = [
+        f"{name} {old} → {versions.get(name)}"
+        for name, old in saved.get("versions", {}).items()
+        if versions.get(name) != old
+    ]
+    if changed:
+        logger.warning("continuing with other library versions, which may change bits: %s", ", ".join(changed))
+
+
+Result = TypeVar("Result")
+
+
+def run_on_main_process(work: Callable[[], Result], process_index: int, num_processes: int) -> Result | None:
+    """What one process does for all; where it fails, the others end without a word of their own."""
+    result, failure = None, None
+    if process_index == 0:
+        try:
+            result = work()
+        except Exception as error:
+            failure = error
+    failed = [failure is not None]
+    if num_processes > 1:
+        broadcast_object_list(failed)
+    if failure is not None:
+        raise failure
+    if failed[0]:
+        sys.exit(1)
+    return result

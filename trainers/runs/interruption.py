@@ -99,15 +99,11 @@ class InterruptionCallback(TrainerCallback):
         self._previous = {}
 
 
-def leave_signals_to_the_main_process(init: Callable[[int], None] | None, worker_id: int) -> None:
+def ignore_signals_in_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
     """In a worker process: leave signals that reached the whole group to the main process.
 
     A worker that dies at once would take the step, and so the checkpoint, with it. After a SIGTERM it stays for two
     minutes at most, also when the main process does not end it.
-
-    Args:
-        init: What else prepares the worker.
-        worker_id: Number of the worker.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))

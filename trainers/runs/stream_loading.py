@@ -72,13 +72,7 @@ class StreamLoading:
             )
 
     def loader(self, views: Any, collate: Callable[..., Any], worker_init: Callable[[int], None]) -> DataLoader[Any]:
-        """Batches of this process alone: it must not be prepared by accelerate, which would share it out again.
-
-        Args:
-            views: Data set of views whose `images` are `StreamedImages`.
-            collate: Makes a batch of its samples.
-            worker_init: Prepares a worker.
-        """
+        """Batches of this process alone: it must not be prepared by accelerate, which would share it out again."""
         workers = self._args.dataloader_num_workers
         return DataLoader(
             StreamedBatches(views),
@@ -92,12 +86,8 @@ class StreamLoading:
             generator=torch.Generator().manual_seed(self._args.seed),
         )
 
-    def place(self, steps_in_epoch: int) -> dict[str, Any]:
-        """Where the stream stands and what its order depends on; JSON values.
-
-        Args:
-            steps_in_epoch: Optimizer steps of the current epoch so far.
-        """
+    def position(self, steps_in_epoch: int) -> dict[str, Any]:
+        """Where the stream stands and what its order depends on; JSON values."""
         settings, part = self.sampler.settings, self.sampler.part
         return {
             **{name: value for name, value in asdict(settings).items() if name != "retries"},
@@ -151,17 +141,8 @@ class StreamLoading:
         return "the stream of another process broke off" if self.sampler.failure is None else str(self.sampler.failure)
 
 
-def refuse_other_place(checkpoint: object, saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
-    """Refuse to continue within an epoch of a stream whose rows would come in another order.
-
-    Args:
-        checkpoint: For the message.
-        saved: `StreamLoading.place` of the checkpoint, None if its images came by position.
-        now: The same of this run.
-
-    Raises:
-        ValueError: Naming what differs, and what to do.
-    """
+def check_stream_position(checkpoint: object, saved: Mapping[str, Any] | None, now: Mapping[str, Any] | None) -> None:
+    """Refuse to continue within an epoch of a stream whose rows would come in another order."""
     if (saved is None) != (now is None):
         was, be = ("by position", "as a stream") if saved is None else ("as a stream", "by position")
         raise ValueError(f"{checkpoint}: its images were read {was}, not {be}; continue with the same --streaming.")

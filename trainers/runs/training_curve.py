@@ -25,26 +25,13 @@ PANELS: tuple[tuple[str, dict[str, str]], ...] = (
 
 
 def series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float], list[float]]:
-    """Steps and values at which a number was logged.
-
-    Args:
-        history: The Trainer's `log_history`.
-        name: Name of the number.
-    """
+    """Steps and values at which a number was logged."""
     found = [(float(entry["step"]), float(entry[name])) for entry in history if name in entry and "step" in entry]
     return [step for step, _ in found], [value for _, value in found]
 
 
 def training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
-    """Draw what was logged; panels without numbers are left out, steps with synthetic negatives are shaded.
-
-    Args:
-        history: The Trainer's `log_history`.
-        title: What was trained.
-
-    Raises:
-        ValueError: If nothing was logged.
-    """
+    """Draw what was logged; panels without numbers are left out, steps with synthetic negatives are shaded."""
     panels = [(name, lines) for name, lines in PANELS if any(series(history, line)[0] for line in lines)]
     if not panels:
         raise ValueError("nothing was logged, so there is no curve: lower --logging-steps below the steps of the run.")
@@ -77,7 +64,7 @@ def _shade_synthesis(axis: Any, history: Sequence[Mapping[str, Any]]) -> None:
 
 
 def save_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
-    """Write the picture as PNG, whole or not at all, and return its path."""
+    """Write the picture as PNG, completely or not at all, and return its path."""
     with atomic_write(path) as temporary:
         training_curve(history, title).savefig(temporary, dpi=110)
     return path

@@ -130,7 +130,8 @@ LAYOUTS: dict[str, Layout] = {
         "transformers",
     ),
 }
-CHOICES = ("auto", "synco-v2", "moby", "moco-v3", "dino", "timm")
+# A directory of `transformers` says what it is.
+CHOICES = ("auto", *(name for name in LAYOUTS if name != "transformers"))
 
 
 def licence_facts(layout: Layout) -> CardFacts:

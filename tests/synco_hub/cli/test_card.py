@@ -1,4 +1,4 @@
-"""A card is written from what lies in the directory, and its numbers are measured again."""
+"""A card is written from what lies in the directory, and its numbers are measured again (`synco_hub.cli.card`)."""
 
 import json
 

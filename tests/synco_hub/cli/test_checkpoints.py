@@ -1,4 +1,4 @@
-"""Checkpoints are converted, exported, fetched and published by the commands that a user types."""
+"""Checkpoints are converted, exported, fetched and published by the commands of `synco_hub.cli.checkpoints`."""
 
 import json
 import subprocess

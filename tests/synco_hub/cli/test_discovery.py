@@ -7,6 +7,7 @@ import torch
 from command_line import invoke
 from PIL import Image
 
+from synco_hub.errors import DoesNotApplyError
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 ANNOTATION = """<annotation><object><name>cat</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax>
@@ -74,4 +75,5 @@ def test_a_subset_is_partial_and_bad_input_writes_nothing(voc, tmp_path):
         assert message in str(bad.exception)
     swin = run(saved(tmp_path, "swin-nano"), voc, output)
     assert "is a Swin" in str(swin.exception)
+    assert isinstance(swin.exception, DoesNotApplyError)
     assert not output.exists()

@@ -38,8 +38,8 @@ def test_no_command_has_a_flag_twice():
 def test_what_is_given_reaches_the_reader(monkeypatch, tmp_path):
     asked = {}
 
-    def load_dataset(name, split, **choices):
-        asked.update(choices, name=name)
+    def load_dataset(choice, split):
+        asked.update(vars(choice))
         raise ValueError("seen")
 
     monkeypatch.setattr("synco_hub.cli.data.load_dataset", load_dataset)
@@ -47,4 +47,4 @@ def test_what_is_given_reaches_the_reader(monkeypatch, tmp_path):
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     ended = invoke(["data", "prepare", "photographs", "--output", str(tmp_path / "new"), *flags])
     assert str(ended.exception) == "seen"
-    assert asked == {**given, "name": "photographs", "seed": 0}
+    assert asked == {**given, "dataset": "photographs", "split_seed": 0}

@@ -1,3 +1,5 @@
+"""`synco_hub.cli.results` by the command line, as a user calls it."""
+
 from command_line import invoke
 
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts

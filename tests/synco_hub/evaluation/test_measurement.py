@@ -1,6 +1,7 @@
 """A split says what it is, and its features are those of the images that could be read."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -18,12 +19,14 @@ from synco_hub.evaluation.measurement import (
     classifier_source,
     data_source,
     load_split,
+    open_split,
+    save_each,
     save_split,
 )
 from synco_hub.features import Features
-from synco_hub.models import SynCoConfig, SynCoForImageClassification
-from synco_hub.results import DataSource, ModelSource
-from synco_hub.settings import ExtractionSettings
+from synco_hub.models import SynCoConfig, SynCoForImageClassification, image_processor
+from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
+from synco_hub.settings import DatasetChoice, ExtractionSettings
 
 QUIET = ExtractionSettings(num_workers=0, batch_size=4, max_bad_fraction=0.5, progress=False)
 
@@ -138,3 +141,50 @@ def test_a_round_trip_keeps_everything(tmp_path):
         load_split(features.save(tmp_path / "bare.safetensors"))
     with pytest.raises(FileNotFoundError, match="--save-features"):
         load_split(tmp_path / "nowhere")
+
+
+def folder_of(root: Path, count: int) -> str:
+    generator = np.random.default_rng(3)
+    for index in range(count):
+        path = root / f"class{index % 2}" / f"{index}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(generator.integers(0, 256, (50, 70, 3), dtype=np.uint8)).save(path)
+    return str(root)
+
+
+def test_images_are_prepared_as_the_models_processor_does(tmp_path: Path) -> None:
+    model = EvaluatedModel(synco(), image_processor(32), "mine")
+    split = open_split(DatasetChoice(folder_of(tmp_path, 10)), "test", model)
+    expected = model.processor(split.images.load_image(0), return_tensors="pt").pixel_values[0]
+    assert split[0]["pixel_values"].shape == (3, 32, 32)
+    # Resizing rounds to whole grey levels in one of the two; a level is 1 / 255 / 0.225 after normalisation.
+    assert (split[0]["pixel_values"] - expected).abs().max() < 2.5 / 255 / 0.224
+    assert (model.mean, model.std) == (split.transform.mean, split.transform.std)
+
+
+def test_both_splits_come_from_the_same_draw_and_do_not_overlap(tmp_path: Path) -> None:
+    model, root = EvaluatedModel(synco(), image_processor(32), "mine"), folder_of(tmp_path, 20)
+    names = {}
+    for seed in (0, 1):
+        train, test = (open_split(DatasetChoice(root, split_seed=seed), which, model) for which in ("train", "test"))
+        names[seed] = {test.name(index) for index in range(len(test))}
+        assert len(train) + len(test) == 20
+        assert not names[seed] & {train.name(index) for index in range(len(train))}
+    assert names[0] != names[1]
+
+
+def test_every_result_is_written_as_it_comes(tmp_path: Path) -> None:
+    results = [
+        EvaluationResult({"a": value}, ModelSource("m"), DataSource("d", "test", 1), ProtocolFacts("knn"))
+        for value in (1.0, 2.0)
+    ]
+    seen = []
+
+    def one_by_one() -> Iterator[EvaluationResult]:
+        for result in results:
+            yield result
+            seen.append(EvaluationResult.load(tmp_path / "r.json").metrics["a"])
+
+    assert save_each(one_by_one(), tmp_path / "r.json") == results[1]
+    assert seen == [1.0, 2.0]
+    assert save_each(results, None) == results[1]

@@ -8,7 +8,7 @@ from torch import nn
 from transformers import TrainingArguments
 
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer, seed_process
-from trainers.runs.checkpoints import MANIFEST_FILE, UNFINISHED, manifest_of, what_is_broken
+from trainers.runs.checkpoints import MANIFEST_FILE, UNFINISHED, find_damage, read_manifest
 
 
 class Regression(nn.Module):
@@ -36,8 +36,8 @@ def trainer_for(directory, **values: object) -> CheckpointingTrainer:
 def test_checkpoints_are_whole_rotated_and_nothing_unfinished_stays(tmp_path):
     trainer_for(tmp_path).train()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-4", "checkpoint-6"]
-    assert what_is_broken(tmp_path / "checkpoint-6") is None
-    facts = manifest_of(tmp_path / "checkpoint-6")
+    assert find_damage(tmp_path / "checkpoint-6") is None
+    facts = read_manifest(tmp_path / "checkpoint-6")
     assert (facts["step"], facts["world_size"], facts["global_batch_size"]) == (6, 1, 2)
     assert "optimizer.pt" in facts["files"]
     assert "rng_state.pth" in facts["files"]
@@ -50,22 +50,22 @@ def test_the_newest_whole_one_is_found_and_continued_to_the_same_bits(tmp_path):
     (tmp_path / "checkpoint-6" / "optimizer.pt").write_bytes(b"half")
     (tmp_path / UNFINISHED / "checkpoint-8").mkdir(parents=True)
     trainer = trainer_for(tmp_path)
-    assert trainer.newest_checkpoint() == str(tmp_path / "checkpoint-4")
+    assert trainer.find_latest_checkpoint() == str(tmp_path / "checkpoint-4")
     assert not (tmp_path / UNFINISHED).exists()
-    trainer.train(resume_from_checkpoint=trainer.newest_checkpoint())
+    trainer.train(resume_from_checkpoint=trainer.find_latest_checkpoint())
     again = load_file(tmp_path / "checkpoint-6" / "model.safetensors")
     assert all(torch.equal(whole[name], again[name]) for name in whole)
-    assert what_is_broken(tmp_path / "checkpoint-6") is None
+    assert find_damage(tmp_path / "checkpoint-6") is None
 
 
 def test_nothing_to_resume_is_none(tmp_path):
-    assert trainer_for(tmp_path / "empty").newest_checkpoint() is None
+    assert trainer_for(tmp_path / "empty").find_latest_checkpoint() is None
 
 
 def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path):
     trainer_for(tmp_path, max_steps=2).train()
     trainer = trainer_for(tmp_path, max_steps=4)
-    checkpoint = trainer.newest_checkpoint()
+    checkpoint = trainer.find_latest_checkpoint()
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, hard))
     try:
@@ -76,7 +76,7 @@ def test_a_full_disk_keeps_the_earlier_checkpoint_and_says_so(tmp_path):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-2"]
-    assert what_is_broken(tmp_path / "checkpoint-2") is None
+    assert find_damage(tmp_path / "checkpoint-2") is None
 
 
 def test_an_unknown_process_draws_what_no_other_drew(tmp_path):
@@ -99,4 +99,4 @@ def test_a_folder_without_a_manifest_is_never_continued(tmp_path):
     trainer_for(tmp_path, max_steps=2).train()
     (tmp_path / "checkpoint-2" / MANIFEST_FILE).unlink()
     shutil.copytree(tmp_path / "checkpoint-2", tmp_path / "checkpoint-9")
-    assert trainer_for(tmp_path).newest_checkpoint() is None
+    assert trainer_for(tmp_path).find_latest_checkpoint() is None

@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainers.runs.interruption import InterruptionCallback, leave_signals_to_the_main_process
+from trainers.runs.interruption import InterruptionCallback, ignore_signals_in_worker
 
 
 def control() -> SimpleNamespace:
@@ -46,7 +46,7 @@ def test_a_worker_survives_the_signals_of_the_group_but_not_for_ever():
         "import os, signal, time\n"
         "from trainers.runs import interruption\n"
         "interruption.WORKER_GRACE_SECONDS = 1\n"
-        "interruption.leave_signals_to_the_main_process(lambda number: print('ready', number), 5)\n"
+        "interruption.ignore_signals_in_worker(lambda number: print('ready', number), 5)\n"
         "os.kill(os.getpid(), signal.SIGINT); os.kill(os.getpid(), signal.SIGTERM)\n"
         "print('alive', flush=True); time.sleep(60)\n"
     )
@@ -58,7 +58,7 @@ def test_a_worker_survives_the_signals_of_the_group_but_not_for_ever():
 def test_the_initialiser_may_be_absent():
     kept = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
     try:
-        leave_signals_to_the_main_process(None, 0)
+        ignore_signals_in_worker(None, 0)
         assert signal.getsignal(signal.SIGINT) == signal.SIG_IGN
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):

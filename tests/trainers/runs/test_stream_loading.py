@@ -14,8 +14,8 @@ from synco_hub.data.streams.sampler import StreamSettings
 from synco_hub.data.streams.source import StreamSource
 from trainers.pretrain import main
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.runs.checkpoints import manifest_of, what_is_broken
-from trainers.runs.stream_loading import StreamedData, StreamLoading, refuse_other_place
+from trainers.runs.checkpoints import find_damage, read_manifest
+from trainers.runs.stream_loading import StreamedData, StreamLoading, check_stream_position
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "synco_hub" / "data" / "streams"))
 from stream_tables import parquet_folder, png, write_parquet
@@ -73,8 +73,8 @@ def test_a_network_that_fails_for_good_saves_the_place_and_a_resume_ends_with_th
     assert f"saved {broken / f'checkpoint-{step}'}" in error
     assert error.endswith("continue with --resume.")
     assert "attempt 1 of 1 in 0.01 s" in caplog.text
-    assert what_is_broken(broken / f"checkpoint-{step}") is None
-    assert manifest_of(broken / f"checkpoint-{step}")["stream"]["rows_read"] == (step - 5) * 4
+    assert find_damage(broken / f"checkpoint-{step}") is None
+    assert read_manifest(broken / f"checkpoint-{step}")["stream"]["rows_read"] == (step - 5) * 4
     train(table, broken, "--resume")
     for name in ("model.safetensors", "checkpoint-9/model.safetensors"):
         assert (whole / name).read_bytes() == (broken / name).read_bytes()
@@ -152,15 +152,15 @@ def test_another_order_is_refused_within_an_epoch_and_said_at_its_start(name, va
     now = {**PLACE, name: value, "steps_in_epoch": 0}
     text = f"{name.replace('_', ' ')} was {PLACE[name]} and is {value}"
     with pytest.raises(ValueError, match=text):
-        refuse_other_place("checkpoint-3", PLACE, now)
-    refuse_other_place("checkpoint-3", {**PLACE, "steps_in_epoch": 0}, now)
+        check_stream_position("checkpoint-3", PLACE, now)
+    check_stream_position("checkpoint-3", {**PLACE, "steps_in_epoch": 0}, now)
     assert text in caplog.text
-    refuse_other_place("checkpoint-3", PLACE, dict(PLACE))
+    check_stream_position("checkpoint-3", PLACE, dict(PLACE))
     with pytest.raises(ValueError, match="read as a stream, not by position"):
-        refuse_other_place("checkpoint-3", PLACE, None)
-    refuse_other_place("checkpoint-3", None, None)
+        check_stream_position("checkpoint-3", PLACE, None)
+    check_stream_position("checkpoint-3", None, None)
     assert "with datasets" not in caplog.text
-    refuse_other_place("checkpoint-3", PLACE, {**PLACE, "datasets": "6.0.0"})
+    check_stream_position("checkpoint-3", PLACE, {**PLACE, "datasets": "6.0.0"})
     assert "continuing a stream with datasets 5.2.0 → 6.0.0" in caplog.text
 
 
@@ -173,5 +173,5 @@ def test_shards_that_processes_cannot_share_are_said_with_the_remedy(tmp_path, c
     loading = StreamLoading(StreamedData(source, StreamSettings()), 30, args)
     assert "3 shards cannot be shared evenly by 2 processes" in caplog.text
     assert "synco-hub data prepare" in caplog.text
-    assert loading.place(3)["rows_read"] == 6
-    assert loading.place(3)["rows_per_epoch"] == len(loading.sampler) == 14
+    assert loading.position(3)["rows_read"] == 6
+    assert loading.position(3)["rows_per_epoch"] == len(loading.sampler) == 14

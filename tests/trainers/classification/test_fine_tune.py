@@ -1,0 +1,83 @@
+"""`trainers.classification.fine_tune`, by its command: the result, the classifier, and going on after a stop."""
+
+import pytest
+import torch
+from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel, pipeline
+
+from synco_hub.data import load_dataset
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.results import EvaluationResult
+from trainers.fine_tune import main
+
+DATA = "fractals:num_classes=5,train_images_per_class=12,test_images_per_class=6"
+QUICK = "--use-cpu --dataloader-num-workers 0 --disable-tqdm true --per-device-train-batch-size 20 --logging-steps 1"
+
+
+@pytest.fixture(autouse=True)
+def home(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path_factory.getbasetemp() / "probe-home"))
+
+
+@pytest.fixture
+def model(tmp_path):
+    torch.manual_seed(0)
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / "model")
+    image_processor(32).save_pretrained(tmp_path / "model")
+    return tmp_path / "model"
+
+
+def tune(model, output, *flags: str) -> EvaluationResult:
+    main([*QUICK.split(), "--model", str(model), "--dataset", DATA, "--output-dir", str(output), *flags])
+    return EvaluationResult.load(output / "fine_tune.json", protocol="fine_tune")
+
+
+def test_a_pipeline_loads_what_was_tuned_and_resume_ends_at_the_same_bits(model, tmp_path):
+    flags = ["--num-train-epochs", "2", "--learning-rate", "0.01"]
+    whole = tune(model, tmp_path / "whole", *flags)
+    images = load_dataset(DATA, "test", image_size=32)
+    answer = pipeline("image-classification", model=str(tmp_path / "whole"))(images.load_image(0))
+    assert {entry["label"] for entry in answer} == set(images.class_names)
+    tuned = AutoModelForImageClassification.from_pretrained(tmp_path / "whole")
+    assert tuned.config.classifier_dropout == 0.1
+    before = SynCoModel.from_pretrained(model).state_dict()
+    assert any(not torch.equal(before[name], weights) for name, weights in tuned.synco.state_dict().items())
+    assert whole.protocol.parameters["learning_rate"] == 0.01
+
+    tune(model, tmp_path / "stopped", *flags)
+    last = max((tmp_path / "stopped").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    last.rename(tmp_path / "moved")
+    resumed = tune(model, tmp_path / "stopped", *flags, "--resume")
+    assert resumed.metrics == whole.metrics
+    files = [tmp_path / run / "model.safetensors" for run in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_stock_vit_is_tuned_too(tmp_path):
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
+    )
+    ViTModel(config, add_pooling_layer=False).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(tmp_path / "vit")
+    result = tune(tmp_path / "vit", tmp_path / "run", "--max-steps", "2")
+    assert result.partial
+    loaded, info = AutoModelForImageClassification.from_pretrained(tmp_path / "run", output_loading_info=True)
+    assert not info["missing_keys"]
+    assert not info["unexpected_keys"]
+    assert loaded.config.num_labels == 5
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--model", "timm:vit_tiny_patch16_224"], "give timm/vit_tiny_patch16_224"),
+        (["--classifier-dropout", "1"], "classifier_dropout=1.0"),
+        (["--dataset", "fractal"], "fractals"),
+        (["--model", ""], "--model is missing"),
+    ],
+)
+def test_bad_input_is_one_line_and_nothing_is_written(model, tmp_path, capsys, flags, message):
+    with pytest.raises(SystemExit) as exit_info:
+        tune(model, tmp_path / "run", *flags)
+    assert exit_info.value.code == 1
+    assert message in capsys.readouterr().err.splitlines()[-1]
+    assert not (tmp_path / "run").exists()

@@ -1,0 +1,109 @@
+"""The arguments of linear probing (paper section 7.5) and fine-tuning (7.6) as a Trainer takes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from transformers import TrainingArguments
+
+from trainers.classification.settings import (
+    ClassificationOptions,
+    FineTuningOptions,
+    LabelledDataArguments,
+    LinearProbeOptions,
+)
+from trainers.schedules import scaled_learning_rate
+
+IMAGENET_LEARNING_RATES = (0.1, 0.5, 0.75, 1.0, 1.25, 1.5)
+TRANSFER_LEARNING_RATES = (1.0,)
+_IMAGENET_NAMES = ("imagenet", "imagenet-1k", "imagenet1k", "ilsvrc", "ilsvrc2012")
+
+
+@dataclass
+class ClassificationArguments(ClassificationOptions, TrainingArguments):  # type: ignore[misc]
+    """What probing and fine-tuning share; where `TrainingArguments` contradicts the paper, the paper wins."""
+
+    _argument_group_name: ClassVar[str] = "training (the rest are transformers.TrainingArguments)"
+
+    # Share of the run that the paper's warm-up is; the subclass says.
+    warmup_fraction: ClassVar[float] = 0.05
+
+    def __post_init__(self) -> None:
+        given = self.learning_rate
+        self.learning_rate = 0.0 if given is None else given
+        super().__post_init__()  # type: ignore[no-untyped-call]
+        # torch's DataParallel would split the batch behind the frozen network's back; several GPUs, several processes.
+        self._n_gpu = min(self._n_gpu, 1)
+        self.given_learning_rate = given
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1): the paper uses 0.1.")
+        if self.save_total_limit is not None and self.save_total_limit < 2:
+            raise ValueError(
+                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next "
+                "is written: give at least 2."
+            )
+
+    @property
+    def global_batch_size(self) -> int:
+        """Images per optimizer step: micro-batch × processes × accumulation steps."""
+        return self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
+
+    def scaled(self, base_learning_rate: float) -> float:
+        """The peak rate of a base rate: base × global batch / 512 (our choice, as in pretraining)."""
+        return scaled_learning_rate(base_learning_rate, self.global_batch_size)
+
+    def count_warmup_steps(self, total_steps: int, steps_per_epoch: float) -> int:
+        """Optimizer steps of the warm-up: the paper's share of the run, or as given."""
+        if self.warmup_epochs is None:
+            return round(total_steps * self.warmup_fraction)
+        return round(self.warmup_epochs * steps_per_epoch)
+
+
+@dataclass
+class LinearProbeArguments(LinearProbeOptions, ClassificationArguments):  # type: ignore[misc]
+    """Linear probing (paper section 7.5)."""
+
+    _argument_group_name: ClassVar[str] = "linear probing (section 7.5; the rest are transformers.TrainingArguments)"
+
+    warmup_fraction: ClassVar[float] = 5 / 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for rate in self.learning_rates or ():
+            if not rate > 0:
+                raise ValueError(f"learning_rates={self.learning_rates}: every rate is above 0; the paper uses 1.0.")
+        if self.learning_rates is not None and len(set(self.learning_rates)) != len(self.learning_rates):
+            raise ValueError(f"learning_rates={self.learning_rates} names a rate twice: give each once.")
+        if self.given_learning_rate is not None:
+            raise ValueError(
+                f"learning_rate={self.given_learning_rate} is not used here: give --learning-rates, the base rates of "
+                "the heads, which are scaled by batch / 512."
+            )
+
+    def base_rates(self, dataset: str) -> tuple[float, ...]:
+        """Base rates of the heads on a data set, by its name."""
+        if self.learning_rates:
+            return tuple(self.learning_rates)
+        last = dataset.rstrip("/").rsplit("/", 1)[-1].lower()
+        return IMAGENET_LEARNING_RATES if last in _IMAGENET_NAMES else TRANSFER_LEARNING_RATES
+
+
+@dataclass
+class FineTuningArguments(FineTuningOptions, ClassificationArguments):  # type: ignore[misc]
+    """Fine-tuning (paper section 7.6)."""
+
+    _argument_group_name: ClassVar[str] = "fine-tuning (section 7.6; the rest are transformers.TrainingArguments)"
+
+    warmup_fraction: ClassVar[float] = 10 / 100
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.classifier_dropout < 1:
+            raise ValueError(f"classifier_dropout={self.classifier_dropout} is not in [0, 1): the paper uses 0.1.")
+        if self.given_learning_rate is None:
+            self.learning_rate = self.scaled(self.base_learning_rate)
+
+
+LINEAR_PROBE_KINDS = (LabelledDataArguments, LinearProbeArguments)
+FINE_TUNING_KINDS = (LabelledDataArguments, FineTuningArguments)

@@ -1,0 +1,217 @@
+"""A linear probe from its flags to the result: heads of every learning rate on one frozen network (section 7.5)."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from synco_hub.evaluation import model_source
+from synco_hub.evaluation.classification import ClassificationTargets
+from synco_hub.evaluation.measurement import preprocessing
+from synco_hub.feature_pooling import feature_rule
+from synco_hub.features import Features, extract_features
+from synco_hub.hub.loading import LinearHead, load_model, model_facts, save_classifier
+from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
+from synco_hub.settings import ExtractionSettings
+from trainers.classification.arguments import LINEAR_PROBE_KINDS, LinearProbeArguments
+from trainers.classification.data import FeatureDataset, LabelledData, data_source, load_labelled_data
+from trainers.classification.heads import LinearHeads
+from trainers.classification.metrics import final_metrics, log_metrics
+from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
+from trainers.classification.trainer import LinearProbeTrainer
+from trainers.command import parse_flags
+from trainers.runs.checkpoints import claim_directory
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Probe:
+    """Everything a run needs once model and data are open."""
+
+    data_arguments: LabelledDataArguments
+    arguments: LinearProbeArguments
+    model: Any
+    processor: Any
+    data: LabelledData
+
+    @property
+    def protocol(self) -> str:
+        """The result's protocol; cached features are another one."""
+        return "linear_probe_cached" if self.arguments.cached_features else "linear_probe"
+
+    @property
+    def base_rates(self) -> tuple[float, ...]:
+        """Base learning rates of the heads."""
+        return self.arguments.base_rates(self.data_arguments.dataset)
+
+    def settings(self) -> dict[str, Any]:
+        """What changes the numbers, as plain data."""
+        arguments = self.arguments
+        return {
+            "epochs": arguments.num_train_epochs,
+            "max_steps": arguments.max_steps,
+            "warmup_epochs": arguments.warmup_epochs,
+            "schedule": "linear warm-up from 0, cosine to 0, per step",
+            "optimizer": "SGD",
+            "momentum": arguments.momentum,
+            "weight_decay": arguments.weight_decay,
+            "label_smoothing": 0.0 if self.data.train_targets.multi_label else arguments.label_smoothing,
+            "loss": "binary cross-entropy" if self.data.train_targets.multi_label else "cross-entropy",
+            "base_learning_rates": list(self.base_rates),
+            "learning_rate_rule": "base x global batch / 512",
+            "global_batch_size": arguments.global_batch_size,
+            "augmentation": "none" if arguments.cached_features else repr(self.data.train.transform),
+            "backbone": "frozen, eval mode",
+        }
+
+
+def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeArguments) -> EvaluationResult:
+    """Probe a model, and leave the classifier and the result in the output directory."""
+    started = time.perf_counter()
+    model, processor = load_model(data_arguments.model)
+    logger.warning("%s: %s", data_arguments.model, model_facts(model, processor))
+    data = load_labelled_data(data_arguments, processor, arguments.seed, "linear probing")
+    probe = Probe(data_arguments, arguments, model, processor, data)
+    trainer, skipped = _build_trainer(probe)
+    directory = Path(str(arguments.output_dir))
+    if trainer.is_world_process_zero():
+        claim_directory(directory, _describe_run(probe), arguments.resume, SETTINGS_FILE, identity=None)
+    trainer.train_and_measure()
+    result, chosen = _build_result(probe, trainer, skipped, time.perf_counter() - started)
+    if trainer.is_world_process_zero():
+        weight, bias = trainer.accelerator.unwrap_model(trainer.model).head(chosen)
+        targets = data.train_targets
+        head = LinearHead(weight, bias, targets.class_names, targets.multi_label)
+        save_classifier(directory, data_arguments.model, model, processor, head)
+        result.save(arguments.output or directory / f"{probe.protocol}.json")
+    return result
+
+
+def _describe_run(probe: Probe) -> dict[str, Any]:
+    return {
+        "protocol": probe.protocol,
+        "model": probe.data_arguments.model,
+        "train": probe.data.train.images.description.to_dict(),
+        "test": probe.data.test.images.description.to_dict(),
+        "seed": probe.arguments.seed,
+        **probe.settings(),
+    }
+
+
+def _build_trainer(probe: Probe) -> tuple[LinearProbeTrainer, tuple[str, ...]]:
+    """The trainer, and what could not be read if features were cached."""
+    arguments, data, rule = probe.arguments, probe.data, feature_rule(probe.model)
+    train: Any = data.train
+    test: Any = data.test
+    test_targets, backbone = data.test_targets, probe.model
+    skipped: tuple[str, ...] = ()
+    if arguments.cached_features:
+        train_features, test_features, skipped = _cached_features(probe)
+        train = FeatureDataset(train_features.values, data.train_targets.values[train_features.indices])
+        test_targets = ClassificationTargets(test_targets.values[test_features.indices], test_targets.class_names)
+        test = FeatureDataset(test_features.values, test_targets.values)
+        dim, backbone = train_features.values.shape[1], None
+    else:
+        dim = _first_features(probe).values.shape[1]
+    set_seed(arguments.seed)
+    heads = LinearHeads(dim, len(test_targets.class_names), len(probe.base_rates), arguments.label_smoothing)
+    return LinearProbeTrainer(heads, arguments, train, test, test_targets, backbone, rule, probe.base_rates), skipped
+
+
+def _extraction_settings(arguments: LinearProbeArguments) -> ExtractionSettings:
+    return ExtractionSettings(
+        batch_size=arguments.per_device_eval_batch_size,
+        num_workers=arguments.dataloader_num_workers,
+        device=str(arguments.device),
+        max_bad_fraction=arguments.max_bad_fraction,
+        progress=not arguments.disable_tqdm,
+    )
+
+
+def _first_features(probe: Probe) -> Features:
+    """Features of one test batch: a model without a feature, or with NaN ones, is found before the training."""
+    batch = probe.arguments.per_device_eval_batch_size
+    few = _FirstImages(probe.data.test, min(batch, len(probe.data.test)))
+    settings = replace(_extraction_settings(probe.arguments), num_workers=0, progress=False, max_bad_fraction=1.0)
+    return extract_features(probe.model, few, settings)
+
+
+class _FirstImages:
+    """The first images of a data set."""
+
+    def __init__(self, dataset: Any, count: int) -> None:
+        self.dataset, self.count = dataset, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Any:
+        return self.dataset[index]
+
+    def name(self, index: int) -> str:
+        """How reports name one image."""
+        return str(self.dataset.name(index))
+
+
+def _cached_features(probe: Probe) -> tuple[Features, Features, tuple[str, ...]]:
+    """Features of the centre crops of both splits, and the names of what could not be read."""
+    test = probe.data.test
+    train = type(test)(probe.data.train.images, test.transform)
+    settings = _extraction_settings(probe.arguments)
+    train_features, test_features = (extract_features(probe.model, split, settings) for split in (train, test))
+    names = [train.name(index) for index in train_features.skipped.tolist()]
+    return train_features, test_features, (*names, *(test.name(index) for index in test_features.skipped.tolist()))
+
+
+def _build_result(
+    probe: Probe, trainer: LinearProbeTrainer, skipped: tuple[str, ...], duration: float
+) -> tuple[EvaluationResult, int]:
+    """The result, and which head is the chosen one."""
+    targets, rates = probe.data.test_targets, [f"_lr{rate:g}" for rate in probe.base_rates]
+    metrics, choice = final_metrics(trainer.state.log_history, rates, targets.primary_metric)
+    notes = []
+    if len(rates) > 1:
+        notes.append("the learning rate was chosen on the test split, as the grid search of the paper's section 7.5")
+    notes.append("metrics named best_epoch were chosen on the test split too; last_epoch is the protocol's number")
+    if probe.arguments.cached_features:
+        notes.append("cached features of centre crops, no augmentation: not the paper's protocol")
+    test_bad, train_bad = trainer.eval_ledger, trainer.train_ledger
+    return EvaluationResult(
+        metrics=metrics,
+        model=model_source(probe.model, probe.data_arguments.model),
+        dataset=data_source(probe.data.test.images, len(test_bad) or _count_skipped(probe.data.test, skipped)),
+        training_dataset=data_source(probe.data.train.images, len(train_bad)),
+        protocol=ProtocolFacts(
+            probe.protocol,
+            {
+                **probe.settings(),
+                "chosen_base_learning_rate": probe.base_rates[choice.classifier],
+                "best_epoch": choice.best_epoch,
+                "epochs_trained": choice.last_epoch,
+            },
+        ),
+        preprocessing=preprocessing(probe.data.test),
+        seed=probe.arguments.seed,
+        device=device_name(probe.arguments.device),
+        duration_s=duration,
+        skipped_files=(*skipped, *train_bad.names(), *test_bad.names()),
+        partial=probe.arguments.max_steps > 0,
+        notes=tuple(notes),
+    ), choice.classifier
+
+
+def _count_skipped(test: Any, skipped: tuple[str, ...]) -> int:
+    names = set(skipped)
+    return sum(test.name(index) in names for index in range(len(test))) if names else 0
+
+
+def run(argv: Sequence[str]) -> None:
+    """Train and measure as the flags say, and show the metrics."""
+    log_metrics(linear_probe(*parse_flags(LINEAR_PROBE_KINDS, argv)).metrics)

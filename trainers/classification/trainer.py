@@ -1,0 +1,279 @@
+"""Trainers of linear probing (7.5) and fine-tuning (7.6): SGD with warm-up and cosine, measured on the test split."""
+
+from __future__ import annotations
+
+import logging
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate.utils import gather_object
+from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset
+from tqdm import tqdm
+
+from synco_hub.data import EpochSampler, UnreadableImages
+from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
+from synco_hub.feature_pooling import FeatureRule, feature_network, image_features
+from trainers.callbacks import EpochCallback
+from trainers.classification.arguments import ClassificationArguments, FineTuningArguments, LinearProbeArguments
+from trainers.classification.heads import LinearHeads, classification_loss, mask_targets
+from trainers.pretraining_trainer import NO_WEIGHT_DECAY
+from trainers.runs.checkpointing_trainer import CheckpointingTrainer
+from trainers.schedules import learning_rate_factor
+
+logger = logging.getLogger(__name__)
+
+
+class ClassificationTrainer(CheckpointingTrainer):
+    """Trains a classifier on labelled images and measures it on the test split; a subclass says what is trained.
+
+    Args:
+        model: What is optimized.
+        args: How.
+        train_dataset: Indexed by (epoch, index), see `trainers.classification.data.AugmentedDataset`.
+        eval_dataset: Items with `index`, `bad_index` and what :meth:`scores` reads.
+        eval_targets: Targets of the test split.
+        **kwargs: What `transformers.Trainer` takes.
+    """
+
+    args: ClassificationArguments
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: ClassificationArguments,
+        train_dataset: Any,
+        eval_dataset: Any,
+        eval_targets: ClassificationTargets,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
+        self.eval_targets = eval_targets
+        self.num_images = len(train_dataset)
+        self.train_ledger = UnreadableImages(train_dataset, args.max_bad_fraction)
+        self.eval_ledger = UnreadableImages(eval_dataset, args.max_bad_fraction)
+        self.epoch_sampler: EpochSampler | None = None
+        self._bad_indices: list[Tensor] = []
+        self.add_callback(EpochCallback(self))
+
+    def train_and_measure(self) -> None:
+        """Train, from the newest complete checkpoint if the run is resumed, and measure the end of it."""
+        directory = Path(str(self.args.output_dir))
+        checkpoint = self.find_latest_checkpoint() if self.args.resume and directory.is_dir() else None
+        self.train(resume_from_checkpoint=checkpoint)
+        received = self.interruption.received
+        if received is not None and self.state.global_step < self.state.max_steps:
+            logger.warning("stopped by %s at step %d; continue with --resume", received.name, self.state.global_step)
+            sys.exit(128 + received)
+        measured_at = [entry["step"] for entry in self.state.log_history if any("eval_" in key for key in entry)]
+        if not measured_at or measured_at[-1] != self.state.global_step:
+            self.evaluate()
+
+    def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Scores of a test batch by a suffix for its metrics: "" for a single classifier. Shape: (batch, classes)."""
+        raise NotImplementedError
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimizer steps of one epoch, over all processes."""
+        return max(math.ceil(self.num_images / self.args.global_batch_size), 1)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
+        self.epoch_sampler = EpochSampler(self.num_images, seed=self.args.seed)
+        return self.epoch_sampler
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
+        """Linear warm-up from zero, then a cosine to zero, per optimizer step (7.6; our choice for 7.5)."""
+        if self.lr_scheduler is None:
+            warmup = self.args.count_warmup_steps(num_training_steps, self.steps_per_epoch)
+            self.lr_scheduler = LambdaLR(
+                cast(torch.optim.Optimizer, optimizer or self.optimizer),
+                lambda step: learning_rate_factor(step, num_training_steps, warmup),
+            )
+            self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    def counted_targets(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Targets of a training batch, unreadable images not counting; enters those into the ledger."""
+        bad = inputs["bad_index"]
+        self._bad_indices.append(bad)
+        return mask_targets(inputs["target"], bad >= 0)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """The one place where training waits for the device: unreadable images and a broken loss stop the run here."""
+        if self._bad_indices and ("loss" in logs or "train_loss" in logs):
+            indices = torch.cat(self._bad_indices)
+            self._bad_indices = []
+            self.train_ledger.record(
+                self.accelerator.gather(self.accelerator.pad_across_processes(indices, pad_index=-1)).cpu()
+            )
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise FloatingPointError(
+                f"The loss is {logs['loss']} near step {self.state.global_step}: lower the learning rate, or check "
+                "the images and the checkpoint."
+            )
+        super().log(logs, start_time)
+
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Measure the test split: every process a part of it, every metric over the whole."""
+        dataset = self.eval_dataset if eval_dataset is None else eval_dataset
+        names = self.eval_targets.class_names
+        kept: dict[str, ClassificationScores] = {}
+        bad: list[int] = []
+        cast(nn.Module, self.model).eval()
+        for batch in self._test_batches(dataset):
+            good = batch["bad_index"] < 0
+            bad += batch["bad_index"][~good].tolist()
+            targets = self.eval_targets.values[batch["index"]]
+            with torch.no_grad(), self.compute_loss_context_manager():
+                scores = self.scores(self._prepare_inputs(dict(batch)))
+            for suffix, values in scores.items():
+                keeper = kept.setdefault(suffix, ClassificationScores(len(names), self.eval_targets.multi_label))
+                keeper.add(values.cpu()[good], targets[good])
+        gathered = gather_object([(kept, bad)]) if self.args.world_size > 1 else [(kept, bad)]
+        self.eval_ledger.record(index for _, part in gathered for index in part)
+        metrics = {
+            f"{metric_key_prefix}_{name}{suffix}": value
+            for suffix, keeper in _merge_scores([part for part, _ in gathered]).items()
+            for name, value in keeper.metrics().items()
+        }
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _test_batches(self, dataset: Any) -> Any:
+        part = Subset(
+            cast("Dataset[Any]", dataset), range(self.args.process_index, len(dataset), self.args.world_size)
+        )
+        loader: DataLoader[Any] = DataLoader(
+            part,
+            batch_size=self.args.per_device_eval_batch_size,
+            num_workers=self.args.dataloader_num_workers,
+            pin_memory=self.args.device.type == "cuda",
+        )
+        hidden = self.args.disable_tqdm or not self.is_world_process_zero()
+        return tqdm(loader, desc="test split", unit="batch", leave=False, disable=hidden)
+
+
+def _merge_scores(parts: list[dict[str, ClassificationScores]]) -> dict[str, ClassificationScores]:
+    """The scores of all processes as if one had collected them."""
+    whole: dict[str, ClassificationScores] = {}
+    for part in parts:
+        for suffix, keeper in part.items():
+            joined = whole.setdefault(suffix, ClassificationScores(keeper.num_classes, keeper.multi_label))
+            joined.kept += keeper.kept
+            joined.targets += keeper.targets
+    return whole
+
+
+class LinearProbeTrainer(ClassificationTrainer):
+    """Trains `LinearHeads` side by side; the network below stays in eval mode and out of checkpoints.
+
+    Args:
+        heads: One head for each learning rate.
+        args: How to train them.
+        train_dataset: Augmented images, or cached features.
+        eval_dataset: Centre crops, or cached features.
+        eval_targets: Targets of the test split.
+        backbone: The frozen network; None for cached features.
+        rule: Which feature the heads read.
+        base_rates: Base learning rate of each head.
+    """
+
+    args: LinearProbeArguments
+    model: LinearHeads
+
+    def __init__(
+        self,
+        heads: LinearHeads,
+        args: LinearProbeArguments,
+        train_dataset: Any,
+        eval_dataset: Any,
+        eval_targets: ClassificationTargets,
+        backbone: nn.Module | None,
+        rule: FeatureRule,
+        base_rates: Sequence[float],
+    ) -> None:
+        super().__init__(heads, args, train_dataset, eval_dataset, eval_targets)
+        # No submodule of what is trained: neither the optimizer, nor checkpoints, nor `train()` reach it.
+        self.backbone = None if backbone is None else feature_network(backbone).eval().to(args.device)
+        self.rule = rule
+        self.base_rates = tuple(base_rates)
+
+    def features(self, inputs: Mapping[str, Any]) -> Tensor:
+        """Frozen features of a batch, without gradients. Shape: (batch, dim)."""
+        if self.backbone is None:
+            return inputs["features"]  # type: ignore[no-any-return]
+        with torch.no_grad():
+            return image_features(self.backbone, inputs["pixel_values"], self.rule).float()
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """SGD with momentum; a group for each head, so that one schedule serves all rates."""
+        if self.optimizer is None:
+            heads = self.accelerator.unwrap_model(self.model)
+            groups = [
+                {"params": [heads.weights[index], heads.biases[index]], "lr": self.args.scaled(rate)}
+                for index, rate in enumerate(self.base_rates)
+            ]
+            self.optimizer = torch.optim.SGD(groups, momentum=self.args.momentum, weight_decay=self.args.weight_decay)
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Sum of the heads' losses, so that each head's gradient is its own."""
+        output = model(self.features(inputs), self.counted_targets(inputs))
+        return (output["loss"], output) if return_outputs else output["loss"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Show the mean loss of the heads rather than their sum."""
+        shown = {**logs, "loss": logs["loss"] / len(self.base_rates)} if "loss" in logs else logs
+        super().log(shown, start_time)
+
+    def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Logits of every head, by `_lr<base rate>`."""
+        logits = self.accelerator.unwrap_model(self.model)(self.features(batch))["logits"]
+        return {f"_lr{rate:g}": logits[index] for index, rate in enumerate(self.base_rates)}
+
+
+class FineTuningTrainer(ClassificationTrainer):
+    """Trains an image classifier of `transformers` as a whole, by SGD."""
+
+    args: FineTuningArguments
+
+    def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
+        """SGD with momentum; no weight decay on norms, biases, tokens and tables, as in pretraining (our choice)."""
+        if self.optimizer is None:
+            model = cast(nn.Module, self.accelerator.unwrap_model(self.model))
+            groups = param_groups_weight_decay(model, self.args.weight_decay, no_weight_decay_list=NO_WEIGHT_DECAY)
+            self.optimizer = torch.optim.SGD(groups, lr=self.args.learning_rate or 0.0, momentum=self.args.momentum)
+        return self.optimizer
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Any],
+        return_outputs: bool = False,
+        num_items_in_batch: Tensor | int | None = None,
+    ) -> Any:
+        """Label-smoothed cross-entropy, or binary cross-entropy for several classes an image."""
+        output = model(pixel_values=inputs["pixel_values"])
+        loss = classification_loss(output.logits, self.counted_targets(inputs), self.args.label_smoothing)
+        return (loss, output) if return_outputs else loss
+
+    def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
+        """Logits of the one classifier."""
+        model = cast(nn.Module, self.accelerator.unwrap_model(self.model))
+        return {"": model(pixel_values=batch["pixel_values"]).logits}

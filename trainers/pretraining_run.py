@@ -1,0 +1,125 @@
+"""A pretraining run from its flags to the finished directory."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import set_seed
+
+from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoViewDataset, load_dataset, open_stream
+from synco_hub.data.views.transform import two_view_transform
+from synco_hub.hub.card.model_card import write_card
+from synco_hub.models import SynCoConfig, image_processor
+from trainers.knn_callback import KnnCallback, load_knn_data
+from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_trainer import SynCoTrainer
+from trainers.recipe import PretrainingRun, parse
+from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, read_manifest, run_on_main_process, write_json
+from trainers.runs.stream_loading import StreamedData
+from trainers.runs.training_curve import CURVE_FILE, save_training_curve
+from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
+
+logger = logging.getLogger(__name__)
+
+
+def pretrain(run: PretrainingRun) -> dict[str, Any]:
+    """Pretrain, and leave the online model, its image processor, card and summary in the output directory."""
+    config = build_config(run.backbone, run.settings)
+    set_seed(run.training.seed)
+    model = SynCoForPreTraining(config)
+    stream, images = open_images(run.data, config.image_size, run.training.seed)
+    every_epochs, knn = run.training.knn_every_epochs, None
+    processes = (run.training.process_index, run.training.world_size)
+    if every_epochs is not None:
+        knn = run_on_main_process(lambda: load_knn_data(run.data, config.image_size or 224, images), *processes)
+    transform = two_view_transform(run.training.augment_on, config.image_size or 224)
+    views = TwoViewDataset(images, transform, seed=run.training.seed)
+    trainer = SynCoTrainer(
+        model, run.training, views, stream=stream, processing_class=image_processor(config.image_size or 224)
+    )
+    if every_epochs is not None and knn is not None:
+        trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs))
+    directory = Path(str(run.training.output_dir))
+    recorded = run.recorded(config, images.description.to_dict())
+    run_on_main_process(lambda: claim_directory(directory, recorded, run.training.resume), *processes)
+    checkpoint = trainer.find_latest_checkpoint() if run.training.resume else None
+    if run.training.resume and trainer.is_world_process_zero():
+        logger.warning("resuming from %s", checkpoint or "the beginning: there is no complete checkpoint")
+    if checkpoint is not None and read_manifest(Path(checkpoint))["step"] >= trainer.total_steps:
+        # The Trainer would take one step more.
+        trainer.load_finished(checkpoint)
+    else:
+        trainer.train(resume_from_checkpoint=checkpoint)
+    if len(trainer.ledger) and trainer.is_world_process_zero():
+        logger.warning("%s", trainer.ledger.summary())
+    exit_if_interrupted(trainer)
+    summary = {
+        "steps": trainer.state.global_step,
+        "seconds": round(trainer.seconds, 3),
+        "last_log": next((entry for entry in reversed(trainer.state.log_history) if "loss" in entry), {}),
+        "knn": [entry for entry in trainer.state.log_history if any(name.startswith("knn_") for name in entry)],
+        "knn_data": None if knn is None else knn.descriptions(),
+        "skipped_files": trainer.ledger.names(),
+        "data": recorded["data"],
+    }
+    if trainer.is_world_process_zero():
+        save_finished(directory, trainer.unwrapped_model, recorded, summary)
+        if summary["last_log"]:
+            title = f"{run.settings.method} on {run.backbone.backbone}, {run.data.dataset}"
+            save_training_curve(trainer.state.log_history, title, directory / CURVE_FILE)
+    return summary
+
+
+def build_config(backbone: BackboneArguments, settings: PretrainingSettings) -> SynCoConfig:
+    """The configuration that the flags describe."""
+    values = {name: value for name, value in dataclasses.asdict(backbone).items() if value is not None}
+    for name in ("depth", "num_heads"):
+        if len(values.get(name, ())) == 1:
+            values[name] = values[name][0]
+    return SynCoConfig(pretraining=dataclasses.asdict(settings), **values)
+
+
+def open_images(
+    data: DataArguments, image_size: int | None, seed: int
+) -> tuple[StreamedData | None, ImageDataset | StreamedImages]:
+    """The training images, and the stream they come from, if they do."""
+    if not data.streaming:
+        return None, load_dataset(data, "train", image_size=image_size)
+    settings = StreamSettings(seed, data.shuffle_buffer, data.stream_retries)
+    stream = StreamedData(open_stream(data), settings)
+    return stream, stream.source.images(data.images_per_epoch)
+
+
+def exit_if_interrupted(trainer: SynCoTrainer) -> None:
+    """End with the exit code of the signal, unless the run had reached its end anyway."""
+    received = trainer.interruption.received
+    if received is None or trainer.state.global_step >= trainer.state.max_steps:
+        return
+    logger.warning(
+        "stopped by %s after step %d of %d; saved %s. Continue with --resume.",
+        received.name,
+        trainer.state.global_step,
+        trainer.state.max_steps,
+        trainer.last_good_checkpoint,
+    )
+    sys.exit(128 + received)
+
+
+def save_finished(
+    directory: Path, model: SynCoForPreTraining, recorded: dict[str, Any], summary: dict[str, Any]
+) -> None:
+    """Put the online backbone where `AutoModel` finds it, with all that belongs to it."""
+    model.synco.save_pretrained(directory)
+    image_processor(model.config.image_size or 224).save_pretrained(directory)
+    write_json(directory / SUMMARY_FILE, summary)
+    write_card(directory, directory.name, model.config.to_dict(), recorded)
+
+
+def run(argv: Sequence[str]) -> None:
+    """Pretrain as the flags say."""
+    pretrain(parse(argv))

@@ -1,0 +1,213 @@
+"""From recipe, fidelity and command line to one run of pretraining.
+
+A recipe is a YAML file of flags, nothing but what differs from the defaults. A file holds one recipe, or a set of
+them: what all share under `base`, and under `variants` one mapping a name. A variant is called `file/variant`.
+
+A fidelity says whom to follow where the paper and the authors' published code differ: the paper is the default, the
+code a group of flags. What no flag can say stays with the paper: the authors' step counter ignores the number of
+processes, so their window of synthesis moves with it; ours counts global steps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from synco_hub.errors import suggest
+from synco_hub.models import SynCoConfig
+from trainers.command import names_of_flags, parse_flags
+from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.settings import (
+    AUTHORS_CODE,
+    PAPER,
+    BackboneArguments,
+    DataArguments,
+    PretrainingSettings,
+    RecipeArguments,
+)
+
+KINDS = (PretrainingSettings, RecipeArguments, BackboneArguments, DataArguments, SynCoTrainingArguments)
+FIDELITIES = (PAPER, AUTHORS_CODE)
+RECIPES = Path(__file__).resolve().parent / "recipes"
+_SET = {"base", "variants"}
+
+
+def list_recipes() -> list[str]:
+    """Names of the recipes that the package carries."""
+    names: list[str] = []
+    for path in sorted(RECIPES.glob("*.yaml")):
+        values = yaml.safe_load(path.read_text())
+        names += [f"{path.stem}/{name}" for name in values["variants"]] if _is_set(values) else [path.stem]
+    return names
+
+
+def read_recipe(name_or_path: str, known: Sequence[str]) -> list[str]:
+    """Read a recipe as command-line flags, to be put before the user's own, which win."""
+    return to_flags(_settings(name_or_path), known, f"recipe {name_or_path}")
+
+
+def to_flags(settings: Mapping[str, Any], known: Sequence[str], origin: str) -> list[str]:
+    """Settings as command-line flags."""
+    flags: list[str] = []
+    for key, value in settings.items():
+        name = str(key).replace("-", "_")
+        if name not in known:
+            raise ValueError(f"{origin} has an unknown key {key!r}.{suggest(name, known)}")
+        flags += [f"--{name}", *(_words(value))]
+    return flags
+
+
+def _settings(name_or_path: str) -> dict[str, Any]:
+    """What a recipe sets, by name of the flag."""
+    path, variant = Path(name_or_path), None
+    if path.suffix not in (".yaml", ".yml"):
+        file, _, variant = name_or_path.partition("/")
+        path = RECIPES / f"{file}.yaml"
+    if not path.is_file():
+        raise _unknown(name_or_path)
+    values = yaml.safe_load(path.read_text())
+    if not isinstance(values, dict):
+        raise ValueError(f"recipe {path} is a {type(values).__name__}: write one `flag: value` a line.")
+    if not _is_set(values):
+        if variant:
+            raise _unknown(name_or_path)
+        return values
+    if variant not in values["variants"]:
+        raise _unknown(name_or_path)
+    return {**values["base"], **(values["variants"][variant] or {})}
+
+
+def _is_set(values: Any) -> bool:
+    return isinstance(values, dict) and set(values) == _SET
+
+
+def _unknown(name: str) -> ValueError:
+    nearest = suggest(name, list_recipes())
+    plain = [known for known in list_recipes() if "/" not in known]
+    sets = sorted({known.split("/")[0] for known in list_recipes() if "/" in known})
+    return ValueError(
+        f"recipe {name!r} does not exist: use one of {', '.join(plain)}, a variant of {', '.join(sets)} (such as "
+        f"{sets[0]}/all), or the path of a YAML file.{nearest}"
+    )
+
+
+def _words(value: Any) -> list[str]:
+    return [str(item) for item in value] if isinstance(value, list) else [str(value)]
+
+
+# Flags of the authors' code for every run, then for a method, then for a backbone.
+_COMMON: Mapping[str, Any] = {
+    "base_learning_rate": 1e-3,
+    "weight_decay": 0.05,
+    "warmup_epochs": 5,
+    "learning_rate_start": 5e-7,
+    "learning_rate_end": 5e-6,
+    "max_grad_norm": 5.0,
+    "decay_tokens_and_tables": True,
+}
+_OF_METHOD: Mapping[str, Mapping[str, Any]] = {
+    "synco-v2": {
+        "num_gradient_perturbation": 64,
+        "num_adversarial_perturbation": 64,
+        "num_noise_injection": 64,
+        "noise_std": 0.1,
+        # Epochs 30 to 100 of 300, both included.
+        "synthetic_warmup_epochs": 30,
+        "synthetic_cooldown_epochs": 199,
+    },
+    "byol": {
+        "base_learning_rate": 2e-4,
+        "weight_decay": 0.03,
+        "momentum_start": 0.996,
+        "online_drop_path_rate": 0.2,
+        "gradient_accumulation_steps": 1,
+    },
+}
+_OF_BACKBONE: Mapping[str, Mapping[str, Any]] = {"deit-s": {"num_heads": 12}}
+
+
+def fidelity_settings(fidelity: str, method: str, backbone: str) -> dict[str, Any]:
+    """What a fidelity sets, by name of the flag; nothing for the paper, which is the default everywhere."""
+    if fidelity not in FIDELITIES:
+        raise ValueError(
+            f"fidelity={fidelity!r} is unknown: use one of {', '.join(FIDELITIES)}.{suggest(fidelity, FIDELITIES)}"
+        )
+    if fidelity == PAPER:
+        return {}
+    return {**_COMMON, **_OF_METHOD.get(method, {}), **_OF_BACKBONE.get(backbone, {})}
+
+
+@dataclass(frozen=True)
+class PretrainingRun:
+    """Everything a run was asked for."""
+
+    settings: PretrainingSettings
+    backbone: BackboneArguments
+    data: DataArguments
+    training: SynCoTrainingArguments
+    fidelity: str = PAPER
+
+    def __post_init__(self) -> None:
+        """Refuses flags that would be ignored."""
+        if self.training.knn_every_epochs is not None:
+            return
+        for name in ("knn_dataset", "knn_images"):
+            if getattr(self.data, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is for --knn-every-epochs: add that, or leave it out.")
+
+    def recorded(self, config: SynCoConfig, data: dict[str, Any]) -> dict[str, Any]:
+        """What tells this run from another, and how it was trained."""
+        backbone = {name: getattr(config, name) for name in vars(self.backbone)}
+        training = {
+            name: getattr(self.training, name)
+            for name in (
+                "num_train_epochs",
+                "max_steps",
+                "learning_rate",
+                "base_learning_rate",
+                "weight_decay",
+                "warmup_epochs",
+                "momentum_start",
+                "synthetic_warmup_epochs",
+                "synthetic_cooldown_epochs",
+                "augment_on",
+                "per_device_train_batch_size",
+                "gradient_accumulation_steps",
+                "global_batch_size",
+                "world_size",
+            )
+        }
+        training["fidelity"] = self.fidelity
+        return {
+            "pretraining": dataclasses.asdict(self.settings),
+            "backbone": backbone,
+            "data": data,
+            "seed": self.training.seed,
+            "training": training,
+        }
+
+
+def parse(argv: Sequence[str]) -> PretrainingRun:
+    """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
+    settings, recipe, backbone, data, training = parse_flags(KINDS, _insert_groups(list(argv)))
+    return PretrainingRun(settings, backbone, data, training, recipe.fidelity)
+
+
+def _insert_groups(argv: list[str]) -> list[str]:
+    """The flags of a recipe and of a fidelity before the user's own, which win."""
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    for name, default in (("recipe", None), ("fidelity", PAPER), ("method", None), ("backbone", None)):
+        first.add_argument(f"--{name}", default=default)
+    known = names_of_flags(KINDS)
+    given = first.parse_known_args(argv)[0]
+    flags = read_recipe(given.recipe, known) if given.recipe else []
+    chosen = first.parse_known_args([*flags, *argv])[0]
+    method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
+    flags += to_flags(fidelity_settings(chosen.fidelity, method, backbone), known, f"fidelity {chosen.fidelity}")
+    return [*flags, *argv]
