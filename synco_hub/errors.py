@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import errno
 import os
 import sys
@@ -77,3 +78,9 @@ def join_names(texts: Iterable[object], most: int) -> str:
     """
     names = list(texts)
     return ", ".join(map(escape, names[:most])) + (" …" if len(names) > most else "")
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """` Did you mean …?` with the nearest known names, for the end of an error's line; nothing where none is near."""
+    near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3, cutoff=0.5)
+    return f" Did you mean {' or '.join(repr(each) for each in near)}?" if near else ""

@@ -7,14 +7,14 @@ The table is read without torch; what it names is imported when it is used.
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
+from synco_hub.errors import suggest
 from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import (
@@ -192,7 +192,7 @@ def evaluate(
     for name in settings:
         if name not in known:
             raise ValueError(
-                f"{protocol} has no setting {name!r}{_nearest(name, known)}: use {', '.join(sorted(known))}"
+                f"{protocol} has no setting {name!r}: use {', '.join(sorted(known))}.{suggest(name, known)}"
             )
     values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
     data = {"dataset": row.dataset, **{name: value for name, value in values.items() if name not in own}}
@@ -223,7 +223,7 @@ def evaluator(protocol: str) -> Evaluator:
         raise ValueError(f"{protocol} trains a classifier, which is a run of its own: {TRAINED[protocol]}")
     if protocol not in EVALUATORS:
         known = [*EVALUATORS, *TRAINED]
-        raise ValueError(f"protocol {protocol!r} is unknown{_nearest(protocol, known)}: use one of {', '.join(known)}")
+        raise ValueError(f"protocol {protocol!r} is unknown: use one of {', '.join(known)}.{suggest(protocol, known)}")
     return EVALUATORS[protocol]
 
 
@@ -264,8 +264,3 @@ def _check_places(row: Evaluator, settings: Any, output: Path | None) -> None:
             check_output_folder(Path(place), flag)
         elif place is not None and kind is not None:
             check_output_file(Path(place), flag, kind)
-
-
-def _nearest(name: str, known: Iterable[str]) -> str:
-    found = difflib.get_close_matches(name, list(known), n=2)
-    return f" (did you mean {' or '.join(found)}?)" if found else ""

@@ -13,9 +13,8 @@ from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
-from synco_hub.errors import report_errors
+from synco_hub.errors import report_errors, suggest
 from synco_hub.flag_parser import FlagParser
-from trainers.settings import suggest
 
 _HELP_ALL = "--help-all"
 

@@ -19,6 +19,7 @@ from typing import Any
 
 import yaml
 
+from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
 from trainers.command import names_of_flags, parse_flags
 from trainers.pretraining_arguments import SynCoTrainingArguments
@@ -29,7 +30,6 @@ from trainers.settings import (
     DataArguments,
     PretrainingSettings,
     RecipeArguments,
-    suggest,
 )
 
 KINDS = (PretrainingSettings, RecipeArguments, BackboneArguments, DataArguments, SynCoTrainingArguments)

@@ -8,12 +8,12 @@ answers at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+from synco_hub.errors import suggest
 from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, DatasetChoice, setting
 from trainers.objectives import OBJECTIVES
 
@@ -24,12 +24,6 @@ AUTHORS_CODE = "authors-code"
 def toggle(default: bool, help: str, **flag: Any) -> Any:
     """A field that is given as the flags of `transformers.TrainingArguments` are: `--name` or `--name false`."""
     return field(default=default, metadata={"help": help, **flag})
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """` Did you mean …?` with the nearest known names, or nothing."""
-    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
-    return f" Did you mean {' or '.join(repr(n) for n in near)}?" if near else ""
 
 
 def _paper_counts() -> dict[str, int]:

@@ -5,7 +5,6 @@ The table names every command; what one needs is imported when it runs, so that 
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -14,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from synco_hub.cli import options
-from synco_hub.errors import DEBUG_VARIABLE, FlagError, report_errors
+from synco_hub.errors import DEBUG_VARIABLE, FlagError, report_errors, suggest
 from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, NOTHING, Evaluator, resolve
 from synco_hub.settings import DatasetChoice, ForwardSettings
 from synco_hub.version import __version__
@@ -294,9 +293,7 @@ def _command_of(words: list[str]) -> tuple[str, list[str]]:
 
 
 def _unknown(word: str, known: Sequence[str], group: str) -> str:
-    near = difflib.get_close_matches(word, known, n=1)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return f"there is no command {group + word!r}; {hint}`synco-hub {group}--help` lists them."
+    return f"there is no command {group + word!r}: `synco-hub {group}--help` lists them.{suggest(word, known)}"
 
 
 def _commands_of(group: str) -> Mapping[str, Command]:

@@ -1,6 +1,5 @@
 """From what a user types to an image data set."""
 
-import difflib
 import logging
 import os
 from pathlib import Path
@@ -15,6 +14,7 @@ from synco_hub.data.preparation import require_complete
 from synco_hub.data.subsets import spread_subset
 from synco_hub.data.table_source import TableSource, holds_tables, is_hub_id
 from synco_hub.data.tables import load_table
+from synco_hub.errors import suggest
 from synco_hub.settings import DatasetChoice
 
 FRACTALS = "fractals"
@@ -118,7 +118,7 @@ def _fractal_parameters(options: str, image_size: int | None) -> FractalParamete
     for option in filter(None, options.split(",")):
         key, _, value = option.partition("=")
         if key not in known:
-            raise ValueError(f"{FRACTALS}: no setting {key!r}{_nearest(key, known)}; known are {', '.join(known)}.")
+            raise ValueError(f"{FRACTALS}: no setting {key!r}; known are {', '.join(known)}.{suggest(key, known)}")
         if not value.isdecimal():
             raise ValueError(f"{FRACTALS}: {key}={value} is no whole number; write for example {key}=20.")
         settings[key] = int(value)
@@ -130,11 +130,6 @@ def _unknown(name: str) -> str:
     neighbours = [entry.name for entry in folder.iterdir() if entry.is_dir()] if folder.is_dir() else []
     candidates = [*CATALOG, *(os.path.join(os.path.dirname(name), neighbour) for neighbour in neighbours)]
     return (
-        f"data set {name!r}: neither a known name nor a folder{_nearest(name, candidates)}; give {FRACTALS}, a name "
-        "of `synco-hub data list`, the path of a folder of images, or a Hub id namespace/name."
+        f"data set {name!r}: neither a known name nor a folder; give {FRACTALS}, a name of `synco-hub data list`, the "
+        f"path of a folder of images, or a Hub id namespace/name.{suggest(name, candidates)}"
     )
-
-
-def _nearest(name: str, candidates: list[str]) -> str:
-    found = difflib.get_close_matches(name, candidates, n=3)
-    return f" (did you mean {' or '.join(found)}?)" if found else ""

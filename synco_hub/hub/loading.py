@@ -24,11 +24,10 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import EvaluationTransform
-from synco_hub.errors import DoesNotApplyError
+from synco_hub.errors import DoesNotApplyError, suggest
 from synco_hub.feature_pooling import feature_network, feature_rule, image_features
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
-from synco_hub.models.backbones_synco import suggest
 from synco_hub.zoo import list_models
 
 TIMM_PREFIX = "timm:"

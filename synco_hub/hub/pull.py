@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import re
@@ -18,7 +17,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
-from synco_hub.errors import join_names
+from synco_hub.errors import join_names, suggest
 from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, limit_silence
 from synco_hub.hub.conversion.weights import directory_misfit
 from synco_hub.zoo import ORIGIN_FILE, ZOO, ZooRow, checkpoint_directory, home_directory, list_models
@@ -125,10 +124,9 @@ def _source(name: str, repo_id: str | None) -> tuple[str, str]:
 def _repository_of(name: str) -> str:
     row = ZOO.get(name)
     if row is None:
-        nearest = difflib.get_close_matches(name, ZOO, n=2)
-        meant = f" Did you mean {' or '.join(nearest)}?" if nearest else ""
         raise ValueError(
-            f"{name!r} is no short name of the zoo: see `synco-hub list`, or give organisation/name.{meant}"
+            f"{name!r} is no short name of the zoo: see `synco-hub list`, or give organisation/name."
+            f"{suggest(name, ZOO)}"
         )
     if row.hub_repo is None:
         raise ValueError(

@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from synco_hub.errors import DEBUG_VARIABLE, escape, join_names, report_errors
+from synco_hub.errors import DEBUG_VARIABLE, escape, join_names, report_errors, suggest
 
 
 @pytest.mark.parametrize(
@@ -90,3 +90,10 @@ def test_of_many_the_first_are_listed():
     assert join_names(["a", "b"], 2) == "a, b"
     assert join_names(iter("abc"), 2) == "a, b …"
     assert join_names([], 2) == ""
+
+
+def test_the_nearest_names_end_a_line_or_nothing_does():
+    assert suggest("moby", ["moby-v2", "byol", "supervised"]) == " Did you mean 'moby-v2' or 'byol'?"
+    assert suggest("moby-v1", ["moby-v2", "byol"]) == " Did you mean 'moby-v2'?"
+    assert suggest("mobi", ["moby", "moby", "byol"]) == " Did you mean 'moby'?"
+    assert suggest("qqqq", iter(["moby-v2", "byol"])) == ""

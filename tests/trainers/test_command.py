@@ -7,7 +7,6 @@ import pytest
 from trainers import fine_tune, linear_probe, pretrain
 from trainers.classification.settings import LabelledDataArguments
 from trainers.command import Command, names_of_flags, parse_flags
-from trainers.settings import suggest
 
 COMMANDS = {"pretrain": pretrain, "linear-probe": linear_probe, "fine-tune": fine_tune}
 
@@ -100,8 +99,3 @@ def test_a_command_fails_in_one_line(capsys, flags, message):
 def test_a_command_runs_what_it_names(capsys):
     command(f"{__name__}:run").main(["--rate", "0.25"])
     assert capsys.readouterr().out == "rate 0.25\n"
-
-
-def test_a_suggestion_is_near_or_left_out():
-    assert suggest("mobi", ["moby", "byol"]) == " Did you mean 'moby'?"
-    assert suggest("xyz", ["moby", "byol"]) == ""

@@ -6,13 +6,13 @@ of Table 9 are in `transfer.py`. Source: paper, sections 7.6 and 8; the authors'
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable
 from pathlib import Path
 
 from synco_hub.data.catalog.row import DatasetRow, Layout, Metric
 from synco_hub.data.catalog.transfer import IMAGENET_TERMS, TABLE_9_ROWS
 from synco_hub.data.fractals.dataset import FractalParameters
+from synco_hub.errors import suggest
 
 FRACTALS = FractalParameters()
 ARCHIVE_SPLITS = {"test": ("test",)}
@@ -199,9 +199,9 @@ CATALOG: dict[str, DatasetRow] = {row.name: row for row in (*TABLE_9_ROWS, *ROBU
 def catalog_row(name: str) -> DatasetRow:
     """The row of a data set of the paper; of a name that the catalog does not have the error names the nearest."""
     if name not in CATALOG:
-        nearest = difflib.get_close_matches(name, CATALOG, n=3)
-        meant = f" (did you mean {' or '.join(nearest)}?)" if nearest else ""
-        raise ValueError(f"data set {name!r} is not in the catalog{meant}; `synco-hub data list` shows every name.")
+        raise ValueError(
+            f"data set {name!r} is not in the catalog; `synco-hub data list` shows every name.{suggest(name, CATALOG)}"
+        )
     return CATALOG[name]
 
 

@@ -9,11 +9,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.errors import escape, join_names
+from synco_hub.errors import escape, join_names, suggest
 from synco_hub.hub.conversion.layouts import CHOICES, LAYOUTS, Layout
 from synco_hub.hub.conversion.source import CheckpointSource, weights_in
 from synco_hub.hub.conversion.tensor_names import has_sincos_position_embedding
-from synco_hub.models.backbones_synco import suggest
 
 # The names of the parts of a checkpoint; `online` and `target` are backbones.
 BACKBONES_OF_A_PAIR = ("online", "target")

@@ -11,12 +11,12 @@ from typing import Any
 from huggingface_hub import ModelCard
 
 from synco_hub.atomic_write import atomic_write_directory, refuse_filled
+from synco_hub.errors import suggest
 from synco_hub.hub.export.network import Exported, open_checkpoint
 from synco_hub.hub.export.to_onnx import export_onnx
 from synco_hub.hub.export.to_timm import export_safetensors, export_timm
 from synco_hub.hub.export.to_transformers import export_transformers
 from synco_hub.hub.short_names import resolve
-from synco_hub.models.backbones_synco import suggest
 from synco_hub.results import library_versions
 
 REPORT_FILE = "export_report.json"

@@ -65,10 +65,13 @@ def test_version():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (["evalute"], "did you mean 'evaluate'?"),
-        (["pretrian", "--method", "moby"], "did you mean 'pretrain'?"),
-        (["evaluate", "knnn"], "no command 'evaluate knnn'; did you mean 'knn'? `synco-hub evaluate --help`"),
-        (["data", "xyz"], "no command 'data xyz'; `synco-hub data --help` lists them."),
+        (["evalute"], "Did you mean 'evaluate'"),
+        (["pretrian", "--method", "moby"], "Did you mean 'pretrain'"),
+        (
+            ["evaluate", "knnn"],
+            "'evaluate knnn': `synco-hub evaluate --help` lists them. Did you mean 'knn'?",
+        ),
+        (["data", "xyz"], "no command 'data xyz': `synco-hub data --help` lists them."),
         (["list", "--jsn"], "--jsn: not understood; --help shows every flag"),
         (["list", "--js"], "--js: not understood"),
         (["convert"], "required: SOURCE, --output"),
@@ -101,7 +104,7 @@ def test_help_needs_no_torch_and_says_errors_on_standard_error():
     assert done.stdout.splitlines()[-1] == "set()"
     wrong = subprocess.run([sys.executable, "-m", "synco_hub.cli", "nothing"], capture_output=True, text=True)
     assert (wrong.returncode, wrong.stdout) == (2, "")
-    assert wrong.stderr == "error: there is no command 'nothing'; `synco-hub --help` lists them.\n"
+    assert wrong.stderr == "error: there is no command 'nothing': `synco-hub --help` lists them.\n"
 
 
 def test_list_needs_no_torch(tmp_path, monkeypatch):

@@ -33,11 +33,11 @@ def test_fractals_with_settings(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("fractals:classes=3", "no setting 'classes' .*did you mean num_classes"),
+        ("fractals:classes=3", "no setting 'classes'; .*Did you mean 'num_classes'"),
         ("fractals:num_classes=many", "num_classes=many is no whole number"),
         ("fractals:num_classes", "is no whole number"),
         ("fractals:num_classes=0", "num_classes 0 is too small"),
-        ("fractal", "data set 'fractal': .*did you mean fractals"),
+        ("fractal", "data set 'fractal': .*Did you mean 'fractals'"),
         ("imagenet", "neither a known name nor a folder"),
         ("/nowhere/at/all", "neither a known name nor a folder"),
         ("./some/folder/", "neither a known name nor a folder"),
@@ -51,7 +51,7 @@ def test_unknown_names(name: str, message: str) -> None:
 
 def test_a_slip_in_a_path_names_its_neighbour(tmp_path: Path) -> None:
     folder(tmp_path / "photographs")
-    with pytest.raises(ValueError, match=r"did you mean .*photographs"):
+    with pytest.raises(ValueError, match=r"Did you mean .*photographs"):
         load_dataset(tmp_path / "photograph")
 
 

@@ -219,7 +219,7 @@ def test_a_commit_that_is_none_never_becomes_a_path(hub_api, tmp_path, monkeypat
     [
         ("synco-v2-deit-s", None, "has not published 'synco-v2-deit-s'.*synco-hub convert.*--from organisation/name"),
         ("byol-swin-t", None, "has not published 'byol-swin-t': to have it, pretrain it"),
-        ("synco-v2-deit", None, "no short name of the zoo.*Did you mean synco-v2-deit-s"),
+        ("synco-v2-deit", None, "no short name of the zoo.*Did you mean 'synco-v2-deit-s'"),
         ("../../etc", None, "is not a checkpoint name|no repository"),
         ("organisation/..", None, "is not a checkpoint name"),
         ("synco-v2-deit-s", "no-organisation", "is no repository of the Hub"),

@@ -55,7 +55,7 @@ def test_rows_are_complete_and_names_unique():
 
 @pytest.mark.parametrize(("slip", "meant"), [("imagnet-100", "imagenet-100"), ("cifar-10", "cifar10")])
 def test_a_slip_names_the_nearest(slip: str, meant: str):
-    with pytest.raises(ValueError, match=rf"did you mean .*{meant}"):
+    with pytest.raises(ValueError, match=rf"Did you mean .*{meant}"):
         catalog_row(slip)
 
 
