@@ -46,7 +46,7 @@ class DatasetChoice:
             images or tables, a name of the catalog, or a Hub id.
         data_dir: Folder with the original files of a name of the catalog; for a Hub id a folder in the repository.
         dataset_id: Another copy on the Hub of a name of the catalog.
-        config: Configuration of a Hub data set.
+        config: Configuration of a Hub data set; of imagenet-c one cell, such as `fog/3`.
         revision: Commit, branch or tag of a Hub data set.
         image_column: Column of a table; None finds it by its type.
         label_column: Column of a table; None finds it by its type.
