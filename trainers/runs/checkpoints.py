@@ -67,8 +67,8 @@ def claim_directory(
             )
     elif not file.exists() and any(directory.glob("checkpoint-*")):
         raise ValueError(
-            f"{directory} holds checkpoints but no {settings_file}, so they are of another program: choose another "
-            "--output-dir."
+            f"{directory} holds checkpoints but no {settings_file}, so they are not a run of this program: choose "
+            "another --output-dir."
         )
     directory.mkdir(parents=True, exist_ok=True)
     write_json(file, settings)
