@@ -24,7 +24,7 @@ from space_app.views import (
     draw_gradients,
     draw_tokens,
 )
-from synco_hub.feature_pooling import feature_network, feature_rule, image_features
+from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.visualization.overlay import PreparedImage
 
 ATTENTION, TOKENS, GRADIENTS, FEATURES, ABOUT = "Attention", "Tokens", "Gradients and windows", "Features", "About"
@@ -168,4 +168,4 @@ def _render_comparison(
 
 def _feature(network: Any, prepared: PreparedImage) -> Tensor:
     with torch.no_grad():
-        return image_features(feature_network(network), prepared.pixel_values, feature_rule(network))
+        return compute_image_features(find_feature_network(network), prepared.pixel_values, find_feature_rule(network))

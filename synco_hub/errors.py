@@ -42,14 +42,14 @@ def report_errors() -> Iterator[None]:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         expected = isinstance(error, (ValueError, OSError, ArithmeticError, ImportError))
-        said = " ".join((_about_a_file(error) or str(error)).split())
+        said = " ".join((_explain_file_error(error) or str(error)).split())
         text = said if expected else f"{type(error).__name__}: {said}"
         hint = "" if expected else " (this is a bug; add --debug for the traceback)"
         print(f"error: {text}{hint}", file=sys.stderr)  # noqa: T201
         sys.exit(1)
 
 
-def _about_a_file(error: Exception) -> str | None:
+def _explain_file_error(error: Exception) -> str | None:
     """The line for a disk or a permission that stands in the way; None for other errors."""
     if not isinstance(error, OSError) or error.errno not in _REMEDIES:
         return None

@@ -58,7 +58,7 @@ RULES: dict[str, FeatureRule] = {
 _ANY_POOLED = FeatureRule("pooler_output", "the model's own pooled output")
 
 
-def feature_rule(model: nn.Module) -> FeatureRule:
+def find_feature_rule(model: nn.Module) -> FeatureRule:
     """The rule for a model.
 
     Args:
@@ -71,7 +71,7 @@ def feature_rule(model: nn.Module) -> FeatureRule:
         ValueError: If the model's features would depend on chance (ViT-MAE that masks), or it is neither a
             transformers nor a timm model.
     """
-    network: Any = feature_network(model)
+    network: Any = find_feature_network(model)
     config: Any = getattr(network, "config", None)
     model_type = getattr(config, "model_type", None)
     if model_type == "vit_mae" and config.mask_ratio > 0:
@@ -91,7 +91,7 @@ def feature_rule(model: nn.Module) -> FeatureRule:
     )
 
 
-def feature_network(model: nn.Module) -> nn.Module:
+def find_feature_network(model: nn.Module) -> nn.Module:
     """The backbone of a model: without classification or pretraining heads, compiled or not.
 
     Args:
@@ -109,11 +109,11 @@ def feature_network(model: nn.Module) -> nn.Module:
     return base if takes_images else network
 
 
-def image_features(network: nn.Module, pixel_values: Tensor, rule: FeatureRule) -> Tensor:
+def compute_image_features(network: nn.Module, pixel_values: Tensor, rule: FeatureRule) -> Tensor:
     """Features of a batch of images.
 
     Args:
-        network: What :func:`feature_network` gave.
+        network: What :func:`find_feature_network` gave.
         pixel_values: Preprocessed images. Shape: (batch, channels, height, width).
         rule: Which feature.
 
@@ -148,9 +148,9 @@ def image_features(network: nn.Module, pixel_values: Tensor, rule: FeatureRule) 
     return features
 
 
-def expected_image_size(model: nn.Module) -> tuple[int, int] | None:
+def find_expected_image_size(model: nn.Module) -> tuple[int, int] | None:
     """Height and width in pixels that the model was built for, None if it does not say."""
-    network = feature_network(model)
+    network = find_feature_network(model)
     size: Any = getattr(patch_embedding(network), "img_size", None)
     if size is None:
         size = getattr(getattr(network, "config", None), "image_size", None)

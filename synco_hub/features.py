@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import UnreadableImages
-from synco_hub.feature_pooling import FeatureRule, feature_network, feature_rule, image_features
+from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.settings import ExtractionSettings, Precision
 
 logger = logging.getLogger(__name__)
@@ -35,7 +35,7 @@ AUTOCAST_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FORMAT = "synco-hub features 1"
 
 
-def best_device() -> str:
+def choose_device() -> str:
     """An accelerator if there is one, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
@@ -141,13 +141,13 @@ def extract_features(
             or features are NaN or infinite (count and first index are named).
     """
     settings = settings or ExtractionSettings()
-    rule = rule or feature_rule(model)
+    rule = rule or find_feature_rule(model)
     count = len(dataset)
     if count == 0:
         raise ValueError("the data set is empty: features need at least one image; check the folder or the split")
     kept, ledger = _Kept(count), UnreadableImages(dataset, settings.max_bad_fraction)
     with (
-        frozen(feature_network(model), settings.device) as network,
+        frozen(find_feature_network(model), settings.device) as network,
         tqdm(total=count, desc=title, unit="img", disable=not settings.progress) as bar,
     ):
         device = next(network.parameters()).device
@@ -170,7 +170,7 @@ def _forward(network: nn.Module, rule: FeatureRule, precision: Precision, pixel_
     device, dtype = next(network.parameters()).device, AUTOCAST_TYPES[precision]
     autocast = torch.autocast(device.type, dtype=dtype, enabled=dtype is not None)
     with torch.inference_mode(), autocast:
-        return image_features(network, pixel_values.to(device, non_blocking=True), rule)
+        return compute_image_features(network, pixel_values.to(device, non_blocking=True), rule)
 
 
 class _Kept:
@@ -257,7 +257,7 @@ def parts(count: int, num_processes: int) -> list[tuple[int, int]]:
     return list(itertools.pairwise(bounds))
 
 
-def devices_of(device: torch.device | str | None, num_processes: int) -> list[str]:
+def list_devices(device: torch.device | str | None, num_processes: int) -> list[str]:
     """The device of each process: one GPU each where ``device`` is `cuda`, else the device itself."""
     if str(device) != "cuda":
         return [str(device or "cpu")] * num_processes
@@ -270,7 +270,7 @@ def devices_of(device: torch.device | str | None, num_processes: int) -> list[st
 
 
 @contextmanager
-def fresh_processes(num_processes: int) -> Iterator[ProcessPoolExecutor]:
+def start_fresh_processes(num_processes: int) -> Iterator[ProcessPoolExecutor]:
     """A pool whose processes share the cores among them."""
     threads = max(torch.get_num_threads() // num_processes, 1)
     context = torch.multiprocessing.get_context("spawn")
@@ -299,10 +299,10 @@ def extract_features_in_processes(
     if settings.num_processes == 1 or count < 2:
         return extract(model, dataset, settings, rule, title)
     shares = parts(count, settings.num_processes)
-    devices = devices_of(settings.device, len(shares))
+    devices = list_devices(settings.device, len(shares))
     # Unreadable images may lie together in one share: the whole decides, below.
     of_each = replace(settings, max_bad_fraction=1.0)
-    with fresh_processes(len(shares)) as pool:
+    with start_fresh_processes(len(shares)) as pool:
         running = [
             pool.submit(
                 extract,
@@ -315,13 +315,13 @@ def extract_features_in_processes(
             for number, ((start, stop), device) in enumerate(zip(shares, devices, strict=True))
         ]
         found = [each.result() for each in running]
-    together = joined(found, [start for start, _ in shares])
+    together = join_features(found, [start for start, _ in shares])
     ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     ledger.record(together.skipped)
     return together
 
 
-def joined(found: Sequence[Features], starts: Sequence[int]) -> Features:
+def join_features(found: Sequence[Features], starts: Sequence[int]) -> Features:
     """Features of consecutive shares as those of the whole; `starts` are the positions of their first images."""
     return Features(
         values=torch.cat([each.values for each in found]),

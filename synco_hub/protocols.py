@@ -183,7 +183,7 @@ def evaluate(
         ValueError: If the protocol or a setting is unknown, naming the nearest, or something does not fit.
         OSError: If model or files are not there.
     """
-    row = evaluator(protocol)
+    row = find_evaluator(protocol)
     own = {field.name for field in fields(row.settings)}
     if dataset is not None:
         name = "in_dataset" if "in_dataset" in own else "dataset"
@@ -205,15 +205,15 @@ def measure(
     protocol: str, model: str | None, data: DatasetChoice, settings: Any, output: Path | None = None
 ) -> EvaluationResult:
     """As :func:`evaluate`, for settings that are made already."""
-    row = evaluator(protocol)
+    row = find_evaluator(protocol)
     _check_places(row, settings, output)
     loaded = _loaded(row, model, settings)
     if settings.device is None:
-        settings = replace(settings, device=resolve("synco_hub.features:best_device")())
+        settings = replace(settings, device=resolve("synco_hub.features:choose_device")())
     return resolve(row.function)(loaded, data, settings, output)
 
 
-def evaluator(protocol: str) -> Evaluator:
+def find_evaluator(protocol: str) -> Evaluator:
     """The row of a protocol.
 
     Raises:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from synco_hub.paper_tables import paper_table
+from synco_hub.paper_tables import read_paper_table
 from synco_hub.results import EvaluationResult
 
 
@@ -128,7 +128,7 @@ def _result_or_none(file: Path) -> EvaluationResult | None:
         return None  # settings, configurations and the like lie beside results
 
 
-def comparison(results: Iterable[EvaluationResult], with_paper: bool = True) -> list[TableRow]:
+def compare_results(results: Iterable[EvaluationResult], with_paper: bool = True) -> list[TableRow]:
     """Rows of all results, grouped by protocol, each group followed by the paper's rows for it.
 
     Args:
@@ -144,18 +144,18 @@ def comparison(results: Iterable[EvaluationResult], with_paper: bool = True) -> 
             "measured here",
             dict(result.metrics),
             result.partial,
-            _null_metrics(result),
+            _find_null_metrics(result),
         )
         for result in results
     ]
     grouped: list[TableRow] = []
     for protocol in dict.fromkeys(row.protocol for row in rows):
         grouped += [row for row in rows if row.protocol == protocol]
-        grouped += paper_rows(protocol) if with_paper else []
+        grouped += find_paper_rows(protocol) if with_paper else []
     return grouped
 
 
-def paper_rows(protocol: str) -> list[TableRow]:
+def find_paper_rows(protocol: str) -> list[TableRow]:
     """The paper's own numbers for a protocol; often none.
 
     Args:
@@ -173,11 +173,11 @@ def paper_rows(protocol: str) -> list[TableRow]:
             f"paper, Table {where.number}",
             {name: float(row[column]) for column, name in where.columns.items()},
         )
-        for row in paper_table(where.number)
+        for row in read_paper_table(where.number)
     ]
 
 
-def _null_metrics(result: EvaluationResult) -> tuple[str, ...]:
+def _find_null_metrics(result: EvaluationResult) -> tuple[str, ...]:
     attacks = result.protocol.parameters.get("attacks", {})
     return tuple(f"top1_{name}" for name, facts in attacks.items() if facts.get("null"))
 

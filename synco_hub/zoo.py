@@ -125,7 +125,7 @@ def checkpoint_directory(name: str) -> Path:
     return home_directory() / "checkpoints" / name
 
 
-def installed_directory(name: str) -> Path | None:
+def find_installed_directory(name: str) -> Path | None:
     """The directory of an installed checkpoint, or None; names that are none are simply not installed."""
     if not _NAME.fullmatch(name):
         return None
@@ -138,7 +138,7 @@ def list_models() -> list[ZooRow]:
     installed: dict[str, dict[str, Any]] = {
         directory.name: {"installed": str(directory), **_origin(directory)}
         for directory in sorted((home_directory() / "checkpoints").glob("*"))
-        if installed_directory(directory.name)
+        if find_installed_directory(directory.name)
     }
     others = [
         ZooRow(name, None, None, how_to_obtain="installed on this computer") for name in installed if name not in ZOO

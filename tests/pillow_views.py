@@ -36,7 +36,7 @@ class PillowTwoViewTransform:
 
         Args:
             image: RGB image of any size.
-            seed_key: 64-bit key of the sample: `random_key(seed, epoch, index)`.
+            seed_key: 64-bit key of the sample: `derive_random_key(seed, epoch, index)`.
 
         Returns:
             View 1 and view 2, normalised. Shape of each: (3, image_size, image_size), float32.

@@ -146,7 +146,7 @@ PATIENCE = 5
 _ADVICE = "Lower the learning rate, use a larger batch, or look at the views."
 
 
-def chance_loss(num_negatives: float, num_directions: int = 2) -> float:
+def compute_chance_loss(num_negatives: float, num_directions: int = 2) -> float:
     """The loss when the positive looks like every negative: ln(K + 1) for each direction."""
     return num_directions * math.log(num_negatives + 1)
 
@@ -185,7 +185,7 @@ class CollapseCallback(TrainerCallback):
         accuracy = logs["contrast_accuracy"]
         if self._stuck("accuracy", accuracy <= 2 / (negatives + 1)):
             self._warn("accuracy", state, f"contrast accuracy is stuck at {accuracy:.4f}: a guess finds as many")
-        guess = chance_loss(negatives)
+        guess = compute_chance_loss(negatives)
         if self._stuck("loss", abs(logs["loss"] - guess) <= _LOSS_TOLERANCE * guess):
             self._warn(
                 "loss", state, f"the loss stays at {logs['loss']:.3f}, and a guess has 2·ln(K + 1) = {guess:.3f}"
@@ -245,7 +245,7 @@ class TrainingMonitor:
         return report
 
 
-def gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
+def compute_gradient_norm(parameters: Iterable[Tensor]) -> Tensor:
     """ℓ2 norm of all gradients together, on their device, in a few fused calls. Shape: ()."""
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:

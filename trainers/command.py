@@ -79,7 +79,7 @@ def _load(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
-def names_of_flags(kinds: Sequence[type]) -> list[str]:
+def list_flags(kinds: Sequence[type]) -> list[str]:
     """Names of the flags of dataclasses, with underscores."""
     return [field.name for kind in kinds for field in dataclasses.fields(kind) if field.init]
 
@@ -88,6 +88,6 @@ def parse_flags(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
     """Turn flags into one object of each dataclass."""
     *parts, unknown = FlagParser(kinds, usage="", add_help=False).parse(words, further=True)
     if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name in names_of_flags(kinds)]
+        flags = [f"--{name.replace('_', '-')}" for name in list_flags(kinds)]
         raise ValueError(f"{unknown[0]} is not a flag of this command.{suggest(unknown[0].split('=')[0], flags)}")
     return tuple(parts)

@@ -119,7 +119,7 @@ def summarise_negatives(
     randomness of the draws with the noise vectors. The mean is needed for the gradient alone.
     """
     similarity = query @ queue.T
-    hard = hardest_negatives(query, queue, similarity, num_hard_negatives)
+    hard = find_hardest_negatives(query, queue, similarity, num_hard_negatives)
     mixtures = [CLOSED_FORMS[kind](hard, draw) for kind, draw in draws.items() if kind != "noise_injection"]
     known = [hard.products.similarity, *(each.similarity for each in mixtures)]
     maximum = torch.cat(known, dim=1).amax(dim=1, keepdim=True)
@@ -174,9 +174,9 @@ def _noise_vectors(
     return mixture, torch.cat(maxima), torch.cat(sums)
 
 
-def hardest_negatives(query: Tensor, queue: Tensor, similarity: Tensor, num_hard_negatives: int) -> HardNegatives:
+def find_hardest_negatives(query: Tensor, queue: Tensor, similarity: Tensor, num_hard_negatives: int) -> HardNegatives:
     """Picks each query's most similar queue vectors."""
-    hard_similarity, index = largest_in_rows(similarity, num_hard_negatives)
+    hard_similarity, index = find_largest_in_rows(similarity, num_hard_negatives)
     queue_squared_norm = torch.linalg.vector_norm(queue, dim=1).square()
     squared_norm = queue_squared_norm.index_select(0, index.flatten()).view_as(index)
     query_squared_norm = query.square().sum(dim=1, keepdim=True)
@@ -185,7 +185,7 @@ def hardest_negatives(query: Tensor, queue: Tensor, similarity: Tensor, num_hard
     )
 
 
-def largest_in_rows(values: Tensor, num: int) -> tuple[Tensor, Tensor]:
+def find_largest_in_rows(values: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """Picks the `num` largest values of each row, in no order: topk in a fraction of its time where rows are long.
 
     If columns are put into groups, the largest values lie in the `num` groups of largest maximum. So topk only has to
@@ -196,17 +196,17 @@ def largest_in_rows(values: Tensor, num: int) -> tuple[Tensor, Tensor]:
     while columns % size:
         size -= 1
     if size == 1 or (size < 8 and computes_eagerly_on_cpu(values)):
-        index = _columns_of_largest(values, num)
+        index = _find_columns_of_largest(values, num)
     else:
         maxima = values.unflatten(1, (size, columns // size)).amax(dim=1)
-        groups = _columns_of_largest(maxima, num)
+        groups = _find_columns_of_largest(maxima, num)
         offsets = torch.arange(0, columns, columns // size, device=values.device)
         members = (groups.unsqueeze(1) + offsets.unsqueeze(1)).flatten(1)
-        index = members.gather(1, _columns_of_largest(values.gather(1, members), num))
+        index = members.gather(1, _find_columns_of_largest(values.gather(1, members), num))
     return values.gather(1, index), index
 
 
-def _columns_of_largest(values: Tensor, num: int) -> Tensor:
+def _find_columns_of_largest(values: Tensor, num: int) -> Tensor:
     if computes_eagerly_on_cpu(values):  # numpy partitions in a third to a half of the time of torch's topk
         first = values.shape[1] - num
         return torch.from_numpy(np.argpartition(values.numpy(), first, axis=1)[:, first:])
@@ -235,7 +235,7 @@ def _query_and_negative(hard: HardNegatives, choice: Tensor, a: Tensor, b: Tenso
 def _mixup(hard: HardNegatives, draw: Draw) -> Mixture:
     """Mixes γ·n + (1 − γ)·n′: needs ⟨n, n′⟩."""
     assert draw.partner is not None
-    between = products_of_pairs(hard.queue, hard.rows(draw.negative), hard.rows(draw.partner))
+    between = multiply_pairs(hard.queue, hard.rows(draw.negative), hard.rows(draw.partner))
     a, b = draw.coefficient, 1 - draw.coefficient
     similarity, norm = _mix(a, hard.chosen(draw.negative), b, hard.chosen(draw.partner), between)
     return Mixture(similarity, norm, ((draw.negative, a), (draw.partner, b)))
@@ -244,7 +244,7 @@ def _mixup(hard: HardNegatives, draw: Draw) -> Mixture:
 def _adversarial_perturbation(hard: HardNegatives, draw: Draw) -> Mixture:
     """Mixes n + η·sign(q): needs ⟨sign(q), n⟩."""
     sign, one = hard.query.sign(), torch.ones_like(draw.coefficient)
-    between = products_with_rows(sign, hard.queue, hard.rows(draw.negative))
+    between = multiply_with_rows(sign, hard.queue, hard.rows(draw.negative))
     step = Products(hard.query.abs().sum(dim=1, keepdim=True), sign.abs().sum(dim=1, keepdim=True))
     similarity, norm = _mix(draw.coefficient, step, one, hard.chosen(draw.negative), between)
     return Mixture(similarity, norm, ((draw.negative, one),), (sign, draw.coefficient))
@@ -253,10 +253,10 @@ def _adversarial_perturbation(hard: HardNegatives, draw: Draw) -> Mixture:
 def noise_mixture(hard: HardNegatives, choice: Tensor, sigma: Tensor, noise: Tensor) -> Mixture:
     """Mixes n + σ·ε, but for its part along ε, with noise ε (batch, count, dim): needs ⟨q, ε⟩, ⟨n, ε⟩ and |ε|²."""
     one, vectors = torch.ones_like(sigma), noise.flatten(0, 1)
-    between = products_with_rows(vectors, hard.queue, hard.rows(choice).flatten().unsqueeze(1)).view_as(choice)
+    between = multiply_with_rows(vectors, hard.queue, hard.rows(choice).flatten().unsqueeze(1)).view_as(choice)
     length = torch.linalg.vector_norm(noise, dim=-1)
     similarity, norm = _mix(
-        sigma, Products(similarity_to(hard.query, noise), length.square()), one, hard.chosen(choice), between
+        sigma, Products(compute_similarity_to(hard.query, noise), length.square()), one, hard.chosen(choice), between
     )
     return Mixture(similarity, norm, ((choice, one),))
 
@@ -283,17 +283,17 @@ def _norm(first: Tensor, second: Tensor, between: Tensor) -> Tensor:
     return torch.maximum(apart + 2 * between, resolution.eps * apart + resolution.tiny).sqrt()
 
 
-def products_with_rows(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
+def multiply_with_rows(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
     """Each vector's dot products with the rows chosen for it: ⟨left[i], right[index[i, j]]⟩."""
     num, count = index.shape
     if _can_be_sampled(left, index, len(right)):
         starts = torch.arange(0, num * count + 1, count, device=left.device)
         return _sampled_product(left, right, starts, index.flatten()).view(num, count)
     chunks = query_chunks(left, count)
-    return torch.cat([similarity_to(left[chunk], right[index[chunk]]) for chunk in chunks])
+    return torch.cat([compute_similarity_to(left[chunk], right[index[chunk]]) for chunk in chunks])
 
 
-def products_of_pairs(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
+def multiply_pairs(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Dot products of pairs out of one set: ⟨vectors[first[i, j]], vectors[second[i, j]]⟩."""
     if _can_be_sampled(vectors, first, len(vectors)):
         order = torch.from_numpy(first.flatten().numpy().argsort())  # a third of torch's time
@@ -305,7 +305,7 @@ def products_of_pairs(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
     return torch.cat([(vectors[first[chunk]] * vectors[second[chunk]]).sum(dim=-1) for chunk in chunks])
 
 
-def similarity_to(left: Tensor, vectors: Tensor) -> Tensor:
+def compute_similarity_to(left: Tensor, vectors: Tensor) -> Tensor:
     """Returns ⟨left, vector⟩ for left (queries, dim) and vectors (queries, count, dim). Shape: (queries, count)."""
     # On CPU a row times a transposed matrix runs seven times faster than the matrix times a column.
     return torch.bmm(left.unsqueeze(1), vectors.mT).squeeze(1)

@@ -72,7 +72,7 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2
     """
     check_temperature(temperature)
     check_contrastive_inputs(query, key, queue)
-    with_mean = requires_gradient(query)
+    with_mean = needs_gradient(query)
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
         exact_query, exact_queue = promote_precision(query, queue)
         logits = (exact_query / temperature) @ exact_queue.T
@@ -98,7 +98,7 @@ def contrast_with_summary(
     Returns:
         Mean loss with its gradient in query and key (formulas at the top of this file), and contrast accuracy.
     """
-    with_key_gradient = requires_gradient(key)
+    with_key_gradient = needs_gradient(key)
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
         exact_query, exact_key = promote_precision(query, key)
         positive = (exact_query * exact_key).sum(dim=1, keepdim=True) / temperature
@@ -138,7 +138,7 @@ class _LossOfKnownGradient(torch.autograd.Function):
         return (*gradients, None, None, None)
 
 
-def requires_gradient(tensor: Tensor) -> bool:
+def needs_gradient(tensor: Tensor) -> bool:
     """Whether a loss computed now has to provide a gradient for this tensor."""
     return torch.is_grad_enabled() and tensor.requires_grad
 

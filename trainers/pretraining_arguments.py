@@ -11,7 +11,7 @@ from typing import Any, ClassVar, cast
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
-from synco_hub.data.views.transform import resolved_place
+from synco_hub.data.views.transform import resolve_place
 from trainers.schedules import scaled_learning_rate
 from trainers.settings import PretrainingOptions
 
@@ -110,7 +110,7 @@ class SynCoTrainingArguments(PretrainingOptions, TrainingArguments):  # type: ig
         # From pinned memory a copy need not hold up the step before it.
         loading = cast(AcceleratorConfig, self.accelerator_config)
         loading.non_blocking = loading.non_blocking or self.dataloader_pin_memory
-        self.augment_on = resolved_place(self.augment_on, self.device.type)
+        self.augment_on = resolve_place(self.augment_on, self.device.type)
         if given is None:
             self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
         if self.save_total_limit is not None and self.save_total_limit < 2:

@@ -81,7 +81,9 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
 
     def _head(self, input_dim: int) -> nn.Sequential:
         settings = self.settings
-        return projection_head(input_dim, settings.projection_hidden_dim, settings.projection_dim, settings.head_norm)
+        return make_projection_head(
+            input_dim, settings.projection_hidden_dim, settings.projection_dim, settings.head_norm
+        )
 
     def freeze_fixed_parameters(self) -> SynCoForPreTraining:
         """Freeze the target branch and the fixed position embeddings; needed again after every load."""
@@ -166,7 +168,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         update_target(target, online, momentum)
 
 
-def projection_head(
+def make_projection_head(
     input_dim: int, hidden_dim: int = 4096, output_dim: int = 256, norm: str = "batch"
 ) -> nn.Sequential:
     """Linear, BatchNorm, ReLU, Linear; the output is normalised where representations are compared.

@@ -12,7 +12,7 @@ from typing import Any
 from transformers import set_seed
 
 from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoViewDataset, load_dataset, open_stream
-from synco_hub.data.views.transform import two_view_transform
+from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.knn_callback import KnnCallback, load_knn_data
@@ -37,7 +37,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     processes = (run.training.process_index, run.training.world_size)
     if every_epochs is not None:
         knn = run_on_main_process(lambda: load_knn_data(run.data, config.image_size or 224, images), *processes)
-    transform = two_view_transform(run.training.augment_on, config.image_size or 224)
+    transform = make_two_view_transform(run.training.augment_on, config.image_size or 224)
     views = TwoViewDataset(images, transform, seed=run.training.seed)
     trainer = SynCoTrainer(
         model, run.training, views, stream=stream, processing_class=image_processor(config.image_size or 224)

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback
 
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
-from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finished_views
+from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
 from synco_hub.data.views.transform import place_of
 from trainers.callbacks import (
     CollapseCallback,
@@ -25,7 +25,7 @@ from trainers.callbacks import (
     ImageProgressCallback,
     TargetUpdateCallback,
     TrainingMonitor,
-    gradient_norm,
+    compute_gradient_norm,
 )
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, check_complete_state
@@ -224,14 +224,14 @@ class SynCoTrainer(CheckpointingTrainer):
     ) -> Any:
         """One micro-batch: both directions of the objective; the keys go into the queues in the model's forward."""
         self._bad_indices.append(inputs["bad_index"])
-        view_1, view_2 = finished_views(self.device_views, inputs)
+        view_1, view_2 = finish_views(self.device_views, inputs)
         output = model(view_1=view_1, view_2=view_2, synthetic_active=self.synthetic_active)
         self.monitor.update(output, inputs["view_1"].shape[0], self.state.global_step)
         return (output.loss, output) if return_outputs else output.loss
 
     def remember_gradient_norm(self) -> None:
         """Take the norm of the accumulated gradients, to be logged after this step."""
-        self._gradient_norm = gradient_norm(p for p in self.unwrapped_model.parameters() if p.requires_grad)
+        self._gradient_norm = compute_gradient_norm(p for p in self.unwrapped_model.parameters() if p.requires_grad)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add what SynCo-v2 shows to the Trainer's line: the one place where training waits for the device."""

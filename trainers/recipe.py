@@ -21,7 +21,7 @@ import yaml
 
 from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
-from trainers.command import names_of_flags, parse_flags
+from trainers.command import list_flags, parse_flags
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.settings import (
     AUTHORS_CODE,
@@ -132,7 +132,7 @@ _OF_METHOD: Mapping[str, Mapping[str, Any]] = {
 _OF_BACKBONE: Mapping[str, Mapping[str, Any]] = {"deit-s": {"num_heads": 12}}
 
 
-def fidelity_settings(fidelity: str, method: str, backbone: str) -> dict[str, Any]:
+def choose_fidelity_settings(fidelity: str, method: str, backbone: str) -> dict[str, Any]:
     """What a fidelity sets, by name of the flag; nothing for the paper, which is the default everywhere."""
     if fidelity not in FIDELITIES:
         raise ValueError(
@@ -204,10 +204,12 @@ def _insert_groups(argv: list[str]) -> list[str]:
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, default in (("recipe", None), ("fidelity", PAPER), ("method", None), ("backbone", None)):
         first.add_argument(f"--{name}", default=default)
-    known = names_of_flags(KINDS)
+    known = list_flags(KINDS)
     given = first.parse_known_args(argv)[0]
     flags = read_recipe(given.recipe, known) if given.recipe else []
     chosen = first.parse_known_args([*flags, *argv])[0]
     method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
-    flags += to_flags(fidelity_settings(chosen.fidelity, method, backbone), known, f"fidelity {chosen.fidelity}")
+    flags += to_flags(
+        choose_fidelity_settings(chosen.fidelity, method, backbone), known, f"fidelity {chosen.fidelity}"
+    )
     return [*flags, *argv]

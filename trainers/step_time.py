@@ -19,7 +19,7 @@ from typing import Any
 import torch
 
 from synco_hub.errors import report_errors
-from synco_hub.evaluation.efficiency import count_parameters, peak_memory_mb, seconds_of
+from synco_hub.evaluation.efficiency import count_parameters, measure_peak_memory_mb, measure_seconds
 from synco_hub.features import AUTOCAST_TYPES
 from synco_hub.models import SynCoConfig
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts, device_name
@@ -78,7 +78,7 @@ def measure_step(settings: StepSettings, model: SynCoForPreTraining | None = Non
     seconds: dict[bool, list[float]] = {kind: [] for kind in kinds}
     for number in range(settings.warmup + settings.steps):
         for kind in kinds:
-            taken = seconds_of(lambda kind=kind: step(kind), 1, 0, settings.device)[0]  # type: ignore[misc]
+            taken = measure_seconds(lambda kind=kind: step(kind), 1, 0, settings.device)[0]  # type: ignore[misc]
             if number >= settings.warmup:
                 seconds[kind].append(taken)
     return _result(model, settings, {kind: statistics.median(taken) for kind, taken in seconds.items()}, memory)
@@ -98,7 +98,9 @@ def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
             output = model(*views, synthetic_active=synthetic)
         assert output.loss is not None
-        memory.append(torch.cuda.memory_allocated(device) / 1e6 if device.type == "cuda" else peak_memory_mb(device))
+        memory.append(
+            torch.cuda.memory_allocated(device) / 1e6 if device.type == "cuda" else measure_peak_memory_mb(device)
+        )
         output.loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -125,7 +127,7 @@ def _result(
         "trainable_parameters_m": trainable / 1e6,
         "trainable_percent": 100 * trainable / total,
         "step_milliseconds": 1e3 * seconds[False],
-        "peak_memory_mb": peak_memory_mb(settings.device),
+        "peak_memory_mb": measure_peak_memory_mb(settings.device),
         "average_memory_mb": statistics.fmean(memory),
         "images_per_second": images / seconds[False],
         "minutes_per_imagenet_epoch": without,

@@ -19,14 +19,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.fused_contrastive_loss import largest_in_rows, summarise_negatives
+from trainers.fused_contrastive_loss import find_largest_in_rows, summarise_negatives
 from trainers.info_nce import (
     ContrastiveOutput,
     check_contrastive_inputs,
     contrast_with_summary,
     info_nce,
+    needs_gradient,
     promote_precision,
-    requires_gradient,
 )
 from trainers.settings import SyntheticNegativesConfig
 from trainers.synthetic_draws import Draw, draw_noise, draw_synthetic
@@ -136,7 +136,7 @@ class SyntheticNegatives(nn.Module):
         if self.num_synthetic == 0:
             return info_nce(query, key, queue, self.config.temperature)
         self._check(query, key, queue, generator)
-        with_mean = requires_gradient(query)
+        with_mean = needs_gradient(query)
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
             exact_query, exact_queue = promote_precision(query, queue)
             negatives = summarise_negatives(
@@ -194,7 +194,7 @@ class SyntheticNegatives(nn.Module):
     def _build(
         self, query: Tensor, queue: Tensor, draws: Mapping[str, Draw], generator: torch.Generator | None
     ) -> dict[str, Tensor]:
-        _, hardest = largest_in_rows(query @ queue.T, self.config.num_hard_negatives)
+        _, hardest = find_largest_in_rows(query @ queue.T, self.config.num_hard_negatives)
         synthetic = {}
         for kind, draw in draws.items():
             negative = partner = queue[hardest.gather(1, draw.negative)]

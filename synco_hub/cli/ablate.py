@@ -27,7 +27,7 @@ from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.options import AblateOptions, Probe
 from synco_hub.evaluation.knn import evaluate as evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
-from synco_hub.features import best_device
+from synco_hub.features import choose_device
 from synco_hub.hub.loading import load_model
 from synco_hub.models import SynCoModel
 from synco_hub.results import EvaluationResult
@@ -53,7 +53,7 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
             f"--methods {options.methods!r} with --seeds {options.seeds} is no run: name a method and at least one "
             "seed."
         )
-    shared = shared_flags(choice.dataset, options.max_steps, further)
+    shared = build_shared_flags(choice.dataset, options.max_steps, further)
     keep_to_the_plan(options.output_dir, {"flags": shared})
     pairs = [(seed, arm) for seed in range(options.seeds) for arm in arms]
     runs = []
@@ -65,23 +65,23 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
         probe = None if options.probe == "none" else directory / probe_result(options.probe)
         if probe is not None and not probe.is_file():
             print(f"linear probe ({options.probe}) of {arm}, seed {seed}")
-            subprocess.run(probing_command(options.probe, seed, directory, choice.dataset, further), check=True)
-        runs.append(finished_run(arm, seed, directory, choice, probe))
+            subprocess.run(build_probing_command(options.probe, seed, directory, choice.dataset, further), check=True)
+        runs.append(read_finished_run(arm, seed, directory, choice, probe))
     like = [options.output_dir / run_name(arms[0], seed) for seed in range(options.seeds)]
-    runs = [untrained_run(seed, directory, choice) for seed, directory in enumerate(like)] + runs
+    runs = [measure_untrained_run(seed, directory, choice) for seed, directory in enumerate(like)] + runs
     runs.sort(key=lambda run: [UNTRAINED, *arms].index(run.arm))
     settings = {"max_steps": options.max_steps, "dataset": choice.dataset, "seeds": options.seeds}
     if options.probe != "none":
         settings["probe"] = PROBES[options.probe]
     paths = write_tables(options.output_dir, runs, options.metric, settings)
     print(paths[0].read_text(encoding="utf-8"))
-    print(f"wrote {', '.join(str(path) for path in paths)}\n{finding(rows_of(runs, options.metric))}")
+    print(f"wrote {', '.join(str(path) for path in paths)}\n{describe_finding(summarize_runs(runs, options.metric))}")
 
 
 # The processes that train and probe
 
 
-def shared_flags(dataset: str, max_steps: int, further: Sequence[str]) -> list[str]:
+def build_shared_flags(dataset: str, max_steps: int, further: Sequence[str]) -> list[str]:
     """The flags of every run: the demonstration's, the budget, and the user's own, which win."""
     settings = {**SETTINGS, "dataset": dataset, "max-steps": str(max_steps)}
     # A run that is stopped continues from here.
@@ -102,7 +102,7 @@ def probe_result(probe: Probe) -> Path:
     return Path(f"probe-{probe}") / ("linear_probe_cached.json" if probe == "cached" else "linear_probe.json")
 
 
-def probing_command(probe: Probe, seed: int, run: Path, dataset: str, further: Sequence[str]) -> list[str]:
+def build_probing_command(probe: Probe, seed: int, run: Path, dataset: str, further: Sequence[str]) -> list[str]:
     """The process that probes one finished run, or continues to; of the user's flags it takes the device."""
     output = run / probe_result(probe).parent
     flags = [f"--model={run}", f"--dataset={dataset}", f"--seed={seed}", f"--output-dir={output}"]
@@ -139,7 +139,7 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
 # Their measurement
 
 
-def finished_run(
+def read_finished_run(
     arm: str, seed: int, directory: Path, choice: DatasetChoice, probe: Path | None = None
 ) -> FinishedRun:
     """Measure a trained run, or read what was measured; ``probe`` is the result of its linear probe.
@@ -155,7 +155,7 @@ def finished_run(
     return FinishedRun(arm, seed, dict(result.metrics), float(seconds), None if probe is None else _top1(probe))
 
 
-def untrained_run(seed: int, like: Path, choice: DatasetChoice) -> FinishedRun:
+def measure_untrained_run(seed: int, like: Path, choice: DatasetChoice) -> FinishedRun:
     """Measure random weights of the seed in the architecture of a finished run, beside which the result is kept."""
     if not (like / UNTRAINED_RESULT_FILE).is_file():
         trained, processor = load_model(str(like))
@@ -174,7 +174,7 @@ def _top1(file: Path) -> float:
 
 
 def _measured(model: EvaluatedModel, choice: DatasetChoice) -> EvaluationResult:
-    return evaluate_knn(model, choice, KnnSettings(num_workers=0, device=best_device(), progress=False))
+    return evaluate_knn(model, choice, KnnSettings(num_workers=0, device=choose_device(), progress=False))
 
 
 # The table
@@ -226,7 +226,7 @@ class Row:
     probe_sd: float | None = None
 
 
-def rows_of(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
+def summarize_runs(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
     """Summarise the runs of each arm, in the order in which the arms come.
 
     Args:
@@ -255,7 +255,7 @@ def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def finding(rows: Sequence[Row]) -> str:
+def describe_finding(rows: Sequence[Row]) -> str:
     """One sentence: which arm is ahead, and whether by more than the seeds scatter."""
     if len(rows) < 2:
         return "One arm alone shows no difference."
@@ -290,7 +290,7 @@ def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
             f"| {row.method} | {_spread(row.mean, row.sd)} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
             f"| {row.minutes:.1f} |" + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
         )
-    return "\n".join([*lines, "", finding(rows), ""])
+    return "\n".join([*lines, "", describe_finding(rows), ""])
 
 
 def _spread(mean: float | None, sd: float | None) -> str:
@@ -299,7 +299,7 @@ def _spread(mean: float | None, sd: float | None) -> str:
     return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
 
 
-def comma_separated(rows: Sequence[Row]) -> str:
+def split_at_commas(rows: Sequence[Row]) -> str:
     """The table for spreadsheets."""
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
@@ -350,19 +350,19 @@ def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, sett
     Returns:
         The paths.
     """
-    rows = rows_of(runs, metric)
+    rows = summarize_runs(runs, metric)
     common = ", ".join(f"{name}={value}" for name, value in settings.items())
     data = {
         "metric": metric,
         "settings": dict(settings),
         "rows": [asdict(row) for row in rows],
         "runs": [asdict(run) for run in runs],
-        "finding": finding(rows),
+        "finding": describe_finding(rows),
     }
     texts = {
         "ablation.md": markdown(rows, metric, f"Same for all: {common}."),
         "ablation.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
-        "ablation.csv": comma_separated(rows),
+        "ablation.csv": split_at_commas(rows),
     }
     for name, text in texts.items():
         with atomic_write(directory / name) as temporary:

@@ -25,7 +25,7 @@ from synco_hub.visualization import (
     prepared_image,
     save_figure,
 )
-from synco_hub.visualization.overlay import same_part
+from synco_hub.visualization.overlay import show_same_part
 
 _SHOWN_SIDE = 224
 
@@ -76,7 +76,7 @@ def _grid(models: dict[str, tuple[Any, Any]], pictures: list[Any], options: Atte
 
 def _same_pictures(ours: list[Any], theirs: list[Any]) -> bool:
     """Whether both show the same part of the images; sizes and last bits may differ."""
-    return len(ours) == len(theirs) and all(same_part(a, b) for a, b in zip(ours, theirs, strict=True))
+    return len(ours) == len(theirs) and all(show_same_part(a, b) for a, b in zip(ours, theirs, strict=True))
 
 
 def _note(name: str, network: Any, prepared: list[Any]) -> str:

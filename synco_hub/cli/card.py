@@ -5,7 +5,7 @@ from __future__ import annotations
 from huggingface_hub import ModelCard
 
 from synco_hub.cli.options import CardOptions, CardVerifyOptions
-from synco_hub.hub.card.model_card import CARD_FILE, refresh_card, results_in
+from synco_hub.hub.card.model_card import CARD_FILE, find_results_in, refresh_card
 from synco_hub.hub.publication.checks import number_problems
 from synco_hub.protocols import measure
 from synco_hub.results import EvaluationResult
@@ -30,7 +30,7 @@ def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
     directory = options.directory
     if not (directory / CARD_FILE).is_file():
         raise ValueError(f"{directory} has no card: write it with `synco-hub card {directory}`.")
-    results = results_in(directory)
+    results = find_results_in(directory)
     problems = number_problems(directory, ModelCard.load(directory / CARD_FILE), results)
     lines: list[str] = []
     measured = 0
@@ -40,12 +40,12 @@ def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
             lines.append(f"{where}: not measured again, only {_KNN} is")
             continue
         try:
-            again = _measured_again(options, stated, forward)
+            again = _measure_again(options, stated, forward)
         except (OSError, ValueError) as error:
             lines.append(f"{where}: not measured again ({' '.join(str(error).split())})")
             continue
         measured += 1
-        compared, different = _compared(stated, again, options.tolerance)
+        compared, different = _compare_metrics(stated, again, options.tolerance)
         lines += [f"{where}: {line}" for line in compared]
         problems += [f"{where}: {line}" for line in different]
     if not measured and not problems:
@@ -57,9 +57,7 @@ def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
     print(f"the card of {directory} holds")
 
 
-def _measured_again(
-    options: CardVerifyOptions, stated: EvaluationResult, forward: ForwardSettings
-) -> EvaluationResult:
+def _measure_again(options: CardVerifyOptions, stated: EvaluationResult, forward: ForwardSettings) -> EvaluationResult:
     choice = DatasetChoice(options.dataset or stated.dataset.name, options.data_dir)
     settings = KnnSettings(k=list(stated.protocol.parameters["ks"]), **vars(forward))
     again = measure(_KNN, str(options.directory), choice, settings)
@@ -69,7 +67,9 @@ def _measured_again(
     return again
 
 
-def _compared(stated: EvaluationResult, again: EvaluationResult, tolerance: float) -> tuple[list[str], list[str]]:
+def _compare_metrics(
+    stated: EvaluationResult, again: EvaluationResult, tolerance: float
+) -> tuple[list[str], list[str]]:
     """A line for each metric, and those lines again that are mismatches."""
     lines: list[str] = []
     different: list[str] = []

@@ -11,9 +11,9 @@ from typing import Any
 from synco_hub.cli.options import DataListOptions, DataPrepareOptions, DataVerifyOptions
 from synco_hub.data import load_dataset
 from synco_hub.data.catalog.row import DatasetRow
-from synco_hub.data.catalog.sets import CATALOG, catalog_markdown, catalog_row, row_meant
+from synco_hub.data.catalog.sets import CATALOG, find_catalog_row, find_row_meant, format_catalog
 from synco_hub.data.image_dataset import ImageDataset
-from synco_hub.data.preparation import PreparationSettings, bytes_of, prepare_dataset
+from synco_hub.data.preparation import PreparationSettings, parse_bytes, prepare_dataset
 from synco_hub.data.verification import SplitVerdict, verify_dataset
 from synco_hub.settings import DatasetChoice
 
@@ -21,10 +21,10 @@ from synco_hub.settings import DatasetChoice
 def list_datasets(options: DataListOptions) -> None:
     """`synco-hub data list`."""
     if options.as_json:
-        print(json.dumps([_published(row) for row in CATALOG.values()], indent=2))
+        print(json.dumps([_describe_row(row) for row in CATALOG.values()], indent=2))
         return
     if options.markdown:
-        print(catalog_markdown(CATALOG.values()), end="")
+        print(format_catalog(CATALOG.values()), end="")
         return
     width = max(map(len, CATALOG))
     for row in CATALOG.values():
@@ -36,7 +36,7 @@ def list_datasets(options: DataListOptions) -> None:
 
 def verify(options: DataVerifyOptions, choice: DatasetChoice) -> int:
     """`synco-hub data verify`; exit code 1 where data and catalog differ."""
-    row = catalog_row(options.name)
+    row = find_catalog_row(options.name)
     if choice.data_dir is None:
         if Path(options.name).is_dir():
             folder = f"./{options.name} verifies the folder of that name in the current directory"
@@ -49,7 +49,7 @@ def verify(options: DataVerifyOptions, choice: DatasetChoice) -> int:
         print(json.dumps({split: _verdict(row, verdict) for split, verdict in verdicts.items()}, indent=2))
     else:
         for verdict in verdicts.values():
-            _say(row, verdict)
+            _print_verdict(row, verdict)
         if row.difference:
             print(row.difference)
     return 0 if all(verdict.agrees for verdict in verdicts.values()) else 1
@@ -57,9 +57,9 @@ def verify(options: DataVerifyOptions, choice: DatasetChoice) -> int:
 
 def prepare(options: DataPrepareOptions, choice: DatasetChoice) -> None:
     """`synco-hub data prepare`."""
-    settings = PreparationSettings(bytes_of(options.shard_size), options.num_workers, options.max_bad_fraction)
+    settings = PreparationSettings(parse_bytes(options.shard_size), options.num_workers, options.max_bad_fraction)
     splits: dict[str, ImageDataset] = {}
-    for name in options.split or _splits_of(options.source, choice):
+    for name in options.split or _open_splits(options.source, choice):
         try:
             splits[name] = load_dataset(replace(choice, dataset=options.source), name)
         except ValueError as error:
@@ -75,12 +75,12 @@ def prepare(options: DataPrepareOptions, choice: DatasetChoice) -> None:
     print(f"wrote {options.output}; read it with --dataset {options.output}")
 
 
-def _splits_of(source: str, choice: DatasetChoice) -> list[str]:
-    row = row_meant(source, choice.data_dir, choice.dataset_id)
+def _open_splits(source: str, choice: DatasetChoice) -> list[str]:
+    row = find_row_meant(source, choice.data_dir, choice.dataset_id)
     return ["train", "test"] if row is None else list(row.splits)
 
 
-def _say(row: DatasetRow, verdict: SplitVerdict) -> None:
+def _print_verdict(row: DatasetRow, verdict: SplitVerdict) -> None:
     printed = f", Table 9 prints {row.table_9[verdict.split]:,}" if row.table_9 else ""
     print(
         f"{'agrees ' if verdict.agrees else 'DIFFERS'}  {verdict.split}: {verdict.images:,} images of "
@@ -103,7 +103,7 @@ def _verdict(row: DatasetRow, verdict: SplitVerdict) -> dict[str, Any]:
     }
 
 
-def _published(row: DatasetRow) -> dict[str, Any]:
+def _describe_row(row: DatasetRow) -> dict[str, Any]:
     return {
         "name": row.name,
         "dataset_id": row.dataset_id,

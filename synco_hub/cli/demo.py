@@ -14,7 +14,7 @@ from synco_hub.cli.options import DemoOptions
 from synco_hub.data import load_dataset
 from synco_hub.evaluation.knn import evaluate as evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
-from synco_hub.features import best_device
+from synco_hub.features import choose_device
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.hub.loading import load_model
 from synco_hub.hub.pull import install_checkpoint
@@ -56,7 +56,7 @@ def demo(options: DemoOptions) -> None:
     run = options.output_dir / f"{method}-vit-nano"
     if run.exists():
         raise ValueError(f"{run} exists already: remove it, or choose another folder with --output-dir.")
-    before = measure(random_network(options.seed), f"random {SETTINGS['backbone']}")
+    before = measure(save_random_network(options.seed), f"random {SETTINGS['backbone']}")
     print(f"random network:   k-NN top-1 (k = 10) {before.metrics['top1_k10']:.1f} % on held-out fractals\n")
     flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
     flags += [
@@ -69,7 +69,7 @@ def demo(options: DemoOptions) -> None:
     threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 2) - 1, 1))}
     subprocess.run([sys.executable, "-m", "trainers.pretrain", *flags], check=True, env={**os.environ, **threads})
     name, after = finish(run)
-    picture = attention_example(name, options.output_dir)
+    picture = draw_attention_example(name, options.output_dir)
     ratio = after.metrics["top1_k10"] / before.metrics["top1_k10"]
     print(
         f"\nrandom network:   k-NN top-1 (k = 10) {before.metrics['top1_k10']:.1f} %"
@@ -83,7 +83,7 @@ def demo(options: DemoOptions) -> None:
     )
 
 
-def random_network(seed: int) -> SynCoModel:
+def save_random_network(seed: int) -> SynCoModel:
     """The network of the demonstration before any training."""
     torch.manual_seed(seed)
     return SynCoModel(SynCoConfig(backbone="vit-nano"))
@@ -92,7 +92,7 @@ def random_network(seed: int) -> SynCoModel:
 def measure(model: SynCoModel, name: str) -> EvaluationResult:
     """k-NN accuracy on the held-out fractals."""
     evaluated = EvaluatedModel(model, image_processor(model.config.image_size), name)
-    return evaluate_knn(evaluated, DatasetChoice(), KnnSettings(num_workers=0, device=best_device(), progress=False))
+    return evaluate_knn(evaluated, DatasetChoice(), KnnSettings(num_workers=0, device=choose_device(), progress=False))
 
 
 def finish(run: Path) -> tuple[str, EvaluationResult]:
@@ -106,7 +106,7 @@ def finish(run: Path) -> tuple[str, EvaluationResult]:
     return run.name, result
 
 
-def attention_example(name: str, directory: Path) -> Path:
+def draw_attention_example(name: str, directory: Path) -> Path:
     """Load the installed checkpoint by its short name and draw what it attends to in a held-out fractal."""
     model, processor = load_model(name)
     image = load_dataset("fractals", "test", image_size=model.config.image_size).load_image(0)

@@ -18,11 +18,11 @@ from synco_hub.cli.options import (
     ResultFolder,
 )
 from synco_hub.errors import DEBUG_VARIABLE, DoesNotApplyError
-from synco_hub.evaluation.adversarial import null_attacks
+from synco_hub.evaluation.adversarial import list_null_attacks
 from synco_hub.output_paths import check_output_folder
 from synco_hub.protocols import EVALUATORS, measure, resolve
 from synco_hub.results import EvaluationResult
-from synco_hub.results_table import comparison, to_markdown
+from synco_hub.results_table import compare_results, to_markdown
 from synco_hub.settings import DatasetChoice, ForwardSettings
 
 NULL_EXIT_CODE = 3
@@ -41,15 +41,15 @@ def evaluate_protocol(
     result = measure(protocol, measured.model, data, settings, output)
     print(resolve(f"{EVALUATORS[protocol].function.partition(':')[0]}:format_table")(result))
     print_end(result, output)
-    if protocol == "adversarial" and (nulls := null_attacks(result)):
+    if protocol == "adversarial" and (nulls := list_null_attacks(result)):
         print(f"error: {', '.join(nulls)} left every input as it was: no measurement of robustness", file=sys.stderr)
         return NULL_EXIT_CODE
-    if fault := _missing_videos(protocol, result):
+    if fault := _require_every_video(protocol, result):
         raise ValueError(fault)
     return 0
 
 
-def _missing_videos(protocol: str, result: EvaluationResult) -> str | None:
+def _require_every_video(protocol: str, result: EvaluationResult) -> str | None:
     """What to say where videos could not be measured, which is no success though the others' result is kept."""
     if protocol != "video-segmentation" or not result.skipped_files:
         return None
@@ -127,7 +127,7 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
         ValueError: If something failed, or nothing could be measured.
     """
     check_output_folder(options.output_dir, "--output-dir")
-    planned, skipped = planned_measurements(options)
+    planned, skipped = plan_measurements(options)
     for reason in skipped:
         print(f"skipped {reason}")
     results: list[EvaluationResult] = []
@@ -151,18 +151,18 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
             continue
         print_end(result, measurement.output)
         results.append(result)
-        if fault := _missing_videos(measurement.protocol, result):
+        if fault := _require_every_video(measurement.protocol, result):
             failed.append(f"{measurement}: {fault}")
             print(f"failed {failed[-1]}")
     if results:
-        print(to_markdown(comparison(results)), end="")
+        print(to_markdown(compare_results(results)), end="")
     if not results:
         raise ValueError(f"nothing could be measured: {'; '.join([*failed, *skipped])}")
     if failed:
         raise ValueError(f"{len(failed)} of {len(planned)} measurements failed: {'; '.join(failed)}")
 
 
-def planned_measurements(options: EvaluateAllOptions) -> tuple[list[Measurement], list[str]]:
+def plan_measurements(options: EvaluateAllOptions) -> tuple[list[Measurement], list[str]]:
     """Protocols on the data sets that are named and on the archives that are there, and why others are not planned.
 
     Raises:

@@ -245,18 +245,18 @@ def run(words: Sequence[str]) -> int:
     if words and words[0] == "--version":
         print(__version__)
         return 0
-    name, rest = _command_of(list(words))
+    name, rest = _find_command(list(words))
     if name not in COMMANDS:
-        print(_overview(name), end="")
+        print(_format_overview(name), end="")
         return 0 if rest else USAGE_ERROR
     command = COMMANDS[name]
     if not command.options:
         return resolve(command.function)(rest) or 0
-    values = parser_of(name).parse(rest, command.further)
+    values = build_parser(name).parse(rest, command.further)
     return resolve(command.function)(*command.given, *values) or 0
 
 
-def parser_of(name: str) -> Any:
+def build_parser(name: str) -> Any:
     """The `FlagParser` of a command of the table that has flags of its own."""
     command = COMMANDS[name]
     # With it comes `transformers`, a second that commands which pass their flags on need not spend.
@@ -270,7 +270,7 @@ def parser_of(name: str) -> Any:
     )
 
 
-def _command_of(words: list[str]) -> tuple[str, list[str]]:
+def _find_command(words: list[str]) -> tuple[str, list[str]]:
     """The command or the group that the first words name ("" for all), and the rest.
 
     Raises:
@@ -289,20 +289,20 @@ def _command_of(words: list[str]) -> tuple[str, list[str]]:
         return f"{first} {rest[0]}", rest[1:]
     if first == "card":
         return "card write", rest
-    raise FlagError(_unknown(rest[0], [name.split()[1] for name in _commands_of(first)], f"{first} "))
+    raise FlagError(_unknown(rest[0], [name.split()[1] for name in _list_commands(first)], f"{first} "))
 
 
 def _unknown(word: str, known: Sequence[str], group: str) -> str:
     return f"there is no command {group + word!r}: `synco-hub {group}--help` lists them.{suggest(word, known)}"
 
 
-def _commands_of(group: str) -> Mapping[str, Command]:
+def _list_commands(group: str) -> Mapping[str, Command]:
     return {name: command for name, command in COMMANDS.items() if name.startswith(f"{group} ")}
 
 
-def _overview(group: str) -> str:
+def _format_overview(group: str) -> str:
     """The help of a group, or of everything: a line for each command."""
-    commands = {name.removeprefix(f"{group} "): row for name, row in (_commands_of(group) or COMMANDS).items()}
+    commands = {name.removeprefix(f"{group} "): row for name, row in (_list_commands(group) or COMMANDS).items()}
     width = max(map(len, commands))
     lines = [f"usage: {f'synco-hub {group}'.strip()} COMMAND [--flag value ...]", "", GROUPS.get(group, ABOUT), ""]
     lines += [f"  {name:<{width}}  {row.summary.partition(chr(10))[0]}" for name, row in commands.items()]

@@ -23,9 +23,9 @@ from synco_hub.cli.evaluate import NULL_EXIT_CODE
 from synco_hub.cli.options import RobustnessDemoOptions
 from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult
-from synco_hub.results_table import comparison, to_markdown
+from synco_hub.results_table import compare_results, to_markdown
 from synco_hub.visualization import save_figure
-from synco_hub.zoo import installed_directory
+from synco_hub.zoo import find_installed_directory
 
 CHECKPOINT = "synco-v2-vit-nano"
 # What linear probing writes last, for our backbones and for others.
@@ -79,7 +79,7 @@ def _classifier(output_dir: Path, model: str | None, steps: int) -> Path:
     if any((probe / name).is_file() for name in FINISHED):
         check_backbone(probe, model)
         return probe
-    if model is None and installed_directory(CHECKPOINT) is not None:
+    if model is None and find_installed_directory(CHECKPOINT) is not None:
         model = CHECKPOINT
     if model is None:
         backbone = output_dir / "pretraining"
@@ -137,7 +137,7 @@ def table(corrupted: Path, attacked: Path) -> str:
             cells = " | ".join(f"{value:.1f}" for value in [*values, metrics[f"corrupted_{name}_top1"]])
             lines.append(f"| {name} ({family}) | {cells} |")
     results = [EvaluationResult.load(path) for path in (corrupted, attacked)]
-    return "\n".join(lines) + "\n\n" + to_markdown(comparison(results, with_paper=False))
+    return "\n".join(lines) + "\n\n" + to_markdown(compare_results(results, with_paper=False))
 
 
 @dataclass(frozen=True)

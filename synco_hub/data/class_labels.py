@@ -9,11 +9,11 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from synco_hub.data.class_lists import class_list, imagenet_indices
+from synco_hub.data.class_lists import imagenet_indices, read_class_list
 from synco_hub.data.image_dataset import UNLABELED
 
 
-def labels_of_list(
+def map_labels_to_list(
     labels: npt.NDArray[np.int64], stored_names: Sequence[str], wnids: Sequence[str], source: str
 ) -> npt.NDArray[np.int64]:
     """Stored labels (-1 for unlabeled) as positions in a list of wnids; `source` names the data in an error.
@@ -60,18 +60,18 @@ def _is_wnid(name: str) -> bool:
 IMAGENET = "imagenet_1k"
 
 
-def class_columns(class_names: Sequence[str], list_name: str = IMAGENET) -> Tensor:
+def find_class_columns(class_names: Sequence[str], list_name: str = IMAGENET) -> Tensor:
     """The output of a classifier for each class of a vendored list, such as `imagenet_1k` or `imagenet_a`.
 
     Names that are wnids are looked up, so that their order does not matter and further classes do no harm. With other
     names a classifier of 1000 outputs is taken to follow the sorted wnids, as ImageNet classifiers do.
     """
-    wanted = class_list(list_name)
+    wanted = read_class_list(list_name)
     output = {name: index for index, name in enumerate(class_names)}
     found = [wnid for wnid in wanted if wnid in output]
     if len(found) == len(wanted):
         return torch.tensor([output[wnid] for wnid in wanted])
-    if found or len(class_names) != len(class_list(IMAGENET)):
+    if found or len(class_names) != len(read_class_list(IMAGENET)):
         missing = [wnid for wnid in wanted if wnid not in output]
         raise ValueError(
             f"the classifier's {len(class_names)} classes cover {len(found)} of the {len(wanted)} of {list_name} "

@@ -32,7 +32,7 @@ from synco_hub.data.decoding import opencv
 from synco_hub.data.evaluation_dataset import EvaluationDataset, EvaluationItem
 from synco_hub.data.evaluation_transform import EvaluationTransform
 from synco_hub.data.image_dataset import ImageDataset, fingerprint
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 
 Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]
@@ -61,7 +61,7 @@ class ChangedDataset(EvaluationDataset):
     """
 
     def __init__(self, images: ImageDataset, transform: EvaluationTransform, change: PixelChange) -> None:
-        super().__init__(images, pixel_transform(transform))
+        super().__init__(images, build_pixel_transform(transform))
         self.normalised = transform
         self.change = change
 
@@ -92,12 +92,12 @@ class Corruption:
     def __call__(self, pixels: Tensor, index: int) -> Tensor:
         """Corrupt the pixels (3, height, width) of the image at a position; 8 bits in between, as in ImageNet-C."""
         image = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        key = corruption_key(self.seed, index, self.name, self.severity)
-        changed = corrupted(np.ascontiguousarray(image), self.name, self.severity, key)
+        key = derive_corruption_key(self.seed, index, self.name, self.severity)
+        changed = corrupt_image(np.ascontiguousarray(image), self.name, self.severity, key)
         return torch.from_numpy(np.array(changed)).permute(2, 0, 1).float() / 255
 
 
-def pixel_transform(transform: EvaluationTransform) -> EvaluationTransform:
+def build_pixel_transform(transform: EvaluationTransform) -> EvaluationTransform:
     """The same resize and crop, values left in [0, 1]."""
     size, channels = transform.resize_size, len(transform.mean)
     return EvaluationTransform(
@@ -169,14 +169,14 @@ def _imagenet_w() -> Any:
         ) from error
 
 
-def corrupted(image: Pixels, corruption: str, severity: int, key: int) -> Pixels:
+def corrupt_image(image: Pixels, corruption: str, severity: int, key: int) -> Pixels:
     """Corrupt one image.
 
     Args:
         image: RGB of at least 32 x 32 pixels. Shape: (height, width, 3).
         corruption: One of `BENCHMARK_CORRUPTIONS`.
         severity: 1 to 5.
-        key: The same key gives the same pixels; see :func:`corruption_key`.
+        key: The same key gives the same pixels; see :func:`derive_corruption_key`.
 
     Returns:
         Shape: that of the image.
@@ -195,12 +195,12 @@ def corrupted(image: Pixels, corruption: str, severity: int, key: int) -> Pixels
         )
     own = _OWN_CORRUPTIONS.get(corruption)
     if own is None:
-        return _by_package(image, corruption, severity, key)
+        return _corrupt_by_package(image, corruption, severity, key)
     values = own(image / 255.0, severity, np.random.Generator(np.random.PCG64(key)))
     return (np.clip(values, 0, 1) * 255).astype(np.uint8)
 
 
-def corruption_key(seed: int, index: int, corruption: str, severity: int) -> int:
+def derive_corruption_key(seed: int, index: int, corruption: str, severity: int) -> int:
     """The key of one image in one cell, so that neither order nor workers change a pixel.
 
     Args:
@@ -209,7 +209,7 @@ def corruption_key(seed: int, index: int, corruption: str, severity: int) -> int
         corruption: One of `BENCHMARK_CORRUPTIONS`.
         severity: 1 to 5.
     """
-    return random_key(seed, index, BENCHMARK_CORRUPTIONS.index(corruption), severity)
+    return derive_random_key(seed, index, BENCHMARK_CORRUPTIONS.index(corruption), severity)
 
 
 def _check_cell(corruption: str, severity: int) -> None:
@@ -292,19 +292,19 @@ def _plasma(size: int, decay: float, generator: np.random.Generator) -> Values:
         half = step // 2
         corners = heights[::step, ::step]
         across = corners + np.roll(corners, -1, axis=0)
-        centres = _displaced(across + np.roll(across, -1, axis=1), spread, generator)
+        centres = _displace(across + np.roll(across, -1, axis=1), spread, generator)
         heights[half::step, half::step] = centres
         # A diamond's middle lies between two corners and two centres.
         below = corners + np.roll(corners, -1, axis=0) + centres + np.roll(centres, 1, axis=1)
-        heights[half::step, ::step] = _displaced(below, spread, generator)
+        heights[half::step, ::step] = _displace(below, spread, generator)
         beside = corners + np.roll(corners, -1, axis=1) + centres + np.roll(centres, 1, axis=0)
-        heights[::step, half::step] = _displaced(beside, spread, generator)
+        heights[::step, half::step] = _displace(beside, spread, generator)
         step, spread = half, spread / decay
     heights -= heights.min()
     return heights / max(float(heights.max()), np.finfo(np.float64).tiny)
 
 
-def _displaced(sums: Values, spread: float, generator: np.random.Generator) -> Values:
+def _displace(sums: Values, spread: float, generator: np.random.Generator) -> Values:
     displaced: Values = sums / 4 + generator.uniform(-spread, spread, sums.shape)
     return displaced
 
@@ -317,7 +317,7 @@ def _gaussian(image: Values, sigma: float) -> Values:
     return blurred
 
 
-def _by_package(image: Pixels, corruption: str, severity: int, key: int) -> Pixels:
+def _corrupt_by_package(image: Pixels, corruption: str, severity: int, key: int) -> Pixels:
     package = require_package()
     # The package draws from numpy's old global generator: seeded for one image, then put back.
     state = np.random.get_state()

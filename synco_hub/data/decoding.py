@@ -79,7 +79,7 @@ def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) 
             image.load()
             if 0 in image.size:
                 raise UnreadableImageError(name, f"it has no pixels: {image.width} x {image.height}")
-            return _rgb(_upright(image))
+            return _rgb(_turn_upright(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnreadableImageError(name, f"decompression bomb: {error}") from error
     except UnidentifiedImageError as error:
@@ -105,7 +105,7 @@ def decode_pixels(source: bytes | str | os.PathLike[str], name: str | None = Non
             data = Path(source).read_bytes()
         except OSError as error:
             raise UnreadableImageError(name, error.strerror or str(error)) from error
-    pixels = _decoded_by_opencv(data) if _is_whole_jpeg(data) else None
+    pixels = _decode_by_opencv(data) if _is_whole_jpeg(data) else None
     return np.array(decode_rgb(data, name)) if pixels is None else pixels
 
 
@@ -123,7 +123,7 @@ def _is_whole_jpeg(data: bytes) -> bool:
     return False
 
 
-def _decoded_by_opencv(data: bytes) -> npt.NDArray[np.uint8] | None:
+def _decode_by_opencv(data: bytes) -> npt.NDArray[np.uint8] | None:
     """None where the file is not for it."""
     try:
         header = Image.open(io.BytesIO(data))  # reads no pixels, and refuses decompression bombs
@@ -140,7 +140,7 @@ def _decoded_by_opencv(data: bytes) -> npt.NDArray[np.uint8] | None:
     return pixels if pixels is not None and pixels.shape[1::-1] == header.size else None
 
 
-def _upright(image: Image.Image) -> Image.Image:
+def _turn_upright(image: Image.Image) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged camera data is worth no line per image

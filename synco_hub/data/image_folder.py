@@ -28,13 +28,13 @@ def is_image_name(name: str) -> bool:
     return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
 
 
-def subfolders(folder: Path) -> list[str]:
+def list_subfolders(folder: Path) -> list[str]:
     """Names of the visible folders (and links to folders) directly in a folder, sorted."""
     with os.scandir(folder) as entries:
         return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
 
 
-def image_files(folder: Path) -> list[str]:
+def list_image_files(folder: Path) -> list[str]:
     """All images below a folder: sorted paths relative to it with `/` between their parts, hidden ones left out.
 
     Files are known by their extension; nothing is opened. Links are followed, except where one leads back into a
@@ -43,7 +43,7 @@ def image_files(folder: Path) -> list[str]:
     return sorted(_walk(os.fspath(folder), "", ()))
 
 
-def contains_images(folder: Path) -> bool:
+def has_images(folder: Path) -> bool:
     """Whether there is an image file at any depth; stops at the first one."""
     for directory, _, files in os.walk(folder):
         if "/." not in directory and any(is_image_name(name) for name in files):
@@ -181,16 +181,16 @@ def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: 
     root = Path(root).expanduser()
     if split not in ("train", "test", "all"):
         raise ValueError(f"split {split!r} of {root}: a folder has the splits train, test and all; give one of them.")
-    folders = subfolders(root)
+    folders = list_subfolders(root)
     tests = [name for name in TEST_FOLDERS if name in folders]
     if split == "all":
-        names = image_files(root)
+        names = list_image_files(root)
         dataset = ImageFolderDataset(root, names, [UNLABELED] * len(names), [], split, "all images at any depth")
     elif TRAIN_FOLDER in folders and tests:
         dataset = _from_split_folders(root, tests, split)
     elif tests and set(folders) <= set(TEST_FOLDERS):
         dataset = _from_test_folders(root, tests, split)
-    elif folders == [TRAIN_FOLDER] and subfolders(root / TRAIN_FOLDER):
+    elif folders == [TRAIN_FOLDER] and list_subfolders(root / TRAIN_FOLDER):
         dataset = _from_class_folders(root / TRAIN_FOLDER, split, seed, root.name)
     else:
         dataset = _from_class_folders(root, split, seed, root.name)
@@ -202,9 +202,9 @@ def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: 
     return dataset
 
 
-def _labeled_files(folder: Path) -> tuple[list[str], list[int], list[str]]:
+def _list_labeled_files(folder: Path) -> tuple[list[str], list[int], list[str]]:
     """Names, labels and class names of one folder of classes; labels are -1 where there are no class folders."""
-    files = image_files(folder)
+    files = list_image_files(folder)
     loose = [name for name in files if "/" not in name]
     in_classes = [name for name in files if "/" in name]
     if not in_classes:
@@ -212,7 +212,7 @@ def _labeled_files(folder: Path) -> tuple[list[str], list[int], list[str]]:
     if loose:
         logger.warning("%s: %d images lie outside the class folders and are left out.", folder, len(loose))
     class_names = sorted({name.split("/", 1)[0] for name in in_classes})
-    empty = [name for name in subfolders(folder) if name not in set(class_names)]
+    empty = [name for name in list_subfolders(folder) if name not in set(class_names)]
     if empty:
         logger.warning("%s: no image in %s; %d folders are no class.", folder, ", ".join(empty[:10]), len(empty))
     index = {name: number for number, name in enumerate(class_names)}
@@ -221,12 +221,12 @@ def _labeled_files(folder: Path) -> tuple[list[str], list[int], list[str]]:
 
 def _from_split_folders(root: Path, tests: list[str], split: str) -> ImageFolderDataset:
     """`train/` beside a test folder: labels follow the class names of `train/`."""
-    names, labels, class_names = _labeled_files(root / TRAIN_FOLDER)
-    test_folder, rule = chosen_test_folder(root, tests)
+    names, labels, class_names = _list_labeled_files(root / TRAIN_FOLDER)
+    test_folder, rule = choose_test_folder(root, tests)
     rule = f"folder {TRAIN_FOLDER}/ for train, {rule}"
     if split == "train":
         return ImageFolderDataset(root / TRAIN_FOLDER, names, labels, class_names, split, rule, name=root.name)
-    test_names, test_labels, test_classes = _labeled_files(root / test_folder)
+    test_names, test_labels, test_classes = _list_labeled_files(root / test_folder)
     unknown = sorted(set(test_classes) - set(class_names))
     if unknown and class_names:
         raise ValueError(
@@ -238,28 +238,28 @@ def _from_split_folders(root: Path, tests: list[str], split: str) -> ImageFolder
     return ImageFolderDataset(root / test_folder, test_names, labels, list(index), split, rule, name=root.name)
 
 
-def chosen_test_folder(root: Path, tests: list[str]) -> tuple[str, str]:
+def choose_test_folder(root: Path, tests: list[str]) -> tuple[str, str]:
     """The first test folder with class folders: the official test images of many sets come without labels."""
-    chosen = next((name for name in tests if subfolders(root / name)), tests[0])
+    chosen = next((name for name in tests if list_subfolders(root / name)), tests[0])
     others = [name for name in tests if name != chosen]
     unused = f" ({', '.join(name + '/' for name in others)} unused)" if others else ""
     return chosen, f"folder {chosen}/ for test{unused}"
 
 
 def _from_test_folders(root: Path, tests: list[str], split: str) -> ImageFolderDataset:
-    test_folder, rule = chosen_test_folder(root, tests)
+    test_folder, rule = choose_test_folder(root, tests)
     if split == "train":
         raise ValueError(
             f"{root} has {test_folder}/ but no {TRAIN_FOLDER}/; give a folder with both, or {root / test_folder} "
             "itself to have it split."
         )
-    labeled = _labeled_files(root / test_folder)
+    labeled = _list_labeled_files(root / test_folder)
     return ImageFolderDataset(root / test_folder, *labeled, split=split, split_rule=rule, name=root.name)
 
 
 def _from_class_folders(root: Path, split: str, seed: int, name: str) -> ImageFolderDataset:
     """One folder for all: class folders are divided, loose images are for training only."""
-    names, labels, class_names = _labeled_files(root)
+    names, labels, class_names = _list_labeled_files(root)
     if not class_names:
         if names and split == "test":
             raise ValueError(
@@ -267,7 +267,7 @@ def _from_class_folders(root: Path, split: str, seed: int, name: str) -> ImageFo
                 "pretraining, or sort the images into one sub-folder per class."
             )
         return ImageFolderDataset(root, names, labels, [], split, "no class folders: all images are for training")
-    is_test = stratified_test_mask(names, labels, seed)
+    is_test = draw_stratified_test_mask(names, labels, seed)
     kept = np.flatnonzero(is_test if split == "test" else ~is_test)
     rule = (
         f"seeded stratified split (seed {seed}): {TEST_SHARE:.0%} of each class, {int(is_test.sum())} of {len(names)} "
@@ -278,7 +278,7 @@ def _from_class_folders(root: Path, split: str, seed: int, name: str) -> ImageFo
     )
 
 
-def stratified_test_mask(names: Sequence[str], labels: Sequence[int], seed: int) -> np.ndarray:  # type: ignore[type-arg]
+def draw_stratified_test_mask(names: Sequence[str], labels: Sequence[int], seed: int) -> np.ndarray:  # type: ignore[type-arg]
     """True for the test images: a fifth of each class, rounded, at least one where a class has two images, never all.
 
     A hash of seed and name chooses them rather than a random generator: the choice is the same with every library

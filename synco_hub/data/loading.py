@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from synco_hub.data.catalog.loading import load_catalog_dataset
-from synco_hub.data.catalog.sets import CATALOG, row_meant
+from synco_hub.data.catalog.sets import CATALOG, find_row_meant
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.subsets import spread_subset
-from synco_hub.data.table_source import TableSource, holds_tables, is_hub_id
+from synco_hub.data.table_source import TableSource, has_tables, is_hub_id
 from synco_hub.data.tables import load_table
 from synco_hub.errors import suggest
 from synco_hub.settings import DatasetChoice
@@ -69,23 +69,23 @@ def _open(given: TableSource, split: str, image_size: int | None) -> ImageDatase
     kind, _, options = name.partition(":")
     if kind == FRACTALS and not path.is_dir():
         _refuse_ignored(given, "fractals are drawn here")
-        return FractalDataset(split, _fractal_parameters(options, image_size), given.cache_dir)
+        return FractalDataset(split, _parse_fractal_parameters(options, image_size), given.cache_dir)
     if given.dataset_id is not None and (name not in CATALOG or given.data_dir is not None):
         raise ValueError(
             f"dataset_id {given.dataset_id!r} is another copy of a set of the catalog, which {name!r} "
             f"{'is' if name in CATALOG else 'is not'}, and --data-dir takes the place of both; give one of them."
         )
-    row = row_meant(name, given.data_dir, given.dataset_id)
+    row = find_row_meant(name, given.data_dir, given.dataset_id)
     if row is not None:
         return load_catalog_dataset(row, given, split)
     if path.is_dir():
-        return _of_folder(path, split, given)
+        return _load_from_folder(path, split, given)
     if not is_hub_id(name):
         raise ValueError(_unknown(name))
     return load_table(given, split)
 
 
-def _of_folder(path: Path, split: str, given: TableSource) -> ImageDataset:
+def _load_from_folder(path: Path, split: str, given: TableSource) -> ImageDataset:
     """Image files, or else tables."""
     name = given.dataset
     if name in CATALOG:
@@ -95,7 +95,7 @@ def _of_folder(path: Path, split: str, given: TableSource) -> ImageDataset:
             *(name, split, name),
         )
     require_complete(path)
-    if holds_tables(path):
+    if has_tables(path):
         return load_table(given, split)
     _refuse_ignored(given, "it is a folder of image files")
     return load_image_folder(path, split, given.split_seed)
@@ -111,7 +111,7 @@ def _refuse_ignored(given: TableSource, reason: str) -> None:
             )
 
 
-def _fractal_parameters(options: str, image_size: int | None) -> FractalParameters:
+def _parse_fractal_parameters(options: str, image_size: int | None) -> FractalParameters:
     """Reads `num_classes=20,image_size=64`; a size in the options comes before the argument."""
     known = list(FractalParameters.__dataclass_fields__)
     settings: dict[str, Any] = {} if image_size is None else {"image_size": image_size}

@@ -18,9 +18,9 @@ import numpy as np
 import numpy.typing as npt
 from scipy.io import loadmat
 
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset, fingerprint
-from synco_hub.data.image_folder import ImageFolderDataset, subfolders
+from synco_hub.data.image_folder import ImageFolderDataset, list_subfolders
 from synco_hub.safe_pickle import PickledArray, load_arrays
 
 
@@ -56,7 +56,7 @@ def read_oxford_pets(folder: Path, split: str) -> _OriginalSplit:
     names, labels = [], []
     for part in ("trainval", "test"):
         file = root / "annotations" / f"{part}.txt"
-        for line in (line for line in _lines_of(file) if not line.startswith("#")):
+        for line in (line for line in _read_lines(file) if not line.startswith("#")):
             name, number = _fields(line, file, 4)[:2]
             label, breed = _whole(number, file) - 1, name.rsplit("_", 1)[0]
             if breeds.setdefault(label, breed) != breed:
@@ -64,23 +64,23 @@ def read_oxford_pets(folder: Path, split: str) -> _OriginalSplit:
                     f"{file}: class {label + 1} is {breeds[label]!r} and {breed!r}; labels and images do not belong "
                     "together, unpack annotations.tar.gz again."
                 )
-            if part == _trainval(split):
+            if part == _read_trainval(split):
                 names.append(f"{name}.jpg")
                 labels.append(label)
     class_names = [breeds.get(label, f"missing class {label + 1}") for label in range(max(breeds) + 1)]
-    _indices_of([], class_names, root / "annotations")
-    return _OriginalSplit(root / "images", names, labels, class_names, f"{_trainval(split)} list of annotations/")
+    _find_indices([], class_names, root / "annotations")
+    return _OriginalSplit(root / "images", names, labels, class_names, f"{_read_trainval(split)} list of annotations/")
 
 
 def read_food101(folder: Path, split: str) -> _OriginalSplit:
     """`images/<class>/*.jpg` with `meta/train.txt`, `meta/test.txt` and `meta/classes.txt`."""
     root = _require_located(folder, "Food-101", "meta/train.txt", "images")
     file = root / "meta" / f"{split}.txt"
-    names = _lines_of(file)
+    names = _read_lines(file)
     classes = root / "meta" / "classes.txt"
     of_images = [name.split("/")[0] for name in names]
-    class_names = sorted(_lines_of(classes) if classes.is_file() else {*_folders_of(root / "meta" / "train.txt")})
-    labels = _indices_of(of_images, class_names, file)
+    class_names = sorted(_read_lines(classes) if classes.is_file() else {*_list_folders(root / "meta" / "train.txt")})
+    labels = _find_indices(of_images, class_names, file)
     return _OriginalSplit(root / "images", [f"{name}.jpg" for name in names], labels, class_names, f"meta/{split}.txt")
 
 
@@ -88,21 +88,21 @@ def read_dtd(folder: Path, split: str, partition: int = 1) -> _OriginalSplit:
     """`images/<class>/*.jpg` with `labels/train1.txt`, `val1.txt`, `test1.txt`; training is train and val together."""
     root = _require_located(folder, "DTD", f"labels/train{partition}.txt", "images")
     files = [root / "labels" / f"{part}{partition}.txt" for part in ("train", "val", "test")]
-    class_names = sorted({name for file in files for name in _folders_of(file)})
-    names = [name for file in (files[:2] if split == "train" else files[2:]) for name in _lines_of(file)]
-    labels = _indices_of([name.split("/")[0] for name in names], class_names, files[0])
+    class_names = sorted({name for file in files for name in _list_folders(file)})
+    names = [name for file in (files[:2] if split == "train" else files[2:]) for name in _read_lines(file)]
+    labels = _find_indices([name.split("/")[0] for name in names], class_names, files[0])
     return _OriginalSplit(root / "images", names, labels, class_names, f"partition {partition} of labels/")
 
 
 def read_fgvc_aircraft(folder: Path, split: str) -> _OriginalSplit:
     """`images/*.jpg` with `images_variant_trainval.txt`, `images_variant_test.txt` and `variants.txt`."""
     root = _require_located(folder, "FGVC Aircraft", "variants.txt", "images_variant_trainval.txt")
-    file = root / f"images_variant_{_trainval(split)}.txt"
-    rows = [line.split(" ", 1) for line in _lines_of(file)]
+    file = root / f"images_variant_{_read_trainval(split)}.txt"
+    rows = [line.split(" ", 1) for line in _read_lines(file)]
     if any(len(row) != 2 for row in rows):
         raise ValueError(f"{file}: a line is not an image and its variant; unpack the original archive again.")
-    class_names = _lines_of(root / "variants.txt")
-    labels = _indices_of([row[1] for row in rows], class_names, file)
+    class_names = _read_lines(root / "variants.txt")
+    labels = _find_indices([row[1] for row in rows], class_names, file)
     return _OriginalSplit(root / "images", [f"{row[0]}.jpg" for row in rows], labels, class_names, file.name)
 
 
@@ -110,10 +110,10 @@ def read_sun397(folder: Path, split: str, partition: int = 1) -> _OriginalSplit:
     """`<letter>/<class>/*.jpg` with `ClassName.txt`, `Training_01.txt` and `Testing_01.txt` of the partitions."""
     training = f"Training_{partition:02d}.txt"
     lists = _require_located(folder, "SUN397's partitions", training, "ClassName.txt")
-    class_names = _lines_of(lists / "ClassName.txt")
+    class_names = _read_lines(lists / "ClassName.txt")
     file = lists / (training if split == "train" else f"Testing_{partition:02d}.txt")
-    names = _lines_of(file)
-    labels = _indices_of([name.rsplit("/", 1)[0] for name in names], class_names, file)
+    names = _read_lines(file)
+    labels = _find_indices([name.rsplit("/", 1)[0] for name in names], class_names, file)
     # The lists may lie among the images or in a folder of their own.
     root = _require_located(folder, "SUN397's images", class_names[0].strip("/"))
     return _OriginalSplit(
@@ -121,12 +121,12 @@ def read_sun397(folder: Path, split: str, partition: int = 1) -> _OriginalSplit:
     )
 
 
-def _trainval(split: str) -> str:
+def _read_trainval(split: str) -> str:
     return "trainval" if split == "train" else "test"
 
 
-def _folders_of(file: Path) -> set[str]:
-    return {name.split("/")[0] for name in _lines_of(file)}
+def _list_folders(file: Path) -> set[str]:
+    return {name.split("/")[0] for name in _read_lines(file)}
 
 
 def _fields(line: str, file: Path, count: int) -> list[str]:
@@ -148,17 +148,17 @@ def read_flowers102(folder: Path, split: str) -> _OriginalSplit:
     Training is trnid and valid together: 1,020 + 1,020 images; tstid has 6,149. Some copies exchange trnid and tstid.
     """
     root = _require_located(folder, "Flowers-102", "setid.mat", "imagelabels.mat", "jpg")
-    sets = _matlab_variables(root / "setid.mat")
+    sets = _read_matlab(root / "setid.mat")
     keys = ("trnid", "valid") if split == "train" else ("tstid",)
-    numbers = np.concatenate([_matlab_numbers(sets, key, root / "setid.mat") for key in keys])
-    labels = _matlab_numbers(_matlab_variables(root / "imagelabels.mat"), "labels", root / "imagelabels.mat") - 1
+    numbers = np.concatenate([_take_matlab_numbers(sets, key, root / "setid.mat") for key in keys])
+    labels = _take_matlab_numbers(_read_matlab(root / "imagelabels.mat"), "labels", root / "imagelabels.mat") - 1
     if len(numbers) and not 1 <= numbers.min() <= numbers.max() <= len(labels):
         raise ValueError(
             f"{root / 'setid.mat'}: images {numbers.min()} to {numbers.max()}, where imagelabels.mat has {len(labels)}"
             "; the two files are of different sets."
         )
     names = [f"image_{number:05d}.jpg" for number in numbers.tolist()]
-    class_names = class_list("flowers102")
+    class_names = read_class_list("flowers102")
     return _OriginalSplit(
         root / "jpg", names, labels[numbers - 1].tolist(), class_names, f"{' and '.join(keys)} of setid.mat"
     )
@@ -174,15 +174,15 @@ def read_stanford_cars(folder: Path, split: str) -> _OriginalSplit:
     path = next((place / file for place in (root / "devkit", root) if (place / file).is_file()), None)
     if path is None:
         raise ValueError(f"{root}: {file} was not found in it or in devkit/; the other files have no test labels.")
-    rows: npt.NDArray[Any] = np.atleast_1d(_matlab_variables(path).get("annotations", 0))
-    names = np.atleast_1d(_matlab_variables(root / "devkit" / "cars_meta.mat").get("class_names", 0))
+    rows: npt.NDArray[Any] = np.atleast_1d(_read_matlab(path).get("annotations", 0))
+    names = np.atleast_1d(_read_matlab(root / "devkit" / "cars_meta.mat").get("class_names", 0))
     if not {"class", "fname"} <= set(rows.dtype.names or ()):
         raise ValueError(f"{path}: no annotations with classes; give the files of the devkit.")
     labels = [int(number) - 1 for number in rows["class"]]
     return _OriginalSplit(root / f"cars_{split}", list(map(str, rows["fname"])), labels, list(map(str, names)), file)
 
 
-def _matlab_variables(path: Path) -> dict[str, Any]:
+def _read_matlab(path: Path) -> dict[str, Any]:
     """Variables by name: numbers as arrays, a cell array as an array of objects, a struct array as one with fields."""
     data = path.read_bytes()
     try:
@@ -192,7 +192,7 @@ def _matlab_variables(path: Path) -> dict[str, Any]:
         raise ValueError(f"{path}: no readable MATLAB file ({reason}); unpack the original archive again.") from error
 
 
-def _matlab_numbers(variables: dict[str, Any], key: str, path: Path) -> npt.NDArray[np.int64]:
+def _take_matlab_numbers(variables: dict[str, Any], key: str, path: Path) -> npt.NDArray[np.int64]:
     values = np.asarray(variables.get(key))
     if values.dtype.kind not in "iuf":
         raise ValueError(f"{path}: no numbers named {key} among {', '.join(variables)}; unpack the original again.")
@@ -219,8 +219,8 @@ def read_cifar(set_name: str, folder: Path, split: str) -> PixelArrayDataset:
     train, test, meta, label_key, names_key = _CIFAR_FILES[set_name]
     batches = train if split == "train" else test
     root = _require_located(folder, set_name, meta, *batches)
-    contents = [_cifar_batch(root / name, label_key) for name in batches]
-    names_of_classes = _cifar_content(root / meta).get(names_key)
+    contents = [_read_cifar_batch(root / name, label_key) for name in batches]
+    names_of_classes = _read_cifar_content(root / meta).get(names_key)
     if not isinstance(names_of_classes, list):
         raise ValueError(f"{root / meta}: no list {names_key}; unpack the original archive again.")
     class_names = [_text(name) for name in names_of_classes]
@@ -239,7 +239,7 @@ def read_cifar(set_name: str, folder: Path, split: str) -> PixelArrayDataset:
     return PixelArrayDataset(pixels, names, labels.tolist(), class_names, description)
 
 
-def _cifar_content(path: Path) -> dict[str, Any]:
+def _read_cifar_content(path: Path) -> dict[str, Any]:
     """A pickle's dictionary; keys that Python 2 wrote as bytes become text."""
     content = load_arrays(path.read_bytes(), str(path), "Unpack the original archive again.")
     if not isinstance(content, dict):
@@ -247,8 +247,8 @@ def _cifar_content(path: Path) -> dict[str, Any]:
     return {_text(key): value for key, value in content.items()}
 
 
-def _cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]:
-    content = _cifar_content(path)
+def _read_cifar_batch(path: Path, label_key: str) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int64], list[str]]:
+    content = _read_cifar_content(path)
     array, labels = content.get("data"), content.get(label_key)
     data = array.values if isinstance(array, PickledArray) else None
     if data is None or data.dtype != np.uint8 or data.ndim != 2 or data.shape[1] != 3 * _CIFAR_SIDE**2:
@@ -277,27 +277,30 @@ def read_voc2007(folder: Path, split: str) -> _OriginalSplit:
     Training is trainval. Rows are 1 for a class that is there, 0 for one that is not, -1 for one with difficult
     instances only, which neither loss nor metric counts.
     """
-    part = _trainval(split)
+    part = _read_trainval(split)
     main = f"ImageSets/Main/{part}.txt"
     root = _require_located(folder, f"PASCAL VOC 2007 ({part})", main, "JPEGImages")
-    names = [line.split()[0] for line in _lines_of(root / main)]
-    class_names = class_list("voc2007")
+    names = [line.split()[0] for line in _read_lines(root / main)]
+    class_names = read_class_list("voc2007")
     lists = [root / "ImageSets" / "Main" / f"{name}_{part}.txt" for name in class_names]
     if all(path.is_file() for path in lists):
-        rows, rule = np.stack([_voc_column(path, names) for path in lists], axis=1), f"{part} lists of ImageSets/Main"
+        rows, rule = (
+            np.stack([_read_voc_column(path, names) for path in lists], axis=1),
+            f"{part} lists of ImageSets/Main",
+        )
     else:
         annotations = [root / "Annotations" / f"{name}.xml" for name in names]
-        rows = np.stack([_voc_annotated(path, class_names) for path in annotations])
+        rows = np.stack([_read_voc_annotated(path, class_names) for path in annotations])
         rule = f"{main} and Annotations"
     unlabeled = [-1] * len(names)
     images = [f"{name}.jpg" for name in names]
     return _OriginalSplit(root / "JPEGImages", images, unlabeled, class_names, rule, rows)
 
 
-def _voc_column(path: Path, names: list[str]) -> npt.NDArray[np.float32]:
+def _read_voc_column(path: Path, names: list[str]) -> npt.NDArray[np.float32]:
     """One class of all images."""
     values: dict[str, float] = {}
-    for line in _lines_of(path):
+    for line in _read_lines(path):
         fields = line.split()
         if len(fields) != 2 or fields[1] not in _VOC_MARKS:
             raise ValueError(f"{path}: the line {line!r} is not an image and 1, 0 or -1; unpack the archive again.")
@@ -308,7 +311,7 @@ def _voc_column(path: Path, names: list[str]) -> npt.NDArray[np.float32]:
     return np.array([values[name] for name in names], dtype=np.float32)
 
 
-def _voc_annotated(path: Path, class_names: tuple[str, ...]) -> npt.NDArray[np.float32]:
+def _read_voc_annotated(path: Path, class_names: tuple[str, ...]) -> npt.NDArray[np.float32]:
     """One image, from its objects."""
     row = np.zeros(len(class_names), dtype=np.float32)
     try:
@@ -349,19 +352,19 @@ def read_original(name: str, folder: Path, split: str) -> ImageDataset:
     return found.dataset(split) if isinstance(found, _OriginalSplit) else found
 
 
-def _located(folder: Path, *marks: str) -> Path | None:
+def _locate(folder: Path, *marks: str) -> Path | None:
     """The folder that an archive unpacked into, by what has to be in it: the given one or one up to two below."""
     level = [folder]
     for _ in range(3):
         for candidate in level:
             if all((candidate / mark).exists() for mark in marks):
                 return candidate
-        level = [parent / name for parent in level for name in subfolders(parent)]
+        level = [parent / name for parent in level for name in list_subfolders(parent)]
     return None
 
 
 def _require_located(folder: Path, title: str, *marks: str) -> Path:
-    found = _located(folder, *marks)
+    found = _locate(folder, *marks)
     if found is None:
         raise LayoutNotFoundError(
             f"{folder}: {' and '.join(marks)} of {title} were not found there or up to two folders below; unpack the "
@@ -370,7 +373,7 @@ def _require_located(folder: Path, title: str, *marks: str) -> Path:
     return found
 
 
-def _lines_of(path: Path) -> list[str]:
+def _read_lines(path: Path) -> list[str]:
     """The lines of a list file that are not empty, without the blanks around them."""
     try:
         lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
@@ -382,7 +385,7 @@ def _lines_of(path: Path) -> list[str]:
     return lines
 
 
-def _indices_of(names: Sequence[str], class_names: Sequence[str], path: Path) -> list[int]:
+def _find_indices(names: Sequence[str], class_names: Sequence[str], path: Path) -> list[int]:
     """Label of each class name."""
     index = {name: number for number, name in enumerate(class_names)}
     if len(index) != len(class_names):

@@ -132,7 +132,7 @@ class PreparedSplit:
     skipped: tuple[str, ...]
 
 
-def bytes_of(size: str) -> int:
+def parse_bytes(size: str) -> int:
     """Reads a size such as `256MB` or `1GiB`, or a plain number of bytes."""
     text = size.strip().lower()
     unit = next((unit for unit in ("kib", "mib", "gib", "kb", "mb", "gb") if text.endswith(unit)), "")
@@ -155,13 +155,13 @@ def prepare_dataset(
     `difficult` for those that do not count. `output` is an empty folder, or one in which the same preparation stopped.
     """
     settings = settings or PreparationSettings()
-    manifest = _claimed(splits, output, settings)
+    manifest = _claim(splits, output, settings)
     prepared = {}
     for split, images in splits.items():
         ledger = UnreadableImages(images, settings.max_bad_fraction)
         shards = manifest.shards.setdefault(split, [])
         ledger.record(index for shard in shards for index in shard.skipped)
-        for shard in _written(images, split, output, shards, ledger, settings):
+        for shard in _write_shards(images, split, output, shards, ledger, settings):
             shards.append(shard)
             manifest.save(output)
         total = sum(shard.images for shard in shards)
@@ -175,7 +175,7 @@ def prepare_dataset(
     return prepared
 
 
-def _claimed(splits: Mapping[str, ImageDataset], output: Path, settings: PreparationSettings) -> ShardManifest:
+def _claim(splits: Mapping[str, ImageDataset], output: Path, settings: PreparationSettings) -> ShardManifest:
     """The manifest of this folder, new or of the run that is continued."""
     if output.exists() and not output.is_dir():
         raise ValueError(f"{output} is a file; give a folder.")
@@ -200,7 +200,7 @@ def _claimed(splits: Mapping[str, ImageDataset], output: Path, settings: Prepara
     return found
 
 
-def _written(
+def _write_shards(
     images: ImageDataset,
     split: str,
     output: Path,
@@ -220,7 +220,9 @@ def _written(
     ):
         for first in range(start, len(images), _READ_TOGETHER):
             block = range(first, min(first + _READ_TOGETHER, len(images)))
-            for index, data in zip(block, pool.map(lambda index: _whole_image(images, index), block), strict=True):
+            for index, data in zip(
+                block, pool.map(lambda index: _require_whole_image(images, index), block), strict=True
+            ):
                 if data is None:
                     skipped.append(index)
                     ledger.record([index])
@@ -236,7 +238,7 @@ def _written(
                 bar.update()
 
 
-def _whole_image(images: ImageDataset, index: int) -> bytes | None:
+def _require_whole_image(images: ImageDataset, index: int) -> bytes | None:
     """The bytes of an image that can be decoded, None for any other."""
     try:
         data = images.encoded(index)

@@ -110,8 +110,8 @@ def load_retrieval_data(root: Path, name: str) -> RetrievalData:
     data = file.read_bytes()
     plain = load_arrays(data, repr(str(file)), "Fetch the benchmark's own file again.")
     try:
-        database = tuple(folder / "jpg" / f"{_plain_name(image)}.jpg" for image in plain["imlist"])
-        names = [_plain_name(image) for image in plain["qimlist"]]
+        database = tuple(folder / "jpg" / f"{_check_plain_name(image)}.jpg" for image in plain["imlist"])
+        names = [_check_plain_name(image) for image in plain["qimlist"]]
         queries = tuple(
             _query(folder / "jpg" / f"{query}.jpg", entry, len(database))
             for query, entry in zip(names, plain["gnd"], strict=True)
@@ -136,7 +136,7 @@ def _query(file: Path, entry: Mapping[str, Any], database_size: int) -> Retrieva
     return RetrievalQuery(file, (left, top, right, bottom), grades)
 
 
-def _plain_name(name: Any) -> str:
+def _check_plain_name(name: Any) -> str:
     """A file's name without its ending; it may not lead out of the folder."""
     if not isinstance(name, str) or not name or Path(name).name != name:
         raise ValueError(f"{name!r} is no name of an image")

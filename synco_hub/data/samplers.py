@@ -30,7 +30,7 @@ def mix64(value: int) -> int:
     return value ^ (value >> 31)
 
 
-def random_key(*parts: int) -> int:
+def derive_random_key(*parts: int) -> int:
     """Mixes integers, such as (seed, epoch, index), into one of [0, 2^64); their order and their number matter."""
     key = len(parts)
     for part in parts:
@@ -38,7 +38,7 @@ def random_key(*parts: int) -> int:
     return key
 
 
-def uniforms(keys: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.float64]:
+def draw_uniforms(keys: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.float64]:
     """Independent uniforms in [0, 1) of each key, as multiples of 2^-53; a longer row starts with the shorter one.
 
     Shape: (batch, count).
@@ -54,7 +54,7 @@ def uniforms(keys: npt.NDArray[np.uint64], count: int) -> npt.NDArray[np.float64
 
 def sample_uniforms(key: int, count: int) -> list[float]:
     """The row of `uniforms` for one key, as Python numbers."""
-    return [float(value) for value in uniforms(np.array([key], dtype=np.uint64), count)[0]]
+    return [float(value) for value in draw_uniforms(np.array([key], dtype=np.uint64), count)[0]]
 
 
 class EpochSampler(Sampler[tuple[int, int]]):
@@ -88,7 +88,7 @@ class EpochSampler(Sampler[tuple[int, int]]):
         epoch = self.epoch
         order = torch.arange(self.num_images)
         if self.shuffle:
-            generator = torch.Generator().manual_seed(random_key(self.seed, epoch) >> 1)
+            generator = torch.Generator().manual_seed(derive_random_key(self.seed, epoch) >> 1)
             order = torch.randperm(self.num_images, generator=generator)
         for index in order.tolist():
             yield epoch, index

@@ -19,7 +19,7 @@ from PIL import Image
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data.cache_directory import data_cache_directory
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset, fingerprint
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 
 LISTED_SET = "imagenet-1k"
 LINES = {1: 12811, 10: 128116}
@@ -79,7 +79,7 @@ class ImageSubset(ImageDataset):
         return self.images.encoded(int(self.indices[index]))
 
 
-def listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) -> ImageSubset:
+def take_listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) -> ImageSubset:
     """Keeps the images that a file names, one a line.
 
     Folders and the extension may be left out where file names are unique, as in SimCLR's `1percent.txt`. A line that
@@ -125,7 +125,7 @@ def spread_subset(images: ImageDataset, max_images: int) -> ImageDataset:
     return ImageSubset(images, indices, f"{max_images} of {len(images)} images, spread over them")
 
 
-def subset_of_classes(images: ImageDataset, class_names: Sequence[str]) -> ImageSubset:
+def take_classes(images: ImageDataset, class_names: Sequence[str]) -> ImageSubset:
     """Keeps the images of some classes, labelled by their order; each has to be among those of the images."""
     position = {name: number for number, name in enumerate(images.class_names)}
     missing = [name for name in class_names if name not in position]
@@ -142,7 +142,7 @@ def subset_of_classes(images: ImageDataset, class_names: Sequence[str]) -> Image
     return ImageSubset(images, indices, rule, labels[indices], class_names)
 
 
-def low_shot_list(percent: int, cache_dir: str | os.PathLike[str] | None = None) -> Path:
+def read_low_shot_list(percent: int, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """The file with the names of 1 % or 10 % of ImageNet's training images, one `<wnid>_<number>.JPEG` a line.
 
     It is downloaded if it is not there; of what arrives in part nothing is kept.
@@ -151,7 +151,7 @@ def low_shot_list(percent: int, cache_dir: str | os.PathLike[str] | None = None)
         raise ValueError(f"{percent} % of ImageNet: there are lists of {' and '.join(map(str, LINES))} %.")
     path = data_cache_directory(cache_dir) / "imagenet_subsets" / f"{percent}percent.txt"
     if not path.is_file():
-        content = _downloaded(f"{os.environ.get(URL_VARIABLE, DEFAULT_URL).rstrip('/')}/{path.name}")
+        content = _download_list(f"{os.environ.get(URL_VARIABLE, DEFAULT_URL).rstrip('/')}/{path.name}")
         _check(content, percent, "the download")
         with atomic_write(path) as temporary:
             temporary.write_bytes(content)
@@ -159,7 +159,7 @@ def low_shot_list(percent: int, cache_dir: str | os.PathLike[str] | None = None)
     return path
 
 
-def _downloaded(url: str) -> bytes:
+def _download_list(url: str) -> bytes:
     try:
         with urllib.request.urlopen(url, timeout=_TIMEOUT_S) as answer:
             content: bytes = answer.read(_LARGEST + 1)
@@ -190,7 +190,7 @@ def _is_training_image(line: str) -> bool:
     return line.endswith(".JPEG") and len(wnid) == 9 and wnid[0] == "n" and (wnid[1:] + number).isdecimal()
 
 
-def low_shot_subset(
+def take_low_shot_subset(
     images: ImageDataset,
     fraction: float | None,
     list_file: str | os.PathLike[str] | None,
@@ -204,16 +204,16 @@ def low_shot_subset(
     if fraction is not None and list_file is not None:
         raise ValueError("--train-fraction and --train-list both choose the low-shot images: give one of them.")
     if list_file is not None:
-        return listed_subset(images, list_file)
+        return take_listed_subset(images, list_file)
     if fraction is None:
         return images
     percent = next((percent for percent in LINES if fraction == percent / 100), None)
     if percent is not None and images.description.name == LISTED_SET:
-        return listed_subset(images, low_shot_list(percent, cache_dir))
-    return drawn_subset(images, fraction, seed)
+        return take_listed_subset(images, read_low_shot_list(percent, cache_dir))
+    return draw_subset(images, fraction, seed)
 
 
-def drawn_subset(images: ImageDataset, fraction: float, seed: int) -> ImageSubset:
+def draw_subset(images: ImageDataset, fraction: float, seed: int) -> ImageSubset:
     """Draws a share of the images of each class, in (0, 1]; rounded, at least one image."""
     if not 0 < fraction <= 1:
         raise ValueError(f"train_fraction={fraction} is not in (0, 1]: low-shot protocols use 0.01 or 0.1")
@@ -223,7 +223,7 @@ def drawn_subset(images: ImageDataset, fraction: float, seed: int) -> ImageSubse
         members = np.flatnonzero(images.labels == label)
         if len(members) == 0:
             continue
-        generator = np.random.Generator(np.random.PCG64(random_key(seed, label)))
+        generator = np.random.Generator(np.random.PCG64(derive_random_key(seed, label)))
         kept.append(generator.permutation(members)[: max(1, round(fraction * len(members)))])
     indices = np.sort(np.concatenate(kept)).astype(np.int64)
     return ImageSubset(
@@ -231,7 +231,7 @@ def drawn_subset(images: ImageDataset, fraction: float, seed: int) -> ImageSubse
     )
 
 
-def sampled_images(images: ImageDataset, count: int | None, seed: int) -> tuple[ImageDataset, list[int] | None]:
+def sample_images(images: ImageDataset, count: int | None, seed: int) -> tuple[ImageDataset, list[int] | None]:
     """Draws images without regard to their classes; all where `count` is None.
 
     They come in the order of the data set, with their positions in it (None where it is whole). A larger count adds to
@@ -244,6 +244,6 @@ def sampled_images(images: ImageDataset, count: int | None, seed: int) -> tuple[
             f"{count} images of {images.description.name}: its {images.description.split} split has {len(images)}; "
             "give a number from 1 to that, or leave it out for all"
         )
-    order = sorted(range(len(images)), key=lambda index: random_key(seed, index))
+    order = sorted(range(len(images)), key=lambda index: derive_random_key(seed, index))
     chosen = sorted(order[:count])
     return ImageSubset(images, np.array(chosen, dtype=np.int64), f"{count} images drawn by seed {seed}"), chosen

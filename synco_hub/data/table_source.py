@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from synco_hub.data.decoding import UnreadableImageError
-from synco_hub.data.image_folder import contains_images
+from synco_hub.data.image_folder import has_images
 from synco_hub.settings import DatasetChoice
 
 # As `synco-hub data prepare` writes several classes an image: those that are there, and those with instances that are
@@ -56,9 +56,9 @@ def is_hub_id(name: str) -> bool:
     return name.count("/") == 1 and not name.startswith((".", "/", "~")) and not name.endswith("/")
 
 
-def holds_tables(folder: Path) -> bool:
+def has_tables(folder: Path) -> bool:
     """Whether a folder has tables and no image files."""
-    return not contains_images(folder) and any(next(folder.rglob(pattern), None) for pattern in TABLE_FILES)
+    return not has_images(folder) and any(next(folder.rglob(pattern), None) for pattern in TABLE_FILES)
 
 
 def split_names(source: TableSource) -> list[str]:
@@ -89,7 +89,7 @@ def open_split(source: TableSource, stored_split: str, streaming: bool = False) 
     )
 
 
-def datasets_library(dataset: str) -> Any:
+def import_datasets(dataset: str) -> Any:
     """The library; `dataset` is what needs it, for the message where it is not installed."""
     try:
         # Not at the top: the library takes a second to import, and folders and fractals must work without it.
@@ -114,7 +114,7 @@ def call_datasets(source: TableSource, function: Any, *args: Any, **kwargs: Any)
         ImportError: If the library is not installed.
         ValueError: In place of any other error, with what to check.
     """
-    library = datasets_library(source.dataset)
+    library = import_datasets(source.dataset)
     try:
         return (getattr(library, function) if isinstance(function, str) else function)(*args, **kwargs)
     except Exception as error:
@@ -125,7 +125,7 @@ def call_datasets(source: TableSource, function: Any, *args: Any, **kwargs: Any)
         ) from error
 
 
-def image_column_of(table: Any, source: TableSource) -> str:
+def find_image_column(table: Any, source: TableSource) -> str:
     """The column of encoded images: as the source names it, or the only one of the library's type."""
     if table.features is None:
         if source.image_column is None:
@@ -133,7 +133,7 @@ def image_column_of(table: Any, source: TableSource) -> str:
                 f"{source.dataset} does not say which columns it has: name the one of the images, --image-column."
             )
         return source.image_column
-    library = datasets_library(source.dataset)
+    library = import_datasets(source.dataset)
     columns = list(table.features)
     if source.image_column is not None:
         return _present(source, "image", source.image_column, columns)
@@ -150,7 +150,7 @@ def image_column_of(table: Any, source: TableSource) -> str:
 
 def label_column_of(table: Any, source: TableSource) -> str | None:
     """The column of classes: as the source names it, else by its usual name or type; None if there is none."""
-    library = datasets_library(source.dataset)
+    library = import_datasets(source.dataset)
     columns = list(table.features)
     if source.label_column is not None:
         return _present(source, "label", source.label_column, columns)
@@ -174,11 +174,11 @@ def _present(source: TableSource, kind: str, given: str, columns: list[str]) -> 
     return given
 
 
-def with_encoded_images(table: Any, column: str, source: TableSource) -> Any:
+def keep_images_encoded(table: Any, column: str, source: TableSource) -> Any:
     """The table with its images as they are stored, not decoded; refuses a column of something else."""
     if table.features is None:
         return table
-    library = datasets_library(source.dataset)
+    library = import_datasets(source.dataset)
     feature = table.features[column]
     dtype = str(getattr(feature, "dtype", type(feature).__name__))
     # An image without the library's mark is a plain struct of the same two fields.
@@ -190,18 +190,18 @@ def with_encoded_images(table: Any, column: str, source: TableSource) -> Any:
     return table.cast_column(column, library.Image(decode=False))
 
 
-def cell_name(cell: Any, index: int) -> str:
+def name_cell(cell: Any, index: int) -> str:
     """How reports name a row: its file name with the row, or the row alone."""
-    path = cell_path(cell)
+    path = find_cell_path(cell)
     return f"{path} (row {index})" if path else f"row {index}"
 
 
-def cell_path(cell: Any) -> str | None:
+def find_cell_path(cell: Any) -> str | None:
     """The file name of a cell, if it has one."""
     return cell.get("path") if isinstance(cell, Mapping) else None
 
 
-def cell_bytes(cell: Any, name: str) -> bytes:
+def read_cell_bytes(cell: Any, name: str) -> bytes:
     """The encoded image of a cell: bytes, a path, or a mapping with either; `name` is for the error of any other."""
     stored = cell.get("bytes") or cell.get("path") if isinstance(cell, Mapping) else cell
     if not stored:
@@ -216,7 +216,7 @@ def cell_bytes(cell: Any, name: str) -> bytes:
         raise UnreadableImageError(name, error.strerror or str(error)) from error
 
 
-def paths_of(chunk: Any) -> list[str | None]:
+def list_cell_paths(chunk: Any) -> list[str | None]:
     """File names of a chunk of cells; the struct's other field, the bytes, is not touched."""
     struct = getattr(chunk, "storage", chunk)
     try:

@@ -21,16 +21,16 @@ from synco_hub.data.table_source import (
     DIFFICULT_COLUMN,
     TableSource,
     call_datasets,
-    cell_bytes,
-    cell_name,
-    cell_path,
-    datasets_library,
-    image_column_of,
+    find_cell_path,
+    find_image_column,
+    import_datasets,
+    keep_images_encoded,
     label_column_of,
+    list_cell_paths,
+    name_cell,
     open_split,
-    paths_of,
+    read_cell_bytes,
     split_names,
-    with_encoded_images,
 )
 
 logger = logging.getLogger(__name__)
@@ -105,20 +105,20 @@ class TableDataset(ImageDataset):
         table = self._table
         if table._indices is None:
             column = table.data.column(self._image_column)
-            paths = [path for chunk in column.chunks for path in paths_of(chunk)]
+            paths = [path for chunk in column.chunks for path in list_cell_paths(chunk)]
             if len(paths) == len(self):
                 return [path or f"row {index}" for index, path in enumerate(paths)]
-        return [cell_path(self._cell(index)) or f"row {index}" for index in range(len(self))]
+        return [find_cell_path(self._cell(index)) or f"row {index}" for index in range(len(self))]
 
     def name(self, index: int) -> str:
         """The stored file name with its row, or the row alone."""
-        return cell_name(self._cell(index), index)
+        return name_cell(self._cell(index), index)
 
     def _encoded(self, index: int) -> tuple[bytes, str]:
         """Bytes and name of one row, which is read once."""
         cell = self._cell(index)
-        name = cell_name(cell, index)
-        return cell_bytes(cell, name), name
+        name = name_cell(cell, index)
+        return read_cell_bytes(cell, name), name
 
     def _cell(self, index: int) -> Any:
         return self._table[range(len(self))[index]][self._image_column]
@@ -150,11 +150,11 @@ def _loaded(source: TableSource, split: str, stored_split: str) -> TableDataset:
     if source.max_images is None:
         table, rows = open_split(source, stored_split), ""
     else:
-        table = sampled_rows(source, stored_split, source.max_images)
+        table = sample_rows(source, stored_split, source.max_images)
         rows = f"; {len(table)} rows spread over it"
-    image_column, label_column = image_column_of(table, source), label_column_of(table, source)
-    classes = classes_of_rows(table, label_column, source)
-    table = with_encoded_images(table, image_column, source)
+    image_column, label_column = find_image_column(table, source), label_column_of(table, source)
+    classes = read_row_classes(table, label_column, source)
+    table = keep_images_encoded(table, image_column, source)
     identity = (source.dataset.rstrip("/").rsplit("/", 1)[-1], stored_split, image_column, label_column or "")
     labelled = classes.labels if classes.multi_hot is None else classes.multi_hot.astype(np.int64)
     description = DatasetDescription(
@@ -178,7 +178,7 @@ READ_PER_KEPT = 5
 _ROWS_A_BLOCK = 1000
 
 
-def sampled_rows(source: TableSource, stored_split: str, max_rows: int) -> Any:
+def sample_rows(source: TableSource, stored_split: str, max_rows: int) -> Any:
     """Rows from evenly spaced parts of a split (row groups of parquet files, else files), in stored order.
 
     As many of each part, drawn at random from its beginning; the same ones at every call. At most five times as many
@@ -187,10 +187,10 @@ def sampled_rows(source: TableSource, stored_split: str, max_rows: int) -> Any:
     """
     if max_rows < 1:
         raise ValueError(f"max_images={max_rows} of {source.dataset}: give at least 1, or leave it out for all.")
-    library = datasets_library(source.dataset)
+    library = import_datasets(source.dataset)
     tables = [_columns(source, name) for name in stored_split.split("+")]
     parts = [part for table in tables for part in _parts(table)]
-    parts = [parts[position] for position in _evenly(len(parts), min(PARTS_AT_MOST, max_rows))]
+    parts = [parts[position] for position in _spread_evenly(len(parts), min(PARTS_AT_MOST, max_rows))]
     if not parts:
         raise ValueError(f"{source.dataset} (split {stored_split}): it has no rows; give another data set.")
     count, kept, blocks = 0, [], []
@@ -218,9 +218,9 @@ def _columns(source: TableSource, stored_split: str) -> Any:
             f"{source.dataset} does not say which columns it has, so that images with classes cannot be picked out "
             "of it; name another data set for them."
         )
-    image, label = image_column_of(table, source), label_column_of(table, source)
+    image, label = find_image_column(table, source), label_column_of(table, source)
     wanted = [name for name in (image, label, DIFFICULT_COLUMN) if name in table.features]
-    return with_encoded_images(table.select_columns(wanted), image, source)
+    return keep_images_encoded(table.select_columns(wanted), image, source)
 
 
 def _parts(table: Any) -> Iterator[Any]:
@@ -230,7 +230,7 @@ def _parts(table: Any) -> Iterator[Any]:
     return (table.shard(num_shards=table.num_shards, index=index) for index in range(table.num_shards))
 
 
-def _evenly(length: int, count: int) -> list[int]:
+def _spread_evenly(length: int, count: int) -> list[int]:
     """`count` evenly spaced positions, or all."""
     return list(range(length)) if length <= count else [position * length // count for position in range(count)]
 
@@ -264,9 +264,9 @@ class RowClasses:
     named_by_table: bool
 
 
-def classes_of_rows(table: Any, column: str | None, source: TableSource) -> RowClasses:
+def read_row_classes(table: Any, column: str | None, source: TableSource) -> RowClasses:
     """Reads the classes of all rows; without a column of classes every row is unlabeled."""
-    library = datasets_library(source.dataset)
+    library = import_datasets(source.dataset)
     if column is not None and _is_list(library, table.features[column]):
         multi_hot, class_names = _multi_hot(library, table, column, source)
         return RowClasses(np.full(len(table), UNLABELED, dtype=np.int64), class_names, multi_hot, True)
@@ -286,7 +286,7 @@ def _multi_hot(
     feature, values = table.features[column], table.select_columns([column])[:][column]
     inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
     names = list(inner.names) if isinstance(inner, library.ClassLabel) else []
-    rows, names = multi_hot_of_lists(values, names, source.num_classes, source.dataset)
+    rows, names = encode_multi_hot(values, names, source.num_classes, source.dataset)
     if DIFFICULT_COLUMN in table.features and column != DIFFICULT_COLUMN:
         rows = without_difficult(rows, table.select_columns([DIFFICULT_COLUMN])[:][DIFFICULT_COLUMN])
     return rows, names
@@ -316,7 +316,7 @@ def _labels(
     )
 
 
-def multi_hot_of_lists(
+def encode_multi_hot(
     values: Sequence[Any], class_names: Sequence[str], num_classes: int | None, source: str
 ) -> tuple[npt.NDArray[np.float32], list[str]]:
     """Reads a column of lists: of class indices, of class names, or of a number for every class.

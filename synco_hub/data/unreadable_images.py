@@ -10,7 +10,7 @@ import torch
 
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.image_dataset import ImageDataset
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 
 logger = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ class UnreadableImages:
         return len(self._bad)
 
 
-def readable_pixels(dataset: ImageDataset, index: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], int]:
+def load_readable_pixels(dataset: ImageDataset, index: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], int]:
     """Loads the pixels (height, width, 3) of an image, or of a fixed other one in place of a damaged one.
 
     The second value is -1 for the image that was asked for, else its index: a batch keeps its size and says which
@@ -106,7 +106,7 @@ def readable_pixels(dataset: ImageDataset, index: int, seed: int = 0) -> tuple[n
         last = error
     for attempt in range(_STAND_IN_ATTEMPTS):
         try:
-            return dataset.load_pixels(random_key(seed, index, attempt) % len(dataset)), index
+            return dataset.load_pixels(derive_random_key(seed, index, attempt) % len(dataset)), index
         except UnreadableImageError as error:
             last = error
     raise UnreadableImageError(

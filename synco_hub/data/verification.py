@@ -13,7 +13,7 @@ import numpy.typing as npt
 from timm.data import ImageNetInfo  # type: ignore[attr-defined]
 
 from synco_hub.data.catalog.row import DatasetRow, Layout
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset, PixelArrayDataset
 from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.data.tables import TableDataset
@@ -56,9 +56,9 @@ def verify_dataset(row: DatasetRow, splits: Mapping[str, ImageDataset]) -> dict[
     if not {"train", "test"} <= set(verdicts):
         return verdicts
     notes = []
-    if _exchanged(verdicts):
+    if _find_exchanged(verdicts):
         notes.append("it has about as many images as the catalog's other split: train and test look exchanged")
-    overlap = overlap_of(splits["train"], splits["test"])
+    overlap = measure_overlap(splits["train"], splits["test"])
     if overlap is not None:
         notes.append(overlap)
     return {split: replace(verdict, problems=(*verdict.problems, *notes)) for split, verdict in verdicts.items()}
@@ -70,7 +70,7 @@ def verify_split(row: DatasetRow, images: ImageDataset, split: str) -> SplitVerd
     # A draw from the original archive has every image, also those that a copy on the Hub lacks.
     if row.layout is Layout.draw and isinstance(images, ImageFolderDataset) and row.table_9 is not None:
         expected = row.table_9[split]
-    counts = images_of_classes(images)
+    counts = count_images_of_classes(images)
     missing = images.missing_files() if isinstance(images, ImageFolderDataset) else []
     problems = [
         *_absent(missing),
@@ -82,7 +82,7 @@ def verify_split(row: DatasetRow, images: ImageDataset, split: str) -> SplitVerd
     )
 
 
-def images_of_classes(images: ImageDataset) -> npt.NDArray[np.int64]:
+def count_images_of_classes(images: ImageDataset) -> npt.NDArray[np.int64]:
     """Images of each class; where an image can have several, it counts for each of them. Shape: (num_classes,)."""
     if images.multi_hot is not None:
         return np.asarray((images.multi_hot == 1).sum(axis=0), dtype=np.int64)
@@ -139,14 +139,14 @@ def _names(row: DatasetRow, images: ImageDataset) -> list[str]:
 def _known_names(row: DatasetRow, stored: Sequence[str]) -> dict[int, str]:
     """Names by label, in the kind of names that the data has."""
     if row.class_list is not None:
-        wnids = class_list(row.class_list)
+        wnids = read_class_list(row.class_list)
         # Wnids were looked up in the list, wherever they stand; words are compared with those of WordNet.
         if any(name in wnids for name in stored):
             return {}
         words = ImageNetInfo()
         return {label: str(words.label_name_to_description(wnid)) for label, wnid in enumerate(wnids)}
     if isinstance(row.known_names, str):
-        return dict(enumerate(class_list(row.known_names))) if row.known_names else {}
+        return dict(enumerate(read_class_list(row.known_names))) if row.known_names else {}
     return dict(row.known_names)
 
 
@@ -155,7 +155,7 @@ def _plain(name: str) -> str:
     return "".join(letter for letter in name.casefold() if letter.isalnum())
 
 
-def _exchanged(verdicts: Mapping[str, SplitVerdict]) -> bool:
+def _find_exchanged(verdicts: Mapping[str, SplitVerdict]) -> bool:
     train, test = verdicts["train"], verdicts["test"]
     if train.expected_images == test.expected_images:
         return False
@@ -171,7 +171,7 @@ LOOKED_FOR_AT_MOST = 1000
 PUBLISHED_DUPLICATES = 0.1
 
 
-def overlap_of(train: ImageDataset, test: ImageDataset) -> str | None:
+def measure_overlap(train: ImageDataset, test: ImageDataset) -> str | None:
     """What is wrong with images of the test split in the training split, in one sentence; None where nothing is.
 
     No image is decoded. Files of one folder are the same if their names are. Files of two folders are compared where
@@ -182,10 +182,10 @@ def overlap_of(train: ImageDataset, test: ImageDataset) -> str | None:
         if train.root == test.root:
             names = sorted(set(train.names) & set(test.names))
             return f"{len(names)} images are in train and in test (first {names[0]})" if names else None
-        return _sentence(test, *_files_of_one_name(train, test))
+        return _sentence(test, *_find_files_of_one_name(train, test))
     if isinstance(train, PixelArrayDataset) and isinstance(test, PixelArrayDataset):
         sizes = [np.full(len(images), images.pixels[0].nbytes) for images in (train, test)]
-        return _sentence(test, *_same_contents(_pixels_of(train), _pixels_of(test), *sizes))
+        return _sentence(test, *_same_contents(_read_pixels(train), _read_pixels(test), *sizes))
     if isinstance(train, TableDataset) and isinstance(test, TableDataset):
         train_sizes, test_sizes = train.encoded_sizes(), test.encoded_sizes()
         if train_sizes is not None and test_sizes is not None:
@@ -204,7 +204,7 @@ def _spread_over(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, LOOKED_FOR_AT_MOST)).astype(int).tolist()))
 
 
-def _pixels_of(images: PixelArrayDataset) -> Callable[[int], bytes]:
+def _read_pixels(images: PixelArrayDataset) -> Callable[[int], bytes]:
     return lambda index: images.pixels[index].tobytes()
 
 
@@ -225,7 +225,7 @@ def _same_contents(
     return [index for index in looked_for if _digest(test(index)) in held], len(looked_for)
 
 
-def _files_of_one_name(train: ImageFolderDataset, test: ImageFolderDataset) -> tuple[list[int], int]:
+def _find_files_of_one_name(train: ImageFolderDataset, test: ImageFolderDataset) -> tuple[list[int], int]:
     """Test files with the name, without its folders, and the bytes of a training file."""
     looked_for = _spread_over(len(test))
     wanted = {PurePosixPath(test.names[index]).name for index in looked_for}

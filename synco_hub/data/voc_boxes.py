@@ -56,7 +56,7 @@ def load_voc_boxes(root: Path, split: str = "trainval") -> tuple[BoxedImage, ...
     for name in names:
         if Path(name).name != name:
             raise ValueError(f"{str(listed)!r} names {name!r}, which is no name of an image")
-    return tuple(_boxed_image(folder, name) for name in names)
+    return tuple(_read_boxed_image(folder, name) for name in names)
 
 
 def read_boxes(file: Path) -> Tensor:
@@ -93,7 +93,7 @@ def read_boxes(file: Path) -> Tensor:
     return torch.tensor(boxes, dtype=torch.float64).reshape(-1, 4)
 
 
-def _boxed_image(folder: Path, name: str) -> BoxedImage:
+def _read_boxed_image(folder: Path, name: str) -> BoxedImage:
     image = folder / "JPEGImages" / f"{name}.jpg"
     if not image.is_file():
         raise FileNotFoundError(f"{str(image)!r} does not exist: every image of the split must be there")

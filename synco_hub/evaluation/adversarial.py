@@ -17,10 +17,10 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, UnreadableImages
-from synco_hub.data.corruptions import pixel_transform
+from synco_hub.data.corruptions import build_pixel_transform
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.data.samplers import random_key
-from synco_hub.data.subsets import sampled_images
+from synco_hub.data.samplers import derive_random_key
+from synco_hub.data.subsets import sample_images
 from synco_hub.evaluation.attacks import (
     ATTACKS,
     UNCHANGED,
@@ -28,22 +28,22 @@ from synco_hub.evaluation.attacks import (
     AttackSettings,
     PixelClassifier,
     attack_batch,
-    attackable,
-    chosen_attacks,
-    fraction,
+    choose_attacks,
+    make_attackable,
+    parse_fraction,
     require_library,
 )
 from synco_hub.evaluation.classification import check_same_classes, classification_targets
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
-    classifier_source,
     data_source,
-    metric_lines,
+    describe_classifier,
+    format_metrics,
     open_split,
     preprocessing,
     save_each,
 )
-from synco_hub.evaluation.resume import ResumableFolder, contents_of_images, model_identity
+from synco_hub.evaluation.resume import ResumableFolder, hash_images, identify_model
 from synco_hub.metrics import target_ranks
 from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
@@ -59,13 +59,13 @@ def evaluate(
     model: EvaluatedModel, data: DatasetChoice, settings: AdversarialSettings, output: Path | None = None
 ) -> EvaluationResult:
     """Attack a classifier on the test split; finished batches are kept beside the result, which each attack renews."""
-    attacks = chosen_attacks(settings.attacks, None if settings.epsilon is None else fraction(settings.epsilon))
+    attacks = choose_attacks(settings.attacks, None if settings.epsilon is None else parse_fraction(settings.epsilon))
     require_library()
     folder = None if output is None else output.with_name(f"{output.stem}.batches")
     if folder is not None:
         check_output_folder(folder, "--output")
     whole = open_split(data, "test", model)
-    images, subset = sampled_images(whole.images, settings.num_images, settings.seed)
+    images, subset = sample_images(whole.images, settings.num_images, settings.seed)
     run = AdversarialRun(model, EvaluationDataset(images, whole.transform), attacks, folder, settings, subset)
     return save_each(run.results(), output)
 
@@ -73,10 +73,10 @@ def evaluate(
 def format_table(result: EvaluationResult) -> str:
     """Accuracy on clean images and under each attack."""
     top1 = {name: value for name, value in result.metrics.items() if name.startswith("top1_")}
-    return metric_lines(top1, 16)
+    return format_metrics(top1, 16)
 
 
-def null_attacks(result: EvaluationResult) -> list[str]:
+def list_null_attacks(result: EvaluationResult) -> list[str]:
     """Names of the finished attacks that left every input as it was: no measurement of robustness."""
     attacks: Mapping[str, Mapping[str, Any]] = result.protocol.parameters["attacks"]
     return [name for name, facts in attacks.items() if facts.get("null")]
@@ -115,7 +115,7 @@ class AdversarialRun:
         self.settings = settings or AdversarialSettings()
         self.subset = None if subset is None else list(subset)
         self.targets = targets.values
-        self.identity = model_identity(model.network)
+        self.identity = identify_model(model.network)
         self.batches = AttackedBatches(dataset, ResumableFolder(folder, self._facts()), self.settings)
         self.done: dict[str, list[AttackedBatch]] = {}
         self.device = "cpu"
@@ -130,8 +130,8 @@ class AdversarialRun:
                 an attack that follows the gradient changed nothing.
         """
         transform = self.dataset.transform
-        pixels = EvaluationDataset(self.dataset.images, pixel_transform(transform))
-        with attackable(self.model.network, transform.mean, transform.std, self.settings.device) as network:
+        pixels = EvaluationDataset(self.dataset.images, build_pixel_transform(transform))
+        with make_attackable(self.model.network, transform.mean, transform.std, self.settings.device) as network:
             self.device = device_name(network.mean.device)
             plain = self.batches.measured(PLAIN, PLAIN, self.dataset, self._classify_with(network.plain_logits))
             self.done[CLEAN] = self.batches.measured(CLEAN, CLEAN, pixels, self._classify_with(network))
@@ -154,10 +154,10 @@ class AdversarialRun:
         metrics = {"top1_clean": accuracy(clean)}
         for name in measured:
             metrics |= attack_metrics(name, self.done[name])
-        nulls = [null_note(name, self.done[name], clean) for name in measured if is_null(self.done[name])]
+        nulls = [describe_null_attack(name, self.done[name], clean) for name in measured if is_null(self.done[name])]
         return EvaluationResult(
             metrics=metrics,
-            model=classifier_source(self.model, self.identity["weights"]),
+            model=describe_classifier(self.model, self.identity["weights"]),
             dataset=data_source(self.dataset.images.description, sum(len(batch.correct) for batch in clean)),
             protocol=self._protocol(measured),
             preprocessing=preprocessing(self.dataset),
@@ -166,7 +166,7 @@ class AdversarialRun:
             duration_s=time.perf_counter() - self.started,
             skipped_files=tuple(self.batches.ledger.names()),
             partial=self.subset is not None or len(measured) < len(self.attacks),
-            notes=(*nulls, *missing_note(self.attacks, measured)),
+            notes=(*nulls, *describe_missing_attacks(self.attacks, measured)),
         )
 
     def _protocol(self, measured: Sequence[str]) -> ProtocolFacts:
@@ -207,7 +207,7 @@ class AdversarialRun:
 
         def attack_one(images: Tensor, indices: Tensor, number: int) -> AttackedBatch:
             # 31 bits: numpy's old generator takes 32, and some devices store them signed.
-            seed = random_key(self.settings.seed, place, number) & 0x7FFFFFFF
+            seed = derive_random_key(self.settings.seed, place, number) & 0x7FFFFFFF
             return attack_batch(network, attack, images, self.targets[indices], indices, seed)
 
         return attack_one
@@ -298,7 +298,7 @@ class AttackedBatches:
     def _contents(self, number: int) -> str:
         # Once for all attacks: what changes while they run is not looked for.
         if number not in self._known_contents:
-            self._known_contents[number] = contents_of_images(self._images, self.positions[number])
+            self._known_contents[number] = hash_images(self._images, self.positions[number])
         return self._known_contents[number]
 
 
@@ -354,7 +354,7 @@ def forwards(batches: Batches) -> int:
     return sum(batch.images_forwarded for batch in batches)
 
 
-def null_note(name: str, batches: Batches, clean: Batches) -> str:
+def describe_null_attack(name: str, batches: Batches, clean: Batches) -> str:
     """One sentence about an attack that did nothing."""
     why = ""
     if not any(any(batch.correct) for batch in clean):
@@ -367,7 +367,7 @@ def null_note(name: str, batches: Batches, clean: Batches) -> str:
     )
 
 
-def missing_note(attacks: Mapping[str, AttackSettings], measured: Sequence[str]) -> list[str]:
+def describe_missing_attacks(attacks: Mapping[str, AttackSettings], measured: Sequence[str]) -> list[str]:
     """A sentence naming the attacks that are not finished; none if all are."""
     missing = [name for name in attacks if name not in measured]
     return [f"not finished: {', '.join(missing)}"] if missing else []

@@ -197,7 +197,7 @@ ATTACKS: Mapping[str, AttackSettings] = {
 Settings = TypeVar("Settings", bound=AttackSettings)
 
 
-def with_epsilon(settings: Settings, epsilon: float) -> Settings:
+def replace_epsilon(settings: Settings, epsilon: float) -> Settings:
     """The same attack with another bound, of which the step size keeps its share; itself if it has no such bound."""
     if not 0 <= epsilon <= 1:
         raise ValueError(f"epsilon={epsilon}: pixels lie in [0, 1], and so does their largest change; give 8/255")
@@ -211,7 +211,7 @@ def with_epsilon(settings: Settings, epsilon: float) -> Settings:
     return replace(settings, **changes)
 
 
-def fraction(text: str) -> float:
+def parse_fraction(text: str) -> float:
     """Read a number or a fraction of two."""
     above, _, below = text.partition("/")
     try:
@@ -220,14 +220,14 @@ def fraction(text: str) -> float:
         raise ValueError(f"{text!r} is neither a number nor a fraction: write for example 8/255 or 0.03") from None
 
 
-def chosen_attacks(names: str, epsilon: float | None = None) -> dict[str, AttackSettings]:
+def choose_attacks(names: str, epsilon: float | None = None) -> dict[str, AttackSettings]:
     """Attacks by names with commas between, or "all"; `epsilon` replaces the paper's bound where there is one."""
     wanted = list(ATTACKS) if names.strip() == "all" else [name.strip() for name in names.split(",") if name.strip()]
     unknown = [name for name in wanted if name not in ATTACKS]
     if unknown or not wanted:
         raise ValueError(f"attacks {names!r}: {unknown or 'none'} given, known are {', '.join(ATTACKS)} and all")
     chosen = {name: ATTACKS[name] for name in dict.fromkeys(wanted)}
-    return chosen if epsilon is None else {name: with_epsilon(attack, epsilon) for name, attack in chosen.items()}
+    return chosen if epsilon is None else {name: replace_epsilon(attack, epsilon) for name, attack in chosen.items()}
 
 
 class PixelClassifier(nn.Module):
@@ -258,7 +258,7 @@ class PixelClassifier(nn.Module):
 
 
 @contextmanager
-def attackable(
+def make_attackable(
     classifier: nn.Module, mean: Sequence[float], std: Sequence[float], device: torch.device | str | None
 ) -> Iterator[PixelClassifier]:
     """Yield the wrapped classifier in eval mode on a device, its parameters without gradients; then put all back."""
@@ -325,7 +325,7 @@ def attack_batch(
     images, labels = images.to(device), labels.to(device)
     already = model.images_forwarded
     started = time.perf_counter()
-    adversarial = adversarial_images(model, attack, images, labels, seed)
+    adversarial = attack_images(model, attack, images, labels, seed)
     seconds = time.perf_counter() - started
     forwarded = model.images_forwarded - already
     change = (adversarial - images).double().flatten(1)
@@ -342,9 +342,7 @@ def attack_batch(
     )
 
 
-def adversarial_images(
-    model: PixelClassifier, attack: AttackSettings, images: Tensor, labels: Tensor, seed: int
-) -> Tensor:
+def attack_images(model: PixelClassifier, attack: AttackSettings, images: Tensor, labels: Tensor, seed: int) -> Tensor:
     """Images that an attack makes, of the same shape; the random states of torch and numpy are put back."""
     with torch.no_grad():
         num_classes = model(images[:1]).shape[1]

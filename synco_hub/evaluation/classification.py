@@ -19,9 +19,9 @@ from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
-    classifier_source,
     data_source,
-    metric_lines,
+    describe_classifier,
+    format_metrics,
     open_split,
     preprocessing,
     save_each,
@@ -41,7 +41,7 @@ def evaluate(
 
 def format_table(result: EvaluationResult) -> str:
     """The metrics, a line each."""
-    return metric_lines(result.metrics, 14)
+    return format_metrics(result.metrics, 14)
 
 
 def evaluate_classification(
@@ -80,7 +80,7 @@ def evaluate_classification(
                 bar.update(len(good))
     return EvaluationResult(
         metrics=scores.metrics(),
-        model=classifier_source(model),
+        model=describe_classifier(model),
         dataset=data_source(dataset.images.description, len(dataset) - len(ledger)),
         protocol=ProtocolFacts("classification", {"view": "centre crop", "ties": "lower class index first"}),
         preprocessing=preprocessing(dataset),

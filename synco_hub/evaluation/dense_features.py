@@ -14,18 +14,18 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synco_hub.feature_pooling import FeatureRule, feature_network, image_features, patch_embedding
+from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network, patch_embedding
 from synco_hub.features import frozen
 from synco_hub.visualization import attends_in_windows, token_map
 from synco_hub.visualization.recorded_attention import forward_any_size
-from synco_hub.visualization.token_maps import tokens_on_grid
+from synco_hub.visualization.token_maps import lay_tokens_on_grid
 
 
 def patch_sides(network: nn.Module) -> tuple[int, int]:
     """Height and width in pixels of the network's patches; 1 and 1 for a network that cuts none.
 
     Args:
-        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.find_feature_network` gave.
     """
     size: Any = getattr(patch_embedding(network), "patch_size", None)
     size = getattr(getattr(network, "config", None), "patch_size", None) if size is None else size
@@ -82,11 +82,11 @@ def pad_to_patches(pixels: Tensor, sides: tuple[int, int]) -> Tensor:
     return F.pad(pixels, (0, right, 0, below))
 
 
-def any_size_features(network: nn.Module, pixels: Tensor, rule: FeatureRule) -> Tensor:
+def compute_any_size_features(network: nn.Module, pixels: Tensor, rule: FeatureRule) -> Tensor:
     """The feature of :mod:`synco_hub.feature_pooling` for images of another size than the model's own.
 
     Args:
-        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.find_feature_network` gave.
         pixels: Whole patches. Shape: (batch, channels, height, width).
         rule: Which feature.
 
@@ -96,7 +96,7 @@ def any_size_features(network: nn.Module, pixels: Tensor, rule: FeatureRule) -> 
     Raises:
         ValueError: If the model cannot take this size.
     """
-    return image_features(_AnySize(network), pixels, rule)
+    return compute_image_features(_AnySize(network), pixels, rule)
 
 
 class _AnySize(nn.Module):
@@ -120,7 +120,7 @@ class _AnySize(nn.Module):
 USUAL_STRIDE = 16
 
 
-def chosen_stage(model: nn.Module, stage: int | None = None) -> int | None:
+def choose_stage(model: nn.Module, stage: int | None = None) -> int | None:
     """Which stage of a Swin gives the features.
 
     Args:
@@ -133,7 +133,7 @@ def chosen_stage(model: nn.Module, stage: int | None = None) -> int | None:
     Raises:
         ValueError: If the model has no such stage, or no stages at all.
     """
-    network = feature_network(model)
+    network = find_feature_network(model)
     if not attends_in_windows(network):
         if stage is not None:
             raise ValueError(f"stage={stage}: {type(network).__name__} has no stages, leave --stage out")
@@ -152,25 +152,25 @@ def chosen_stage(model: nn.Module, stage: int | None = None) -> int | None:
     return stage
 
 
-def feature_stride(model: nn.Module, stage: int | None) -> tuple[int, int]:
+def find_feature_stride(model: nn.Module, stage: int | None) -> tuple[int, int]:
     """Height and width in pixels that one feature stands for.
 
     Args:
         model: The model.
-        stage: What :func:`chosen_stage` gave.
+        stage: What :func:`choose_stage` gave.
     """
-    sides = patch_sides(feature_network(model))
+    sides = patch_sides(find_feature_network(model))
     factor = 1 if stage is None else 2 ** (stage - 1)
     return sides[0] * factor, sides[1] * factor
 
 
-def dense_features(model: nn.Module, pixels: Tensor, stage: int | None = None) -> Tensor:
+def compute_dense_features(model: nn.Module, pixels: Tensor, stage: int | None = None) -> Tensor:
     """Features of the patches of images, not normalised.
 
     Args:
         model: A ViT or Swin that takes images of this size; it stays as it is.
         pixels: Normalised, whole patches. Shape: (batch, channels, height, width).
-        stage: What :func:`chosen_stage` gave. The stage's output as it is, before any norm.
+        stage: What :func:`choose_stage` gave. The stage's output as it is, before any norm.
 
     Returns:
         float32. Shape: (batch, rows, columns, dim).
@@ -180,7 +180,7 @@ def dense_features(model: nn.Module, pixels: Tensor, stage: int | None = None) -
     """
     if stage is None:
         return token_map(model, pixels)
-    network: Any = feature_network(model)
+    network: Any = find_feature_network(model)
     layer = getattr(network, "backbone", network).layers[stage - 1]
     outputs: list[Tensor] = []
     handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
@@ -189,4 +189,4 @@ def dense_features(model: nn.Module, pixels: Tensor, stage: int | None = None) -
             forward_any_size(network, pixels)
     finally:
         handle.remove()
-    return tokens_on_grid(outputs[0].float(), network, pixels)
+    return lay_tokens_on_grid(outputs[0].float(), network, pixels)

@@ -20,8 +20,8 @@ from synco_hub.data import decode_rgb
 from synco_hub.data.voc_boxes import BoxedImage, load_voc_boxes
 from synco_hub.evaluation.dense_features import pad_to_patches, patch_sides, pixel_values
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
-from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
-from synco_hub.feature_pooling import feature_network
+from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
+from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import frozen
 from synco_hub.metrics import correct_localization
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
@@ -29,7 +29,7 @@ from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, devic
 from synco_hub.settings import DatasetChoice, DiscoverySettings
 from synco_hub.visualization.figures import BoxedPicture, box_figure, save_figure
 from synco_hub.visualization.recorded_attention import last_keys
-from synco_hub.visualization.token_maps import SIMILARITY_THRESHOLD, connected_region, foreground_mask
+from synco_hub.visualization.token_maps import SIMILARITY_THRESHOLD, find_connected_region, foreground_mask
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -52,7 +52,7 @@ def evaluate(
     save_each([result], output)
     if settings.figure is not None:
         title = f"{result.protocol.parameters['method']}, {model.name}"
-        save_figure(_boxes_figure(chosen, boxes, settings.figure_images, title), settings.figure)
+        save_figure(_draw_boxes(chosen, boxes, settings.figure_images, title), settings.figure)
     return result
 
 
@@ -92,9 +92,9 @@ def evaluate_discovery(
     parameters = {"method": method.title, **method.parameters, "features": "keys of the last block"}
     parameters |= {"iou_threshold": IOU_THRESHOLD, "max_side": settings.max_side}
     look = {"mean": model.mean, "std": model.std}
-    identity = {**parameters, **look, **model_identity(feature_network(model.network))}
+    identity = {**parameters, **look, **identify_model(find_feature_network(model.network))}
     folder = ResumableFolder(None if settings.save_boxes is None else Path(settings.save_boxes), identity)
-    boxes = torch.tensor(_found_boxes(model, images, settings, folder), dtype=torch.float64).reshape(-1, 4)
+    boxes = torch.tensor(_find_boxes(model, images, settings, folder), dtype=torch.float64).reshape(-1, 4)
     corloc = 100 * correct_localization(boxes, [image.boxes for image in images])
     partial = listed is not None and len(images) < listed
     result = EvaluationResult(
@@ -113,7 +113,7 @@ def evaluate_discovery(
     return result, boxes
 
 
-def discovered_box(model: EvaluatedModel, picture: Image.Image, settings: DiscoverySettings) -> list[float]:
+def discover_box(model: EvaluatedModel, picture: Image.Image, settings: DiscoverySettings) -> list[float]:
     """The box of the one object that a method finds in an image.
 
     Args:
@@ -132,7 +132,7 @@ def discovered_box(model: EvaluatedModel, picture: Image.Image, settings: Discov
     if settings.max_side is not None and longest > settings.max_side:
         size = [max(round(side * settings.max_side / longest), 1) for side in (width, height)]
         picture = picture.resize((size[0], size[1]), Image.Resampling.BICUBIC)
-    network = feature_network(model.network)
+    network = find_feature_network(model.network)
     sides = patch_sides(network)
     pixels = pad_to_patches(pixel_values(picture, model.mean, model.std), sides)
     keys = last_keys(network, pixels)[0]
@@ -188,7 +188,7 @@ def lost_mask(keys: Tensor, k_patches: int = NUM_SEED_PATCHES) -> Tensor:
     at_seed = torch.zeros_like(object_)
     at_seed[seed] = True
     shape = keys.shape[:2]
-    return connected_region(object_.unflatten(0, shape)[None], at_seed.unflatten(0, shape)[None])[0]
+    return find_connected_region(object_.unflatten(0, shape)[None], at_seed.unflatten(0, shape)[None])[0]
 
 
 def _token_cut(keys: Tensor) -> Tensor:
@@ -216,18 +216,18 @@ METHODS: dict[str, Method] = {
 }
 
 
-def _found_boxes(
+def _find_boxes(
     model: EvaluatedModel, images: Sequence[BoxedImage], settings: DiscoverySettings, folder: ResumableFolder
 ) -> list[list[float]]:
     """One box an image; known ones of the same file are taken, new ones join them and go to disk now and then."""
     title, known = f"{METHODS[settings.method].title} boxes", folder.load(_BOXES_FILE)
     found, fresh = [], 0
-    with frozen(feature_network(model.network), settings.device):
+    with frozen(find_feature_network(model.network), settings.device):
         for image in tqdm(images, title, unit="img", disable=not settings.progress):
-            contents = contents_of_files([image.file])
+            contents = hash_files([image.file])
             entry = known.get(image.name)
             if entry is None or entry["contents"] != contents:
-                entry = {"contents": contents, "box": discovered_box(model, decode_rgb(image.file), settings)}
+                entry = {"contents": contents, "box": discover_box(model, decode_rgb(image.file), settings)}
                 known[image.name] = entry
                 fresh += 1
                 if fresh % _KEPT_EVERY == 0:
@@ -238,7 +238,7 @@ def _found_boxes(
     return found
 
 
-def _boxes_figure(images: Sequence[BoxedImage], boxes: Tensor, count: int, title: str) -> Figure:
+def _draw_boxes(images: Sequence[BoxedImage], boxes: Tensor, count: int, title: str) -> Figure:
     """Found and annotated boxes of images at even distances over the split."""
     count = min(count, len(images))
     places = [number * len(images) // count for number in range(count)]

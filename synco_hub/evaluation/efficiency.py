@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
-from synco_hub.feature_pooling import feature_network
+from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import AUTOCAST_TYPES, frozen
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -43,7 +43,7 @@ def evaluate(
         model = EvaluatedModel(network, None, f"random {settings.backbone}")
     result = evaluate_efficiency(model, settings)
     for method in filter(None, (name.strip() for name in settings.methods.split(","))):
-        result = _merged(result, _measured_step(method, settings), method)
+        result = _merge_step(result, _measure_step(method, settings), method)
     return save_each([result], output)
 
 
@@ -62,20 +62,22 @@ def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | No
 
     Returns:
         ``parameters_m``, ``trainable_parameters_m``, ``gflops_per_image``, ``images_per_second``,
-        ``milliseconds_per_batch`` and ``peak_memory_mb``.
+        ``milliseconds_per_batch`` and ``measure_peak_memory_mb``.
     """
     settings = settings or EfficiencySettings()
     started = time.perf_counter()
     device, size = settings.device or "cpu", _image_size(model.network)
     total, trainable = count_parameters(model.network)
-    network: Any = feature_network(model.network)
+    network: Any = find_feature_network(model.network)
     pixels = torch.randn(settings.batch_size, 3, size, size, device=device)
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with frozen(network, device), torch.inference_mode():
         # Kernels that the counter does not know would be missing: one image in full precision is counted.
         operations = count_operations(lambda: network(pixels[:1]))
-        seconds = seconds_of(lambda: _forward(network, pixels, settings.precision), settings.repeats, _WARMUP, device)
+        seconds = measure_seconds(
+            lambda: _forward(network, pixels, settings.precision), settings.repeats, _WARMUP, device
+        )
     median = statistics.median(seconds)
     return EvaluationResult(
         metrics={
@@ -84,7 +86,7 @@ def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | No
             "gflops_per_image": operations / 1e9,
             "images_per_second": settings.batch_size / median,
             "milliseconds_per_batch": 1e3 * median,
-            "peak_memory_mb": peak_memory_mb(device),
+            "peak_memory_mb": measure_peak_memory_mb(device),
         },
         model=model_source(model.network, model.name),
         dataset=DataSource(
@@ -124,7 +126,7 @@ def count_operations(call: Callable[[], Any]) -> int:
     return int(counter.get_total_flops())
 
 
-def seconds_of(call: Callable[[], Any], repeats: int, warmup: int, device: torch.device | str) -> list[float]:
+def measure_seconds(call: Callable[[], Any], repeats: int, warmup: int, device: torch.device | str) -> list[float]:
     """Wall-clock seconds of each repetition, the device's work included.
 
     Args:
@@ -151,7 +153,7 @@ def wait_for(device: torch.device | str) -> None:
         torch.cuda.synchronize(device)
 
 
-def peak_memory_mb(device: torch.device | str) -> float:
+def measure_peak_memory_mb(device: torch.device | str) -> float:
     """Most memory in use so far, in 10^6 bytes: the device's tensors, or on a CPU the whole process."""
     if torch.device(device).type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e6
@@ -170,7 +172,7 @@ def _image_size(network: nn.Module) -> int:
     return int(size)
 
 
-def _measured_step(method: str, settings: EfficiencySettings) -> EvaluationResult:
+def _measure_step(method: str, settings: EfficiencySettings) -> EvaluationResult:
     """Time training steps in a process of their own, since nothing here steps an optimizer."""
     flags = {"method": method, "backbone": settings.backbone, "batch-size": settings.batch_size}
     flags |= {"processes": settings.processes, "steps": settings.repeats}
@@ -182,7 +184,7 @@ def _measured_step(method: str, settings: EfficiencySettings) -> EvaluationResul
         return EvaluationResult.load(file, "step_time")
 
 
-def _merged(result: EvaluationResult, step: EvaluationResult, method: str) -> EvaluationResult:
+def _merge_step(result: EvaluationResult, step: EvaluationResult, method: str) -> EvaluationResult:
     """One result with the metrics of both; those of training are named `train_<method>_…`."""
     metrics = {f"train_{method}_{name}": value for name, value in step.metrics.items()}
     parameters = {**result.protocol.parameters, f"train_{method}": dict(step.protocol.parameters)}

@@ -17,24 +17,24 @@ import torch
 from torch import Tensor
 
 from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
-from synco_hub.data.catalog.sets import CATALOG, row_meant
-from synco_hub.data.class_lists import class_list
-from synco_hub.data.subsets import low_shot_subset, subset_of_classes
+from synco_hub.data.catalog.sets import CATALOG, find_row_meant
+from synco_hub.data.class_lists import read_class_list
+from synco_hub.data.subsets import take_classes, take_low_shot_subset
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     MeasuredSplit,
     check_same_model,
+    format_metrics,
     load_split,
     measure_split,
-    metric_lines,
     model_source,
     open_split,
     save_each,
     save_split,
 )
 from synco_hub.evaluation.nearest_neighbours import nearest_neighbours
-from synco_hub.feature_pooling import feature_network
+from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import check_finite
 from synco_hub.metrics import (
     average_precision,
@@ -58,7 +58,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a backbone, or without one the features that an earlier measurement kept."""
     if settings.features is not None:
-        result = _of_kept_features(Path(settings.features), settings)
+        result = _evaluate_kept_features(Path(settings.features), settings)
     elif model is None:
         raise ValueError("--model is missing: give the model to measure, or --features of an earlier measurement.")
     else:
@@ -71,7 +71,7 @@ def format_table(result: EvaluationResult) -> str:
     about = result.dataset
     return (
         f"{result.model.name}: feature: {result.model.feature}; images: {result.preprocessing.get('steps')}\n"
-        f"{about.count} test images of {about.name}: {about.description}\n{metric_lines(result.metrics, 12)}"
+        f"{about.count} test images of {about.name}: {about.description}\n{format_metrics(result.metrics, 12)}"
     )
 
 
@@ -115,7 +115,7 @@ def evaluate_knn(
         for split, file in zip((bank, queries), _FILES, strict=True):
             save_split(split, source, Path(settings.save_features) / file)
     if settings.device is None:
-        settings = replace(settings, device=str(next(feature_network(model.network).parameters()).device))
+        settings = replace(settings, device=str(next(find_feature_network(model.network).parameters()).device))
     return evaluate_knn_features(bank, queries, source, settings, temperature, started)
 
 
@@ -174,7 +174,7 @@ def evaluate_knn_features(
     )
 
 
-def _of_kept_features(folder: Path, settings: KnnSettings) -> EvaluationResult:
+def _evaluate_kept_features(folder: Path, settings: KnnSettings) -> EvaluationResult:
     (bank, model), (queries, other) = (load_split(folder / file) for file in _FILES)
     check_same_model(model, other)
     return evaluate_knn_features(bank, queries, model, settings)
@@ -183,7 +183,7 @@ def _of_kept_features(folder: Path, settings: KnnSettings) -> EvaluationResult:
 def _open_bank(model: EvaluatedModel, data: DatasetChoice, settings: KnnSettings) -> EvaluationDataset:
     """The training split, that of another data set, or a low-shot part of either."""
     if settings.train_dataset is None:
-        row = row_meant(data.dataset, data.data_dir, data.dataset_id)
+        row = find_row_meant(data.dataset, data.data_dir, data.dataset_id)
         if row is not None and "train" not in row.splits:
             raise DoesNotApplyError(
                 f"{data.dataset} has test images only: name the training images with --train-dataset, such as "
@@ -192,17 +192,17 @@ def _open_bank(model: EvaluatedModel, data: DatasetChoice, settings: KnnSettings
         images = open_split(data, "train", model).images
     else:
         other = DatasetChoice(settings.train_dataset, settings.train_data_dir, split_seed=data.split_seed)
-        images = _of_same_classes(open_split(other, "train", model).images, data.dataset)
-    images = low_shot_subset(images, settings.train_fraction, settings.train_list, data.split_seed)
+        images = _keep_same_classes(open_split(other, "train", model).images, data.dataset)
+    images = take_low_shot_subset(images, settings.train_fraction, settings.train_list, data.split_seed)
     return EvaluationDataset(images, model.transform)
 
 
-def _of_same_classes(images: ImageDataset, measured: str) -> ImageDataset:
+def _keep_same_classes(images: ImageDataset, measured: str) -> ImageDataset:
     """Of the training images of another set those whose classes the measured set of the catalog has."""
     row = CATALOG.get(measured)
-    if row is None or row.class_list is None or images.class_names == list(class_list(row.class_list)):
+    if row is None or row.class_list is None or images.class_names == list(read_class_list(row.class_list)):
         return images
-    return subset_of_classes(images, class_list(row.class_list))
+    return take_classes(images, read_class_list(row.class_list))
 
 
 def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...], tuple[int, ...]]:

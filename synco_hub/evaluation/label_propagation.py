@@ -137,7 +137,7 @@ class LabelPropagation:
         return result
 
 
-def one_hot_patches(mask: Tensor, grid: tuple[int, int], num_objects: int) -> Tensor:
+def encode_patches(mask: Tensor, grid: tuple[int, int], num_objects: int) -> Tensor:
     """The labels of a mask at the centres of patches (nearest pixel), the background first.
 
     Args:
@@ -149,10 +149,12 @@ def one_hot_patches(mask: Tensor, grid: tuple[int, int], num_objects: int) -> Te
         Shape: (rows, columns, 1 + num_objects).
     """
     known = torch.where(mask <= num_objects, mask, 0)
-    return F.one_hot(nearest_pixels(known, grid).long(), num_objects + 1).float()
+    return F.one_hot(find_nearest_pixels(known, grid).long(), num_objects + 1).float()
 
 
-def labels_to_mask(labels: Tensor, grown: tuple[int, int], seen: tuple[int, int], size: tuple[int, int]) -> Tensor:
+def convert_labels_to_mask(
+    labels: Tensor, grown: tuple[int, int], seen: tuple[int, int], size: tuple[int, int]
+) -> Tensor:
     """Shares of objects on patches as a mask of pixels.
 
     Bilinear upsampling to the network's input, each object stretched to [0, 1], the largest wins, nearest pixel to
@@ -174,10 +176,10 @@ def labels_to_mask(labels: Tensor, grown: tuple[int, int], seen: tuple[int, int]
     highest = stretched.amax(dim=(1, 2), keepdim=True)
     # An object that is nowhere stays nowhere; one that is everywhere alike becomes 0, as in DINO's script.
     stretched = torch.where(maps.amax(dim=(1, 2), keepdim=True) > 0, stretched / highest.clamp_min(1e-12), maps)
-    return nearest_pixels(stretched.argmax(dim=0).to(torch.uint8), size)
+    return find_nearest_pixels(stretched.argmax(dim=0).to(torch.uint8), size)
 
 
-def nearest_pixels(mask: Tensor, size: tuple[int, int]) -> Tensor:
+def find_nearest_pixels(mask: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize indices by taking the pixel under each new pixel's centre.
 
     Args:

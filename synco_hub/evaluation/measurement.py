@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTransform, load_dataset
-from synco_hub.feature_pooling import feature_network, feature_rule
+from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
 from synco_hub.results import DataSource, EvaluationResult, ModelSource
 from synco_hub.settings import DatasetChoice, ExtractionSettings
@@ -151,18 +151,18 @@ def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
         model: Any model that :mod:`synco_hub.feature_pooling` knows.
         name: What the user called it; None for the name it was loaded by, else its class.
     """
-    network = feature_network(model)
+    network = find_feature_network(model)
     config: Any = getattr(network, "config", None)
     loaded_by = getattr(config, "name_or_path", None)
     return ModelSource(
         name=name or loaded_by or type(network).__name__,
-        feature=feature_rule(model).description,
+        feature=find_feature_rule(model).description,
         revision=getattr(config, "_commit_hash", None),
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
     )
 
 
-def classifier_source(model: EvaluatedModel, revision: str | None = None) -> ModelSource:
+def describe_classifier(model: EvaluatedModel, revision: str | None = None) -> ModelSource:
     """What a result says about a classifier; its revision is the hash of its weights, where they were hashed."""
     count = sum(parameter.numel() for parameter in model.network.parameters())
     return ModelSource(model.name, "classifier", revision, count)
@@ -225,7 +225,7 @@ def check_same_model(train: ModelSource, test: ModelSource) -> None:
         )
 
 
-def metric_lines(metrics: Mapping[str, float], width: int) -> str:
+def format_metrics(metrics: Mapping[str, float], width: int) -> str:
     """A line for each metric in percent, the names as wide as given."""
     return "\n".join(f"  {name:<{width}} {value:6.2f} %" for name, value in metrics.items())
 

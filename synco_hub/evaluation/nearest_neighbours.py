@@ -45,7 +45,7 @@ class SearchBlocks:
                 raise ValueError(f"{name}={getattr(self, name)}: a block holds at least 1")
 
 
-def best_keys(
+def find_best_keys(
     bank: Tensor,
     queries: Tensor,
     count: int,
@@ -74,9 +74,9 @@ def best_keys(
         total=len(bank) * len(queries), desc="nearest neighbours", unit="pair", unit_scale=True, disable=not progress
     ) as bar:
         for first in range(0, len(bank), blocks.bank):
-            bank_block = normalised(bank[first : first + blocks.bank], device)
+            bank_block = normalise(bank[first : first + blocks.bank], device)
             for start in range(0, len(queries), blocks.queries):
-                query_block = normalised(queries[start : start + blocks.queries], device)
+                query_block = normalise(queries[start : start + blocks.queries], device)
                 scores = _similarities(query_block, bank_block, buffer, blocks.group)
                 step = blocks.rows if scores.device.type == "cpu" else len(scores)
                 for row in range(0, len(scores), step):
@@ -86,7 +86,7 @@ def best_keys(
     return best
 
 
-def normalised(features: Tensor, device: torch.device | str) -> Tensor:
+def normalise(features: Tensor, device: torch.device | str) -> Tensor:
     """Unit vectors in float32 on a device. Shape: (images, dim)."""
     return F.normalize(features.to(device=device, dtype=torch.float32), dim=1)
 
@@ -115,18 +115,18 @@ def _merge(best: Tensor, scores: Tensor, first: int, group: int) -> Tensor:
     k = best.shape[1]
     maxima = scores.unflatten(1, (-1, group)).amax(dim=2)  # (rows, groups)
     starts = torch.arange(0, scores.shape[1], group, device=scores.device)
-    group_keys = packed(maxima, starts + first)
+    group_keys = pack(maxima, starts + first)
     # Groups that cannot reach the k best so far need no look; the row with the most decides how many are taken.
     promising = min(k, int((group_keys > best[:, -1:]).sum(dim=1).max()))
     if promising == 0:
         return best
     chosen = starts[group_keys.topk(promising, sorted=False).indices]  # (rows, promising)
     columns = (chosen[:, :, None] + torch.arange(group, device=scores.device)).flatten(1)  # (rows, promising * group)
-    candidates = packed(scores.gather(1, columns), columns + first)
+    candidates = pack(scores.gather(1, columns), columns + first)
     return torch.cat([best, candidates], dim=1).topk(k).values
 
 
-def packed(similarities: Tensor, indices: Tensor) -> Tensor:
+def pack(similarities: Tensor, indices: Tensor) -> Tensor:
     """Integers ordered by rising similarity, then by falling index.
 
     Args:
@@ -139,7 +139,7 @@ def packed(similarities: Tensor, indices: Tensor) -> Tensor:
     return (ordered.to(torch.int64) << 32) | (_LOW_BITS - indices)
 
 
-def unpacked(keys: Tensor) -> tuple[Tensor, Tensor]:
+def unpack(keys: Tensor) -> tuple[Tensor, Tensor]:
     """Similarities, float32, and indices, int64, of what :func:`packed` made. Shapes: as the keys'."""
     ordered = (keys >> 32).to(torch.int32)
     bits = ordered ^ ((ordered >> 31) & 0x7FFFFFFF)
@@ -190,5 +190,5 @@ def nearest_neighbours(
         )
     if not 1 <= k <= len(bank):
         raise ValueError(f"k={k} neighbours in a bank of {len(bank)} images: choose k from 1 to the size of the bank")
-    keys = best_keys(bank, queries, k, device, blocks or SearchBlocks(), progress)
-    return Neighbours(*unpacked(keys.cpu()))
+    keys = find_best_keys(bank, queries, k, device, blocks or SearchBlocks(), progress)
+    return Neighbours(*unpack(keys.cpu()))

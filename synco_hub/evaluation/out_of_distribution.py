@@ -19,8 +19,8 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
-from synco_hub.data.catalog.loading import folder_of_set, load_known_images
-from synco_hub.data.class_labels import class_columns
+from synco_hub.data.catalog.loading import find_set_folder, load_known_images
+from synco_hub.data.class_labels import find_class_columns
 from synco_hub.evaluation.classification import check_same_classes
 from synco_hub.evaluation.confidence_scores import (
     check_neighbour,
@@ -32,14 +32,14 @@ from synco_hub.evaluation.confidence_scores import (
 )
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
-    classifier_source,
     data_source,
+    describe_classifier,
     open_split,
     preprocessing,
     save_each,
 )
-from synco_hub.evaluation.resume import ResumableFolder, contents_of_images, model_identity
-from synco_hub.feature_pooling import feature_network, feature_rule, image_features
+from synco_hub.evaluation.resume import ResumableFolder, hash_images, identify_model
+from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.features import frozen
 from synco_hub.output_paths import check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -64,7 +64,7 @@ def evaluate(
     folder = None if output is None else output.with_name(f"{output.stem}.outputs")
     if folder is not None:
         check_output_folder(folder, "--output")
-    sets = _imagenet_o(model, data, settings) if data.data_dir is not None else _pair(model, data, settings)
+    sets = _open_imagenet_o(model, data, settings) if data.data_dir is not None else _pair(model, data, settings)
     return save_each([evaluate_out_of_distribution(model, sets, settings, folder)], output)
 
 
@@ -96,15 +96,15 @@ class DetectionSets:
     protocol: str = "ood_pair"
 
 
-def _imagenet_o(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings) -> DetectionSets:
+def _open_imagenet_o(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings) -> DetectionSets:
     data_dir = str(data.data_dir)
-    folder_of_set("imagenet-o", data_dir)
+    find_set_folder("imagenet-o", data_dir)
     return DetectionSets(
         EvaluationDataset(load_known_images(data_dir), model.transform),
         open_split(DatasetChoice("imagenet-o", data_dir), "test", model),
         None if settings.bank_dataset is None else open_split(DatasetChoice(settings.bank_dataset), "train", model),
         settings.neighbour,
-        class_columns(model.class_names, "imagenet_o"),
+        find_class_columns(model.class_names, "imagenet_o"),
         "ood",
     )
 
@@ -113,12 +113,12 @@ def _pair(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributio
     chosen = DatasetChoice(str(settings.in_dataset), split_seed=data.split_seed)
     known = open_split(chosen, "test", model)
     check_same_classes(model.class_names, tuple(known.images.class_names))
-    unknown = _unknown_images(replace(chosen, dataset=str(settings.out_dataset)), model)
+    unknown = _open_unknown_images(replace(chosen, dataset=str(settings.out_dataset)), model)
     bank = open_split(replace(chosen, dataset=settings.bank_dataset or chosen.dataset), "train", model)
     return DetectionSets(known, EvaluationDataset(unknown, model.transform), bank, min(settings.neighbour, len(bank)))
 
 
-def _unknown_images(data: DatasetChoice, model: EvaluatedModel) -> ImageDataset:
+def _open_unknown_images(data: DatasetChoice, model: EvaluatedModel) -> ImageDataset:
     """All images of a folder at any depth, or the test split of a data set; labels are not used."""
     return open_split(data, "all" if Path(data.dataset).expanduser().is_dir() else "test", model).images
 
@@ -150,7 +150,7 @@ def evaluate_out_of_distribution(
     settings = settings or ForwardSettings()
     if sets.bank is not None:
         check_neighbour(sets.neighbour, len(sets.bank))  # before hours of forward passes
-    identity = model_identity(model.network)
+    identity = identify_model(model.network)
     facts = {**identity, "preprocessing": preprocessing(sets.known), "batch size": settings.batch_size}
     kept = ResumableFolder(folder, facts)
     with frozen(model.network, settings.device) as network:
@@ -160,12 +160,12 @@ def evaluate_out_of_distribution(
         known = outputs.of(sets.known, "in-distribution", wanted)
         unknown = outputs.of(sets.unknown, "out-of-distribution", wanted)
         bank = None if sets.bank is None else outputs.of(sets.bank, "bank", (FEATURES,))
-    scores = scores_of_both(known, unknown, bank, sets.columns, sets.neighbour)
+    scores = score_both(known, unknown, bank, sets.columns, sets.neighbour)
     inside = data_source(sets.known.images.description, len(known.logits))
     about = sets.unknown.images.description
     return EvaluationResult(
         metrics=_metrics(scores),
-        model=classifier_source(model, identity["weights"]),
+        model=describe_classifier(model, identity["weights"]),
         dataset=DataSource(about.name, about.split, len(unknown.logits), about.fingerprint, about.source),
         protocol=ProtocolFacts(sets.protocol, _facts(sets, len(known.logits))),
         training_dataset=replace(inside, description=f"the in-distribution images: {inside.description}"),
@@ -177,7 +177,7 @@ def evaluate_out_of_distribution(
     )
 
 
-def scores_of_both(
+def score_both(
     known: Outputs, unknown: Outputs, bank: Outputs | None, columns: Tensor | None, neighbour: int
 ) -> Scores:
     """Every score of known and of unknown images; `columns` are the outputs that the first scores keep, None all."""
@@ -272,12 +272,12 @@ class ClassifierOutputs:
             for number, (block, values) in enumerate(zip(blocks, kept, strict=True)):
                 if values is None:
                     # Before the measurement: images that change while it runs are others than those it names.
-                    contents = contents_of_images(dataset.images, _joined(block)) if self._folder.path else ""
+                    contents = hash_images(dataset.images, _join_parts(block)) if self._folder.path else ""
                     values = self._computed(fresh, block, wanted, (ledger, bar))
                     self._folder.save_tensors(_part(title, number), contents, values)
                 else:
-                    ledger.record(sorted(set(_joined(block)) - set(values[_INDICES].tolist())))
-                    bar.update(len(_joined(block)))
+                    ledger.record(sorted(set(_join_parts(block)) - set(values[_INDICES].tolist())))
+                    bar.update(len(_join_parts(block)))
                 if len(values[_INDICES]):
                     parts.append(values)
         if not parts:
@@ -320,8 +320,8 @@ class ClassifierOutputs:
             if LOGITS in wanted:
                 values[LOGITS] = self._network(pixels).logits.float().cpu()
             if FEATURES in wanted:
-                backbone = feature_network(self._network)
-                values[FEATURES] = image_features(backbone, pixels, feature_rule(backbone)).float().cpu()
+                backbone = find_feature_network(self._network)
+                values[FEATURES] = compute_image_features(backbone, pixels, find_feature_rule(backbone)).float().cpu()
         return values
 
     def _kept(
@@ -330,7 +330,7 @@ class ClassifierOutputs:
         """A finished block of the same images with all that is wanted, None if there is none."""
         if not self._folder.has(part):
             return None
-        values = self._folder.load_tensors(part, contents_of_images(dataset.images, _joined(block)))
+        values = self._folder.load_tensors(part, hash_images(dataset.images, _join_parts(block)))
         complete = values is not None and (len(values[_INDICES]) == 0 or set(wanted) <= set(values))
         return values if complete else None
 
@@ -339,5 +339,5 @@ def _part(title: str, number: int) -> str:
     return f"{title}/block-{number:06d}.safetensors"
 
 
-def _joined(block: Sequence[Sequence[int]]) -> list[int]:
+def _join_parts(block: Sequence[Sequence[int]]) -> list[int]:
     return [position for batch in block for position in batch]

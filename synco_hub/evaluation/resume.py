@@ -24,7 +24,7 @@ from synco_hub.atomic_write import atomic_write
 from synco_hub.data import ImageDataset, UnreadableImageError
 from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.image_dataset import fingerprint
-from synco_hub.feature_pooling import feature_network
+from synco_hub.feature_pooling import find_feature_network
 
 _FILE = "measurement.json"
 _CONTENTS = "contents"
@@ -163,16 +163,16 @@ def read_json(file: Path) -> dict[str, Any]:
 # Which network was measured.
 
 
-def model_identity(model: nn.Module) -> dict[str, str]:
+def identify_model(model: nn.Module) -> dict[str, str]:
     """What two measurements must have in common to be of one model.
 
     Returns:
         ``weights``; and ``configuration``: the same weights with another number of heads are another network.
     """
-    return {"weights": weights_fingerprint(model), "configuration": fingerprint(_configuration(model))}
+    return {"weights": hash_weights(model), "configuration": fingerprint(_configuration(model))}
 
 
-def weights_fingerprint(network: nn.Module) -> str:
+def hash_weights(network: nn.Module) -> str:
     """Hash of every parameter and buffer, in the order of their names; another training has another one."""
     digest = hashlib.blake2b(digest_size=8)
     for name, tensor in sorted(network.state_dict().items()):
@@ -184,7 +184,7 @@ def weights_fingerprint(network: nn.Module) -> str:
 
 
 def _configuration(model: nn.Module) -> str:
-    network = feature_network(model)
+    network = find_feature_network(model)
     config: Any = getattr(model, "config", None) or getattr(network, "config", None)
     if hasattr(config, "to_diff_dict"):
         settings: dict[str, Any] = config.to_diff_dict()
@@ -197,7 +197,7 @@ def _configuration(model: nn.Module) -> str:
 # Which images it saw.
 
 
-def contents_of_images(images: ImageDataset, positions: Sequence[int] | None = None) -> str:
+def hash_images(images: ImageDataset, positions: Sequence[int] | None = None) -> str:
     """Hash of the stored images, in their order; where they lie and what they are called plays no part.
 
     Args:
@@ -205,11 +205,11 @@ def contents_of_images(images: ImageDataset, positions: Sequence[int] | None = N
         positions: Which of its images; None for all.
     """
     if isinstance(images, WatermarkedImages):
-        return contents_of_images(images.images, positions)  # the mark is drawn on the view, not stored
+        return hash_images(images.images, positions)  # the mark is drawn on the view, not stored
     return _hash_of(images.encoded, range(len(images)) if positions is None else positions)
 
 
-def contents_of_files(files: Sequence[Path]) -> str:
+def hash_files(files: Sequence[Path]) -> str:
     """Hash of files, in their order; a missing one has a mark of its own."""
     return _hash_of(lambda number: files[number].read_bytes(), range(len(files)))
 

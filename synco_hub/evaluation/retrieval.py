@@ -24,10 +24,10 @@ from tqdm import tqdm
 
 from synco_hub.data import decode_rgb
 from synco_hub.data.revisited_retrieval import SETUPS, RetrievalData, load_retrieval_data
-from synco_hub.evaluation.dense_features import any_size_features, cut_to_patches, patch_sides, pixel_values
-from synco_hub.evaluation.measurement import EvaluatedModel, metric_lines, model_source, save_each
-from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
-from synco_hub.feature_pooling import FeatureRule, feature_network, feature_rule
+from synco_hub.evaluation.dense_features import compute_any_size_features, cut_to_patches, patch_sides, pixel_values
+from synco_hub.evaluation.measurement import EvaluatedModel, format_metrics, model_source, save_each
+from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
+from synco_hub.feature_pooling import FeatureRule, find_feature_network, find_feature_rule
 from synco_hub.features import check_finite, frozen
 from synco_hub.metrics import revisited_average_precision, revisited_precision_at_k
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -51,7 +51,7 @@ def evaluate(
 def format_table(result: EvaluationResult) -> str:
     """How many images, and the means of each setup."""
     about = f"{result.dataset.name}: {result.dataset.description}"
-    return f"{about}\n{metric_lines(result.metrics, 12)}"
+    return f"{about}\n{format_metrics(result.metrics, 12)}"
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class RetrievalInput:
             raise ValueError(f"scales={self.scales}: give at least one factor in (0, 4], such as 1 and 0.5")
 
 
-def retrieval_input(model: EvaluatedModel, settings: RetrievalSettings) -> RetrievalInput:
+def prepare_retrieval_input(model: EvaluatedModel, settings: RetrievalSettings) -> RetrievalInput:
     """The settings with the model's own normalisation."""
     scales = tuple(settings.scale or ()) or RetrievalInput.scales
     return RetrievalInput(settings.max_side, scales, settings.crop_queries, model.mean, model.std)
@@ -122,19 +122,19 @@ def evaluate_retrieval(
     """
     started = time.perf_counter()
     settings = settings or RetrievalSettings()
-    form = retrieval_input(model, settings)
+    form = prepare_retrieval_input(model, settings)
     source = model_source(model.network, model.name)
     identity = {
         **{"data": data.name, "ground_truth": data.fingerprint, "input": asdict(form)},
-        **model_identity(feature_network(model.network)),
+        **identify_model(find_feature_network(model.network)),
         **{"rule": source.feature, "dtype": "None"},
     }
     folder = ResumableFolder(None if settings.save_features is None else Path(settings.save_features), identity)
     queries = [SearchedImage(query.file, query.box) for query in data.queries]
     database = [SearchedImage(file) for file in data.database]
-    query_vectors = retrieval_vectors(model.network, queries, form, settings, "queries", folder)
-    database_vectors = retrieval_vectors(model.network, database, form, settings, "database", folder)
-    scores = retrieval_scores(query_vectors @ database_vectors.T, data)
+    query_vectors = compute_retrieval_vectors(model.network, queries, form, settings, "queries", folder)
+    database_vectors = compute_retrieval_vectors(model.network, database, form, settings, "database", folder)
+    scores = score_retrieval(query_vectors @ database_vectors.T, data)
     counts = f"{len(data.queries)} queries, {len(data.database)} database images"
     return EvaluationResult(
         metrics=scores.metrics,
@@ -153,7 +153,7 @@ def evaluate_retrieval(
     )
 
 
-def retrieval_scores(similarities: Tensor, data: RetrievalData) -> RetrievalScores:
+def score_retrieval(similarities: Tensor, data: RetrievalData) -> RetrievalScores:
     """Numbers of all setups that have at least one query with a positive.
 
     Args:
@@ -213,7 +213,7 @@ class SearchedImage:
     box: tuple[float, float, float, float] | None = None
 
 
-def retrieval_vectors(
+def compute_retrieval_vectors(
     model: nn.Module,
     images: Sequence[SearchedImage],
     form: RetrievalInput,
@@ -240,19 +240,19 @@ def retrieval_vectors(
     """
     parts = []
     with (
-        frozen(feature_network(model), settings.device) as network,
+        frozen(find_feature_network(model), settings.device) as network,
         tqdm(total=len(images), desc=title, unit="img", disable=not settings.progress) as bar,
     ):
         for start in range(0, len(images), BLOCK):
             block = images[start : start + BLOCK]
             part = f"{title}-{start:06d}.safetensors"
-            contents = "" if folder.path is None else contents_of_files([image.file for image in block])
+            contents = "" if folder.path is None else hash_files([image.file for image in block])
             kept = folder.load_tensors(part, contents)
             if kept is not None:
                 vectors = kept["vectors"]
                 bar.update(len(block))
             else:
-                vectors = _computed(network, feature_rule(model), block, form, settings, bar)
+                vectors = _computed(network, find_feature_rule(model), block, form, settings, bar)
                 check_finite(vectors, torch.arange(start, start + len(block)))
                 vectors = F.normalize(vectors, dim=1)
                 folder.save_tensors(part, contents, {"vectors": vectors})
@@ -260,11 +260,13 @@ def retrieval_vectors(
     return torch.cat(parts)
 
 
-def multi_scale_features(network: nn.Module, pixels: Tensor, rule: FeatureRule, scales: Sequence[float]) -> Tensor:
+def compute_multi_scale_features(
+    network: nn.Module, pixels: Tensor, rule: FeatureRule, scales: Sequence[float]
+) -> Tensor:
     """Mean of the features at several scales.
 
     Args:
-        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.find_feature_network` gave.
         pixels: Normalised. Shape: (1, channels, height, width).
         rule: Which feature.
         scales: Factors; at 1 the pixels stay as they are.
@@ -281,13 +283,13 @@ def multi_scale_features(network: nn.Module, pixels: Tensor, rule: FeatureRule, 
         if scale != 1:
             size = [max(math.floor(side * scale), 1) for side in pixels.shape[-2:]]
             scaled = F.interpolate(pixels, size=size, mode="bilinear", align_corners=False)
-        features = any_size_features(network, cut_to_patches(scaled, sides), rule).float()
+        features = compute_any_size_features(network, cut_to_patches(scaled, sides), rule).float()
         total = features if total is None else total + features
     assert total is not None
     return total / len(scales)
 
 
-def seen_image(image: SearchedImage, form: RetrievalInput) -> Image.Image:
+def crop_seen_image(image: SearchedImage, form: RetrievalInput) -> Image.Image:
     """Decode an image, take its box, reduce it by the factor that brings the *whole* image to the longest side.
 
     So a query's box keeps the scale of the database images, whatever part of its image it is.
@@ -317,7 +319,7 @@ class _SeenImages(Dataset[Tensor]):
         return len(self._images)
 
     def __getitem__(self, index: int) -> Tensor:
-        return pixel_values(seen_image(self._images[index], self._form), self._form.mean, self._form.std)
+        return pixel_values(crop_seen_image(self._images[index], self._form), self._form.mean, self._form.std)
 
 
 def _computed(
@@ -333,6 +335,6 @@ def _computed(
     loader = DataLoader(_SeenImages(images, form), batch_size=None, num_workers=settings.num_workers)
     for pixels in cast("Any", loader):
         with torch.inference_mode():
-            rows.append(multi_scale_features(network, pixels.to(device), rule, form.scales).cpu())
+            rows.append(compute_multi_scale_features(network, pixels.to(device), rule, form.scales).cpu())
         bar.update(1)
     return torch.cat(rows)

@@ -20,12 +20,12 @@ from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
-from synco_hub.data.class_labels import class_columns
+from synco_hub.data.class_labels import find_class_columns
 from synco_hub.data.corruptions import SEVERITIES
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.evaluation.classification import check_same_classes, classification_targets
-from synco_hub.evaluation.measurement import EvaluatedModel, classifier_source, save_each
-from synco_hub.evaluation.resume import check_same_measurement, contents_of_images, model_identity
+from synco_hub.evaluation.measurement import EvaluatedModel, describe_classifier, save_each
+from synco_hub.evaluation.resume import check_same_measurement, hash_images, identify_model
 from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, plan_on_the_fly, plan_published
 from synco_hub.features import frozen
 from synco_hub.metrics import mean_corruption_error, target_ranks
@@ -56,7 +56,7 @@ def format_table(result: EvaluationResult) -> str:
     cells = {key: AccuracyCell.from_dict(dict(cell)) for key, cell in result.protocol.parameters["cells"].items()}
     lines = []
     for family in ("imagenet_c", "corrupted"):
-        if table := severity_table(family, cells):
+        if table := tabulate_severities(family, cells):
             lines.append(f"  {family:<18} severity" + "".join(f"{severity:>8}" for severity in SEVERITIES))
             for name, row in table.items():
                 lines.append(f"  {name:<26}" + "".join("       -" if at is None else f"{at:8.2f}" for at in row))
@@ -82,9 +82,9 @@ class RobustnessRun:
         self.model, self.plan, self.settings = model, plan, settings or ForwardSettings()
         # Before the first image: a classifier of other classes must not cost hours.
         lists = {cell.class_list for cell in plan.cells if cell.class_list}
-        self.columns = {name: class_columns(model.class_names, name) for name in sorted(lists)}
+        self.columns = {name: find_class_columns(model.class_names, name) for name in sorted(lists)}
         self.identity: dict[str, Any] = {
-            **model_identity(model.network),
+            **identify_model(model.network),
             "classes": fingerprint(model.class_names),
             "data": plan.data_fingerprint or plan.data_name,
             "preprocessing": plan.preprocessing,
@@ -110,7 +110,7 @@ class RobustnessRun:
         stored = earlier.protocol.parameters
         remedy = "give another --output, or remove it to measure anew"
         check_same_measurement(f"{output} holds", stored.get("identity", {}), self.identity, remedy)
-        self.cells = _stored_cells(output, stored.get("cells"))
+        self.cells = _read_stored_cells(output, stored.get("cells"))
         self.duration = earlier.duration_s
         if stale := self._stale_cells():
             some = f"{', '.join(stale[:3])}{' …' if len(stale) > 3 else ''}"
@@ -146,8 +146,8 @@ class RobustnessRun:
         if unfinished:
             notes.append(f"not finished: {len(unfinished)} of {len(self.plan.cells)} cells, first {unfinished[0]}")
         return EvaluationResult(
-            metrics=robustness_metrics(cells),
-            model=classifier_source(self.model, self.identity["weights"]),
+            metrics=compute_robustness_metrics(cells),
+            model=describe_classifier(self.model, self.identity["weights"]),
             dataset=DataSource(
                 self.plan.data_name,
                 "test",
@@ -188,7 +188,7 @@ class RobustnessRun:
     def _contents(self, images: ImageDataset) -> str:
         # The cells of corruptions drawn on the fly are made of one data set.
         if self._last_contents is None or self._last_contents[0] is not images:
-            self._last_contents = images, contents_of_images(images)
+            self._last_contents = images, hash_images(images)
         return self._last_contents[1]
 
     def _measured(self, network: nn.Module, cell: PlannedCell, title: str) -> AccuracyCell:
@@ -208,7 +208,7 @@ class RobustnessRun:
         return replace(measured, contents=contents)
 
 
-def _stored_cells(output: Path, stored: Any) -> dict[str, AccuracyCell]:
+def _read_stored_cells(output: Path, stored: Any) -> dict[str, AccuracyCell]:
     try:
         return {key: AccuracyCell.from_dict(dict(values)) for key, values in stored.items()}
     except (AttributeError, TypeError, ValueError) as error:
@@ -321,7 +321,7 @@ def measure_cell(
 Cells = Mapping[str, AccuracyCell]
 
 
-def robustness_metrics(cells: Cells) -> dict[str, float]:
+def compute_robustness_metrics(cells: Cells) -> dict[str, float]:
     """Metrics of the cells that are there, in percent.
 
     Args:
@@ -348,7 +348,7 @@ def robustness_metrics(cells: Cells) -> dict[str, float]:
     return metrics
 
 
-def severity_table(family: str, cells: Cells) -> dict[str, list[float | None]]:
+def tabulate_severities(family: str, cells: Cells) -> dict[str, list[float | None]]:
     """Accuracy in percent of each corruption at severities 1 to 5, None where it is not measured.
 
     Args:
@@ -364,7 +364,7 @@ def severity_table(family: str, cells: Cells) -> dict[str, list[float | None]]:
 
 
 def _corruption_metrics(family: str, cells: Cells) -> dict[str, float]:
-    table = severity_table(family, cells)
+    table = tabulate_severities(family, cells)
     means: dict[str, float] = {}
     single: dict[str, float] = {}
     for name, row in table.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, UnreadableImageError, load_dataset
-from synco_hub.data.catalog.loading import corruption_folders, folder_of_set, require_every_class
+from synco_hub.data.catalog.loading import find_corruption_folders, find_set_folder, require_every_class
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG, HOLD_OUT_CORRUPTIONS
 from synco_hub.data.class_labels import IMAGENET
 from synco_hub.data.corruptions import (
@@ -23,7 +23,7 @@ from synco_hub.data.corruptions import (
     require_package,
 )
 from synco_hub.data.evaluation_transform import CentreCropTransform
-from synco_hub.data.subsets import sampled_images
+from synco_hub.data.subsets import sample_images
 from synco_hub.evaluation.measurement import EvaluatedModel, open_split, preprocessing
 from synco_hub.settings import DatasetChoice, RobustnessSettings
 
@@ -117,9 +117,9 @@ def plan_published(model: EvaluatedModel, data: DatasetChoice, settings: Robustn
         raise ValueError("--data-dir is missing: give the folder that holds the sets, or --sets to read Hub copies.")
     corruptions, transform = _names(settings.corruptions), model.transform
     cells, absent = [], []
-    for name in chosen_sets(settings.sets or "all"):
+    for name in choose_sets(settings.sets or "all"):
         try:
-            cells += planned_cells(name, data_dir, transform, corruptions)
+            cells += plan_cells(name, data_dir, transform, corruptions)
         except (FileNotFoundError, ImportError) as error:
             if settings.sets is not None:
                 raise
@@ -153,10 +153,10 @@ def plan_on_the_fly(model: EvaluatedModel, data: DatasetChoice, settings: Robust
         raise ValueError(
             f"a model of {whole.transform.image_size} pixels: corruptions need {SMALLEST_SIDE}; use another model"
         )
-    images, subset = sampled_images(whole.images, settings.num_images, settings.seed)
+    images, subset = sample_images(whole.images, settings.num_images, settings.seed)
     about = images.description
     return RobustnessPlan(
-        planned_corruptions(images, whole.transform, settings.seed, corruptions),
+        plan_corruptions(images, whole.transform, settings.seed, corruptions),
         "robustness_on_the_fly",
         about.name,
         f"{about.source}; {about.split_rule}; fingerprint {about.fingerprint}",
@@ -172,7 +172,7 @@ def _names(text: str | None) -> list[str] | None:
     return None if text is None else [name.strip() for name in text.split(",") if name.strip()]
 
 
-def chosen_sets(names: str) -> list[str]:
+def choose_sets(names: str) -> list[str]:
     """Names of sets, each once.
 
     Args:
@@ -190,7 +190,7 @@ def chosen_sets(names: str) -> list[str]:
     return list(dict.fromkeys(wanted))
 
 
-def planned_cells(
+def plan_cells(
     name: str, data_dir: Path | None, transform: EvaluationTransform, corruptions: Sequence[str] | None = None
 ) -> list[PlannedCell]:
     """The cells of one set.
@@ -209,15 +209,15 @@ def planned_cells(
     chosen = ROBUSTNESS_SETS[name]
     choice = DatasetChoice(chosen.dataset, None if data_dir is None else str(data_dir))
     if data_dir is not None:
-        folder_of_set(chosen.dataset, data_dir)
+        find_set_folder(chosen.dataset, data_dir)
     elif not (row := CATALOG[CATALOG[chosen.dataset].base or chosen.dataset]).has_table:
         raise ValueError(
             f"{name} has no copy on the Hub: give the folder that holds {row.folders[0]}/ with --data-dir"
         )
     if name == "imagenet-c":
-        places = corruption_folders(choice.data_dir or "", checked_corruptions(corruptions))
+        places = find_corruption_folders(choice.data_dir or "", check_corruptions(corruptions))
         crop = CentreCropTransform(transform)
-        return [_corruption_cell(chosen, f"{corruption}/{at}", choice, crop) for corruption, at in places]
+        return [_plan_corruption_cell(chosen, f"{corruption}/{at}", choice, crop) for corruption, at in places]
 
     def images() -> ImageDataset:
         found = load_dataset(choice, "test")
@@ -230,7 +230,7 @@ def planned_cells(
     return [PlannedCell(chosen.key, lambda: EvaluationDataset(images(), transform), chosen.class_list)]
 
 
-def planned_corruptions(
+def plan_corruptions(
     images: ImageDataset, transform: EvaluationTransform, seed: int, corruptions: Sequence[str] | None = None
 ) -> list[PlannedCell]:
     """Cells of corruptions drawn on the fly, the clean images first.
@@ -242,14 +242,14 @@ def planned_corruptions(
         corruptions: Some of the fifteen; None for all.
     """
     cells = [PlannedCell("clean", lambda: EvaluationDataset(images, transform))]
-    for name in checked_corruptions(corruptions):
+    for name in check_corruptions(corruptions):
         for severity in SEVERITIES:
             dataset = partial(ChangedDataset, images, transform, Corruption(name, severity, seed))
             cells.append(PlannedCell(f"corrupted/{name}/{severity}", dataset))
     return cells
 
 
-def checked_corruptions(corruptions: Sequence[str] | None) -> list[str]:
+def check_corruptions(corruptions: Sequence[str] | None) -> list[str]:
     """The fifteen corruptions, or some of them in their order.
 
     Raises:
@@ -265,7 +265,7 @@ def checked_corruptions(corruptions: Sequence[str] | None) -> list[str]:
     return [name for name in BENCHMARK_CORRUPTIONS if corruptions is None or name in corruptions]
 
 
-def _corruption_cell(
+def _plan_corruption_cell(
     chosen: RobustnessSet, place: str, choice: DatasetChoice, crop: CentreCropTransform
 ) -> PlannedCell:
     def dataset() -> EvaluationDataset:

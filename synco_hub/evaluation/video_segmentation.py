@@ -25,17 +25,17 @@ from tqdm import tqdm
 
 from synco_hub.data import decode_rgb
 from synco_hub.data.davis import RESOLUTION, VOID, DavisVideo, load_davis, read_mask, write_mask
-from synco_hub.evaluation.dense_features import chosen_stage, dense_features, feature_stride, pixel_values
+from synco_hub.evaluation.dense_features import choose_stage, compute_dense_features, find_feature_stride, pixel_values
 from synco_hub.evaluation.efficiency import wait_for
 from synco_hub.evaluation.label_propagation import (
     LabelPropagation,
     PropagationSettings,
-    labels_to_mask,
-    one_hot_patches,
+    convert_labels_to_mask,
+    encode_patches,
 )
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source
-from synco_hub.evaluation.resume import ResumableFolder, contents_of_files, model_identity
-from synco_hub.feature_pooling import feature_network
+from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
+from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import frozen
 from synco_hub.metrics import contour_accuracy, region_similarity, sequence_statistics
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -100,13 +100,13 @@ def evaluate_video_segmentation(
     """
     started = time.perf_counter()
     settings = settings or VideoSegmentationSettings()
-    stage = chosen_stage(model.network, settings.stage)
-    network = feature_network(model.network)
+    stage = choose_stage(model.network, settings.stage)
+    network = find_feature_network(model.network)
     how = {
-        **{"short_side": settings.short_side, "stage": stage, "propagation": asdict(_propagation(settings))},
-        **{"mean": model.mean, "std": model.std, "stride": list(feature_stride(model.network, stage))},
+        **{"short_side": settings.short_side, "stage": stage, "propagation": asdict(_make_propagation(settings))},
+        **{"mean": model.mean, "std": model.std, "stride": list(find_feature_stride(model.network, stage))},
     }
-    folder = ResumableFolder(output_dir, {**how, **model_identity(network)})
+    folder = ResumableFolder(output_dir, {**how, **identify_model(network)})
     finished: list[VideoScores] = []
     faults: dict[str, str] = {}
     result = None
@@ -119,7 +119,7 @@ def evaluate_video_segmentation(
                 faults[video.name] = str(error)
                 continue
             result = EvaluationResult(
-                metrics=video_metrics(finished),
+                metrics=measure_video(finished),
                 model=model_source(model.network, model.name),
                 dataset=_data_source(finished, len(videos), settings.split),
                 protocol=ProtocolFacts("video-segmentation", {**how, "frames_scored": "all but first and last"}),
@@ -149,7 +149,7 @@ def _measured(
     place: str,
 ) -> VideoScores:
     """Scores of one video, from disk if an earlier run finished it."""
-    part, contents = f"videos/{video.name}.json", contents_of_files(video.frames + video.annotations)
+    part, contents = f"videos/{video.name}.json", hash_files(video.frames + video.annotations)
     finished = kept.load_part(part, contents)
     if finished is not None:
         return VideoScores.from_dict(finished)
@@ -158,7 +158,7 @@ def _measured(
     folder = Path(str(kept.path)) / "masks" / video.name
     write_mask(folder / f"{video.frames[0].stem}.png", np.where(annotations[0] == VOID, 0, annotations[0]))
     seconds = []
-    following = propagated_masks(model, video, first, settings, stage)
+    following = propagate_masks(model, video, first, settings, stage)
     bar = tqdm(
         following, f"{video.name} ({place})", len(video.frames) - 1, unit="frame", disable=not settings.progress
     )
@@ -171,11 +171,11 @@ def _measured(
     return scores
 
 
-def _propagation(settings: VideoSegmentationSettings) -> PropagationSettings:
+def _make_propagation(settings: VideoSegmentationSettings) -> PropagationSettings:
     return PropagationSettings(settings.num_previous, settings.topk, settings.radius, settings.temperature)
 
 
-def propagated_masks(
+def propagate_masks(
     model: EvaluatedModel,
     video: DavisVideo,
     first_mask: Tensor,
@@ -189,38 +189,38 @@ def propagated_masks(
         video: Frames.
         first_mask: Indices of objects in the first frame. Shape: (height, width).
         settings: How it is done.
-        stage: What :func:`synco_hub.evaluation.dense_features.chosen_stage` gave.
+        stage: What :func:`synco_hub.evaluation.dense_features.choose_stage` gave.
 
     Yields:
         For each frame after the first its indices (height, width), uint8, and the seconds that the propagation took
         without reading and without the network's forward pass.
     """
-    network = feature_network(model.network)
+    network = find_feature_network(model.network)
     device = next(network.parameters()).device
     size = (first_mask.shape[0], first_mask.shape[1])
-    stride = feature_stride(network, stage)
+    stride = find_feature_stride(network, stage)
     num_objects = int(torch.where(first_mask == VOID, 0, first_mask).max())
     propagation = None
     for file in video.frames:
         image = pixel_values(decode_rgb(file), model.mean, model.std).to(device)
         seen = frame_size(size[1], size[0], settings.short_side, stride)
         image = F.interpolate(image, size=seen, mode="bilinear", align_corners=False)
-        features = dense_features(network, image, stage)[0]
+        features = compute_dense_features(network, image, stage)[0]
         if not bool(torch.isfinite(features).all()):
             raise ValueError(
                 f"video {video.name!r}: the features of {file.name} are NaN or infinite, so that no patch is like "
                 "another: check the checkpoint's weights"
             )
         if propagation is None:
-            labels = one_hot_patches(first_mask.to(device), (features.shape[0], features.shape[1]), num_objects)
-            propagation = LabelPropagation(features, labels, _propagation(settings))
+            labels = encode_patches(first_mask.to(device), (features.shape[0], features.shape[1]), num_objects)
+            propagation = LabelPropagation(features, labels, _make_propagation(settings))
             continue
         wait_for(device)  # the forward pass belongs to the network
         started = time.perf_counter()
         labels = propagation.step(features)
         grown = (features.shape[0] * stride[0], features.shape[1] * stride[1])
         # Copying to the CPU waits for the device: the clock is honest there too.
-        mask = labels_to_mask(labels, grown, seen, size).cpu()
+        mask = convert_labels_to_mask(labels, grown, seen, size).cpu()
         yield mask, time.perf_counter() - started
 
 
@@ -319,7 +319,7 @@ def score_video(name: str, masks: Tensor, annotations: Tensor, seconds: Sequence
     return VideoScores(name, region, contour, list(seconds))
 
 
-def video_metrics(videos: Sequence[VideoScores]) -> dict[str, float]:
+def measure_video(videos: Sequence[VideoScores]) -> dict[str, float]:
     """Means over all objects of all videos, in percent; J&F is the mean of J's and F's means.
 
     Args:

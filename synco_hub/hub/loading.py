@@ -25,7 +25,7 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError, suggest
-from synco_hub.feature_pooling import feature_network, feature_rule, image_features
+from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
 from synco_hub.zoo import list_models
@@ -58,7 +58,7 @@ def load_model(name: str) -> tuple[Any, Any]:
         ValueError: If there is no such checkpoint, with the nearest names.
         OSError: If it is a short name of the zoo that is not on this computer; names the ways to get it.
     """
-    name = backbone_name(name)
+    name = find_backbone_name(name)
     if name.startswith(TIMM_PREFIX):
         return _timm_model(name.removeprefix(TIMM_PREFIX))
     register()
@@ -67,7 +67,7 @@ def load_model(name: str) -> tuple[Any, Any]:
     return model, AutoImageProcessor.from_pretrained(name)
 
 
-def backbone_name(name: str) -> str:
+def find_backbone_name(name: str) -> str:
     """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it."""
     facts = Path(name) / HEAD_FACTS
     return str(json.loads(facts.read_text(encoding="utf-8"))["model"]) if facts.is_file() else name
@@ -92,10 +92,10 @@ def check_model_name(name: str) -> None:
         raise ValueError(f"model {name!r} is a folder without config.json: give a checkpoint directory.")
 
 
-def model_facts(model: Any, processor: Any) -> str:
+def describe_model_facts(model: Any, processor: Any) -> str:
     """One line on what is measured: which token, which pooling, which norm, and at which image size."""
     transform = EvaluationTransform.from_image_processor(processor)
-    return f"feature: {feature_rule(model).description}; images: {transform!r}"
+    return f"feature: {find_feature_rule(model).description}; images: {transform!r}"
 
 
 def _timm_model(name: str) -> tuple[Any, Any]:
@@ -148,7 +148,7 @@ class LinearClassifier(nn.Module):
     def __init__(self, backbone: nn.Module, head: LinearHead) -> None:
         super().__init__()
         self.backbone = backbone
-        self.rule = feature_rule(backbone)
+        self.rule = find_feature_rule(backbone)
         self.classifier = nn.Linear(head.weight.shape[1], head.weight.shape[0])
         self.classifier.load_state_dict({"weight": head.weight, "bias": head.bias})
         self.class_names = tuple(head.class_names)
@@ -157,7 +157,7 @@ class LinearClassifier(nn.Module):
     @property
     def base_model(self) -> nn.Module:
         """The network without the head, under the name that models of `transformers` have for it."""
-        return feature_network(self.backbone)
+        return find_feature_network(self.backbone)
 
     def forward(self, pixel_values: Tensor) -> ImageClassifierOutput:
         """Classify images.
@@ -168,7 +168,7 @@ class LinearClassifier(nn.Module):
         Returns:
             ``logits`` (batch, num_classes).
         """
-        features = image_features(feature_network(self.backbone), pixel_values, self.rule)
+        features = compute_image_features(find_feature_network(self.backbone), pixel_values, self.rule)
         return ImageClassifierOutput(logits=self.classifier(features))  # type: ignore[arg-type]
 
 
@@ -183,18 +183,18 @@ def save_classifier(directory: Path, model_name: str, model: nn.Module, processo
         head: What was trained.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    network = feature_network(model)
+    network = find_feature_network(model)
     processor.save_pretrained(directory)
     if isinstance(network, SynCoModel):
         _synco_classifier(network, head).save_pretrained(directory)
         return
     with atomic_write(directory / HEAD_FILE) as temporary:
         save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, temporary)
-    name = backbone_name(model_name)
+    name = find_backbone_name(model_name)
     facts = {
         # A path that counts from the working directory of today would be another one, or none, from elsewhere.
         "model": str(Path(name).resolve()) if Path(name).is_dir() else name,
-        "feature": feature_rule(model).description,
+        "feature": find_feature_rule(model).description,
         "class_names": list(head.class_names),
         "multi_label": head.multi_label,
     }

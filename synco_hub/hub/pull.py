@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from synco_hub.errors import join_names, suggest
 from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, limit_silence
-from synco_hub.hub.conversion.weights import directory_misfit
+from synco_hub.hub.conversion.weights import describe_directory_misfit
 from synco_hub.zoo import ORIGIN_FILE, ZOO, ZooRow, checkpoint_directory, home_directory, list_models
 
 _AGAIN = "Nothing was installed; repeat the command, it continues where it stopped."
@@ -88,7 +88,7 @@ def _is_installed(client: HfApi, short: str, source: str, commit: str, files: Se
     row = next((row for row in list_models() if row.name == short), None)
     if row is None or row.installed is None or (row.source, row.revision) != (source, commit):
         return False
-    return not _wrong_files(client, source, commit, files, Path(row.installed))
+    return not _find_wrong_files(client, source, commit, files, Path(row.installed))
 
 
 def _download(client: HfApi, source: str, commit: str, files: Sequence[Any], staging: Path) -> None:
@@ -115,13 +115,13 @@ def _source(name: str, repo_id: str | None) -> tuple[str, str]:
     """The short name and the repository."""
     short = name.rsplit("/", 1)[-1]
     checkpoint_directory(short)  # refuses what is no name, before anything is asked of the network
-    source = repo_id or (name if "/" in name else _repository_of(short))
+    source = repo_id or (name if "/" in name else _find_repository(short))
     if source.count("/") != 1 or not all(source.split("/")):
         raise ValueError(f"{source!r} is no repository of the Hub: it has the form organisation/name.")
     return short, source
 
 
-def _repository_of(name: str) -> str:
+def _find_repository(name: str) -> str:
     row = ZOO.get(name)
     if row is None:
         raise ValueError(
@@ -162,7 +162,7 @@ def _wanted(siblings: Iterable[Any], source: str) -> list[Any]:
 
 def _verify(client: HfApi, source: str, commit: str, files: Sequence[Any], staging: Path) -> None:
     """Compare every file with what the Hub says about it; wrong ones are deleted, so that repeating gets them anew."""
-    wrong = _wrong_files(client, source, commit, files, staging)
+    wrong = _find_wrong_files(client, source, commit, files, staging)
     for name in wrong:
         (staging / name).unlink(missing_ok=True)
     if wrong:
@@ -172,7 +172,7 @@ def _verify(client: HfApi, source: str, commit: str, files: Sequence[Any], stagi
         )
 
 
-def _wrong_files(client: HfApi, source: str, commit: str, files: Sequence[Any], directory: Path) -> list[str]:
+def _find_wrong_files(client: HfApi, source: str, commit: str, files: Sequence[Any], directory: Path) -> list[str]:
     """Names of the files that are not there, or not as the Hub has them at this revision."""
     with explain_errors("pulling", source, _AGAIN), limit_silence(ANSWER_SECONDS):
         found = client.verify_repo_checksums(source, revision=commit, local_dir=directory)
@@ -235,7 +235,7 @@ def install_checkpoint(directory: Path, name: str, origin: Mapping[str, str] | N
             "a finished run."
         )
     try:
-        problem = directory_misfit(directory)
+        problem = describe_directory_misfit(directory)
     except (SafetensorError, ValueError, RecursionError) as error:
         problem = f"config.json or the weights cannot be read ({' '.join(str(error).split())})"
     if problem:

@@ -20,24 +20,24 @@ from typing import Any
 
 import wrapt
 
-from synco_hub.zoo import ZOO, checkpoint_directory, installed_directory
+from synco_hub.zoo import ZOO, checkpoint_directory, find_installed_directory
 
 
 def resolve(name: str) -> str:
     """Say where `transformers` should load a model id from: an id itself unless it is a short name."""
     if os.path.isdir(name) or os.sep in name or "/" in name:
         return name
-    if installed := installed_directory(name):
+    if installed := find_installed_directory(name):
         return str(installed)
     row = ZOO.get(name)
     if row is None:
         return name
     if row.hub_repo is not None:
         return row.hub_repo
-    raise OSError(missing_message(name))
+    raise OSError(describe_missing(name))
 
 
-def missing_message(name: str) -> str:
+def describe_missing(name: str) -> str:
     """What to tell a user whose checkpoint is nowhere, with the three ways to get it."""
     row = ZOO[name]
     # The small ones are the project's own: there is nothing of the authors' to convert, but a quick way to make them.

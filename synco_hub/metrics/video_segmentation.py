@@ -127,8 +127,8 @@ def contour_accuracy(
         masks, targets = masks & ~void, targets & ~void
     radius = math.ceil(tolerance * math.hypot(*masks.shape[-2:]) if tolerance < 1 else tolerance)
     outline, target_outline = _cut_to_content(mask_outline(masks), mask_outline(targets))
-    precision = _found_share(outline, dilated(target_outline, radius))
-    recall = _found_share(target_outline, dilated(outline, radius))
+    precision = _found_share(outline, dilate(target_outline, radius))
+    recall = _found_share(target_outline, dilate(outline, radius))
     total = precision + recall
     return torch.where(total > 0, 2 * precision * recall / total.clamp_min(1e-300), 0.0)
 
@@ -153,7 +153,7 @@ def mask_outline(masks: Tensor) -> Tensor:
     return outline
 
 
-def dilated(masks: Tensor, radius: int) -> Tensor:
+def dilate(masks: Tensor, radius: int) -> Tensor:
     """Every pixel that has a pixel of the mask within a radius.
 
     Args:

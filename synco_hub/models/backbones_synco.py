@@ -114,7 +114,7 @@ def suggest(name: str, known: Iterable[str]) -> str:
 
 
 @functools.cache
-def specification_of(backbone: str) -> BackboneSpecification:
+def find_specification(backbone: str) -> BackboneSpecification:
     """What a backbone's name stands for.
 
     Args:
@@ -180,16 +180,16 @@ def build_backbone(config: Any) -> nn.Module:
         ValueError: If the numbers are impossible.
     """
     config.check()
-    network: nn.Module = timm.create_model(**timm_arguments(config))
+    network: nn.Module = timm.create_model(**make_timm_arguments(config))
     _set_layer_norm_eps(network, config.layer_norm_eps)
     if config.position_embedding == "sincos":
         set_sincos_position_embedding(network)
     return network
 
 
-def timm_arguments(config: Any) -> dict[str, Any]:
+def make_timm_arguments(config: Any) -> dict[str, Any]:
     """What `timm.create_model` is called with for a `SynCoConfig`."""
-    specification = specification_of(config.backbone)
+    specification = find_specification(config.backbone)
     is_swin = specification.family == "swin"
     arguments = {
         "model_name": specification.timm_name,

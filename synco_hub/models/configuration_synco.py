@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
 
-from .backbones_synco import LAYER_NORM_KINDS, specification_of, suggest
+from .backbones_synco import LAYER_NORM_KINDS, find_specification, suggest
 
 POSITION_EMBEDDINGS = ("sincos", "learned")
 
@@ -75,7 +75,7 @@ class SynCoConfig(PretrainedConfig):
         pretraining: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
-        own = specification_of(backbone)
+        own = find_specification(backbone)
         self.backbone = backbone
         self.image_size = own.image_size if image_size is None else image_size
         self.patch_size = own.patch_size if patch_size is None else patch_size
@@ -103,7 +103,7 @@ class SynCoConfig(PretrainedConfig):
         Raises:
             ValueError: Naming the value, the rule and what would do.
         """
-        family = specification_of(self.backbone).family
+        family = find_specification(self.backbone).family
         _check_ranges(self)
         _check_stages(self, family)
         _check_grid(self.image_size, self.patch_size, self.window_size, _stages(self.depth))

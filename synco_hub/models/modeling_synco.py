@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbones_synco import build_backbone
 from .configuration_synco import SynCoConfig
-from .recording_synco import recording, use_fused_attention
+from .recording_synco import record_attention, use_fused_attention
 
 AUTO_MAP = {
     "AutoConfig": "configuration_synco.SynCoConfig",
@@ -150,7 +150,7 @@ class SynCoModel(SynCoPreTrainedModel):
                 "the other attention code: use torch.no_grad() or gradient_checkpointing_disable()."
             )
         pixel_values = pixel_values.to(self.backbone.patch_embed.proj.weight.dtype)
-        with recording(self.backbone, bool(output_attentions), bool(output_hidden_states)) as recorded:
+        with record_attention(self.backbone, bool(output_attentions), bool(output_hidden_states)) as recorded:
             features = self.backbone.forward_features(pixel_values)
         return BaseModelOutputWithPooling(
             last_hidden_state=_tokens(features),

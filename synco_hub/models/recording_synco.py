@@ -28,7 +28,7 @@ class Recorded:
     hidden_states: list[Tensor] = field(default_factory=list)
 
 
-def attention_modules(backbone: nn.Module) -> list[Any]:
+def find_attention_modules(backbone: nn.Module) -> list[Any]:
     """Every block's attention, in order.
 
     Fused attention never forms its weights; unfused, every timm attention passes them through its `attn_drop`.
@@ -53,7 +53,7 @@ def use_fused_attention(backbone: Any, fused: bool) -> None:
 
 
 @contextmanager
-def recording(backbone: Any, attentions: bool, hidden_states: bool) -> Iterator[Recorded]:
+def record_attention(backbone: Any, attentions: bool, hidden_states: bool) -> Iterator[Recorded]:
     """Within this context, every forward of the backbone is recorded.
 
     Args:
@@ -66,7 +66,7 @@ def recording(backbone: Any, attentions: bool, hidden_states: bool) -> Iterator[
     """
     recorded = Recorded()
     with ExitStack() as restored:
-        for module in attention_modules(backbone) if attentions else []:
+        for module in find_attention_modules(backbone) if attentions else []:
             if getattr(module, "fused_attn", False):
                 module.fused_attn = False
                 restored.callback(setattr, module, "fused_attn", True)

@@ -16,7 +16,7 @@ _FILES = {
 }
 
 
-def paper_table(number: int) -> list[dict[str, str]]:
+def read_paper_table(number: int) -> list[dict[str, str]]:
     """Rows of one table, each a mapping from column to text as printed.
 
     Args:

@@ -23,14 +23,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synco_hub.feature_pooling import feature_network
+from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import frozen
 from synco_hub.visualization.recorded_attention import (
     RecordedSelfAttention,
     attends_in_windows,
+    find_patch_grid,
     forward_any_size,
     last_attention,
-    patch_grid,
 )
 
 ATTENTION_MASS = 0.6
@@ -217,13 +217,13 @@ def attention_rollout(model: nn.Module, pixel_values: Tensor) -> Tensor:
     Raises:
         ValueError: If the model attends in windows, has no [CLS] token, or shows no attention.
     """
-    network = feature_network(model)
+    network = find_feature_network(model)
     if attends_in_windows(network):
         raise ValueError(
             f"{type(network).__name__} attends within windows and has no [CLS] token to roll attention out from: look "
             "at its Grad-CAM, saliency or windowed attention"
         )
-    grid = patch_grid(network, pixel_values)
+    grid = find_patch_grid(network, pixel_values)
     with frozen(network), torch.no_grad(), RecordedSelfAttention() as recorded:
         forward_any_size(network, pixel_values)
     if not recorded.blocks:
@@ -277,7 +277,7 @@ def window_attention(model: nn.Module, pixel_values: Tensor, block: int = -1) ->
     Raises:
         ValueError: If the model is no Swin, has no such block, or hides its attention.
     """
-    network = feature_network(model)
+    network = find_feature_network(model)
     if not attends_in_windows(network):
         raise ValueError(f"{type(network).__name__} is no Swin: look at its [CLS] attention instead")
     blocks = [module for module in network.modules() if hasattr(module, "shift_size") and hasattr(module, "mlp")]

@@ -24,7 +24,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.feature_pooling import feature_network
+from synco_hub.feature_pooling import find_feature_network
 from synco_hub.visualization.attention_maps import (
     AttentionMaps,
     attention_maps,
@@ -319,7 +319,7 @@ MAP_KINDS: dict[str, MapKind] = {
 
 def paper_kinds(model: nn.Module) -> list[str]:
     """What the paper shows of a model: Figures 6 to 10 of a ViT, Figures 11 to 15 of a Swin."""
-    return ["cam", "saliency"] if attends_in_windows(feature_network(model)) else ["cls", "patch"]
+    return ["cam", "saliency"] if attends_in_windows(find_feature_network(model)) else ["cls", "patch"]
 
 
 def drawn_map(

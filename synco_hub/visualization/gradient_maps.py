@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.constants import IMAGENET_DEFAULT_STD
 
-from synco_hub.feature_pooling import feature_network, feature_rule
+from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import frozen
 from synco_hub.visualization.recorded_attention import attends_in_windows, forward_any_size
-from synco_hub.visualization.token_maps import tokens_on_grid
+from synco_hub.visualization.token_maps import lay_tokens_on_grid
 
 FEATURE_NORM = "norm of the feature (this checkpoint has no classifier)"
 
@@ -92,7 +92,7 @@ def gradient_maps(
     Raises:
         ValueError: If the model has no known feature map, or the target is no class.
     """
-    network = feature_network(model)
+    network = find_feature_network(model)
     seen: list[Tensor] = []
     own_thread = threading.get_ident()
 
@@ -109,7 +109,7 @@ def gradient_maps(
             by_feature, by_pixel = torch.autograd.grad(score.values.sum(), [seen[-1], pixel_values])
     finally:
         handle.remove()
-    features, by_feature = (tokens_on_grid(tensor, network, pixel_values) for tensor in (seen[-1], by_feature))
+    features, by_feature = (lay_tokens_on_grid(tensor, network, pixel_values) for tensor in (seen[-1], by_feature))
     deviation = by_pixel.new_tensor(std)[:, None, None]
     return GradientMaps(grad_cam(features, by_feature), (by_pixel / deviation).abs().mean(dim=1), score.descriptions)
 
@@ -168,12 +168,12 @@ def class_score(
     """
     network: Any = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     has_classifier = _has_classifier(network)
-    network = network if has_classifier else feature_network(network)
+    network = network if has_classifier else find_feature_network(network)
     output = forward_any_size(network, pixel_values)
     if has_classifier:
         logits = network.forward_head(output) if isinstance(output, Tensor) else output.logits
         return _of_class(logits, target, "score of {}class {}", "predicted ", _class_names(network))
-    features = _features(network, output, feature_rule(network).pooling)
+    features = _features(network, output, find_feature_rule(network).pooling)
     if classes is not None:
         cosines = F.normalize(features, dim=1) @ F.normalize(classes.features.to(features), dim=1).T
         return _of_class(cosines, target, "similarity to {}class {}", "nearest ", dict(enumerate(classes.names)))

@@ -213,7 +213,7 @@ def _scaled(processor: Any, factor: int) -> dict[str, dict[str, int]]:
     return scaled
 
 
-def same_part(ours: FloatArray, theirs: FloatArray) -> bool:
+def show_same_part(ours: FloatArray, theirs: FloatArray) -> bool:
     """Whether two pictures show the same part of an image, whatever their number of pixels.
 
     Args:

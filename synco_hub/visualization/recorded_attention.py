@@ -22,7 +22,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from synco_hub.errors import DoesNotApplyError
-from synco_hub.feature_pooling import expected_image_size, feature_network, patch_embedding
+from synco_hub.feature_pooling import find_expected_image_size, find_feature_network, patch_embedding
 from synco_hub.features import frozen
 
 _SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
@@ -59,7 +59,7 @@ def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
         ValueError: If the model attends in windows (Swin), has no [CLS] token, cannot take this image size, or uses
             an attention kernel that shows neither q and k nor the weights.
     """
-    network = feature_network(model)
+    network = find_feature_network(model)
     if pixel_values.ndim != 4:
         raise ValueError(
             f"pixel_values has shape {tuple(pixel_values.shape)}, (batch, channels, height, width) is needed: "
@@ -70,7 +70,7 @@ def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
             f"{type(network).__name__} is a Swin, which attends within windows and has no [CLS] token, so there is no "
             "map of the whole image to read off: look at Grad-CAM of its final feature map, which is not this function"
         )
-    grid = patch_grid(network, pixel_values)
+    grid = find_patch_grid(network, pixel_values)
     with frozen(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
         forward_any_size(network, pixel_values)
     weights = recorded.blocks[-1]() if recorded.blocks else None
@@ -103,13 +103,13 @@ def last_keys(model: nn.Module, pixel_values: Tensor) -> Tensor:
         ValueError: If it cannot take this image size, or its attention is not fused, so that its keys are not to be
             seen.
     """
-    network = feature_network(model)
+    network = find_feature_network(model)
     if attends_in_windows(network):
         raise DoesNotApplyError(
             f"{type(network).__name__} is a Swin, whose last keys belong to windows: LOST and TokenCut need the keys "
             "of a vision transformer with global attention"
         )
-    grid = patch_grid(network, pixel_values)
+    grid = find_patch_grid(network, pixel_values)
     with frozen(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
         forward_any_size(network, pixel_values)
     if recorded.fused_keys is None or len(recorded.fused_keys) != len(pixel_values):
@@ -200,7 +200,7 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
     """Run the backbone, interpolating positions where the image has another size than the model.
 
     Args:
-        network: What :func:`synco_hub.feature_pooling.feature_network` gave.
+        network: What :func:`synco_hub.feature_pooling.find_feature_network` gave.
         pixel_values: Preprocessed images. Shape: (batch, channels, height, width).
 
     Returns:
@@ -212,7 +212,7 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
     pixel_values = pixel_values.to(next(network.parameters()).device)
     forward = network.forward_features if hasattr(network, "forward_features") else network
     size = tuple(pixel_values.shape[-2:])
-    own_size = expected_image_size(network)
+    own_size = find_expected_image_size(network)
     if own_size is None or size == own_size:
         return forward(pixel_values)
     if "interpolate_pos_encoding" in inspect.signature(network.forward).parameters:
@@ -233,7 +233,7 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
     return forward(pixel_values)
 
 
-def patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
+def find_patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
     """Rows and columns of patches that a vision transformer cuts an image into.
 
     Args:

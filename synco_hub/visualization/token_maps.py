@@ -15,9 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synco_hub.feature_pooling import feature_network
+from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import frozen
-from synco_hub.visualization.recorded_attention import attends_in_windows, forward_any_size, patch_grid
+from synco_hub.visualization.recorded_attention import attends_in_windows, find_patch_grid, forward_any_size
 
 SIMILARITY_THRESHOLD = 0.2
 _WEAK_LINK = 1e-5
@@ -38,14 +38,14 @@ def token_map(model: nn.Module, pixel_values: Tensor) -> Tensor:
     Raises:
         ValueError: If the model cannot take this size, or its tokens do not lie on a grid.
     """
-    network: Any = feature_network(model)
+    network: Any = find_feature_network(model)
     with frozen(network), torch.no_grad():
         output = forward_any_size(network, pixel_values)
     tokens: Tensor = output if isinstance(output, Tensor) else output.last_hidden_state
     tokens = tokens.float()
     if tokens.ndim == 4 and not isinstance(output, Tensor):
         return tokens.permute(0, 2, 3, 1)  # convolutional networks of transformers put channels first
-    return tokens_on_grid(tokens, network, pixel_values)
+    return lay_tokens_on_grid(tokens, network, pixel_values)
 
 
 def principal_colours(tokens: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def patch_similarity(tokens: Tensor, row: int, column: int) -> Tensor:
     return torch.einsum("brcd,bd->brc", directions, directions[:, row, column]).clamp(-1, 1)
 
 
-def tokens_on_grid(tokens: Tensor, network: nn.Module, pixel_values: Tensor) -> Tensor:
+def lay_tokens_on_grid(tokens: Tensor, network: nn.Module, pixel_values: Tensor) -> Tensor:
     """Bring a sequence of tokens to its grid, prefix tokens left out.
 
     Args:
@@ -119,7 +119,7 @@ def tokens_on_grid(tokens: Tensor, network: nn.Module, pixel_values: Tensor) -> 
     """
     if tokens.ndim == 4:
         return tokens
-    rows, columns = patch_grid(network, pixel_values)
+    rows, columns = find_patch_grid(network, pixel_values)
     if attends_in_windows(network):
         # Every stage of a Swin but the first halves the map, odd sides rounded up.
         while rows * columns > tokens.shape[1] and rows * columns > 1:
@@ -160,7 +160,7 @@ def foreground_mask(tokens: Tensor, threshold: float = SIMILARITY_THRESHOLD, cen
     side = torch.where(side.gather(1, seed), side, ~side)  # the side that holds the seed
     at_seed = torch.zeros_like(side).scatter_(1, seed, torch.ones_like(seed, dtype=torch.bool))
     shape = tokens.shape[1:3]
-    return connected_region(side.unflatten(1, shape), at_seed.unflatten(1, shape))
+    return find_connected_region(side.unflatten(1, shape), at_seed.unflatten(1, shape))
 
 
 def _second_eigenvector(joined: Tensor) -> Tensor:
@@ -173,7 +173,7 @@ def _second_eigenvector(joined: Tensor) -> Tensor:
     return vector
 
 
-def connected_region(allowed: Tensor, seed: Tensor) -> Tensor:
+def find_connected_region(allowed: Tensor, seed: Tensor) -> Tensor:
     """The part of a mask that is connected with its seed, by steps to the four neighbours.
 
     Args:

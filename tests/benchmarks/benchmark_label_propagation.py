@@ -23,7 +23,7 @@ from interleaved import RESULTS, Finding, write_report
 from torch import Tensor
 from torch.nn import functional as F
 
-from synco_hub.evaluation.label_propagation import LabelPropagation, PropagationSettings, labels_to_mask
+from synco_hub.evaluation.label_propagation import LabelPropagation, PropagationSettings, convert_labels_to_mask
 
 OBJECTS, DIM, ROUNDS = 4, 384, 5
 GRIDS = {"patch 16": (30, 52, 16), "patch 8": (60, 104, 8)}
@@ -48,7 +48,7 @@ def following(grid: tuple[int, int, int], device: str) -> tuple[LabelPropagation
 
 def ours(propagation: LabelPropagation, features: Tensor, grid: tuple[int, int, int]) -> Tensor:
     size = grid[0] * grid[2], grid[1] * grid[2]
-    return labels_to_mask(propagation.step(features), size, size, (480, 854)).cpu()
+    return convert_labels_to_mask(propagation.step(features), size, size, (480, 854)).cpu()
 
 
 def usual(context: Tensor, labels: Tensor, features: Tensor, settings: PropagationSettings) -> Tensor:

@@ -33,9 +33,9 @@ from torchvision import transforms
 
 from synco_hub.data import EpochSampler, TwoViewCollator, TwoViewDataset
 from synco_hub.data.decoding import decode_pixels, decode_rgb
-from synco_hub.data.views.device_views import SplitTwoViewTransform, finished_views
+from synco_hub.data.views.device_views import SplitTwoViewTransform, finish_views
 from synco_hub.data.views.parameters import TwoViewParameters
-from synco_hub.data.views.transform import two_view_transform
+from synco_hub.data.views.transform import make_two_view_transform
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from pillow_views import PillowTwoViewTransform
@@ -139,7 +139,7 @@ def calls_of(pictures: list[bytes]) -> dict[str, Callable[[], object]]:
 
     def ours(place: str) -> dict[str, torch.Tensor]:
         epoch = next(epochs[place])
-        transform = by_pillow if place == "pillow" else two_view_transform(place, IMAGE_SIZE)
+        transform = by_pillow if place == "pillow" else make_two_view_transform(place, IMAGE_SIZE)
         dataset = TwoViewDataset(images, transform)
         return collate([dataset[epoch, index] for index in range(len(pictures))])
 
@@ -151,7 +151,7 @@ def calls_of(pictures: list[bytes]) -> dict[str, Callable[[], object]]:
         "the tests' oracle (Pillow)": lambda: ours("pillow"),
         "worker (OpenCV)": lambda: ours("worker"),
         "device, worker's half": lambda: ours("device"),
-        "device, both halves on this CPU": lambda: finished_views(half, ours("device")),
+        "device, both halves on this CPU": lambda: finish_views(half, ours("device")),
         "decode alone": lambda: [decode_pixels(data) for data in pictures],
     }
 
@@ -159,7 +159,7 @@ def calls_of(pictures: list[bytes]) -> dict[str, Callable[[], object]]:
 def loaded_per_second(pictures: list[bytes], place: str, workers: int, images: int = 512) -> float:
     """Images a second, wall clock, that a loader brings to the process that trains."""
     dataset: Any = TwoViewDataset(
-        JpegBytes(pictures * (images // len(pictures))), two_view_transform(place, IMAGE_SIZE)
+        JpegBytes(pictures * (images // len(pictures))), make_two_view_transform(place, IMAGE_SIZE)
     )
     sampler, batch_size = EpochSampler(len(dataset), seed=0), 32
     loader = DataLoader(
@@ -227,8 +227,8 @@ def on_cuda(pictures: list[bytes], rounds: int, batch_size: int = 512) -> tuple[
     eager, compiled = transform.device_half().cuda(), transform.device_half().cuda()
     compiled.compile()
     calls: dict[str, Callable[[], object]] = {
-        "batched half, eager": lambda: finished_views(eager, there),
-        "batched half, compiled": lambda: finished_views(compiled, there),
+        "batched half, eager": lambda: finish_views(eager, there),
+        "batched half, compiled": lambda: finish_views(compiled, there),
         "copy to the GPU": lambda: [values.cuda(non_blocking=True) for values in batch.values()],
     }
     seconds = interleaved_seconds(calls, rounds, "cuda", warmup=3)

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 from scipy.io import savemat
 
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 
 TRAIN, TEST = 8, 5
 
@@ -90,7 +90,7 @@ def cifar(name: str, root: Path, seed: int) -> Tree:
         if not ten:
             content["coarse_labels"] = [0] * len(chosen)
         put(folder / file, pickle.dumps({key.encode(): value for key, value in content.items()}, protocol=2))
-    meta = {"label_names" if ten else "fine_label_names": list(class_list(name))}
+    meta = {"label_names" if ten else "fine_label_names": list(read_class_list(name))}
     put(folder / ("batches.meta" if ten else "meta"), pickle.dumps(meta, protocol=2))
     return Tree(
         root,
@@ -115,7 +115,7 @@ def flowers(root: Path, seed: int) -> Tree:
 
 
 def pets(root: Path, seed: int) -> Tree:
-    names = class_list("oxford_pets")
+    names = read_class_list("oxford_pets")
     labels, greys = every_class(37, seed)
     lines: dict[str, list[str]] = {"train": [], "test": []}
     for split, number, label, grey in each(labels, greys):
@@ -175,7 +175,7 @@ def caltech(root: Path, seed: int) -> Tree:
 
 
 def dtd(root: Path, seed: int) -> Tree:
-    names = class_list("dtd")
+    names = read_class_list("dtd")
     labels, greys = every_class(47, seed)
     lines: dict[str, list[str]] = {"train": [], "val": [], "test": []}
     for split, number, label, grey in each(labels, greys):
@@ -227,7 +227,7 @@ def sun(root: Path, seed: int) -> Tree:
 
 def voc(root: Path, seed: int) -> Tree:
     """Lists of 1, 0 and -1, and annotations that say the same."""
-    names = class_list("voc2007")
+    names = read_class_list("voc2007")
     rng = np.random.default_rng(seed)
     base = root / "VOCdevkit/VOC2007"
     rows: dict[str, list[Any]] = {}
@@ -261,7 +261,7 @@ def annotation(names: tuple[str, ...], row: np.ndarray) -> str:
 
 
 def imagenet(root: Path, seed: int, wnids: tuple[str, ...] | None = None) -> Tree:
-    wnids = wnids or class_list("imagenet_1k")
+    wnids = wnids or read_class_list("imagenet_1k")
     position = {wnid: label for label, wnid in enumerate(wnids)}
     labels, greys = drawn(len(wnids), seed)
     found: dict[str, list[tuple[str, int, int]]] = {"train": [], "test": []}
@@ -288,7 +288,7 @@ def classes_only(
     root: Path, seed: int, folder: str, list_name: str, names: Callable[[int], str] | None = None
 ) -> Tree:
     """A test split of class folders."""
-    wnids = class_list(list_name)
+    wnids = read_class_list(list_name)
     labels, greys = drawn(len(wnids), seed)
     found = []
     for number, (label, grey) in enumerate(zip(labels["test"], greys["test"], strict=True)):
@@ -300,7 +300,7 @@ def classes_only(
 
 
 def corruptions(root: Path, seed: int) -> Tree:
-    wnids = class_list("imagenet_1k")
+    wnids = read_class_list("imagenet_1k")
     found = []
     for corruption in ("fog", "snow", "spatter"):  # the last is a hold-out
         for severity in range(1, 6):
@@ -343,9 +343,9 @@ WRITERS: dict[str, Callable[[Path, int], Tree]] = {
 
 def imagenet_100(root: Path, seed: int) -> Tree:
     """Some of the hundred among classes that are not."""
-    hundred = class_list("imagenet_100")
+    hundred = read_class_list("imagenet_100")
     tree = imagenet(root, seed, hundred)
-    others = [wnid for wnid in class_list("imagenet_1k") if wnid not in hundred][:2]
+    others = [wnid for wnid in read_class_list("imagenet_1k") if wnid not in hundred][:2]
     for wnid in others:
         put(root / f"train/{wnid}/{wnid}_1.JPEG", encoded(0))
         put(root / f"val/{wnid}/ILSVRC2012_val_1.JPEG", encoded(0))

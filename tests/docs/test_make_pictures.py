@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from space_app.uploads import draw_examples
-from synco_hub.cli.main import parser_of
+from synco_hub.cli.main import build_parser
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.zoo import ZOO
 
@@ -35,7 +35,7 @@ def networks(tmp_path) -> list[str]:
 
 
 def test_commands_are_options_of_the_command_line_models_of_the_zoo_and_examples_of_the_page(make_pictures, tmp_path):
-    options = set(parser_of("attention")._option_string_actions)
+    options = set(build_parser("attention")._option_string_actions)
     for arguments in make_pictures.attention_commands(make_pictures.DEMO_MODELS).values():
         assert {argument for argument in arguments if argument.startswith("--")} <= options
     assert set(make_pictures.DEMO_MODELS) <= set(ZOO)

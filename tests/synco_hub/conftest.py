@@ -9,7 +9,7 @@ from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.data import corruptions
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.models import image_processor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -44,7 +44,7 @@ def write_coded(path, guess, offset=0, size=32):
 @pytest.fixture
 def planted():
     """The classifier, its class names, its processor, and the writer of images."""
-    names = class_list("imagenet_1k")
+    names = read_class_list("imagenet_1k")
     return SimpleNamespace(
         classifier=ColourReader().eval(), names=names, processor=image_processor(32), write=write_coded
     )

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from synco_hub.feature_pooling import (
     RULES,
     FeatureRule,
-    expected_image_size,
-    feature_network,
-    feature_rule,
-    image_features,
+    compute_image_features,
+    find_expected_image_size,
+    find_feature_network,
+    find_feature_rule,
 )
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
@@ -42,7 +42,7 @@ def images(count: int = 2, size: int = 32) -> Tensor:
 
 def features_of(model: nn.Module, pixel_values: Tensor) -> Tensor:
     with torch.no_grad():
-        return image_features(feature_network(model), pixel_values, feature_rule(model))
+        return compute_image_features(find_feature_network(model), pixel_values, find_feature_rule(model))
 
 
 @pytest.mark.parametrize("family", ["ViT", "DeiT", "ViTMSN", "Dinov2", "Dinov2WithRegisters", "DINOv3ViT"])
@@ -51,7 +51,7 @@ def test_vision_transformers_give_the_class_token_and_not_their_pooler(family: s
     with torch.no_grad():
         expected = model(images()).last_hidden_state[:, 0]
     assert torch.equal(features_of(model, images()), expected)
-    assert "[CLS]" in feature_rule(model).description
+    assert "[CLS]" in find_feature_rule(model).description
 
 
 @pytest.mark.parametrize("family", ["Swin", "Swinv2"])
@@ -81,8 +81,8 @@ def test_synco_gives_its_pooled_output_with_and_without_a_head() -> None:
         outputs = classifier.synco(images())
     assert torch.equal(features_of(classifier, images()), outputs.last_hidden_state[:, 0])
     assert torch.equal(features_of(classifier.synco, images()), outputs.pooler_output)
-    assert feature_rule(classifier).description == "[CLS] token after the final norm"
-    assert expected_image_size(classifier) == (32, 32)
+    assert find_feature_rule(classifier).description == "[CLS] token after the final norm"
+    assert find_expected_image_size(classifier) == (32, 32)
 
 
 def test_synco_swin_says_mean() -> None:
@@ -93,7 +93,7 @@ def test_synco_swin_says_mean() -> None:
     with torch.no_grad():
         expected = model(images()).last_hidden_state.mean(dim=1)
     torch.testing.assert_close(features_of(model, images()), expected)
-    assert "mean" in feature_rule(model).description
+    assert "mean" in find_feature_rule(model).description
 
 
 @pytest.mark.parametrize("num_classes", [0, 7])
@@ -111,18 +111,18 @@ def test_timm_models_give_what_timm_pools(num_classes: int, pooling: str, words:
         tokens = model.forward_features(images())
         expected = tokens[:, 0] if pooling == "token" else model.fc_norm(tokens[:, 1:].mean(dim=1))
     torch.testing.assert_close(features_of(model, images()), expected)
-    assert words in feature_rule(model).description
-    assert expected_image_size(model) == (32, 32)
+    assert words in find_feature_rule(model).description
+    assert find_expected_image_size(model) == (32, 32)
 
 
 def test_heads_and_compilation_are_looked_through() -> None:
     classifier = transformers.ViTForImageClassification(transformers.ViTConfig(**SMALL)).eval()
-    assert feature_network(classifier) is classifier.vit
-    assert feature_network(torch.compile(classifier, backend="eager")) is classifier.vit
-    assert feature_network(classifier.vit) is classifier.vit
+    assert find_feature_network(classifier) is classifier.vit
+    assert find_feature_network(torch.compile(classifier, backend="eager")) is classifier.vit
+    assert find_feature_network(classifier.vit) is classifier.vit
     dinov3 = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**SMALL))
-    assert feature_network(dinov3) is dinov3
-    assert expected_image_size(classifier) == (32, 32)
+    assert find_feature_network(dinov3) is dinov3
+    assert find_expected_image_size(classifier) == (32, 32)
 
 
 def test_a_model_without_a_pooled_output_is_refused() -> None:
@@ -134,7 +134,7 @@ def test_a_model_without_a_pooled_output_is_refused() -> None:
 def test_features_that_depend_on_chance_are_refused() -> None:
     masked = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL))
     with pytest.raises(ValueError, match=r"hides 75% .* mask_ratio=0.0"):
-        feature_rule(masked)
+        find_feature_rule(masked)
     whole = transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL, mask_ratio=0.0)).eval()
     # The patches are shuffled at random all the same, which [CLS] does not see.
     torch.testing.assert_close(features_of(whole, images()), features_of(whole, images()), rtol=1e-4, atol=1e-5)
@@ -142,14 +142,14 @@ def test_features_that_depend_on_chance_are_refused() -> None:
 
 def test_an_unknown_module_and_a_map_are_refused() -> None:
     with pytest.raises(ValueError, match="Linear is neither a transformers nor a timm model"):
-        feature_rule(nn.Linear(2, 2))
+        find_feature_rule(nn.Linear(2, 2))
 
     class Mapped(nn.Module):
         def forward(self, pixel_values: Tensor) -> Any:
             return transformers.modeling_outputs.BaseModelOutputWithPooling(pooler_output=pixel_values)
 
     with pytest.raises(ValueError, match=r"features of shape \(2, 3, 32, 32\)"):
-        image_features(Mapped(), images(), FeatureRule("pooler_output", "its output"))
+        compute_image_features(Mapped(), images(), FeatureRule("pooler_output", "its output"))
 
 
 def test_the_rules_name_model_types_that_exist() -> None:

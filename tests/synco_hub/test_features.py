@@ -19,12 +19,12 @@ from synco_hub import features
 from synco_hub.features import (
     DatasetPart,
     Features,
-    best_device,
     check_finite,
-    devices_of,
+    choose_device,
     extract_features,
     extract_features_in_processes,
     frozen,
+    list_devices,
     parts,
 )
 from synco_hub.models import SynCoConfig, SynCoModel
@@ -291,7 +291,7 @@ def test_two_processes_give_the_features_of_one():
 
 def test_the_share_of_unreadable_images_is_that_of_the_whole(monkeypatch):
     # Threads stand for processes here, which take seconds to start.
-    monkeypatch.setattr(features, "fresh_processes", concurrent.futures.ThreadPoolExecutor)
+    monkeypatch.setattr(features, "start_fresh_processes", concurrent.futures.ThreadPoolExecutor)
     model = SynCoModel(SynCoConfig(backbone="vit-nano")).eval()
     dataset = Noise(20, bad=(0, 1, 2))  # 30 % of the first half, 15 % of all
     kind = ExtractionSettings(num_workers=0, batch_size=4, max_bad_fraction=0.2, progress=False, num_processes=2)
@@ -305,9 +305,9 @@ def test_bad_numbers_of_processes_are_refused():
     with pytest.raises(ValueError, match="num_processes=0: give at least 1"):
         ExtractionSettings(num_processes=0)
     with pytest.raises(ValueError, match=f"--num-processes {torch.cuda.device_count() + 1} with"):
-        devices_of("cuda", torch.cuda.device_count() + 1)
-    assert devices_of(None, 2) == ["cpu", "cpu"]
-    assert devices_of("cuda:3", 2) == ["cuda:3", "cuda:3"]
+        list_devices("cuda", torch.cuda.device_count() + 1)
+    assert list_devices(None, 2) == ["cpu", "cpu"]
+    assert list_devices("cuda:3", 2) == ["cuda:3", "cuda:3"]
 
 
 def test_a_part_names_and_reads_the_images_of_the_whole():
@@ -319,4 +319,4 @@ def test_a_part_names_and_reads_the_images_of_the_whole():
 
 
 def test_the_best_device_is_an_accelerator_where_there_is_one() -> None:
-    assert best_device() == ("cuda" if torch.cuda.is_available() else "cpu")
+    assert choose_device() == ("cuda" if torch.cuda.is_available() else "cpu")

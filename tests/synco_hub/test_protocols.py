@@ -15,12 +15,12 @@ from PIL import Image
 
 import synco_hub
 from synco_hub.data import EvaluationDataset, load_dataset
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.davis import load_davis, write_mask
 from synco_hub.data.revisited_retrieval import load_retrieval_data
 from synco_hub.data.voc_boxes import load_voc_boxes
-from synco_hub.evaluation.adversarial import AdversarialRun, null_attacks
-from synco_hub.evaluation.attacks import chosen_attacks
+from synco_hub.evaluation.adversarial import AdversarialRun, list_null_attacks
+from synco_hub.evaluation.attacks import choose_attacks
 from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.evaluation.discovery import evaluate_discovery
 from synco_hub.evaluation.knn import evaluate_knn
@@ -32,7 +32,7 @@ from synco_hub.evaluation.robustness_sets import plan_on_the_fly
 from synco_hub.evaluation.video_segmentation import evaluate_video_segmentation
 from synco_hub.hub.loading import load_classifier, load_model
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
-from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, TRAINED, evaluator, measure, resolve
+from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, TRAINED, find_evaluator, measure, resolve
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import (
     AdversarialSettings,
@@ -235,10 +235,10 @@ def test_out_of_distribution_of_imagenet_o(planted, tmp_path, monkeypatch):
     known = lambda name: (planted.classifier, planted.processor, planted.names)  # noqa: E731
     monkeypatch.setattr("synco_hub.hub.loading.load_classifier", known)
     place = {name: index for index, name in enumerate(planted.names)}
-    outside = next(name for name in planted.names if name not in class_list("imagenet_o"))
-    for wnid in class_list("imagenet_o"):
+    outside = next(name for name in planted.names if name not in read_class_list("imagenet_o"))
+    for wnid in read_class_list("imagenet_o"):
         planted.write(tmp_path / "imagenet" / "val" / wnid / "a.JPEG", place[wnid])
-    for number, wnid in enumerate(class_list("imagenet_o")[:40]):
+    for number, wnid in enumerate(read_class_list("imagenet_o")[:40]):
         planted.write(tmp_path / "imagenet-o" / wnid / "a.jpg", place[wnid] if number % 8 == 0 else place[outside])
     result = synco_hub.evaluate("ood", "planted", data_dir=tmp_path, **QUIET)
     # 35 of 40 are below every known image, 5 tie with all of them: half of an eighth.
@@ -254,10 +254,10 @@ def test_adversarial(classifier, tmp_path):
     chosen = {"attacks": "fgsm, pgd", "num_images": 4, "epsilon": "4/255"}
     result = synco_hub.evaluate("adversarial", classifier, FRACTALS, tmp_path / "a.json", **chosen, **QUIET)
     assert result.partial
-    assert null_attacks(result) == []
+    assert list_null_attacks(result) == []
     whole = synco_hub.evaluate("adversarial", classifier, FRACTALS, attacks="fgsm", **QUIET)
     run = AdversarialRun(
-        model, split(FRACTALS, "test", model), chosen_attacks("fgsm"), None, AdversarialSettings(**QUIET)
+        model, split(FRACTALS, "test", model), choose_attacks("fgsm"), None, AdversarialSettings(**QUIET)
     )
     same(whole, list(run.results())[-1])
     checked_file(result, tmp_path / "a.json")
@@ -265,7 +265,7 @@ def test_adversarial(classifier, tmp_path):
     again = synco_hub.evaluate("adversarial", classifier, FRACTALS, tmp_path / "a.json", **chosen, **QUIET)
     same(again, result)
     still = synco_hub.evaluate("adversarial", classifier, FRACTALS, attacks="pgd", epsilon="0", **QUIET)
-    assert null_attacks(still) == ["pgd"]
+    assert list_null_attacks(still) == ["pgd"]
     with pytest.raises(ValueError, match="'big' is neither a number nor a fraction"):
         synco_hub.evaluate("adversarial", classifier, FRACTALS, epsilon="big", **QUIET)
 
@@ -430,5 +430,5 @@ def test_the_table_is_read_without_torch():
 def test_what_trains_names_its_command():
     for name, command in TRAINED.items():
         with pytest.raises(ValueError, match=f"{name} trains a classifier, .*synco-hub {name} "):
-            evaluator(name)
+            find_evaluator(name)
         assert command.startswith(f"synco-hub {name} ")

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
-from synco_hub.results_table import comparison, find_results, paper_rows, to_csv, to_json, to_markdown
+from synco_hub.results_table import compare_results, find_paper_rows, find_results, to_csv, to_json, to_markdown
 
 
 def result(name, protocol="knn", partial=False, **metrics):
@@ -39,22 +39,22 @@ def test_a_result_of_the_version_before_is_loaded_and_tabled(tmp_path):
     (tmp_path / "knn.json").write_text(json.dumps(values))
     (found,) = find_results([tmp_path])
     assert found.notes == ("batch size 8 of the train images was found by autotuning",)
-    assert "| old |" in to_markdown(comparison([found], with_paper=False))
-    assert "61.5" in to_csv(comparison([found], with_paper=False))
+    assert "| old |" in to_markdown(compare_results([found], with_paper=False))
+    assert "61.5" in to_csv(compare_results([found], with_paper=False))
 
 
 def test_the_papers_rows_stand_beside_ours():
-    rows = comparison([result("mine", top1_k10=61.5), result("probe", "linear_probe", top1_last_epoch=50.0)])
+    rows = compare_results([result("mine", top1_k10=61.5), result("probe", "linear_probe", top1_last_epoch=50.0)])
     assert [row.protocol for row in rows] == ["knn"] * 7 + ["linear_probe"] * 7
     ours = {(row.model, row.source): row.metrics for row in rows}
     assert ours["SynCo-v2 DeiT-S", "paper, Table 12"]["top1_k10"] == 71.02
     assert ours["SynCo-v2 Swin-T", "paper, Table 13"] == {"top1_last_epoch": 75.4}
-    assert len(comparison([result("mine", top1_k10=1.0)], with_paper=False)) == 1
-    assert paper_rows("fine_tune") == []
+    assert len(compare_results([result("mine", top1_k10=1.0)], with_paper=False)) == 1
+    assert find_paper_rows("fine_tune") == []
 
 
 def test_tables_13_and_14_stand_beside_robustness_detection_and_attacks():
-    rows = comparison(
+    rows = compare_results(
         [
             result("a", "robustness", imagenet_top1=70.0, imagenet_c_top1=40.0, imagenet_c_fog_3_top1=1.0),
             result("a", "ood", fpr95_msp=80.0, tied_share_msp=0.0),
@@ -87,7 +87,7 @@ def test_tables_13_and_14_stand_beside_robustness_detection_and_attacks():
 def test_an_attack_that_did_nothing_is_null_and_not_a_number():
     null = result("a", "adversarial", top1_clean=70.0)
     null.protocol.parameters["attacks"] = {"cw": {"null": True}, "pgd": {"null": False}}
-    rows = comparison([null], with_paper=False)
+    rows = compare_results([null], with_paper=False)
     assert to_markdown(rows).splitlines()[2:5:2] == [
         "| model | data | images | top1_clean | top1_cw | source |",
         "| a | fractals (test) | 100 | 70.00 | null | measured here |",
@@ -96,7 +96,7 @@ def test_an_attack_that_did_nothing_is_null_and_not_a_number():
 
 
 def test_every_form_holds_the_same_numbers():
-    rows = comparison([result("a|b", partial=True, top1_k10=12.345)])
+    rows = compare_results([result("a|b", partial=True, top1_k10=12.345)])
     lines = to_markdown(rows).splitlines()
     assert lines[0] == "### knn"
     assert lines[4] == r"| a\|b\* | fractals (test) | 100 | 12.35 |  |  |  | measured here |" or "12.3" in lines[4]

@@ -6,7 +6,7 @@ import pytest
 
 import synco_hub
 from synco_hub.models import BACKBONES
-from synco_hub.zoo import ZOO, checkpoint_directory, home_directory, installed_directory, list_models
+from synco_hub.zoo import ZOO, checkpoint_directory, find_installed_directory, home_directory, list_models
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_home_is_set_by_the_environment(monkeypatch, tmp_path):
 def test_names_that_could_leave_the_directory_are_refused(name, home):
     with pytest.raises(ValueError, match="is not a checkpoint name: use up to 96 letters, digits"):
         checkpoint_directory(name)
-    assert installed_directory(name) is None
+    assert find_installed_directory(name) is None
 
 
 @pytest.mark.parametrize("name", ["synco-v2-deit-s", "my_run.3", "a..b", "x" * 96, "7"])
@@ -79,9 +79,9 @@ def test_names_stay_below_the_home(name, home):
     directory = checkpoint_directory(name)
     assert directory.parent == home / "checkpoints"
     assert directory.resolve().is_relative_to(home.resolve())
-    assert installed_directory(name) is None
+    assert find_installed_directory(name) is None
     _install(home, name)
-    assert installed_directory(name) == directory
+    assert find_installed_directory(name) == directory
 
 
 def test_lists_the_zoo_when_nothing_is_installed(home):

@@ -15,8 +15,8 @@ from trainers.callbacks import (
     ImageProgressCallback,
     TargetUpdateCallback,
     TrainingMonitor,
-    chance_loss,
-    gradient_norm,
+    compute_chance_loss,
+    compute_gradient_norm,
 )
 from trainers.info_nce import info_nce
 from trainers.pretraining_model import PretrainingOutput
@@ -94,13 +94,13 @@ def test_collapse_is_reported_once(caplog):
 def test_the_guessing_loss_is_infonce_when_all_vectors_are_the_same():
     vector = torch.nn.functional.normalize(torch.ones(3, 4), dim=1)
     loss = info_nce(vector, vector, vector[:1].expand(50, 4), 0.2).loss
-    assert chance_loss(50, num_directions=1) == pytest.approx(float(loss), rel=1e-6)
-    assert chance_loss(4096) == pytest.approx(2 * math.log(4097))
+    assert compute_chance_loss(50, num_directions=1) == pytest.approx(float(loss), rel=1e-6)
+    assert compute_chance_loss(4096) == pytest.approx(2 * math.log(4097))
 
 
 @pytest.mark.parametrize("num_synthetic", [0.0, 768.0])
 def test_a_loss_of_a_guess_is_reported_when_it_stays(caplog, num_synthetic):
-    callback, guess = CollapseCallback(4096), chance_loss(4096 + num_synthetic)
+    callback, guess = CollapseCallback(4096), compute_chance_loss(4096 + num_synthetic)
     values = {"contrast_accuracy": 0.2, "num_synthetic": num_synthetic}
     for _ in range(PATIENCE - 1):
         report(callback, loss=guess * 1.005, **values)
@@ -189,5 +189,5 @@ def test_gradient_norm_equals_torchs_clipping_norm():
     network(torch.randn(4, 5)).square().sum().backward()
     parameters = list(network.parameters())
     expected = nn.utils.get_total_norm([p.grad for p in parameters])
-    torch.testing.assert_close(gradient_norm(parameters), expected)
-    assert float(gradient_norm([nn.Parameter(torch.zeros(2))])) == 0.0
+    torch.testing.assert_close(compute_gradient_norm(parameters), expected)
+    assert float(compute_gradient_norm([nn.Parameter(torch.zeros(2))])) == 0.0

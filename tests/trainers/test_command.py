@@ -6,7 +6,7 @@ import pytest
 
 from trainers import fine_tune, linear_probe, pretrain
 from trainers.classification.settings import LabelledDataArguments
-from trainers.command import Command, names_of_flags, parse_flags
+from trainers.command import Command, list_flags, parse_flags
 
 COMMANDS = {"pretrain": pretrain, "linear-probe": linear_probe, "fine-tune": fine_tune}
 
@@ -73,7 +73,7 @@ def test_an_unknown_flag_names_the_nearest():
         parse_flags((LabelledDataArguments,), ["--model", "x", "--splitseed", "3"])
     (arguments,) = parse_flags((LabelledDataArguments,), ["--model", "x", "--split-seed", "3"])
     assert (arguments.model, arguments.split_seed) == ("x", 3)
-    assert {"model", "split_seed", "dataset"} <= set(names_of_flags((LabelledDataArguments,)))
+    assert {"model", "split_seed", "dataset"} <= set(list_flags((LabelledDataArguments,)))
 
 
 @pytest.mark.parametrize(

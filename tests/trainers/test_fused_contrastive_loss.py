@@ -11,13 +11,13 @@ from trainers.fused_contrastive_loss import (
     CLOSED_FORMS,
     HardNegatives,
     Mixture,
+    compute_similarity_to,
     computes_eagerly_on_cpu,
-    hardest_negatives,
-    largest_in_rows,
+    find_hardest_negatives,
+    find_largest_in_rows,
+    multiply_pairs,
+    multiply_with_rows,
     noise_mixture,
-    products_of_pairs,
-    products_with_rows,
-    similarity_to,
     summarise_negatives,
 )
 from trainers.settings import SyntheticNegativesConfig
@@ -49,7 +49,7 @@ def all_negatives(query: Tensor, queue: Tensor, seed: int) -> Tensor:
     draws = draw_synthetic(CONFIG, query, generator)
     noise = torch.cat([each.clone() for each in draw_noise(query, 7, generator)])
     similarity = query @ queue.T
-    _, hardest = largest_in_rows(similarity, CONFIG.num_hard_negatives)
+    _, hardest = find_largest_in_rows(similarity, CONFIG.num_hard_negatives)
     rows = []
     for i, q in enumerate(query):
         vectors = list(queue)
@@ -153,7 +153,7 @@ def choice(seed: int) -> Tensor:
 
 def hard_negatives(query_length: float = 1.0) -> HardNegatives:
     query, queue = query_length * F.normalize(random(BATCH, DIM, seed=0), dim=1), random(NUM_NEGATIVES, DIM, seed=1)
-    return hardest_negatives(query, queue, query @ queue.T, NUM_HARD)
+    return find_hardest_negatives(query, queue, query @ queue.T, NUM_HARD)
 
 
 def written_out(mixture: Mixture, hard: HardNegatives) -> Tensor:
@@ -187,16 +187,16 @@ def test_the_largest_values_are_those_of_a_full_sort(
     # Accelerators take torch's topk: the same code runs here on a CPU.
     monkeypatch.setattr(fused_contrastive_loss, "computes_eagerly_on_cpu", lambda _: eager)
     values = random(6, columns, seed=columns)
-    largest, index = largest_in_rows(values, num)
+    largest, index = find_largest_in_rows(values, num)
     assert torch.equal(values.gather(1, index), largest)
     assert torch.equal(largest.sort(1, descending=True).values, values.sort(1, descending=True).values[:, :num])
     ties = torch.zeros(2, columns)
-    assert all(len(set(row.tolist())) == num for row in largest_in_rows(ties, num)[1])
+    assert all(len(set(row.tolist())) == num for row in find_largest_in_rows(ties, num)[1])
 
 
 def test_a_few_queries_keep_their_own_products() -> None:
     hard = hard_negatives(query_length=0.7)
-    few, alone = hard.of(slice(1, 3)), hardest_negatives(*_of(hard, slice(1, 3)), NUM_HARD)
+    few, alone = hard.of(slice(1, 3)), find_hardest_negatives(*_of(hard, slice(1, 3)), NUM_HARD)
     for row in range(2):
         order, expected = few.index[row].argsort(), alone.index[row].argsort()
         assert torch.equal(few.index[row][order], alone.index[row][expected])
@@ -233,7 +233,7 @@ def test_mixtures_with_one_more_known_vector(kind: str, query_length: float) -> 
 def test_adversarial_perturbation_with_a_coordinate_that_is_zero() -> None:
     hard, first = hard_negatives(), choice(8)
     hard.query[:, 3] = 0
-    hard = hardest_negatives(hard.query, hard.queue, hard.query @ hard.queue.T, NUM_HARD)
+    hard = find_hardest_negatives(hard.query, hard.queue, hard.query @ hard.queue.T, NUM_HARD)
     eta = torch.tensor([[0.3]], dtype=torch.float64)
     expected = hard.queue[hard.index.gather(1, first)].clone()
     for row in range(BATCH):
@@ -262,7 +262,7 @@ def test_noise_at_hand(query_length: float) -> None:
 def test_parallel_opposite_and_zero_vectors_stay_finite(kind: str, factor: float) -> None:
     query = F.normalize(random(BATCH, DIM, seed=14), dim=1).float()
     queue = factor * query[:1].expand(NUM_NEGATIVES, DIM)
-    hard = hardest_negatives(query, queue, query @ queue.T, NUM_HARD)
+    hard = find_hardest_negatives(query, queue, query @ queue.T, NUM_HARD)
     half = torch.full((BATCH, COUNT), 0.5)
     if kind == "noise_injection":
         cancelling = -2 * queue[:1].expand(BATCH, COUNT, DIM)
@@ -296,7 +296,7 @@ def test_products_with_rows(way: str, dtype: torch.dtype) -> None:
         random(40, 20, seed=1).to(dtype),
     )
     index = chosen(25, 13, 30, seed=2)  # of a few rows: some come again, others never
-    found = products_with_rows(left, right, index)
+    found = multiply_with_rows(left, right, index)
     assert found.dtype == dtype
     for i in range(13):
         for j in range(30):
@@ -307,12 +307,12 @@ def test_what_is_sampled_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None
     seen = []
     whole = torch.sparse.sampled_addmm
     monkeypatch.setattr(torch.sparse, "sampled_addmm", lambda *a, **k: seen.append(1) or whole(*a, **k))
-    products_with_rows(
+    multiply_with_rows(
         random(13, 20, seed=8),
         random(40, 20, seed=9),
         chosen(40, 13, 30, seed=10),
     )
-    products_of_pairs(random(50, 20, seed=11), chosen(50, 13, 30, seed=12), chosen(50, 13, 30, seed=13))
+    multiply_pairs(random(50, 20, seed=11), chosen(50, 13, 30, seed=12), chosen(50, 13, 30, seed=13))
     assert len(seen) == 2
 
 
@@ -320,7 +320,7 @@ def test_what_is_sampled_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None
 def test_products_of_pairs(way: str, dtype: torch.dtype) -> None:
     vectors = random(50, 20, seed=3).to(dtype)
     first, second = chosen(11, 13, 30, seed=4), chosen(50, 13, 30, seed=5)  # most rows are in no pair as first
-    found = products_of_pairs(vectors, first, second)
+    found = multiply_pairs(vectors, first, second)
     assert found.dtype == dtype
     for i in range(13):
         for j in range(30):
@@ -333,14 +333,14 @@ def test_a_queue_of_one_vector(way: str) -> None:
         random(4, 6, seed=7),
         torch.zeros(4, 3, dtype=torch.long),
     )
-    torch.testing.assert_close(products_of_pairs(vectors, index, index), vectors.square().sum().expand(4, 3))
-    torch.testing.assert_close(products_with_rows(left, vectors, index), (left @ vectors[0]).unsqueeze(1).expand(4, 3))
+    torch.testing.assert_close(multiply_pairs(vectors, index, index), vectors.square().sum().expand(4, 3))
+    torch.testing.assert_close(multiply_with_rows(left, vectors, index), (left @ vectors[0]).unsqueeze(1).expand(4, 3))
 
 
 def test_similarity_to_is_a_dot_product_per_vector() -> None:
     left, vectors = random(3, 7, seed=17), random(3, 5, 7, seed=18)
     expected = torch.tensor([[torch.dot(left[i], vectors[i, j]).item() for j in range(5)] for i in range(3)])
-    torch.testing.assert_close(similarity_to(left, vectors).float(), expected)
+    torch.testing.assert_close(compute_similarity_to(left, vectors).float(), expected)
 
 
 def test_a_tensor_on_a_cpu_is_computed_eagerly() -> None:

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 from synco_hub.data import TwoViewDataset, load_dataset
-from synco_hub.data.views.transform import two_view_transform
+from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -33,7 +33,7 @@ def test_only_logging_steps_wait_for_the_device(tmp_path, monkeypatch, as_on_an_
         gradient_accumulation_steps=2, dataloader_num_workers=0, save_strategy="no", disable_tqdm=True,
         synthetic_warmup_epochs=0, synthetic_cooldown_epochs=0,
     )  # fmt: skip
-    views = TwoViewDataset(load_dataset(str(tmp_path / "images"), "train"), two_view_transform(place, 32), seed=0)
+    views = TwoViewDataset(load_dataset(str(tmp_path / "images"), "train"), make_two_view_transform(place, 32), seed=0)
     trainer = SynCoTrainer(model, args, views, processing_class=image_processor(32))
     waits: Counter[tuple[int, str]] = Counter()
     reading: list[bool] = []

@@ -14,7 +14,7 @@ from trainers.pretraining_model import (
     build_synthetic_negatives,
     check_complete_state,
     copy_parameters,
-    projection_head,
+    make_projection_head,
     update_target,
 )
 from trainers.settings import PretrainingSettings, SyntheticNegativesConfig
@@ -189,12 +189,12 @@ def test_half_precision_autocast_computes_the_contrast_in_float32():
 
 @pytest.mark.parametrize(("input_dim", "count"), [(384, 2_633_984), (256, 2_109_696)])
 def test_heads_of_the_paper_have_its_parameter_counts(input_dim, count):
-    assert sum(p.numel() for p in projection_head(input_dim).parameters()) == count
+    assert sum(p.numel() for p in make_projection_head(input_dim).parameters()) == count
 
 
 def test_head_equals_the_formula_written_out():
     generator = torch.Generator().manual_seed(2)
-    head = projection_head(5, 11, 3)
+    head = make_projection_head(5, 11, 3)
     first, _, _, last = head
     x = torch.randn(16, 5, generator=generator)
     hidden = x @ first.weight.T + first.bias
@@ -203,7 +203,7 @@ def test_head_equals_the_formula_written_out():
 
 
 def test_without_norm_a_sample_does_not_depend_on_its_batch():
-    head = projection_head(5, 11, 3, norm="none")
+    head = make_projection_head(5, 11, 3, norm="none")
     x = torch.randn(6, 5, generator=torch.Generator().manual_seed(2))
     torch.testing.assert_close(head(x)[:2], head(x[:2]))
 

@@ -8,7 +8,7 @@ from pillow_views import PillowTwoViewTransform
 from torch import nn
 
 from synco_hub.data import ImageDataset, TwoViewDataset, load_dataset
-from synco_hub.data.views.transform import two_view_transform
+from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -50,7 +50,7 @@ def trainer_for(
         **{**defaults, "save_strategy": "no", **values},
     )
     images: ImageDataset = load_dataset(str(folder), "train")
-    transform = by_pillow if place == "pillow" else two_view_transform(place, 32)
+    transform = by_pillow if place == "pillow" else make_two_view_transform(place, 32)
     views = TwoViewDataset(images, transform, seed=seed)
     return SynCoTrainer(model, args, views, processing_class=image_processor(32))
 

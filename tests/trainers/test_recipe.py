@@ -12,7 +12,7 @@ from synco_hub.models import SynCoConfig
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
-from trainers.recipe import RECIPES, fidelity_settings, list_recipes, parse, read_recipe, to_flags
+from trainers.recipe import RECIPES, choose_fidelity_settings, list_recipes, parse, read_recipe, to_flags
 from trainers.runs.checkpoints import IDENTITY
 from trainers.schedules import learning_rate_factor, synthetic_epochs
 from trainers.synthetic_negatives import SyntheticNegatives
@@ -197,7 +197,7 @@ def run(tmp_path, *flags: str):
 
 
 def test_the_paper_sets_nothing():
-    assert fidelity_settings("paper", "synco-v2", "deit-s") == {}
+    assert choose_fidelity_settings("paper", "synco-v2", "deit-s") == {}
 
 
 def test_the_authors_code_as_a_group(tmp_path):

@@ -15,7 +15,7 @@ from transformers import ViTConfig, ViTImageProcessor, ViTModel
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, load_dataset
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.evaluation.classification import evaluate_classification
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -70,10 +70,10 @@ def write_table(name: str, root: Path) -> Path:
 
     rng = np.random.default_rng(3)
     labels = {
-        "cifar10": {"img": None, "label": datasets.ClassLabel(names=list(class_list("cifar10")))},
+        "cifar10": {"img": None, "label": datasets.ClassLabel(names=list(read_class_list("cifar10")))},
         "oxford-pets": {
             "image": None,
-            "label": datasets.ClassLabel(names=[each.lower() for each in class_list("oxford_pets")]),
+            "label": datasets.ClassLabel(names=[each.lower() for each in read_class_list("oxford_pets")]),
             "image_id": datasets.Value("string"),
             "label_cat_dog": datasets.ClassLabel(names=["cat", "dog"]),
         },
@@ -178,7 +178,7 @@ def test_eleven_points_without_the_difficult_of_planted_scores(seed: int, tmp_pa
     images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
     model = Planted()
-    planted = EvaluatedModel(model, None, "planted", class_list("voc2007"))
+    planted = EvaluatedModel(model, None, "planted", read_class_list("voc2007"))
     found = evaluate_classification(planted, dataset, QUIET)
     pixels = torch.stack([dataset[index]["pixel_values"] for index in range(len(dataset))])
     scores = model(pixels).logits.detach().double().numpy()
@@ -201,7 +201,7 @@ def test_difficult_images_counted_as_absent_would_be_another_number(tmp_path: Pa
     write_original("voc2007", tmp_path, 1)
     images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "test")
     dataset = EvaluationDataset(images, EvaluationTransform(8, 8))
-    planted = EvaluatedModel(Planted(), None, "planted", class_list("voc2007"))
+    planted = EvaluatedModel(Planted(), None, "planted", read_class_list("voc2007"))
     ignored = evaluate_classification(planted, dataset, QUIET)
     assert images.multi_hot is not None
     images.multi_hot = np.maximum(images.multi_hot, 0)

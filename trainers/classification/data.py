@@ -19,10 +19,10 @@ from synco_hub.data import (
     UnreadableImageError,
     load_dataset,
 )
-from synco_hub.data.samplers import random_key
-from synco_hub.data.subsets import low_shot_subset
+from synco_hub.data.samplers import derive_random_key
+from synco_hub.data.subsets import take_low_shot_subset
 from synco_hub.data.views.draws import draw_view
-from synco_hub.data.views.worker_views import crop_resized, distorted
+from synco_hub.data.views.worker_views import crop_resized, distort
 from synco_hub.evaluation.classification import ClassificationTargets, check_same_classes, classification_targets
 from synco_hub.results import DataSource
 from trainers.classification.settings import LabelledDataArguments
@@ -62,7 +62,7 @@ class CropAndFlip:
         """Make the view that belongs to a key."""
         height, width = pixels.shape[:2]
         draw = draw_view(self.parameters, 0, width, height, seed_key)
-        return distorted(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
+        return distort(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
 
     def __repr__(self) -> str:
         scale = self.parameters.crop_scale
@@ -97,7 +97,7 @@ class AugmentedDataset(Dataset[TrainingItem]):
         except UnreadableImageError:
             size = self.transform.image_size
             return TrainingItem(pixel_values=torch.zeros(3, size, size), target=self.targets[index], bad_index=index)
-        view = self.transform(pixels, random_key(self.seed, epoch, index))
+        view = self.transform(pixels, derive_random_key(self.seed, epoch, index))
         return TrainingItem(pixel_values=view, target=self.targets[index], bad_index=-1)
 
     def name(self, index: int) -> str:
@@ -166,7 +166,7 @@ def load_labelled_data(arguments: LabelledDataArguments, processor: Any, seed: i
     """Open both splits."""
     transform = EvaluationTransform.from_image_processor(processor)
     train, test = (load_dataset(arguments, split, image_size=transform.image_size) for split in ("train", "test"))
-    train = low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
+    train = take_low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
     train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
     check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
     augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)

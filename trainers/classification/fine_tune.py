@@ -12,12 +12,12 @@ from transformers import set_seed
 
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.hub.loading import model_facts
+from synco_hub.hub.loading import describe_model_facts
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
-from trainers.classification.heads import check_fine_tunable, load_processor, new_classifier
-from trainers.classification.metrics import final_metrics, log_metrics
+from trainers.classification.heads import check_fine_tunable, load_processor, make_classifier
+from trainers.classification.metrics import choose_final_metrics, log_metrics
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
 from trainers.command import parse_flags
@@ -35,8 +35,8 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     processor = load_processor(data_arguments.model)
     data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
     set_seed(arguments.seed)
-    model = new_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout)
-    facts = model_facts(model, processor)
+    model = make_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout)
+    facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
     directory = Path(str(arguments.output_dir))
@@ -92,7 +92,7 @@ def _build_result(
     settings: dict[str, Any],
     duration: float,
 ) -> EvaluationResult:
-    metrics, choice = final_metrics(trainer.state.log_history, ("",), data.test_targets.primary_metric)
+    metrics, choice = choose_final_metrics(trainer.state.log_history, ("",), data.test_targets.primary_metric)
     return EvaluationResult(
         metrics=metrics,
         model=model_source(trainer.accelerator.unwrap_model(trainer.model), name),

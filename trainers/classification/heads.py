@@ -94,7 +94,7 @@ def load_processor(name: str) -> Any:
     return AutoImageProcessor.from_pretrained(name)
 
 
-def new_classifier(name: str, targets: ClassificationTargets, dropout: float) -> Any:
+def make_classifier(name: str, targets: ClassificationTargets, dropout: float) -> Any:
     """Load a pretrained backbone under a head that is drawn anew."""
     register()
     names = targets.class_names

@@ -14,15 +14,15 @@ from transformers import set_seed
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.feature_pooling import feature_rule
+from synco_hub.feature_pooling import find_feature_rule
 from synco_hub.features import Features, extract_features
-from synco_hub.hub.loading import LinearHead, load_model, model_facts, save_classifier
+from synco_hub.hub.loading import LinearHead, describe_model_facts, load_model, save_classifier
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import ExtractionSettings
 from trainers.classification.arguments import LINEAR_PROBE_KINDS, LinearProbeArguments
 from trainers.classification.data import FeatureDataset, LabelledData, data_source, load_labelled_data
 from trainers.classification.heads import LinearHeads
-from trainers.classification.metrics import final_metrics, log_metrics
+from trainers.classification.metrics import choose_final_metrics, log_metrics
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
 from trainers.command import parse_flags
@@ -76,7 +76,7 @@ def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeAr
     """Probe a model, and leave the classifier and the result in the output directory."""
     started = time.perf_counter()
     model, processor = load_model(data_arguments.model)
-    logger.warning("%s: %s", data_arguments.model, model_facts(model, processor))
+    logger.warning("%s: %s", data_arguments.model, describe_model_facts(model, processor))
     data = load_labelled_data(data_arguments, processor, arguments.seed, "linear probing")
     probe = Probe(data_arguments, arguments, model, processor, data)
     trainer, skipped = _build_trainer(probe)
@@ -107,19 +107,19 @@ def _describe_run(probe: Probe) -> dict[str, Any]:
 
 def _build_trainer(probe: Probe) -> tuple[LinearProbeTrainer, tuple[str, ...]]:
     """The trainer, and what could not be read if features were cached."""
-    arguments, data, rule = probe.arguments, probe.data, feature_rule(probe.model)
+    arguments, data, rule = probe.arguments, probe.data, find_feature_rule(probe.model)
     train: Any = data.train
     test: Any = data.test
     test_targets, backbone = data.test_targets, probe.model
     skipped: tuple[str, ...] = ()
     if arguments.cached_features:
-        train_features, test_features, skipped = _cached_features(probe)
+        train_features, test_features, skipped = _compute_cached_features(probe)
         train = FeatureDataset(train_features.values, data.train_targets.values[train_features.indices])
         test_targets = ClassificationTargets(test_targets.values[test_features.indices], test_targets.class_names)
         test = FeatureDataset(test_features.values, test_targets.values)
         dim, backbone = train_features.values.shape[1], None
     else:
-        dim = _first_features(probe).values.shape[1]
+        dim = _compute_first_features(probe).values.shape[1]
     set_seed(arguments.seed)
     heads = LinearHeads(dim, len(test_targets.class_names), len(probe.base_rates), arguments.label_smoothing)
     return LinearProbeTrainer(heads, arguments, train, test, test_targets, backbone, rule, probe.base_rates), skipped
@@ -135,7 +135,7 @@ def _extraction_settings(arguments: LinearProbeArguments) -> ExtractionSettings:
     )
 
 
-def _first_features(probe: Probe) -> Features:
+def _compute_first_features(probe: Probe) -> Features:
     """Features of one test batch: a model without a feature, or with NaN ones, is found before the training."""
     batch = probe.arguments.per_device_eval_batch_size
     few = _FirstImages(probe.data.test, min(batch, len(probe.data.test)))
@@ -160,7 +160,7 @@ class _FirstImages:
         return str(self.dataset.name(index))
 
 
-def _cached_features(probe: Probe) -> tuple[Features, Features, tuple[str, ...]]:
+def _compute_cached_features(probe: Probe) -> tuple[Features, Features, tuple[str, ...]]:
     """Features of the centre crops of both splits, and the names of what could not be read."""
     test = probe.data.test
     train = type(test)(probe.data.train.images, test.transform)
@@ -175,7 +175,7 @@ def _build_result(
 ) -> tuple[EvaluationResult, int]:
     """The result, and which head is the chosen one."""
     targets, rates = probe.data.test_targets, [f"_lr{rate:g}" for rate in probe.base_rates]
-    metrics, choice = final_metrics(trainer.state.log_history, rates, targets.primary_metric)
+    metrics, choice = choose_final_metrics(trainer.state.log_history, rates, targets.primary_metric)
     notes = []
     if len(rates) > 1:
         notes.append("the learning rate was chosen on the test split, as the grid search of the paper's section 7.5")

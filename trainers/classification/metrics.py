@@ -27,7 +27,7 @@ class Choice:
     best_epoch: float
 
 
-def final_metrics(
+def choose_final_metrics(
     log_history: Sequence[Mapping[str, Any]], suffixes: Sequence[str], primary: str
 ) -> tuple[dict[str, float], Choice]:
     """Metrics and choice from a Trainer's log, whose entries hold `epoch` and `eval_<metric><suffix>`.

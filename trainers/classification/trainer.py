@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from synco_hub.data import EpochSampler, UnreadableImages
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
-from synco_hub.feature_pooling import FeatureRule, feature_network, image_features
+from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network
 from trainers.callbacks import EpochCallback
 from trainers.classification.arguments import ClassificationArguments, FineTuningArguments, LinearProbeArguments
 from trainers.classification.heads import LinearHeads, classification_loss, mask_targets
@@ -204,7 +204,7 @@ class LinearProbeTrainer(ClassificationTrainer):
     ) -> None:
         super().__init__(heads, args, train_dataset, eval_dataset, eval_targets)
         # No submodule of what is trained: neither the optimizer, nor checkpoints, nor `train()` reach it.
-        self.backbone = None if backbone is None else feature_network(backbone).eval().to(args.device)
+        self.backbone = None if backbone is None else find_feature_network(backbone).eval().to(args.device)
         self.rule = rule
         self.base_rates = tuple(base_rates)
 
@@ -213,7 +213,7 @@ class LinearProbeTrainer(ClassificationTrainer):
         if self.backbone is None:
             return inputs["features"]  # type: ignore[no-any-return]
         with torch.no_grad():
-            return image_features(self.backbone, inputs["pixel_values"], self.rule).float()
+            return compute_image_features(self.backbone, inputs["pixel_values"], self.rule).float()
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """SGD with momentum; a group for each head, so that one schedule serves all rates."""

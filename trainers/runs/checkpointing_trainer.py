@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 from synco_hub.results import library_versions
 from trainers.runs.checkpoints import (
     UNFINISHED,
@@ -180,4 +180,4 @@ class CheckpointingTrainer(Trainer):
 
 def seed_process(seed: int, process_index: int, step: int) -> None:
     """Seed every generator of this process, another way than those of the other processes."""
-    set_seed(random_key(seed, process_index, step) % 2**32)
+    set_seed(derive_random_key(seed, process_index, step) % 2**32)

@@ -30,7 +30,7 @@ def series(history: Sequence[Mapping[str, Any]], name: str) -> tuple[list[float]
     return [step for step, _ in found], [value for _, value in found]
 
 
-def training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
+def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Figure:
     """Draw what was logged; panels without numbers are left out, steps with synthetic negatives are shaded."""
     panels = [(name, lines) for name, lines in PANELS if any(series(history, line)[0] for line in lines)]
     if not panels:
@@ -66,5 +66,5 @@ def _shade_synthesis(axis: Any, history: Sequence[Mapping[str, Any]]) -> None:
 def save_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:
     """Write the picture as PNG, completely or not at all, and return its path."""
     with atomic_write(path) as temporary:
-        training_curve(history, title).savefig(temporary, dpi=110)
+        draw_training_curve(history, title).savefig(temporary, dpi=110)
     return path

@@ -14,23 +14,23 @@ import numpy as np
 
 from synco_hub.data.catalog.row import DatasetRow, Layout, Metric
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG, HOLD_OUT_CORRUPTIONS
-from synco_hub.data.class_labels import labels_of_list
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_labels import map_labels_to_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.corruptions import SEVERITIES, WatermarkedImages
 from synco_hub.data.image_dataset import ImageDataset, fingerprint
 from synco_hub.data.image_folder import (
     TEST_FOLDERS,
     TRAIN_FOLDER,
     ImageFolderDataset,
-    chosen_test_folder,
-    image_files,
+    choose_test_folder,
+    list_image_files,
+    list_subfolders,
     load_image_folder,
-    subfolders,
 )
 from synco_hub.data.original import LayoutNotFoundError, read_original
 from synco_hub.data.preparation import MANIFEST, require_complete
-from synco_hub.data.subsets import listed_subset, low_shot_list, subset_of_classes
-from synco_hub.data.table_source import TableSource, holds_tables, split_names
+from synco_hub.data.subsets import read_low_shot_list, take_classes, take_listed_subset
+from synco_hub.data.table_source import TableSource, has_tables, split_names
 from synco_hub.data.tables import TableDataset, load_table
 
 logger = logging.getLogger(__name__)
@@ -51,9 +51,9 @@ def load_catalog_dataset(row: DatasetRow, given: TableSource, split: str = "trai
     if split not in row.splits:
         raise ValueError(f"{row.name} has no split {split!r}; give one of {', '.join(row.splits)}.")
     if row.base is not None:
-        images = _of_base(row, given, split)
+        images = _load_from_base(row, given, split)
     elif given.data_dir is None:
-        images = _from_tables(row, table_of_row(row, given), split)
+        images = _from_tables(row, choose_row_table(row, given), split)
         if given.max_images is None and len(images) != row.counts[split]:
             logger.warning(
                 "%s (%s): %d images, where the catalog has %d; `synco-hub data verify` tells more.",
@@ -71,8 +71,8 @@ def load_known_images(data_dir: str | os.PathLike[str]) -> ImageDataset:
     `data_dir` holds `imagenet/val/<wnid>/`, or is ImageNet's folder itself. A class without an image is an error.
     """
     row = CATALOG["imagenet-1k"]
-    given = TableSource(row.name, data_dir=str(folder_of_set(row.name, data_dir)))
-    images = subset_of_classes(load_catalog_dataset(row, given, "test"), class_list("imagenet_o"))
+    given = TableSource(row.name, data_dir=str(find_set_folder(row.name, data_dir)))
+    images = take_classes(load_catalog_dataset(row, given, "test"), read_class_list("imagenet_o"))
     return require_every_class(images)
 
 
@@ -88,14 +88,14 @@ def require_every_class(images: LoadedImages) -> LoadedImages:
     return images
 
 
-def folder_of_set(name: str, data_dir: str | os.PathLike[str]) -> Path:
+def find_set_folder(name: str, data_dir: str | os.PathLike[str]) -> Path:
     """Where a set of the catalog lies, before any of its files is looked for.
 
     `data_dir` holds the folder that the set's archives unpack to, or is that folder; else a FileNotFoundError says
     what was looked for.
     """
     row, folder = CATALOG[CATALOG[name].base or name], Path(data_dir).expanduser()
-    found = _folder_of_set(row, folder)
+    found = _require_set_folder(row, folder)
     if row.layout is Layout.split_folders:
         looked_for = [*(f"{each}/val/" for each in row.folders), "val/"]
         is_there = found.is_dir() and any((found / each).is_dir() for each in TEST_FOLDERS)
@@ -109,17 +109,17 @@ def folder_of_set(name: str, data_dir: str | os.PathLike[str]) -> Path:
     return found
 
 
-def corruption_folders(
+def find_corruption_folders(
     data_dir: str | os.PathLike[str], corruptions: Sequence[str] | None = None
 ) -> dict[tuple[str, int], Path]:
     """The folders of ImageNet-C: `<corruption>/<severity>`, directly or below the archives' names (`noise/…`).
 
     Of some of the fifteen corruptions, or of all. All that are missing are named by one error.
     """
-    folder = folder_of_set("imagenet-c", data_dir)
+    folder = find_set_folder("imagenet-c", data_dir)
     names = BENCHMARK_CORRUPTIONS if corruptions is None else corruptions
     places = {
-        (name, severity): _corruption_folder(folder, name, severity) for name in names for severity in SEVERITIES
+        (name, severity): _find_corruption_folder(folder, name, severity) for name in names for severity in SEVERITIES
     }
     missing = [f"{name}/{severity}" for (name, severity), place in places.items() if place is None]
     if missing:
@@ -130,17 +130,17 @@ def corruption_folders(
     return {key: place for key, place in places.items() if place is not None}
 
 
-def _folder_of_set(row: DatasetRow, folder: Path) -> Path:
+def _require_set_folder(row: DatasetRow, folder: Path) -> Path:
     """The folder of a set's own name in a folder of several sets, else that folder itself."""
     return next((folder / name for name in row.folders if (folder / name).is_dir()), folder)
 
 
-def _corruption_folder(folder: Path, corruption: str, severity: int | str) -> Path | None:
-    archives = [folder, *(folder / name for name in subfolders(folder))]
+def _find_corruption_folder(folder: Path, corruption: str, severity: int | str) -> Path | None:
+    archives = [folder, *(folder / name for name in list_subfolders(folder))]
     return next((place for above in archives if (place := above / corruption / str(severity)).is_dir()), None)
 
 
-def _of_base(row: DatasetRow, given: TableSource, split: str) -> ImageDataset:
+def _load_from_base(row: DatasetRow, given: TableSource, split: str) -> ImageDataset:
     """A set without images of its own: the low-shot lists, and the watermark."""
     base = CATALOG[str(row.base)]
     is_listed = row.name in LISTED_PERCENT and split == "train"
@@ -149,11 +149,11 @@ def _of_base(row: DatasetRow, given: TableSource, split: str) -> ImageDataset:
     copy = None if given.dataset_id == row.name else given.dataset_id
     images = load_catalog_dataset(base, replace(given, dataset=base.name, dataset_id=copy), split)
     if is_listed:
-        return listed_subset(images, low_shot_list(LISTED_PERCENT[row.name], given.cache_dir))
+        return take_listed_subset(images, read_low_shot_list(LISTED_PERCENT[row.name], given.cache_dir))
     return images if row.name in LISTED_PERCENT else WatermarkedImages(images)
 
 
-def table_of_row(row: DatasetRow, given: TableSource) -> TableSource:
+def choose_row_table(row: DatasetRow, given: TableSource) -> TableSource:
     """Where the table of a set lies: in the user's folder, in another copy on the Hub, or in the catalog's."""
     is_ours = given.data_dir is None and given.dataset_id in (None, row.name, row.dataset_id)
     if is_ours and not row.has_table:
@@ -175,7 +175,7 @@ def table_of_row(row: DatasetRow, given: TableSource) -> TableSource:
     )
 
 
-def stored_splits(row: DatasetRow, source: TableSource, split: str) -> tuple[str, ...]:
+def find_stored_splits(row: DatasetRow, source: TableSource, split: str) -> tuple[str, ...]:
     """The row's stored splits where the table has them, else our own name of the split."""
     if (Path(source.dataset) / MANIFEST).is_file():
         return (split,)
@@ -187,16 +187,16 @@ def _from_own_files(row: DatasetRow, given: TableSource, split: str) -> ImageDat
     folder = Path(str(given.data_dir)).expanduser()
     if not folder.is_dir():
         raise ValueError(f"data_dir {folder}: no such folder; give the one with the files of {row.name}.")
-    folder = _folder_of_set(row, folder)
+    folder = _require_set_folder(row, folder)
     require_complete(folder)
-    if holds_tables(folder):
-        return _from_tables(row, table_of_row(row, replace(given, data_dir=str(folder))), split)
+    if has_tables(folder):
+        return _from_tables(row, choose_row_table(row, replace(given, data_dir=str(folder))), split)
     if row.name == "imagenet-c" and given.config is not None:
-        return load_catalog_folder(row, _chosen_corruption(folder, given.config), split)
+        return load_catalog_folder(row, _parse_corruption(folder, given.config), split)
     return load_catalog_folder(row, folder, split, given.split_seed)
 
 
-def _chosen_corruption(folder: Path, chosen: str) -> Path:
+def _parse_corruption(folder: Path, chosen: str) -> Path:
     corruption, _, severity = chosen.partition("/")
     known = {*BENCHMARK_CORRUPTIONS, *HOLD_OUT_CORRUPTIONS}
     if corruption not in known or severity not in map(str, SEVERITIES):
@@ -204,20 +204,20 @@ def _chosen_corruption(folder: Path, chosen: str) -> Path:
             f"config {chosen!r} of imagenet-c: give <corruption>/<severity 1 to 5>, such as fog/3; the corruptions "
             f"are {', '.join(sorted(known))}."
         )
-    place = _corruption_folder(folder, corruption, severity)
+    place = _find_corruption_folder(folder, corruption, severity)
     if place is None:
         raise ValueError(f"{folder}: no folder {chosen} in it or below its folders; unpack the archive that has it.")
     return place
 
 
 def _from_tables(row: DatasetRow, source: TableSource, split: str) -> TableDataset:
-    images = load_table(source, "+".join(stored_splits(row, source, split)))
+    images = load_table(source, "+".join(find_stored_splits(row, source, split)))
     if source.max_images is not None and images.names_from_rows and len(images.class_names) < row.num_classes:
         _name_unread_classes(row, images)
     if row.class_list is not None:
-        wnids = class_list(row.class_list)
+        wnids = read_class_list(row.class_list)
         images.stored_class_names = list(images.class_names)
-        images.labels = labels_of_list(images.labels, images.class_names, wnids, source.dataset)
+        images.labels = map_labels_to_list(images.labels, images.class_names, wnids, source.dataset)
         images.class_names = list(wnids)
         digest = fingerprint(images.description.fingerprint, wnids, images.labels)
         images.description = replace(images.description, num_classes=len(wnids), fingerprint=digest)
@@ -227,7 +227,7 @@ def _from_tables(row: DatasetRow, source: TableSource, split: str) -> TableDatas
             "check the label column and that it is the copy of this set."
         )
     elif isinstance(row.known_names, str) and row.known_names and all(map(str.isdecimal, images.class_names)):
-        images.class_names = list(class_list(row.known_names))
+        images.class_names = list(read_class_list(row.known_names))
     return images
 
 
@@ -244,10 +244,10 @@ def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0
     Images are in sorted order, or in that of the set's own lists; labels follow the set's class list where it has one.
     The seed draws the training images where there is no official split.
     """
-    folders = subfolders(folder)
+    folders = list_subfolders(folder)
     tests = [name for name in TEST_FOLDERS if name in folders]
     if row.layout is Layout.class_folders:
-        images = _all_class_folders(row, folder, split)
+        images = _load_class_folders(row, folder, split)
     elif TRAIN_FOLDER in folders and tests and row.metric is not Metric.average_precision:
         images = load_image_folder(folder, split)
     elif row.layout is Layout.lists:
@@ -255,7 +255,7 @@ def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0
     elif row.layout is Layout.draw:
         images = _drawn(row, folder, split, seed)
     elif row.layout is Layout.split_folders and split == "test" and tests:
-        images = _all_class_folders(row, folder / chosen_test_folder(folder, tests)[0], split)
+        images = _load_class_folders(row, folder / choose_test_folder(folder, tests)[0], split)
     else:
         raise ValueError(
             f"{folder}: {row.name} is read from a folder with {TRAIN_FOLDER}/<class>/ beside test/<class>/ or "
@@ -263,7 +263,7 @@ def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0
         )
     if row.class_list is None:
         return images
-    return _in_list(row, images, class_list(row.class_list))
+    return _in_list(row, images, read_class_list(row.class_list))
 
 
 def _listed(row: DatasetRow, folder: Path, split: str) -> ImageDataset:
@@ -277,11 +277,11 @@ def _listed(row: DatasetRow, folder: Path, split: str) -> ImageDataset:
         ) from error
 
 
-def _all_class_folders(row: DatasetRow, folder: Path, split: str) -> ImageFolderDataset:
+def _load_class_folders(row: DatasetRow, folder: Path, split: str) -> ImageFolderDataset:
     """Every image, at any depth; its class is the folder that it lies in."""
     if split != "test":
         raise ValueError(f"{row.name} has no split {split!r}: all its images are test images.")
-    names = [name for name in image_files(folder) if "/" in name]
+    names = [name for name in list_image_files(folder) if "/" in name]
     if row.name == "imagenet-c":
         kept = [name for name in names if HOLD_OUT_CORRUPTIONS.isdisjoint(name.split("/"))]
         if len(kept) < len(names):
@@ -296,14 +296,14 @@ def _all_class_folders(row: DatasetRow, folder: Path, split: str) -> ImageFolder
     if row.name == "imagenet-c":
         present = {part for name in names for part in name.split("/")[:-2]} & set(BENCHMARK_CORRUPTIONS)
         rule += f" ({len(present)} corruptions)" if present else " (one folder of it)"
-    return _folder_dataset(row, folder, names, class_names, split, rule)
+    return _load_folder_dataset(row, folder, names, class_names, split, rule)
 
 
 def _drawn(row: DatasetRow, folder: Path, split: str, seed: int) -> ImageFolderDataset:
     """A fixed number of training images per class, chosen by a hash of seed and name; the rest is for the test."""
     if split not in ("train", "test"):
         raise ValueError(f"split {split!r} of {row.name}: it has the splits train and test; give one of them.")
-    names = [name for name in image_files(folder) if "/" in name]
+    names = [name for name in list_image_files(folder) if "/" in name]
     if not names:
         raise ValueError(
             f"{folder}: no image in a class folder was found; {row.name} unpacks as {row.original_files}."
@@ -317,13 +317,13 @@ def _drawn(row: DatasetRow, folder: Path, split: str, seed: int) -> ImageFolderD
             f"{folder}: {len(small)} classes ({', '.join(small[:3])}) have no more than {DRAWN_TRAIN_IMAGES} images, "
             f"so the draw leaves none for the test; {row.name} unpacks as {row.original_files}."
         )
-    train = {name for files in of_class.values() for name in _first_by_hash(files, seed)}
+    train = {name for files in of_class.values() for name in _take_first_by_hash(files, seed)}
     chosen = [name for name in names if (name in train) == (split == "train")]
     rule = f"{DRAWN_TRAIN_IMAGES} training images per class drawn by seed {seed}, the rest for the test"
-    return _folder_dataset(row, folder, chosen, sorted(of_class), split, rule)
+    return _load_folder_dataset(row, folder, chosen, sorted(of_class), split, rule)
 
 
-def _first_by_hash(files: Sequence[str], seed: int) -> list[str]:
+def _take_first_by_hash(files: Sequence[str], seed: int) -> list[str]:
     # The last two parts only: the draw must not depend on which folder above was given.
     digests = {
         name: hashlib.blake2b(f"{seed}/{'/'.join(name.split('/')[-2:])}".encode("utf-8", "surrogateescape")).digest()
@@ -332,7 +332,7 @@ def _first_by_hash(files: Sequence[str], seed: int) -> list[str]:
     return sorted(files, key=digests.__getitem__)[:DRAWN_TRAIN_IMAGES]
 
 
-def _folder_dataset(
+def _load_folder_dataset(
     row: DatasetRow, folder: Path, names: Sequence[str], class_names: Sequence[str], split: str, rule: str
 ) -> ImageFolderDataset:
     index = {name: number for number, name in enumerate(class_names)}
@@ -344,7 +344,7 @@ def _in_list(row: DatasetRow, images: ImageFolderDataset, wnids: Sequence[str]) 
     """Labels in the order of the list; for ImageNet-100 its classes are first taken out of those of ImageNet."""
     names, labels, class_names = list(images.names), images.labels, images.class_names
     rule = images.description.split_rule
-    thousand = class_list("imagenet_1k")
+    thousand = read_class_list("imagenet_1k")
     others = set(class_names) - set(wnids)
     if row.name == "imagenet-100" and others and others <= set(thousand) and others != set(class_names):
         wanted = np.isin(class_names, wnids)
@@ -353,5 +353,5 @@ def _in_list(row: DatasetRow, images: ImageFolderDataset, wnids: Sequence[str]) 
         labels = (np.cumsum(wanted) - 1)[labels[kept]]
         rule += f", {int(wanted.sum())} of {len(class_names)} classes"
         class_names = [name for name in class_names if name in set(wnids)]
-    translated = labels_of_list(labels, class_names, wnids, str(images.root))
+    translated = map_labels_to_list(labels, class_names, wnids, str(images.root))
     return ImageFolderDataset(images.root, names, translated.tolist(), wnids, images.description.split, rule)

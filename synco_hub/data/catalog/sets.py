@@ -196,7 +196,7 @@ ROBUSTNESS_ROWS = (
 CATALOG: dict[str, DatasetRow] = {row.name: row for row in (*TABLE_9_ROWS, *ROBUSTNESS_ROWS)}
 
 
-def catalog_row(name: str) -> DatasetRow:
+def find_catalog_row(name: str) -> DatasetRow:
     """The row of a data set of the paper; of a name that the catalog does not have the error names the nearest."""
     if name not in CATALOG:
         raise ValueError(
@@ -205,7 +205,7 @@ def catalog_row(name: str) -> DatasetRow:
     return CATALOG[name]
 
 
-def row_meant(name: str, data_dir: object = None, dataset_id: object = None) -> DatasetRow | None:
+def find_row_meant(name: str, data_dir: object = None, dataset_id: object = None) -> DatasetRow | None:
     """The row that the name of a data set means, None where it means a folder or nothing in the catalog.
 
     An archive often unpacks to a folder of the set's own name. It comes before a bare name, and must not stand for
@@ -220,7 +220,7 @@ BEGIN = "<!-- data table: made by `synco-hub data list --markdown` -->"
 END = "<!-- end of data table -->"
 
 
-def catalog_markdown(rows: Iterable[DatasetRow]) -> str:
+def format_catalog(rows: Iterable[DatasetRow]) -> str:
     """A Markdown table, one line a set: name, copy on the Hub, classes, images, metric, whether it is gated."""
     lines = [
         "| `--dataset` | on the Hub | classes | train | test | metric | gated |",

@@ -26,7 +26,7 @@ CLASS_LISTS = {
 
 
 @cache
-def class_list(name: str) -> tuple[str, ...]:
+def read_class_list(name: str) -> tuple[str, ...]:
     """The wnids or names of one list, in label order.
 
     Args:
@@ -49,5 +49,5 @@ def imagenet_indices(name: str) -> list[int]:
     Raises:
         ValueError: If there is no such list.
     """
-    position = {wnid: index for index, wnid in enumerate(class_list("imagenet_1k"))}
-    return [position[wnid] for wnid in class_list(name)]
+    position = {wnid: index for index, wnid in enumerate(read_class_list("imagenet_1k"))}
+    return [position[wnid] for wnid in read_class_list(name)]

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from synco_hub.data.samplers import random_key, sample_uniforms, uniforms
+from synco_hub.data.samplers import derive_random_key, draw_uniforms, sample_uniforms
 
 FRACTAL_VERSION = 2  # part of every cache key: raise it whenever the drawing code changes a pixel
 
@@ -138,7 +138,7 @@ def fractal_code(class_index: int) -> FractalCode:
         return _NAMED_CODES[class_index]
     attempt = 0
     while True:
-        draws = sample_uniforms(random_key(_DRAWN_CODES_KEY, class_index, attempt), 1 + 4 * 7)
+        draws = sample_uniforms(derive_random_key(_DRAWN_CODES_KEY, class_index, attempt), 1 + 4 * 7)
         num_maps = 3 if draws[0] < 0.5 else 4
         rows = [draws[1 + 7 * number : 8 + 7 * number] for number in range(num_maps)]
         areas = [(0.3 + 0.4 * row[0]) * (0.3 + 0.4 * row[1]) for row in rows]
@@ -204,17 +204,19 @@ def render_fractals(
     images = np.empty((len(instances), size, size, 3), dtype=np.uint8)
     for start in range(0, len(instances), _IMAGES_AT_ONCE):
         chunk = instances[start : start + _IMAGES_AT_ONCE]
-        keys = np.array([random_key(_INSTANCE_KEY, class_index, instance) for instance in chunk], dtype=np.uint64)
-        draws = uniforms(keys, _APPEARANCE_DRAWS + _DEFORMATION_DRAWS * len(code.maps))
-        linear, shift = _deformed_maps(code, draws[:, _APPEARANCE_DRAWS:], nuisance)
-        x, y, position = _attractor(code, linear, shift, random_key(_SWARM_KEY, class_index), size)
-        x, y = _posed(x, y, draws, nuisance)
-        coverage, position = _rasterised(x, y, position, size)
-        images[start : start + len(chunk)] = _painted(coverage, position, draws[:, 5:], nuisance)
+        keys = np.array(
+            [derive_random_key(_INSTANCE_KEY, class_index, instance) for instance in chunk], dtype=np.uint64
+        )
+        draws = draw_uniforms(keys, _APPEARANCE_DRAWS + _DEFORMATION_DRAWS * len(code.maps))
+        linear, shift = _deform_maps(code, draws[:, _APPEARANCE_DRAWS:], nuisance)
+        x, y, position = _attractor(code, linear, shift, derive_random_key(_SWARM_KEY, class_index), size)
+        x, y = _pose(x, y, draws, nuisance)
+        coverage, position = _rasterise(x, y, position, size)
+        images[start : start + len(chunk)] = _paint(coverage, position, draws[:, 5:], nuisance)
     return images
 
 
-def _deformed_maps(
+def _deform_maps(
     code: FractalCode, draws: npt.NDArray[np.float64], nuisance: Nuisance
 ) -> tuple[FloatArray, FloatArray]:
     """The maps of each image: those of the code, each turned, stretched and moved a little by uniform draws.
@@ -252,8 +254,8 @@ def _attractor(
     shares = np.cumsum(np.array(code.weights) / sum(code.weights)) * num_walkers
     edges = [0, *np.round(shares).astype(int).tolist()]
     steps = _BURN_IN_STEPS + _DRAWN_STEPS
-    keys = np.array([random_key(swarm_key, step) for step in range(steps)], dtype=np.uint64)
-    shuffles = np.argsort(uniforms(keys, num_walkers), axis=1, kind="stable")
+    keys = np.array([derive_random_key(swarm_key, step) for step in range(steps)], dtype=np.uint64)
+    shuffles = np.argsort(draw_uniforms(keys, num_walkers), axis=1, kind="stable")
     batch, num_maps = linear.shape[:2]
     palette = np.linspace(0, 1, num_maps, dtype=np.float32)
     # Start where every map already points to: at the mean of the maps' fixed points, in effect anywhere.
@@ -276,7 +278,7 @@ def _attractor(
     return drawn[0], drawn[1], drawn[2]
 
 
-def _posed(
+def _pose(
     x: FloatArray, y: FloatArray, draws: npt.NDArray[np.float64], nuisance: Nuisance
 ) -> tuple[FloatArray, FloatArray]:
     """Mirrors, tilts, scales and places each figure inside the unit square, y pointing down."""
@@ -294,7 +296,7 @@ def _posed(
     return (x - low[:, :1]) * scale + offset[:, :1], 1 - ((y - low[:, 1:]) * scale + offset[:, 1:])
 
 
-def _rasterised(x: FloatArray, y: FloatArray, position: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
+def _rasterise(x: FloatArray, y: FloatArray, position: FloatArray, size: int) -> tuple[FloatArray, FloatArray]:
     """Turns points into pixels: how much of a pixel the figure covers, and its mean position along the palette.
 
     Returns:
@@ -315,7 +317,7 @@ def _rasterised(x: FloatArray, y: FloatArray, position: FloatArray, size: int) -
     return coverage, sums.reshape(blocks).sum((2, 4)) / np.maximum(per_pixel, 1)
 
 
-def _painted(
+def _paint(
     coverage: FloatArray, position: FloatArray, draws: npt.NDArray[np.float64], nuisance: Nuisance
 ) -> npt.NDArray[np.uint8]:
     """Lays the figure over a ground, the hue of both running through the colour circle across the image.
@@ -348,7 +350,7 @@ def _painted(
         nuisance.saturation * np.where(dark, 0.4 + 0.5 * columns[11], 0.1 + 0.5 * columns[11]),
         np.where(dark, 0.04 + 0.36 * shade, 0.68 + 0.32 * shade),
     )
-    figure = _contrasted(figure, ground, dark, nuisance.contrast)
+    figure = _stretch_contrast(figure, ground, dark, nuisance.contrast)
     image = ground + coverage[..., None] * (figure - ground)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
@@ -364,7 +366,9 @@ def _along(turns: FloatArray, size: int) -> FloatArray:
     return along
 
 
-def _contrasted(figure: FloatArray, ground: FloatArray, dark: npt.NDArray[np.bool_], contrast: float) -> FloatArray:
+def _stretch_contrast(
+    figure: FloatArray, ground: FloatArray, dark: npt.NDArray[np.bool_], contrast: float
+) -> FloatArray:
     """Mixes the figure with white (on a dark ground) or black until its luminance stands off the ground's.
 
     Shape: (batch, size, size, 3) each; dark (batch, 1, 1).

@@ -17,7 +17,7 @@ from PIL import Image
 
 from synco_hub.data.decoding import decode_pixels, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset
-from synco_hub.data.table_source import cell_bytes
+from synco_hub.data.table_source import read_cell_bytes
 
 _SHARD_BITS = 32
 # In place of the epoch: the row is no sample of this batch, but may stand in for an unreadable one.
@@ -63,13 +63,13 @@ class StreamedImages(ImageDataset):
         """Decodes the cell that came with a row."""
         row = self._row(index)
         name = self.name(row)
-        return decode_rgb(cell_bytes(row.cell, name), name)
+        return decode_rgb(read_cell_bytes(row.cell, name), name)
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes the cell that came with a row to an array."""
         row = self._row(index)
         name = self.name(row)
-        return decode_pixels(cell_bytes(row.cell, name), name)
+        return decode_pixels(read_cell_bytes(row.cell, name), name)
 
     def name(self, index: int) -> str:
         """Shard and row: `train-00003.parquet, row 17`."""

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 
 Row = TypeVar("Row")
 
@@ -70,10 +70,10 @@ def stream_part(counts: Sequence[int | None], process: int, num_processes: int, 
 
 def shard_order(part: StreamPart, *keys: int) -> list[int]:
     """The shards of a part in the random order that the keys name: (seed, epoch, pass)."""
-    return sorted(part.shards, key=lambda shard: (random_key(*keys, shard), shard))
+    return sorted(part.shards, key=lambda shard: (derive_random_key(*keys, shard), shard))
 
 
-def interleaved(
+def interleave(
     shards: Iterable[int], read: Callable[[int], Iterator[Row]], num_open: int = OPEN_SHARDS
 ) -> Iterator[Row]:
     """Rows of several shards in turn; where one ends, the next takes its place.
@@ -98,7 +98,7 @@ def interleaved(
                 turns.appendleft(read(waiting.popleft()))
 
 
-def shuffled(rows: Iterable[Row], buffer_size: int, *keys: int) -> Iterator[Row]:
+def shuffle_rows(rows: Iterable[Row], buffer_size: int, *keys: int) -> Iterator[Row]:
     """Rows in the order in which a buffer gives them away: each new row takes the place of a random one.
 
     Args:
@@ -115,12 +115,12 @@ def shuffled(rows: Iterable[Row], buffer_size: int, *keys: int) -> Iterator[Row]
         if not buffer:
             yield row
             continue
-        slot = random_key(*keys, drawn) % len(buffer)
+        slot = derive_random_key(*keys, drawn) % len(buffer)
         drawn += 1
         leaving, buffer[slot] = buffer[slot], row
         yield leaving
     while buffer:
-        slot = random_key(*keys, drawn) % len(buffer)
+        slot = derive_random_key(*keys, drawn) % len(buffer)
         drawn += 1
         buffer[slot], buffer[-1] = buffer[-1], buffer[slot]
         yield buffer.pop()

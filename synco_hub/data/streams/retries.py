@@ -50,7 +50,7 @@ def is_network_error(error: BaseException, on_disk: bool = False) -> bool:
     return isinstance(error, OSError | EOFError) or type(error).__module__.split(".")[0] in _NETWORK_PACKAGES
 
 
-def rows_with_retries(
+def read_rows_with_retries(
     open_rows: Callable[[], Iterator[Row]],
     shard: str,
     retries: int = DEFAULT_RETRIES,

@@ -12,8 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from torch.utils.data import BatchSampler, Sampler
 
 from synco_hub.data.streams.images import SPARE, StreamRow
-from synco_hub.data.streams.order import StreamPart, interleaved, shard_order, shuffled, stream_part
-from synco_hub.data.streams.retries import DEFAULT_RETRIES, StreamReadError, rows_with_retries
+from synco_hub.data.streams.order import StreamPart, interleave, shard_order, shuffle_rows, stream_part
+from synco_hub.data.streams.retries import DEFAULT_RETRIES, StreamReadError, read_rows_with_retries
 
 DEFAULT_SHUFFLE_BUFFER = 4096
 # Rows that come along with a batch in case none of its own can be read.
@@ -143,8 +143,8 @@ class StreamSampler(Sampler[Any]):
         for number in count():
             order = shard_order(self.part, seed, epoch, number)
             some = False
-            rows = interleaved(order, lambda shard: self._read_ahead(shard, readers))
-            for row in shuffled(rows, self.settings.shuffle_buffer, seed, epoch, number, process):
+            rows = interleave(order, lambda shard: self._read_ahead(shard, readers))
+            for row in shuffle_rows(rows, self.settings.shuffle_buffer, seed, epoch, number, process):
                 some = True
                 yield row
             self._close(readers)
@@ -164,7 +164,7 @@ class StreamSampler(Sampler[Any]):
         number = -1
         # Rows are counted beforehand on the local disk only.
         on_disk = expected is not None
-        cells = rows_with_retries(lambda: self.source.cells(shard), name, self.settings.retries, wait, on_disk)
+        cells = read_rows_with_retries(lambda: self.source.cells(shard), name, self.settings.retries, wait, on_disk)
         for number, cell in enumerate(cells):
             if self.part.owns(shard, number):
                 yield StreamRow(shard, number, cell)

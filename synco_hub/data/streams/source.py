@@ -14,19 +14,19 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from synco_hub.data.catalog.loading import stored_splits, table_of_row
-from synco_hub.data.catalog.sets import row_meant
+from synco_hub.data.catalog.loading import choose_row_table, find_stored_splits
+from synco_hub.data.catalog.sets import find_row_meant
 from synco_hub.data.image_dataset import DatasetDescription, fingerprint
-from synco_hub.data.image_folder import contains_images
+from synco_hub.data.image_folder import has_images
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.streams.images import StreamedImages
 from synco_hub.data.table_source import (
     TableSource,
     call_datasets,
-    holds_tables,
-    image_column_of,
+    find_image_column,
+    has_tables,
     is_hub_id,
-    with_encoded_images,
+    keep_images_encoded,
 )
 from synco_hub.settings import DatasetChoice
 
@@ -118,7 +118,7 @@ def open_stream(
     """
     choice = choice if isinstance(choice, DatasetChoice) else DatasetChoice(os.fspath(choice))
     source = TableSource.of(choice, cache_dir=None if cache_dir is None else os.fspath(cache_dir))
-    row = row_meant(choice.dataset, choice.data_dir, choice.dataset_id)
+    row = find_row_meant(choice.dataset, choice.data_dir, choice.dataset_id)
     if row is None and choice.dataset_id is not None:
         raise ValueError(
             f"--dataset-id {choice.dataset_id} replaces the copy of a name of the catalog; give it as --dataset."
@@ -131,7 +131,7 @@ def open_stream(
                 f"{row.name} has no table on the Hub that could be streamed; give the folder of its parquet files "
                 "with --data-dir (`synco-hub data prepare` writes them)."
             )
-        source = table_of_row(row, source)
+        source = choose_row_table(row, source)
     folder = Path(source.dataset).expanduser()
     if folder.is_dir():
         _require_tables(folder)
@@ -143,14 +143,14 @@ def open_stream(
         )
     if row is None:
         return _opened(source, choice.dataset, (split,), None)
-    return _opened(source, row.name, stored_splits(row, source, split), row.counts.get(split))
+    return _opened(source, row.name, find_stored_splits(row, source, split), row.counts.get(split))
 
 
 def _require_tables(folder: Path) -> None:
     require_complete(folder)
-    if holds_tables(folder):
+    if has_tables(folder):
         return
-    if contains_images(folder):
+    if has_images(folder):
         raise ValueError(
             f"{folder} holds image files, which need no streaming: leave out --streaming, or write them as parquet "
             "shards with `synco-hub data prepare`."
@@ -173,13 +173,13 @@ def _opened(source: TableSource, name: str, stored: Sequence[str], expected: int
     if missing:
         raise ValueError(f"{name}: no split {missing[0]!r} among {', '.join(map(str, present))}.")
     tables = [call_datasets(source, builder.as_streaming_dataset, split=split) for split in stored]
-    column = image_column_of(tables[0], source)
+    column = find_image_column(tables[0], source)
     files = [_files(builder, split, table.num_shards) for split, table in zip(stored, tables, strict=True)]
     root = source.dataset if os.path.isdir(source.dataset) else None
     names = [os.path.relpath(file, root) if root and os.path.isabs(file) else file for part in files for file in part]
-    counts = [_rows_of_shard(file) for part in files for file in part]
+    counts = [_read_shard(file) for part in files for file in part]
     return StreamSource(
-        tables=tuple(with_encoded_images(table.select_columns([column]), column, source) for table in tables),
+        tables=tuple(keep_images_encoded(table.select_columns([column]), column, source) for table in tables),
         image_column=column,
         shard_names=tuple(names),
         counts=tuple(counts),
@@ -205,7 +205,7 @@ def _files(builder: Any, split: str, num_shards: int) -> list[str]:
     return files if len(files) == num_shards else [f"shard {split}-{number}" for number in range(num_shards)]
 
 
-def _rows_of_shard(file: str) -> int | None:
+def _read_shard(file: str) -> int | None:
     """Rows of a parquet file (from its footer) or samples of a tar file (from its headers), no image being read.
 
     None for what is not on the local disk or another kind of file.
@@ -218,7 +218,7 @@ def _rows_of_shard(file: str) -> int | None:
             metadata = importlib.import_module("pyarrow.parquet").read_metadata(file)
             return int(metadata.num_rows)
         if file.endswith(".tar"):
-            return _samples_of_tar(file)
+            return _read_tar(file)
     except (OSError, ValueError, tarfile.TarError) as error:
         raise ValueError(
             f"{file}: a damaged shard ({type(error).__name__}: {' '.join(str(error).split())}); replace it or take "
@@ -227,7 +227,7 @@ def _rows_of_shard(file: str) -> int | None:
     return None
 
 
-def _samples_of_tar(file: str) -> int:
+def _read_tar(file: str) -> int:
     samples, last = 0, None
     with tarfile.open(file) as archive:
         for member in archive:

@@ -9,8 +9,8 @@ import torch
 from torch.utils.data import Dataset
 
 from synco_hub.data.image_dataset import ImageDataset
-from synco_hub.data.samplers import random_key
-from synco_hub.data.unreadable_images import readable_pixels
+from synco_hub.data.samplers import derive_random_key
+from synco_hub.data.unreadable_images import load_readable_pixels
 from synco_hub.data.views.device_views import CroppedView
 
 View = torch.Tensor | CroppedView
@@ -54,8 +54,8 @@ class TwoViewDataset(Dataset[ViewPair]):
 
     def __getitem__(self, key: tuple[int, int]) -> ViewPair:
         epoch, index = key
-        key_of_sample = random_key(self.seed, epoch, index)
-        pixels, bad_index = readable_pixels(self.images, index, self.seed)
+        key_of_sample = derive_random_key(self.seed, epoch, index)
+        pixels, bad_index = load_readable_pixels(self.images, index, self.seed)
         views = self.transform(pixels, key_of_sample)
         return ViewPair(view_1=views[0], view_2=views[1], index=index, bad_index=bad_index)
 

@@ -59,7 +59,7 @@ class SplitTwoViewTransform:
 
         Args:
             pixels: RGB image of any size. Shape: (height, width, 3).
-            seed_key: 64-bit key of the sample: `random_key(seed, epoch, index)`.
+            seed_key: 64-bit key of the sample: `derive_random_key(seed, epoch, index)`.
 
         Returns:
             View 1 and view 2.
@@ -83,7 +83,7 @@ class SplitTwoViewTransform:
         return f"{type(self).__name__}(image_size={self.image_size}, parameters={self.parameters})"
 
 
-def finished_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def finish_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Both views of a batch, whoever makes them.
 
     Args:
@@ -147,9 +147,9 @@ class DeviceViews(nn.Module):
             flip, hue, grayscale, solarize = (value[:, :, None, None] for value in (flip, hue, grayscale, solarize))
             images = crops.permute(0, 3, 1, 2).to(torch.float32, memory_format=torch.contiguous_format) / 255
             images = torch.where(flip > 0, images.flip(3), images)
-            images = _color_jitter(images, factors, gray_shares, mean_shares, before_hue, hue)
+            images = _jitter_color(images, factors, gray_shares, mean_shares, before_hue, hue)
             images = torch.where(grayscale > 0, _gray(images), images)
-            images = _gaussian_blur(images, sigma[:, 0], self.offsets)
+            images = _blur(images, sigma[:, 0], self.offsets)
             inverted = (solarize > 0) & (images >= self.solarization_threshold)
             images = torch.where(inverted, 1 - images, images)
             return (images - self.mean) / self.std
@@ -194,7 +194,7 @@ def _adjust_hue(images: Tensor, hue: Tensor) -> Tensor:
     return highest - chroma * torch.minimum(place, 4 - place).clamp_(0, 1)
 
 
-def _color_jitter(
+def _jitter_color(
     images: Tensor, factors: Tensor, gray_shares: Tensor, mean_shares: Tensor, before_hue: Tensor, hue: Tensor
 ) -> Tensor:
     """Brightness, contrast, saturation and hue, each image in its own order.
@@ -243,7 +243,7 @@ def _kernel_weights(sigma: Tensor, radius: int) -> Tensor:
     return torch.where((sigma > 0)[:, None], weights, (taps == 0).to(sigma.dtype))
 
 
-def _gaussian_blur(images: Tensor, sigma: Tensor, offsets: Tensor) -> Tensor:
+def _blur(images: Tensor, sigma: Tensor, offsets: Tensor) -> Tensor:
     """Blurs each image with its own Gaussian, of `sigma` (batch,) pixels and the reach of `_reflected_offsets`.
 
     A convolution with a kernel per image would be a grouped one with 3 · batch groups, which no library is good at;

@@ -8,7 +8,7 @@ import math
 from itertools import permutations
 from typing import NamedTuple
 
-from synco_hub.data.samplers import random_key, sample_uniforms
+from synco_hub.data.samplers import derive_random_key, sample_uniforms
 from synco_hub.data.views.parameters import TwoViewParameters
 
 CROP_ATTEMPTS = 10
@@ -68,12 +68,12 @@ def draw_view(parameters: TwoViewParameters, view: int, width: int, height: int,
         view: 0 for T_q, 1 for T_k.
         width: Columns of the image.
         height: Rows of the image.
-        key: 64-bit key of the sample, see `random_key`. The two views of a sample are drawn independently from it.
+        key: 64-bit key of the sample, see `derive_random_key`. Its two views are drawn independently.
 
     Returns:
         The draw.
     """
-    draws = sample_uniforms(random_key(key, view), _NUM_DRAWS)
+    draws = sample_uniforms(derive_random_key(key, view), _NUM_DRAWS)
     rest = draws[2 * CROP_ATTEMPTS :]
     top, left, crop_height, crop_width = 0, 0, height, width
     if rest[0] < parameters.random_crop_probability:

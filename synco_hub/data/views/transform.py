@@ -14,7 +14,7 @@ TRANSFORMS: dict[str, Callable[[int, TwoViewParameters | None], AnyTwoViewTransf
 }
 
 
-def resolved_place(augment_on: str, device_type: str) -> str:
+def resolve_place(augment_on: str, device_type: str) -> str:
     """Where to distort.
 
     Args:
@@ -40,13 +40,13 @@ def place_of(transform: object) -> str | None:
     return next((name for name, kind in TRANSFORMS.items() if type(transform) is kind), None)
 
 
-def two_view_transform(
+def make_two_view_transform(
     augment_on: str, image_size: int, parameters: TwoViewParameters | None = None
 ) -> AnyTwoViewTransform:
     """The transform for a place.
 
     Args:
-        augment_on: A key of `TRANSFORMS`, see `resolved_place`.
+        augment_on: A key of `TRANSFORMS`, see `resolve_place`.
         image_size: Height and width of a view in pixels.
         parameters: Table 11; None takes the paper's numbers.
 

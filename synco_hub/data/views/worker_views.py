@@ -44,7 +44,7 @@ class TwoViewTransform:
 
         Args:
             image: RGB image of any size, Pillow's or its pixels. Shape of the pixels: (height, width, 3).
-            seed_key: 64-bit key of the sample: `random_key(seed, epoch, index)`.
+            seed_key: 64-bit key of the sample: `derive_random_key(seed, epoch, index)`.
 
         Returns:
             View 1 and view 2, normalised. Shape of each: (3, image_size, image_size), float32.
@@ -52,7 +52,7 @@ class TwoViewTransform:
         pixels = np.array(image) if isinstance(image, Image.Image) else image
         height, width = pixels.shape[:2]
         first, second = (
-            distorted(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
+            distort(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
             for draw in (draw_view(self.parameters, view, width, height, seed_key) for view in (0, 1))
         )
         return first, second
@@ -91,7 +91,7 @@ def crop_resized(pixels: _Pixels, draw: ViewDraw, image_size: int) -> _Pixels:
     return crop
 
 
-def distorted(crop: _Pixels, draw: ViewDraw, parameters: TwoViewParameters) -> torch.Tensor:
+def distort(crop: _Pixels, draw: ViewDraw, parameters: TwoViewParameters) -> torch.Tensor:
     """Everything after the crop.
 
     Args:
@@ -105,7 +105,7 @@ def distorted(crop: _Pixels, draw: ViewDraw, parameters: TwoViewParameters) -> t
     cv2 = opencv()
     pixels = cv2.flip(crop, 1) if draw.flip else crop
     if draw.color_jitter is not None:
-        pixels = _jittered(pixels, draw.color_jitter)
+        pixels = _jitter(pixels, draw.color_jitter)
     if draw.grayscale:
         pixels = cv2.cvtColor(cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY), cv2.COLOR_GRAY2RGB)
     if draw.blur_sigma is not None:
@@ -115,10 +115,10 @@ def distorted(crop: _Pixels, draw: ViewDraw, parameters: TwoViewParameters) -> t
     if draw.solarize:
         levels = np.where(parameters.solarization_threshold <= _LEVELS, 255 - _LEVELS, _LEVELS).astype(np.uint8)
         pixels = cv2.LUT(pixels, levels)
-    return _normalized(pixels, parameters)
+    return _normalize(pixels, parameters)
 
 
-def _jittered(pixels: _Pixels, jitter: ColorJitterDraw) -> _Pixels:
+def _jitter(pixels: _Pixels, jitter: ColorJitterDraw) -> _Pixels:
     cv2 = opencv()
     for step in jitter.order:
         if step == 0:
@@ -144,7 +144,7 @@ def _blend_table(other: int, factor: float) -> _Pixels:
     return table
 
 
-def _normalized(pixels: _Pixels, parameters: TwoViewParameters) -> torch.Tensor:
+def _normalize(pixels: _Pixels, parameters: TwoViewParameters) -> torch.Tensor:
     mean, std = (torch.tensor(values)[:, None, None] for values in (parameters.mean, parameters.std))
     planes = torch.from_numpy(pixels).permute(2, 0, 1).to(torch.float32, memory_format=torch.contiguous_format)
     return planes.mul_(1 / (255 * std)).sub_(mean / std)

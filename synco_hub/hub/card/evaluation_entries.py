@@ -18,7 +18,7 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _NO_SCORES = ("efficiency",)
 
 
-def hub_dataset(result: EvaluationResult) -> str | None:
+def find_hub_dataset(result: EvaluationResult) -> str | None:
     """The data set's id on the Hub; None for drawn images and folders of one's own."""
     name = result.dataset.name
     if row := CATALOG.get(name):
@@ -26,12 +26,12 @@ def hub_dataset(result: EvaluationResult) -> str | None:
     return name if _HUB_ID.fullmatch(name) else None
 
 
-def model_index_entries(results: Sequence[EvaluationResult]) -> list[EvalResult]:
+def build_model_index(results: Sequence[EvaluationResult]) -> list[EvalResult]:
     """One entry a metric."""
     return [
         EvalResult(
             task_type="image-classification",
-            dataset_type=hub_dataset(result) or result.dataset.name,
+            dataset_type=find_hub_dataset(result) or result.dataset.name,
             dataset_name=result.dataset.name,
             dataset_split=result.dataset.split,
             metric_type=metric,
@@ -44,11 +44,11 @@ def model_index_entries(results: Sequence[EvaluationResult]) -> list[EvalResult]
     ]
 
 
-def evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, str]:
+def render_evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, str]:
     """Files for `.eval_results/`: name to YAML text, one score each, as the Hub wants variants of one benchmark."""
     files: dict[str, str] = {}
     for result in results:
-        dataset = hub_dataset(result)
+        dataset = find_hub_dataset(result)
         if dataset is None or result.protocol.name in _NO_SCORES:
             continue
         for metric, value in result.metrics.items():
@@ -73,7 +73,7 @@ def _notes(result: EvaluationResult, metric: str) -> str:
 
 def write_evaluation_files(directory: Path, results: Sequence[EvaluationResult]) -> None:
     """Make the folder `.eval_results` hold exactly these results."""
-    files = evaluation_files(results)
+    files = render_evaluation_files(results)
     folder = directory / FOLDER
     for stale in folder.glob("*.yaml"):
         if stale.name not in files:

@@ -19,7 +19,7 @@ FACTS_FILE = "card_facts.yaml"
 _LISTS = ("datasets", "limits", "how_to_obtain")
 
 
-def package_file(*parts: str) -> Path:
+def find_package_file(*parts: str) -> Path:
     """The path of a file that is shipped inside the wheel, or stands at the top of a checkout."""
     for root in (_PACKAGE, _PACKAGE.parent):
         candidate = root.joinpath(*parts)
@@ -70,18 +70,16 @@ class CardFacts:
 _FIELDS = {field.name: field for field in dataclasses.fields(CardFacts)}
 
 
-def facts_names() -> list[str]:
+def list_facts() -> list[str]:
     """Zoo names that have a facts file, sorted."""
-    return sorted(path.stem for path in package_file("model_cards").glob("*.yaml"))
+    return sorted(path.stem for path in find_package_file("model_cards").glob("*.yaml"))
 
 
-def zoo_facts(name: str) -> CardFacts:
+def read_zoo_facts(name: str) -> CardFacts:
     """The facts of a checkpoint of the zoo."""
-    if name not in facts_names():
-        raise ValueError(
-            f"no facts are known about {name!r}: choose one of {', '.join(facts_names())}, or a YAML file"
-        )
-    return read_facts(package_file("model_cards", f"{name}.yaml"))
+    if name not in list_facts():
+        raise ValueError(f"no facts are known about {name!r}: choose one of {', '.join(list_facts())}, or a YAML file")
+    return read_facts(find_package_file("model_cards", f"{name}.yaml"))
 
 
 def read_facts(path: Path) -> CardFacts:

@@ -13,8 +13,8 @@ from huggingface_hub import ModelCard
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.hub.card.evaluation_entries import write_evaluation_files
-from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, write_facts, zoo_facts
-from synco_hub.hub.card.rendering import rendered_card
+from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, read_zoo_facts, write_facts
+from synco_hub.hub.card.rendering import render_card
 from synco_hub.results import EvaluationResult
 from synco_hub.zoo import ZOO
 
@@ -53,19 +53,19 @@ def write_card(
     if facts is None:
         facts = read_facts(directory / FACTS_FILE) if (directory / FACTS_FILE).is_file() else CardFacts()
     if licence is not None:
-        facts = _licensed(facts, licence)
-    card = rendered_card(name, config, pretraining, results, facts)
+        facts = _add_licence(facts, licence)
+    card = render_card(name, config, pretraining, results, facts)
     write_evaluation_files(directory, results)
     with atomic_write(directory / CARD_FILE) as temporary:
         card.save(temporary)
 
 
-def expected_card(directory: Path) -> ModelCard:
+def render_expected_card(directory: Path) -> ModelCard:
     """The card that `refresh_card` would write now."""
     config = _config(directory)
-    facts = _chosen_facts(directory, None, config)
+    facts = _choose_facts(directory, None, config)
     name = facts.loaded_by or directory.resolve().name
-    return rendered_card(name, config, _made_by(directory), results_in(directory), facts)
+    return render_card(name, config, _made_by(directory), find_results_in(directory), facts)
 
 
 def refresh_card(
@@ -91,9 +91,9 @@ def refresh_card(
     if not (directory / "config.json").is_file():
         raise ValueError(f"{directory} is no checkpoint: it has no config.json; give the directory with the weights.")
     config = _config(directory)
-    kept = _chosen_facts(directory, facts, config)
+    kept = _choose_facts(directory, facts, config)
     if licence is not None:
-        kept = _licensed(kept, licence)
+        kept = _add_licence(kept, licence)
     if name is not None:
         kept = dataclasses.replace(kept, loaded_by=name)
     if kept.loaded_by is not None and not _LOADABLE.fullmatch(kept.loaded_by):
@@ -101,7 +101,7 @@ def refresh_card(
             f"{kept.loaded_by!r:.200} cannot be what the model is loaded by: give organisation/name, or a name "
             "without quotation marks and line breaks."
         )
-    results = results_in(directory)
+    results = find_results_in(directory)
     if (facts, licence, name) != (None, None, None):
         write_facts(directory / FACTS_FILE, kept)
     write_card(directory, kept.loaded_by or directory.resolve().name, config, _made_by(directory), results, facts=kept)
@@ -124,7 +124,7 @@ def _config(directory: Path) -> dict[str, Any]:
     return config
 
 
-def results_in(directory: Path) -> list[EvaluationResult]:
+def find_results_in(directory: Path) -> list[EvaluationResult]:
     """The measurements beside the weights: result files in the directory itself and below its `results`."""
     found = []
     for file in [*sorted(directory.glob("*.json")), *sorted((directory / RESULTS_FOLDER).rglob("*.json"))]:
@@ -135,12 +135,12 @@ def results_in(directory: Path) -> list[EvaluationResult]:
     return found
 
 
-def _chosen_facts(directory: Path, facts: str | None, config: Mapping[str, Any]) -> CardFacts:
+def _choose_facts(directory: Path, facts: str | None, config: Mapping[str, Any]) -> CardFacts:
     if facts is None:
         return read_facts(directory / FACTS_FILE) if (directory / FACTS_FILE).is_file() else CardFacts()
     if facts.endswith((".yaml", ".yml")):
         return read_facts(Path(facts))
-    chosen = zoo_facts(facts)
+    chosen = read_zoo_facts(facts)
     method = (config.get("pretraining") or {}).get("method", ZOO[facts].method)
     if (config["backbone"], method) != (ZOO[facts].backbone, ZOO[facts].method):
         raise ValueError(
@@ -150,7 +150,7 @@ def _chosen_facts(directory: Path, facts: str | None, config: Mapping[str, Any])
     return chosen
 
 
-def _licensed(facts: CardFacts, licence: str) -> CardFacts:
+def _add_licence(facts: CardFacts, licence: str) -> CardFacts:
     """The facts under another licence; what was said about the old one goes."""
     if not _LICENCE_ID.fullmatch(licence):
         raise ValueError(f"licence {licence!r} is no identifier of the Hub: use one such as apache-2.0 or cc-by-4.0.")

@@ -8,9 +8,9 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from synco_hub.hub.card.evaluation_entries import model_index_entries
-from synco_hub.hub.card.facts import CardFacts, package_file
-from synco_hub.paper_tables import paper_table
+from synco_hub.hub.card.evaluation_entries import build_model_index
+from synco_hub.hub.card.facts import CardFacts, find_package_file
+from synco_hub.paper_tables import read_paper_table
 from synco_hub.results import EvaluationResult
 from synco_hub.version import __version__
 
@@ -49,7 +49,7 @@ _TABLES = {
 }
 
 
-def rendered_card(
+def render_card(
     name: str,
     config: Mapping[str, Any],
     pretraining: Mapping[str, Any],
@@ -59,7 +59,7 @@ def rendered_card(
     """Make a card; `pretraining` says how the checkpoint was made, and its mappings become sections of the table."""
     return ModelCard.from_template(
         _metadata(name, config, facts, results, bool(_trained_on(pretraining))),
-        template_path=str(package_file("model_cards", "card_template.md")),
+        template_path=str(find_package_file("model_cards", "card_template.md")),
         title=facts.title or name.rsplit("/", 1)[-1],
         summary=facts.summary or _summary(config),
         model_id=name,
@@ -69,7 +69,7 @@ def rendered_card(
         recipe=facts.recipe if facts.recipe and not pretraining.get("training") else "",
         pretraining_table=_table(pretraining) or ("" if facts.recipe else _UNKNOWN_TRAINING),
         results=results_table(results),
-        reported=reported_markdown(**facts.paper) if facts.paper else "",
+        reported=find_reported_markdown(**facts.paper) if facts.paper else "",
         limits=_bullets(facts.limits or _LIMITS),
         broader_impact=facts.broader_impact or _BROADER_IMPACT,
         licence=_licence_text(facts),
@@ -85,7 +85,7 @@ def _metadata(
     results: Sequence[EvaluationResult],
     data_recorded: bool,
 ) -> ModelCardData:
-    entries = model_index_entries(results)
+    entries = build_model_index(results)
     return ModelCardData(
         license=facts.licence,
         license_name=facts.licence_name,
@@ -176,11 +176,11 @@ class ReportedTable:
     values: dict[str, str]
 
 
-def reported_tables(method: str, backbone: str) -> list[ReportedTable]:
+def find_reported_tables(method: str, backbone: str) -> list[ReportedTable]:
     """The rows of Tables 12, 13 and 14 about one checkpoint of the paper."""
     found = []
     for number, (about, renamed) in _TABLES.items():
-        rows = [row for row in paper_table(number) if (row["method"], row["backbone"]) == (method, backbone)]
+        rows = [row for row in read_paper_table(number) if (row["method"], row["backbone"]) == (method, backbone)]
         if len(rows) != 1:
             raise ValueError(f"Table {number} of the paper has no row of {method!r} with {backbone!r}")
         values = {renamed.get(key, key): value for key, value in rows[0].items() if key not in _NOT_NUMBERS}
@@ -188,10 +188,10 @@ def reported_tables(method: str, backbone: str) -> list[ReportedTable]:
     return found
 
 
-def reported_markdown(method: str, backbone: str) -> str:
+def find_reported_markdown(method: str, backbone: str) -> str:
     """The same as Markdown, a table each, with its number in the paper above it."""
     parts = []
-    for table in reported_tables(method, backbone):
+    for table in find_reported_tables(method, backbone):
         heads, values = " | ".join(table.values), " | ".join(table.values.values())
         rule = "---:|" * len(table.values)
         parts.append(f"Table {table.number} of the paper: {table.about}.\n\n| {heads} |\n|{rule}\n| {values} |")

@@ -14,7 +14,7 @@ from synco_hub.hub.conversion.tensor_names import BackboneTensors, has_sincos_po
 from synco_hub.hub.conversion.weights import check_depth
 from synco_hub.hub.export.network import CONFIG_FIELDS
 from synco_hub.models import BACKBONES, SynCoConfig
-from synco_hub.models.backbones_synco import specification_of
+from synco_hub.models.backbones_synco import find_specification
 
 _SWIN_HEADS = "--num-heads was given, but a Swin's heads are told by the shapes of its weights: leave it out."
 # What transformers' configurations take when config.json leaves a number out.
@@ -66,16 +66,16 @@ class HeadsDecision:
     recorded: Any = None
 
 
-def configuration_of(
+def infer_configuration(
     backbone: BackboneTensors, layout_name: str, layout: Layout, choices: Choices, recorded: Any = None
 ) -> tuple[SynCoConfig, HeadsDecision]:
     """The configuration that shapes tell, the layout where they say nothing, and what the user decided before both."""
     try:
         if choices.backbone is not None:
-            return _named_configuration(backbone, layout_name, layout, choices, recorded)
+            return _find_named_configuration(backbone, layout_name, layout, choices, recorded)
         if "cls_token" in backbone.tensors:
-            return _vit_configuration(backbone.tensors, layout_name, layout, choices, recorded)
-        return _swin_configuration(backbone, layout, choices)
+            return _infer_vit_configuration(backbone.tensors, layout_name, layout, choices, recorded)
+        return _infer_swin_configuration(backbone, layout, choices)
     except (KeyError, IndexError, ZeroDivisionError, TypeError) as error:  # a TypeError is the root of -1 patches
         raise ValueError(
             f"The weights are neither a ViT's nor a Swin's ({error} is missing or misshapen; first keys: "
@@ -83,12 +83,12 @@ def configuration_of(
         ) from error
 
 
-def _named_configuration(
+def _find_named_configuration(
     backbone: BackboneTensors, layout_name: str, layout: Layout, choices: Choices, recorded: Any
 ) -> tuple[SynCoConfig, HeadsDecision]:
     """The backbone that the user names; whether the shapes are its own is seen when they are loaded."""
     name = choices.backbone or ""
-    own = specification_of(name)
+    own = find_specification(name)
     tensors = backbone.tensors
     size, grid, position_embedding = choices.image_size, backbone.grid, None
     if "pos_embed" in tensors and own.family == "vit":
@@ -112,13 +112,13 @@ def _named_configuration(
     return config, heads
 
 
-def _vit_configuration(
+def _infer_vit_configuration(
     tensors: Mapping[str, Any], layout_name: str, layout: Layout, choices: Choices, recorded: Any
 ) -> tuple[SynCoConfig, HeadsDecision]:
     dim, patch = tensors["cls_token"].shape[-1], tensors["patch_embed.proj.weight"].shape[-1]
     depth = _count(tensors, r"blocks\.(\d+)\.")
     grid = round((tensors["pos_embed"].shape[1] - 1) ** 0.5)
-    backbone, certain = nearest_backbone("vit", dim, depth)
+    backbone, certain = find_nearest_backbone("vit", dim, depth)
     heads = vit_heads(dim, layout_name, layout, choices.num_heads, backbone if certain else None, recorded)
     fixed = has_sincos_position_embedding(tensors["pos_embed"])
     config = SynCoConfig(
@@ -136,7 +136,7 @@ def _vit_configuration(
     return config, heads
 
 
-def _swin_configuration(
+def _infer_swin_configuration(
     backbone: BackboneTensors, layout: Layout, choices: Choices
 ) -> tuple[SynCoConfig, HeadsDecision]:
     if choices.num_heads is not None:
@@ -149,7 +149,7 @@ def _swin_configuration(
     # A window is no larger than its grid, so the first stages tell it: the table has (2 * window - 1)² rows.
     window = max((round(rows**0.5) + 1) // 2 for rows, _ in tables)
     num_heads = [heads for _, heads in tables]
-    name, _ = nearest_backbone("swin", projection[0], depth)
+    name, _ = find_nearest_backbone("swin", projection[0], depth)
     size = choices.image_size or (backbone.grid * projection[-1] if backbone.grid else None)
     config = SynCoConfig(
         name,
@@ -182,7 +182,7 @@ def _ratio(tensors: Mapping[str, Any], block: str, dim: int) -> float:
     return tensors[f"{block}.mlp.fc1.weight"].shape[0] / dim
 
 
-def nearest_backbone(family: str, dim: int, depth: Any) -> tuple[str, bool]:
+def find_nearest_backbone(family: str, dim: int, depth: Any) -> tuple[str, bool]:
     """A short name for the shapes, and whether it is theirs; the numbers themselves are written down beside it."""
     for name, row in BACKBONES.items():
         rows_depth = list(row.depth) if isinstance(row.depth, tuple) else row.depth
@@ -198,7 +198,7 @@ def vit_heads(
     if given is not None:
         return HeadsDecision(given, "as given by --num-heads", recorded)
     if name == "timm" and backbone is not None:
-        heads: Any = specification_of(backbone).num_heads
+        heads: Any = find_specification(backbone).num_heads
         return HeadsDecision(heads, f"as {backbone} has it", recorded)
     if dim in layout.vit_heads:
         return HeadsDecision(layout.vit_heads[dim], f"as the code of {layout.source} builds width {dim}", recorded)
@@ -211,7 +211,7 @@ def vit_heads(
     return HeadsDecision(dim // width, f"{width} channels a head, as the code of {layout.source} builds it", recorded)
 
 
-def recorded_heads(config: dict[str, Any]) -> Any:
+def find_recorded_heads(config: dict[str, Any]) -> Any:
     """What the file's configuration says about heads; the synco-v2 authors' code does not read it."""
     waiting: list[Any] = [config]
     seen: set[int] = set()  # a pickle can hold itself
@@ -228,7 +228,7 @@ def recorded_heads(config: dict[str, Any]) -> Any:
     return None
 
 
-def stock_configuration(
+def read_stock_configuration(
     values: Mapping[str, Any], backbone: BackboneTensors, choices: Choices
 ) -> tuple[SynCoConfig, HeadsDecision]:
     """Translate the config.json of a stock ViT or Swin, and refuse networks with parts that timm's have not."""
@@ -243,7 +243,7 @@ def stock_configuration(
         "layer_norm_eps": stock["layer_norm_eps"],
     }
     if family == "swin":
-        name, _ = nearest_backbone("swin", stock["embed_dim"], list(stock["depths"]))
+        name, _ = find_nearest_backbone("swin", stock["embed_dim"], list(stock["depths"]))
         config = SynCoConfig(
             choices.backbone or name,
             embed_dim=stock["embed_dim"],
@@ -255,7 +255,7 @@ def stock_configuration(
         )
     else:
         dim = stock["hidden_size"]
-        name, _ = nearest_backbone("vit", dim, stock["num_hidden_layers"])
+        name, _ = find_nearest_backbone("vit", dim, stock["num_hidden_layers"])
         fixed = has_sincos_position_embedding(backbone.tensors["pos_embed"])
         config = SynCoConfig(
             choices.backbone or name,
@@ -270,7 +270,7 @@ def stock_configuration(
     return config, HeadsDecision(config.num_heads, reason)
 
 
-def exported_configuration(source: CheckpointSource) -> SynCoConfig:
+def read_exported_configuration(source: CheckpointSource) -> SynCoConfig:
     """The configuration that an export of ours carries; a stranger's file must not set anything else by it."""
     if unknown := sorted(set(source.config) - {*CONFIG_FIELDS, "id2label"}):
         raise ValueError(f"{source.name} has a configuration with unknown fields {unknown[:5]}: the file is refused.")

@@ -15,23 +15,23 @@ from synco_hub.errors import join_names
 from synco_hub.hub.conversion.configuration import (
     Choices,
     HeadsDecision,
-    configuration_of,
-    exported_configuration,
-    recorded_heads,
-    stock_configuration,
+    find_recorded_heads,
+    infer_configuration,
+    read_exported_configuration,
+    read_stock_configuration,
 )
-from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
+from synco_hub.hub.conversion.pretraining_state import collect_pretraining_state, find_pretraining_method
 from synco_hub.hub.conversion.recognition import BACKBONES_OF_A_PAIR, Parts, Recognised, recognise, split_parts
 from synco_hub.hub.conversion.report import (
     MAX_IMAGE_SIZE,
     ConversionReport,
     Converted,
-    feature_checksum,
+    compute_feature_checksum,
     write_converted,
 )
-from synco_hub.hub.conversion.source import CheckpointSource, open_source, tensors_in
-from synco_hub.hub.conversion.tensor_names import BackboneTensors, timm_names
-from synco_hub.hub.conversion.weights import expected_shapes, head_of_file, linear_head, load_strictly, refuse_misfit
+from synco_hub.hub.conversion.source import CheckpointSource, open_source, read_tensors
+from synco_hub.hub.conversion.tensor_names import BackboneTensors, map_to_timm_names
+from synco_hub.hub.conversion.weights import linear_head, list_expected_shapes, load_strictly, read_head, refuse_misfit
 from synco_hub.hub.export.to_transformers import from_stock_names
 from synco_hub.hub.loading import TIMM_PREFIX, LinearHead
 from synco_hub.models import SynCoConfig, SynCoModel
@@ -86,23 +86,23 @@ def convert(source_name: str, output: Path, settings: ConversionSettings | None 
             f"{source.name} has {len(parts.leftover)} tensors that do not belong to the layout {recognised.name!r}: "
             f"{join_names(sorted(parts.leftover), _SHOWN)}. Give the right --layout."
         )
-    method = pretraining_method(recognised.name, parts.tensors, source.content.get("config"))
-    converted = _converted(source, recognised, parts, settings, method)
+    method = find_pretraining_method(recognised.name, parts.tensors, source.content.get("config"))
+    converted = _convert_tensors(source, recognised, parts, settings, method)
     report = _report(source, recognised, parts, settings.head is None, converted)
     with atomic_write_directory(output) as directory:
         write_converted(directory, output.absolute().name, source, recognised, converted, report)
     return report
 
 
-def _converted(
+def _convert_tensors(
     source: CheckpointSource, recognised: Recognised, parts: Parts, settings: ConversionSettings, method: str | None
 ) -> Converted:
     branch = _branch(recognised, parts, settings)
-    backbone = _timm_tensors(source, parts.tensors[branch[0]])
+    backbone = _rename_to_timm(source, parts.tensors[branch[0]])
     config, heads = _configuration(source, recognised, backbone, settings.choices)
     config.pretraining = {"method": method} if method else config.pretraining
     # Before it is built: a configuration may ask for any size, and only the tensors are as large as the file.
-    shapes = expected_shapes(config, len(backbone.tensors))
+    shapes = list_expected_shapes(config, len(backbone.tensors))
     wanted = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
     refuse_misfit(wanted, backbone.tensors, f"the {branch[0]} backbone")
     if config.image_size > MAX_IMAGE_SIZE:
@@ -116,8 +116,8 @@ def _converted(
     backbones, state = {branch[0]: backbone}, None
     if settings.whole_pretraining_state:
         backbones["target"] = _target(parts, model, recognised, method)
-        state, model.config.pretraining = pretraining_state(backbones, parts.tensors, method or "")
-    head = head_of_file(settings.head) if settings.head else _own_head(source, backbone)
+        state, model.config.pretraining = collect_pretraining_state(backbones, parts.tensors, method or "")
+    head = read_head(settings.head) if settings.head else _own_head(source, backbone)
     if head is not None and head.weight.shape[1] != model.config.hidden_size:
         raise ValueError(
             f"The head reads {head.weight.shape[1]} features, but the backbone gives {model.config.hidden_size}: it "
@@ -147,12 +147,12 @@ def _branch(recognised: Recognised, parts: Parts, settings: ConversionSettings) 
     return there[0], "the only one in the file"
 
 
-def _timm_tensors(source: CheckpointSource, found: dict[str, Any]) -> BackboneTensors:
+def _rename_to_timm(source: CheckpointSource, found: dict[str, Any]) -> BackboneTensors:
     if source.kind != "transformers":
-        return timm_names(found)
+        return map_to_timm_names(found)
     family = str(source.config["model_type"])
     named, dropped = from_stock_names(family, found)
-    backbone = timm_names(named)
+    backbone = map_to_timm_names(named)
     fact = "query, key and value of the stock model were joined"
     return BackboneTensors(backbone.tensors, backbone.head, {**dropped, **backbone.dropped}, [fact])
 
@@ -161,9 +161,9 @@ def _configuration(
     source: CheckpointSource, recognised: Recognised, backbone: BackboneTensors, choices: Choices
 ) -> tuple[SynCoConfig, HeadsDecision]:
     if source.kind == "transformers":
-        return stock_configuration(source.config, backbone, choices)
+        return read_stock_configuration(source.config, backbone, choices)
     if "architecture" not in source.config and source.config:
-        config = exported_configuration(source)
+        config = read_exported_configuration(source)
         return config, HeadsDecision(config.num_heads, "as the file says, which this package exported")
     named = source.name.removeprefix(TIMM_PREFIX) if source.name.startswith(TIMM_PREFIX) else None
     named = named or source.config.get("architecture")
@@ -171,7 +171,7 @@ def _configuration(
         # timm's own name may end in a tag of the weights.
         choices = Choices(str(named).split(".")[0], choices.num_heads, choices.image_size)
     model = (source.content.get("config") or {}) if isinstance(source.content.get("config"), dict) else {}
-    return configuration_of(backbone, recognised.name, recognised.layout, choices, recorded_heads(model))
+    return infer_configuration(backbone, recognised.name, recognised.layout, choices, find_recorded_heads(model))
 
 
 def _target(parts: Parts, model: Any, recognised: Recognised, method: str | None) -> BackboneTensors:
@@ -181,7 +181,7 @@ def _target(parts: Parts, model: Any, recognised: Recognised, method: str | None
             f"The file, of the layout {recognised.name!r}, has no pretraining state that this package continues: both "
             "networks of synco-v2 or moby are needed. Leave --whole-pretraining-state out to convert the backbone."
         )
-    target = timm_names(parts.tensors["target"])
+    target = map_to_timm_names(parts.tensors["target"])
     load_strictly(SynCoModel(model.config).backbone, target.tensors, "the target backbone")
     return target
 
@@ -203,7 +203,7 @@ def _report(
         renamed=[*facts, *(["queues (dim, size) became keys (size, dim)"] if whole and "queue" in mapped else [])],
         dropped=dropped,
         tensors_in_file=total,
-        features=feature_checksum(converted.model),
+        features=compute_feature_checksum(converted.model),
         licence={"id": layout.licence, "note": layout.licence_note},
     )
 
@@ -227,7 +227,7 @@ def account(
         if name in backbones:
             backbone = backbones[name]
             mapped[name] = len(tensors) - len(backbone.dropped) - len(backbone.head)
-            dropped += _by_reason(name, backbone.dropped)
+            dropped += _group_by_reason(name, backbone.dropped)
             if backbone.head and own_head:
                 mapped["classifier"] = len(backbone.head)
             elif backbone.head:
@@ -238,15 +238,15 @@ def account(
             reason = "the other network" if name in BACKBONES_OF_A_PAIR else "part of the pretraining state"
             dropped.append(_row(name, reason, list(tensors)))
     for key, reason in parts.dropped.items():
-        count = sum(1 for _ in tensors_in(source.content[key]))
+        count = sum(1 for _ in read_tensors(source.content[key]))
         dropped.append({"what": key, "reason": reason, "tensors": count, "keys": []})
-    total = sum(1 for _ in tensors_in(dict(source.content)))
+    total = sum(1 for _ in read_tensors(dict(source.content)))
     accounted = sum(mapped.values()) + sum(row["tensors"] for row in dropped)
     assert accounted == total, f"{accounted} of {total} tensors are accounted for"
     return mapped, dropped, total
 
 
-def _by_reason(name: str, dropped: Mapping[str, str]) -> list[dict[str, Any]]:
+def _group_by_reason(name: str, dropped: Mapping[str, str]) -> list[dict[str, Any]]:
     reasons = sorted(set(dropped.values()))
     return [_row(f"keys of {name}", why, [key for key in dropped if dropped[key] == why]) for why in reasons]
 

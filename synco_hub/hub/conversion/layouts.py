@@ -134,7 +134,7 @@ LAYOUTS: dict[str, Layout] = {
 CHOICES = ("auto", *(name for name in LAYOUTS if name != "transformers"))
 
 
-def licence_facts(layout: Layout) -> CardFacts:
+def describe_licence(layout: Layout) -> CardFacts:
     """What the card of a converted checkpoint says about its licence."""
     known = layout.source.count("/") == 1
     return CardFacts(

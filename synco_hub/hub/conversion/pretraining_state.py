@@ -21,7 +21,7 @@ _QUEUES = {"queue1": "queue_1.keys", "queue2": "queue_2.keys"}
 _POINTER = "queue_ptr"
 
 
-def pretraining_method(layout_name: str, parts: Mapping[str, Any], config: Any) -> str | None:
+def find_pretraining_method(layout_name: str, parts: Mapping[str, Any], config: Any) -> str | None:
     """Which of the three methods made the checkpoint; None for another project's."""
     if layout_name not in ("synco-v2", "moby"):
         return None
@@ -35,7 +35,7 @@ def pretraining_method(layout_name: str, parts: Mapping[str, Any], config: Any) 
     return layout_name
 
 
-def pretraining_state(
+def collect_pretraining_state(
     backbones: Mapping[str, BackboneTensors], parts: Mapping[str, Mapping[str, Any]], method: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """State and settings for `SynCoForPreTraining`.

@@ -11,7 +11,7 @@ from typing import Any
 
 from synco_hub.errors import escape, join_names, suggest
 from synco_hub.hub.conversion.layouts import CHOICES, LAYOUTS, Layout
-from synco_hub.hub.conversion.source import CheckpointSource, weights_in
+from synco_hub.hub.conversion.source import CheckpointSource, find_weights
 from synco_hub.hub.conversion.tensor_names import has_sincos_position_embedding
 
 # The names of the parts of a checkpoint; `online` and `target` are backbones.
@@ -67,7 +67,7 @@ def _told_by_config(config: Any) -> Recognised | None:
 
 
 def _told_by_position_embedding(source: CheckpointSource, container: str | None, keys: list[str]) -> Recognised:
-    state = {key.removeprefix("module."): value for key, value in weights_in(source, container).items()}
+    state = {key.removeprefix("module."): value for key, value in find_weights(source, container).items()}
     pair = any(key.startswith("encoder.") for key in keys)
     embedding = next((state[key] for key in ("encoder.pos_embed", "pos_embed") if key in state), None)
     if embedding is not None and not has_sincos_position_embedding(embedding):
@@ -116,8 +116,8 @@ def split_parts(source: CheckpointSource, recognised: Recognised) -> Parts:
     container = layout.container
     if container is None:
         container = next((k for k in ("model", "state_dict") if isinstance(source.content.get(k), Mapping)), None)
-    state = weights_in(source, container)
-    parts, leftover = _sorted_keys(state, layout.parts)
+    state = find_weights(source, container)
+    parts, leftover = _sort_keys(state, layout.parts)
     if not {"online", "target"} & set(parts):
         # A plain backbone, as linear probes and timm write it: every key is the online network's.
         parts, leftover = {"online": {key.removeprefix("module."): value for key, value in state.items()}}, []
@@ -131,15 +131,13 @@ def _split_dino(source: CheckpointSource, layout: Layout) -> Parts:
     leftover: list[str] = []
     for key, backbone, head in (("student", "online", "projector"), ("teacher", "target", "target_projector")):
         if key in source.content:
-            parts, left = _sorted_keys(weights_in(source, key), layout.parts)
+            parts, left = _sort_keys(find_weights(source, key), layout.parts)
             found |= {{"online": backbone, "projector": head}[name]: tensors for name, tensors in parts.items()}
             leftover += [f"{key}.{name}" for name in left]
     return Parts(found, _beside(source.content, {"student", "teacher"}), leftover)
 
 
-def _sorted_keys(
-    state: Mapping[str, Any], beginnings: Mapping[str, str]
-) -> tuple[dict[str, dict[str, Any]], list[str]]:
+def _sort_keys(state: Mapping[str, Any], beginnings: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     parts: dict[str, dict[str, Any]] = {}
     leftover = []
     for key, value in state.items():

@@ -20,12 +20,12 @@ from synco_hub.errors import escape
 from synco_hub.hub.card.facts import FACTS_FILE, write_facts
 from synco_hub.hub.card.model_card import CONVERSION_REPORT, refresh_card
 from synco_hub.hub.conversion.configuration import HeadsDecision
-from synco_hub.hub.conversion.layouts import licence_facts
+from synco_hub.hub.conversion.layouts import describe_licence
 from synco_hub.hub.conversion.recognition import Recognised
 from synco_hub.hub.conversion.source import CheckpointSource
 from synco_hub.hub.conversion.tensor_names import BackboneTensors
 from synco_hub.hub.conversion.weights import PRETRAINING_ARCHITECTURE
-from synco_hub.hub.export.network import SEED, fixed_input
+from synco_hub.hub.export.network import SEED, make_fixed_input
 from synco_hub.hub.loading import LinearHead, save_classifier
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -51,7 +51,7 @@ class ConversionReport:
         renamed: What was done to names and shapes, in words.
         dropped: What is not carried over: `what`, `reason`, number of `tensors`, and their `keys`.
         tensors_in_file: Every tensor of the file; the sum of mapped and dropped.
-        features: Checksum on a fixed input, see `feature_checksum`.
+        features: Checksum on a fixed input, see `compute_feature_checksum`.
         licence: Identifier and the situation in words.
         leftover: Tensors of no known part; like the next two empty, for a conversion with any writes nothing.
         missing: Tensors of the network that the file does not have.
@@ -107,7 +107,7 @@ class ConversionReport:
 
 
 @torch.no_grad()
-def feature_checksum(model: Any) -> dict[str, Any]:
+def compute_feature_checksum(model: Any) -> dict[str, Any]:
     """Features of the fixed input, in numbers that can be compared across machines and one that cannot be faked.
 
     Returns:
@@ -115,7 +115,7 @@ def feature_checksum(model: Any) -> dict[str, Any]:
         machines), and the `sha256` of their float32 bytes (equal only on the same software and processor).
     """
     config = model.config
-    images = fixed_input(config.num_channels, config.image_size, config.image_size)
+    images = make_fixed_input(config.num_channels, config.image_size, config.image_size)
     features = model(pixel_values=images).pooler_output.float()
     return {
         "seed": SEED,
@@ -167,7 +167,7 @@ def write_converted(
     if converted.state is not None:
         _write_state(directory, model.config, converted.state)
     report.save(directory)
-    write_facts(directory / FACTS_FILE, licence_facts(recognised.layout))
+    write_facts(directory / FACTS_FILE, describe_licence(recognised.layout))
     refresh_card(directory, name)
     _check_written(directory, model)
 

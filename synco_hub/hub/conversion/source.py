@@ -72,13 +72,13 @@ def _open_file(path: Path) -> CheckpointSource:
     if len(start) == 16 and start[8:9] == b"{" and int.from_bytes(start[:8], "little") < path.stat().st_size:
         tensors, facts = read_safetensors(path)
         config = _plain_config(path, facts.get("synco_config", "{}"))
-        return CheckpointSource(str(path), "safetensors", sha256_of(path), tensors, config)
+        return CheckpointSource(str(path), "safetensors", compute_sha256(path), tensors, config)
     content = read_torch_file(path)
     if not isinstance(content, dict):
         raise ValueError(f"{path} holds a {type(content).__name__}, but a checkpoint is a dictionary of tensors.")
     if strange := [key for key in content if not isinstance(key, str)]:
         raise ValueError(f"{path} has keys that are no text ({join_names(strange, 3)}): the file is refused.")
-    return CheckpointSource(str(path), "torch", sha256_of(path), content)
+    return CheckpointSource(str(path), "torch", compute_sha256(path), content)
 
 
 def _plain_config(path: Path, text: str) -> dict[str, Any]:
@@ -113,11 +113,11 @@ def _open_directory(path: Path) -> CheckpointSource:
             raise ValueError(f"{path / 'config.json'}: its synco_config is no object of JSON: the file is refused.")
     tensors, _ = read_safetensors(weights)
     return CheckpointSource(
-        str(path), "timm" if kind == "timm" else "transformers", sha256_of(weights), tensors, config
+        str(path), "timm" if kind == "timm" else "transformers", compute_sha256(weights), tensors, config
     )
 
 
-def weights_in(source: CheckpointSource, container: str | None) -> Mapping[str, Any]:
+def find_weights(source: CheckpointSource, container: str | None) -> Mapping[str, Any]:
     """The dictionary of weights of a checkpoint; a file that is nothing else is its own container."""
     state = source.content if container is None else source.content.get(container)
     if state is None and any(isinstance(value, Tensor) for value in source.content.values()):
@@ -144,7 +144,7 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise ValueError(f"{path} is no whole .safetensors file ({error}): download it again.") from error
 
 
-def sha256_of(path: Path) -> str:
+def compute_sha256(path: Path) -> str:
     """SHA-256 of a file's bytes, in hexadecimal."""
     digest = hashlib.sha256()
     with path.open("rb") as stream:
@@ -153,7 +153,7 @@ def sha256_of(path: Path) -> str:
     return digest.hexdigest()
 
 
-def tensors_in(value: Any) -> Iterator[Any]:
+def read_tensors(value: Any) -> Iterator[Any]:
     """Every tensor inside nested plain data; each container is visited once."""
     seen: set[int] = set()
     waiting = [value]

@@ -37,7 +37,7 @@ class BackboneTensors:
     grid: int | None = None
 
 
-def timm_names(found: Mapping[str, Any]) -> BackboneTensors:
+def map_to_timm_names(found: Mapping[str, Any]) -> BackboneTensors:
     """Bring a backbone's keys into timm's names."""
     dropped = {key: "computed from the window" for key in found if key.rsplit(".", 1)[-1] in _BUFFERS}
     rest = {key: value for key, value in found.items() if key not in dropped}

@@ -46,7 +46,7 @@ def check_depth(depth: Any, num_tensors: int) -> None:
         raise ValueError(f"depth={depth!r:.60} needs more weights than the {num_tensors} tensors that are there.")
 
 
-def expected_shapes(config: SynCoConfig, num_tensors: int, model_class: Any = SynCoModel) -> Shapes:
+def list_expected_shapes(config: SynCoConfig, num_tensors: int, model_class: Any = SynCoModel) -> Shapes:
     """Key to shape of a network of this configuration, which may have no more blocks than there are tensors."""
     check_depth(config.depth, num_tensors)
     try:
@@ -60,7 +60,9 @@ def expected_shapes(config: SynCoConfig, num_tensors: int, model_class: Any = Sy
     return {key: tuple(value.shape) for key, value in model.state_dict().items()}
 
 
-def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], most: int = 20) -> str:
+def describe_misfit(
+    wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int, ...]], most: int = 20
+) -> str:
     """What is missing, left over and wrong-shaped, first keys of each; empty if everything fits."""
     faults = {
         "missing": sorted(set(wanted) - set(found)),
@@ -74,7 +76,7 @@ def misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, tuple[int,
     return "; ".join(f"{len(keys)} {fault}: {join_names(keys, most)}" for fault, keys in faults.items() if keys)
 
 
-def directory_misfit(directory: Path) -> str:
+def describe_directory_misfit(directory: Path) -> str:
     """Why the weights of a checkpoint directory are not those of its `config.json`; empty if they are.
 
     Configurations of other model types are nothing that this package builds, so only that weights are there is asked.
@@ -95,7 +97,7 @@ def directory_misfit(directory: Path) -> str:
         wanted, compared = _wanted(SynCoConfig.from_pretrained(directory), values.get("architectures"), found)
     except (ValueError, TypeError, OverflowError, AttributeError) as error:
         return f"config.json describes no network for these weights: {' '.join(str(error).split()).rstrip('.')}"
-    fault = misfit(wanted, compared, _SHOWN_OF_DIRECTORY)
+    fault = describe_misfit(wanted, compared, _SHOWN_OF_DIRECTORY)
     return f"the weights are not those of config.json ({fault})" if fault else ""
 
 
@@ -103,12 +105,12 @@ def _wanted(config: Any, architectures: Any, found: Shapes) -> tuple[Shapes, Sha
     """What must be there, and what of the weights is compared with it."""
     name = architectures[0] if isinstance(architectures, list) and architectures else None
     if name in _MODELS:
-        return expected_shapes(config, len(found), _MODELS[name]), found
+        return list_expected_shapes(config, len(found), _MODELS[name]), found
     if name != PRETRAINING_ARCHITECTURE:
         raise ValueError(
             f"architectures={architectures!r:.80} names none of {', '.join([*_MODELS, PRETRAINING_ARCHITECTURE])}"
         )
-    backbone = expected_shapes(config, len(found))
+    backbone = list_expected_shapes(config, len(found))
     wanted = {f"{branch}.{key}": shape for branch in ("synco", "target") for key, shape in backbone.items()}
     # Heads and queues are the trainers' affair: their settings are not the backbone's.
     return wanted, {key: shape for key, shape in found.items() if not key.startswith(_PRETRAINING_PARTS)}
@@ -124,7 +126,7 @@ def load_strictly(module: nn.Module, found: Mapping[str, Any], what: str) -> Non
 
 def refuse_misfit(wanted: Mapping[str, tuple[int, ...]], found: Mapping[str, Any], what: str) -> None:
     """Refuse tensors that are not those of a network."""
-    if fault := misfit(wanted, {key: tuple(value.shape) for key, value in found.items()}):
+    if fault := describe_misfit(wanted, {key: tuple(value.shape) for key, value in found.items()}):
         raise ValueError(
             f"The tensors of {what} do not fit ({fault}). Nothing was written: give the right --layout, --backbone, "
             "--image-size or file."
@@ -138,7 +140,7 @@ def finite(key: str, tensor: Tensor) -> Tensor:
     return tensor
 
 
-def head_of_file(name: str) -> LinearHead:
+def read_head(name: str) -> LinearHead:
     """The linear layer of a file that a linear probe wrote; other weights in it are not looked at."""
     content: Mapping[str, Any] = open_source(name).content
     nested = [content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)]

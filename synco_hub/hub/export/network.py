@@ -94,7 +94,7 @@ def open_checkpoint(name: str) -> Exported:
     return Exported(name, model.eval(), AutoImageProcessor.from_pretrained(name))
 
 
-def plain_config(config: Any) -> dict[str, Any]:
+def make_plain_config(config: Any) -> dict[str, Any]:
     """A `SynCoConfig` as the arguments it is built from."""
     values = {name: getattr(config, name) for name in CONFIG_FIELDS if getattr(config, name) is not None}
     labels = {str(index): name for index, name in config.id2label.items()}
@@ -106,7 +106,7 @@ def layer_norm_epsilons(network: nn.Module) -> dict[str, float]:
     return {name: module.eps for name, module in network.named_modules() if isinstance(module, nn.LayerNorm)}
 
 
-def fixed_input(num_channels: int, height: int, width: int, batch: int = 2) -> Tensor:
+def make_fixed_input(num_channels: int, height: int, width: int, batch: int = 2) -> Tensor:
     """The images that checksums and comparisons are made on, the same everywhere.
 
     Returns:
@@ -129,7 +129,7 @@ def compared(exported: Exported, outputs: Callable[[Tensor], Tensor], batch: int
         The largest absolute difference, and the largest absolute value of ours.
     """
     config = exported.config
-    images = fixed_input(config.num_channels, config.image_size, config.image_size, batch)
+    images = make_fixed_input(config.num_channels, config.image_size, config.image_size, batch)
     ours, theirs = exported.outputs(images), outputs(images)
     if ours.shape != theirs.shape:
         raise ValueError(f"The export gives {tuple(theirs.shape)} where the checkpoint gives {tuple(ours.shape)}.")

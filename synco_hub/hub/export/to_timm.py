@@ -10,17 +10,17 @@ import timm
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from synco_hub.hub.export.network import Exported, compared, layer_norm_epsilons, plain_config
-from synco_hub.models.backbones_synco import specification_of, timm_arguments
+from synco_hub.hub.export.network import Exported, compared, layer_norm_epsilons, make_plain_config
+from synco_hub.models.backbones_synco import find_specification, make_timm_arguments
 
 _TOLERANCE = 1e-5
 # What a config.json of timm has elsewhere, or what changes no feature.
 _NOT_ARGUMENTS = ("model_name", "num_classes", "drop_path_rate", "weight_init", "dynamic_img_size", "strict_img_size")
 
 
-def timm_state(exported: Exported) -> dict[str, Tensor]:
+def make_timm_state(exported: Exported) -> dict[str, Tensor]:
     """The backbone's tensors, and those of the classifier, as timm names them."""
-    place = "head.fc" if specification_of(exported.config.backbone).family == "swin" else "head"
+    place = "head.fc" if find_specification(exported.config.backbone).family == "swin" else "head"
     head = {f"{place}.{kind}": tensor for kind, tensor in (exported.head or {}).items()}
     state = {**exported.backbone.state_dict(), **head}
     return {key: tensor.detach().clone().contiguous() for key, tensor in state.items()}
@@ -29,7 +29,7 @@ def timm_state(exported: Exported) -> dict[str, Tensor]:
 def export_timm(exported: Exported, directory: Path) -> dict[str, Any]:
     """Write a folder that `timm.create_model("local-dir:…")` loads."""
     config = exported.config
-    arguments = timm_arguments(config)
+    arguments = make_timm_arguments(config)
     architecture = arguments["model_name"]
     own = {key: value for key, value in arguments.items() if key not in _NOT_ARGUMENTS}
     num_classes = config.num_labels if exported.is_classifier else 0
@@ -40,12 +40,12 @@ def export_timm(exported: Exported, directory: Path) -> dict[str, Any]:
         "model_args": own,
         "pretrained_cfg": _preprocessing(exported),
         # What timm does not read: everything that this package needs to take the weights back.
-        "synco_config": plain_config(config),
+        "synco_config": make_plain_config(config),
     }
     if exported.is_classifier:
         values["label_names"] = [config.id2label[index] for index in range(num_classes)]
     (directory / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    save_file(timm_state(exported), directory / "model.safetensors", {"format": "pt"})
+    save_file(make_timm_state(exported), directory / "model.safetensors", {"format": "pt"})
     return _checked(exported, directory, architecture, {"num_classes": num_classes, **own})
 
 
@@ -112,9 +112,9 @@ def _outputs(network: Any, images: Tensor, logits: bool) -> Tensor:
 
 def export_safetensors(exported: Exported, directory: Path) -> dict[str, Any]:
     """Write one file of tensors under timm's names; what the shapes do not tell stands in its metadata."""
-    config = plain_config(exported.config)
+    config = make_plain_config(exported.config)
     facts = {"format": "pt", "num_heads": json.dumps(config["num_heads"]), "synco_config": json.dumps(config)}
-    state = timm_state(exported)
+    state = make_timm_state(exported)
     save_file(state, directory / "backbone.safetensors", facts)
     read = load_file(directory / "backbone.safetensors")
     difference = max(float((read[key] - state[key]).abs().max()) for key in state)

@@ -24,7 +24,7 @@ from transformers import (
 )
 
 from synco_hub.hub.export.network import Exported, compared, layer_norm_epsilons
-from synco_hub.models.backbones_synco import specification_of
+from synco_hub.models.backbones_synco import find_specification
 
 _TOLERANCE = 1e-5
 _CLASSES: dict[str, tuple[Any, Any]] = {
@@ -64,8 +64,8 @@ _ASIDE = {"pooler.": "pooler, which self-supervised checkpoints leave random", "
 def export_transformers(exported: Exported, directory: Path) -> dict[str, Any]:
     """Write the stock model, load it as a stranger would, and compare its features."""
     network, config = exported.backbone, exported.config
-    family = specification_of(config.backbone).family
-    if family == "swin" and "swinv2" in specification_of(config.backbone).timm_name:
+    family = find_specification(config.backbone).family
+    if family == "swin" and "swinv2" in find_specification(config.backbone).timm_name:
         raise ValueError(f"{config.backbone} is a Swin of the second version: export it to timm, onnx or safetensors.")
     epsilons = layer_norm_epsilons(network)
     common = max(set(epsilons.values()), key=list(epsilons.values()).count)

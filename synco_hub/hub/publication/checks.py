@@ -15,10 +15,10 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError, safe_open
 
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
-from synco_hub.hub.card.evaluation_entries import evaluation_files, model_index_entries
-from synco_hub.hub.card.model_card import CARD_FILE, CONVERSION_REPORT, expected_card, results_in
+from synco_hub.hub.card.evaluation_entries import build_model_index, render_evaluation_files
+from synco_hub.hub.card.model_card import CARD_FILE, CONVERSION_REPORT, find_results_in, render_expected_card
 from synco_hub.hub.card.rendering import results_table
-from synco_hub.hub.conversion.weights import directory_misfit
+from synco_hub.hub.conversion.weights import describe_directory_misfit
 from synco_hub.results import EvaluationResult
 
 REQUIRED_METADATA = ("license", "library_name", "pipeline_tag", "tags")
@@ -58,7 +58,7 @@ def looks_secret(name: str) -> bool:
     return any(fnmatchcase(name.lower(), pattern) for pattern in _SECRET_NAMES)
 
 
-def secret_problems(files: Iterable[Path]) -> list[str]:
+def find_secrets(files: Iterable[Path]) -> list[str]:
     """Text files in which something looks like a key or a token."""
     problems = []
     for file in files:
@@ -73,7 +73,7 @@ def secret_problems(files: Iterable[Path]) -> list[str]:
     return problems
 
 
-def config_problems(directory: Path, auto_map: dict[str, str]) -> list[str]:
+def find_config_problems(directory: Path, auto_map: dict[str, str]) -> list[str]:
     """A configuration that loads by the Auto classes with and without the package."""
     try:
         config = json.loads((directory / "config.json").read_text(encoding="utf-8"))
@@ -88,7 +88,7 @@ def config_problems(directory: Path, auto_map: dict[str, str]) -> list[str]:
     return []
 
 
-def weight_problems(directory: Path) -> list[str]:
+def find_weight_problems(directory: Path) -> list[str]:
     """Weights that are missing, unreadable, incomplete, NaN or infinite."""
     files = sorted(directory.glob("*.safetensors"))
     if not files:
@@ -121,11 +121,11 @@ def weight_problems(directory: Path) -> list[str]:
 
 def fit_problems(directory: Path) -> list[str]:
     """Readable weights of another network than the one that a readable config.json describes."""
-    problem = directory_misfit(directory)
+    problem = describe_directory_misfit(directory)
     return [f"{problem}: give the config.json and the weights of the same model"] if problem else []
 
 
-def conversion_problems(directory: Path) -> list[str]:
+def find_conversion_problems(directory: Path) -> list[str]:
     """A conversion that left something over or did not find something."""
     file = directory / CONVERSION_REPORT
     if not file.is_file():
@@ -145,7 +145,7 @@ def conversion_problems(directory: Path) -> list[str]:
     return []
 
 
-def card_problems(directory: Path) -> list[str]:
+def find_card_problems(directory: Path) -> list[str]:
     """A card with a gap, or with a number that no result file beside it has."""
     if not (directory / CARD_FILE).is_file():
         return [f"there is no card ({CARD_FILE}): write it with `synco-hub card {directory}`"]
@@ -162,16 +162,16 @@ def card_problems(directory: Path) -> list[str]:
         for section in REQUIRED_SECTIONS
         if not re.search(rf"^## {section}\n+[^#\s]", card.text.replace("\r\n", "\n"), re.MULTILINE)
     ]
-    if different := number_problems(directory, card, results_in(directory)):
+    if different := number_problems(directory, card, find_results_in(directory)):
         more = f" and {len(different) - 1} more" if len(different) > 1 else ""
         problems.append(f"{different[0]}{more}: write it anew with `synco-hub card {directory}`")
-    return problems or text_problems(directory, card)
+    return problems or find_text_problems(directory, card)
 
 
-def text_problems(directory: Path, card: ModelCard) -> list[str]:
+def find_text_problems(directory: Path, card: ModelCard) -> list[str]:
     """Text and licence in the card that do not come from facts and result files, but were typed into it."""
     try:
-        made = expected_card(directory)
+        made = render_expected_card(directory)
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         return [f"{CARD_FILE} cannot be compared with what it was made from ({' '.join(str(error).split())})"]
     if changed := [key for key in _MADE_METADATA if card.data.get(key) != made.data.get(key)]:
@@ -214,7 +214,7 @@ def number_problems(directory: Path, card: ModelCard, results: list[EvaluationRe
     def keys(entries: Iterable[Any]) -> set[tuple[Any, ...]]:
         return {(e.dataset_name, e.dataset_split, e.metric_name, e.metric_type, e.metric_value) for e in entries}
 
-    stated, measured = keys(getattr(card.data, "eval_results", None) or []), keys(model_index_entries(results))
+    stated, measured = keys(getattr(card.data, "eval_results", None) or []), keys(build_model_index(results))
     problems = [
         f"the card says {name} = {value}, which no result file has" for *_, name, _, value in stated - measured
     ]
@@ -226,6 +226,6 @@ def number_problems(directory: Path, card: ModelCard, results: list[EvaluationRe
     if shown is None or shown.group(1).strip() != results_table(results):
         problems.append("the table of results in the card is not that of the result files")
     found = {file.name: file.read_text(encoding="utf-8") for file in (directory / EVALUATION_FOLDER).glob("*.yaml")}
-    if found != evaluation_files(results):
+    if found != render_evaluation_files(results):
         problems.append(f"the files in {EVALUATION_FOLDER} are not those of the result files")
     return problems

@@ -13,19 +13,19 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
-from synco_hub.hub.card.facts import FACTS_FILE, package_file
+from synco_hub.hub.card.facts import FACTS_FILE, find_package_file
 from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER
 from synco_hub.hub.client_errors import ANSWER_SECONDS, COMMIT_SECONDS, explain_errors, limit_silence
 from synco_hub.hub.publication.checks import (
-    card_problems,
-    config_problems,
-    conversion_problems,
+    find_card_problems,
+    find_config_problems,
+    find_conversion_problems,
+    find_secrets,
+    find_weight_problems,
     fit_problems,
     looks_pickled,
     looks_secret,
     name_problems,
-    secret_problems,
-    weight_problems,
 )
 from synco_hub.models.modeling_synco import AUTO_MAP
 from synco_hub.results import EvaluationResult
@@ -108,7 +108,7 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
     if not directory.is_dir():
         raise ValueError(f"{directory} is no folder: give the directory of a checkpoint.")
     _check_name(repo_id)
-    code = {file.name: file for file in sorted(package_file("models").glob("*_synco.py"))}
+    code = {file.name: file for file in sorted(find_package_file("models").glob("*_synco.py"))}
     files: dict[str, Path] = {}
     left: list[str] = []
     problems: list[str] = []
@@ -120,9 +120,9 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
     files |= code
     if "preprocessor_config.json" not in files:
         problems.append("preprocessor_config.json is missing: save the image processor beside the weights")
-    unreadable = config_problems(directory, AUTO_MAP) + weight_problems(directory)
-    problems += (unreadable or fit_problems(directory)) + conversion_problems(directory)
-    problems += card_problems(directory) + name_problems(directory, repo_id) + secret_problems(files.values())
+    unreadable = find_config_problems(directory, AUTO_MAP) + find_weight_problems(directory)
+    problems += (unreadable or fit_problems(directory)) + find_conversion_problems(directory)
+    problems += find_card_problems(directory) + name_problems(directory, repo_id) + find_secrets(files.values())
     if problems:
         raise ValueError(f"{directory} is not fit to be published: {'; '.join(problems)}.")
     return UploadPlan(files, tuple(left))

@@ -13,8 +13,8 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 import synco_hub
-from synco_hub.hub.card.facts import package_file
-from synco_hub.hub.publication.checks import secret_problems
+from synco_hub.hub.card.facts import find_package_file
+from synco_hub.hub.publication.checks import find_secrets
 from synco_hub.hub.publication.publish import UploadPlan
 
 _EXTRA = "space"
@@ -30,7 +30,7 @@ _HEADER, _REQUIREMENTS = "README.md", "requirements.txt"
 _NEVER = ("__pycache__", "*.pyc", ".*")
 
 
-def third_party_requirements() -> list[str]:
+def list_third_party_requirements() -> list[str]:
     """What has to be installed for the page, without this package: its dependencies and those of its extra `space`."""
     project = Path(synco_hub.__file__).parents[1] / "pyproject.toml"
     if project.is_file():
@@ -63,16 +63,16 @@ def stage_space(folder: Path) -> UploadPlan:
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: choose another one with --output, or empty it.")
     folder.mkdir(parents=True, exist_ok=True)
-    app = package_file("space_app")
+    app = find_package_file("space_app")
     never = shutil.ignore_patterns(*_NEVER)
     shutil.copytree(app, folder / "space_app", ignore=shutil.ignore_patterns(*_NEVER, _HEADER, _REQUIREMENTS))
     shutil.copytree(Path(synco_hub.__file__).parent, folder / "synco_hub", ignore=never)
     if not (folder / "synco_hub" / "model_cards").exists():
-        shutil.copytree(package_file("model_cards"), folder / "model_cards", ignore=never)
+        shutil.copytree(find_package_file("model_cards"), folder / "model_cards", ignore=never)
     shutil.copy2(app / _HEADER, folder / _HEADER)
-    (folder / _REQUIREMENTS).write_text("\n".join(third_party_requirements()) + "\n", encoding="utf-8")
+    (folder / _REQUIREMENTS).write_text("\n".join(list_third_party_requirements()) + "\n", encoding="utf-8")
     (folder / "app.py").write_text(_APP, encoding="utf-8")
     files = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if path.is_file()}
-    if problems := secret_problems(files.values()):
+    if problems := find_secrets(files.values()):
         raise ValueError(f"the Space is not fit to be published: {'; '.join(problems)}.")
     return UploadPlan(files, ())

@@ -17,17 +17,17 @@ from synco_hub.cli.ablate import (
     UNTRAINED_RESULT_FILE,
     FinishedRun,
     Row,
-    comma_separated,
+    build_probing_command,
+    build_shared_flags,
+    describe_finding,
     figure,
-    finding,
     keep_to_the_plan,
     markdown,
-    probing_command,
-    rows_of,
+    measure_untrained_run,
     run_name,
-    shared_flags,
+    split_at_commas,
+    summarize_runs,
     training_command,
-    untrained_run,
     write_tables,
 )
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -42,7 +42,7 @@ DATA = "fractals:num_classes=2,train_images_per_class=8,test_images_per_class=4"
 
 
 def test_arms_differ_in_nothing_but_the_method_and_the_seed(tmp_path):
-    shared = shared_flags("fractals", 40, ["--learning-rate=1e-3"])
+    shared = build_shared_flags("fractals", 40, ["--learning-rate=1e-3"])
     one = training_command("moby", 0, tmp_path / "a", shared)
     other = training_command("imagenet-100/only-mixup", 2, tmp_path / "b", shared)
     assert [flag for flag in one if flag not in other] == [
@@ -107,13 +107,13 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
 
 
 def test_the_full_probe_is_the_papers_and_continues(tmp_path):
-    command = probing_command("full", 3, tmp_path, "fractals", ["--use-cpu", "--learning-rate=1e-3"])
+    command = build_probing_command("full", 3, tmp_path, "fractals", ["--use-cpu", "--learning-rate=1e-3"])
     assert "--cached-features" not in command
     assert "--use-cpu" in command
     assert "--learning-rate=1e-3" not in command
     assert "--resume" not in command
     (tmp_path / "probe-full").mkdir()
-    assert probing_command("full", 3, tmp_path, "fractals", [])[-1] == "--resume"
+    assert build_probing_command("full", 3, tmp_path, "fractals", [])[-1] == "--resume"
 
 
 @pytest.mark.parametrize("flags", [["--methods", " , "], ["--seeds", "0"]])
@@ -134,11 +134,11 @@ def test_the_untrained_network_is_that_of_the_seed_and_measured_once(tmp_path, m
             parameter.zero_()
     model.save_pretrained(tmp_path / "run")
     image_processor(32).save_pretrained(tmp_path / "run")
-    first = untrained_run(3, tmp_path / "run", DatasetChoice(SMALL_DATA))
+    first = measure_untrained_run(3, tmp_path / "run", DatasetChoice(SMALL_DATA))
     assert first.arm == "untrained"
     assert 0 < first.metrics["top1_k10"] <= 100
     (tmp_path / "run" / "model.safetensors").unlink()
-    assert untrained_run(3, tmp_path / "run", DatasetChoice(SMALL_DATA)) == first
+    assert measure_untrained_run(3, tmp_path / "run", DatasetChoice(SMALL_DATA)) == first
     assert (tmp_path / "run" / UNTRAINED_RESULT_FILE).is_file()
 
 
@@ -153,21 +153,23 @@ def runs_of(values: dict[str, list[float]]) -> list[FinishedRun]:
 def test_means_and_sample_standard_deviations():
     generator = np.random.default_rng(0)
     values = {"byol": generator.uniform(20, 80, 4).tolist(), "moby": generator.uniform(20, 80, 3).tolist()}
-    rows = rows_of(runs_of(values), "top1_k10")
+    rows = summarize_runs(runs_of(values), "top1_k10")
     for row in rows:
         own = np.array(values[row.method])
         assert row.mean == pytest.approx(own.mean())
         assert row.sd == pytest.approx(math.sqrt(((own - own.mean()) ** 2).sum() / (len(own) - 1)))
         assert (row.lowest, row.highest, row.runs) == (own.min(), own.max(), len(own))
     assert rows[0].minutes == pytest.approx(2.5)
-    assert [row.mean for row in rows_of(runs_of(values), "top1_k20")] == pytest.approx([row.mean / 2 for row in rows])
+    assert [row.mean for row in summarize_runs(runs_of(values), "top1_k20")] == pytest.approx(
+        [row.mean / 2 for row in rows]
+    )
 
 
 def test_a_single_seed_has_no_standard_deviation():
-    row = rows_of(runs_of({"moby": [50.0]}), "top1_k10")[0]
+    row = summarize_runs(runs_of({"moby": [50.0]}), "top1_k10")[0]
     assert row.sd is None
     assert "| moby | 50.0 | 50.0 | 50.0 | 1 | 1.0 |" in markdown([row], "top1_k10", "x")
-    assert "no scatter" in finding(rows_of(runs_of({"moby": [50.0], "byol": [40.0]}), "top1_k10"))
+    assert "no scatter" in describe_finding(summarize_runs(runs_of({"moby": [50.0], "byol": [40.0]}), "top1_k10"))
 
 
 @pytest.mark.parametrize(
@@ -184,14 +186,15 @@ def test_a_single_seed_has_no_standard_deviation():
     ],
 )
 def test_the_finding_names_whoever_is_ahead_and_whether_it_means_something(values, verdict):
-    assert verdict in finding(rows_of(runs_of(values), "top1_k10"))
+    assert verdict in describe_finding(summarize_runs(runs_of(values), "top1_k10"))
 
 
 def test_exactly_twice_the_standard_error_is_no_more_than_it():
     # The error of the difference is √(6²/4 + 8²/4) = 5 points, without any rounding.
     second = Row("byol", 4, 50.0, 8.0, 40.0, 60.0, 1.0)
     at, above = (
-        finding([Row("moby", 4, mean, 6.0, 50.0, 70.0, 1.0), second]) for mean in (60.0, math.nextafter(60.0, 61.0))
+        describe_finding([Row("moby", 4, mean, 6.0, 50.0, 70.0, 1.0), second])
+        for mean in (60.0, math.nextafter(60.0, 61.0))
     )
     assert (
         at
@@ -202,7 +205,7 @@ def test_exactly_twice_the_standard_error_is_no_more_than_it():
 
 def test_an_unknown_metric_names_the_known():
     with pytest.raises(ValueError, match=r"'top9'.*top1_k10, top1_k20"):
-        rows_of(runs_of({"moby": [1.0]}), "top9")
+        summarize_runs(runs_of({"moby": [1.0]}), "top9")
 
 
 def test_the_linear_probe_is_a_further_column_of_every_form(tmp_path):
@@ -213,7 +216,7 @@ def test_the_linear_probe_is_a_further_column_of_every_form(tmp_path):
         for arm, found in values.items()
         for seed, value in enumerate(found)
     ]
-    rows = {row.method: row for row in rows_of(runs, "top1_k10")}
+    rows = {row.method: row for row in summarize_runs(runs, "top1_k10")}
     assert (rows["untrained"].probe_mean, rows["untrained"].probe_sd) == (None, None)
     assert rows["moby"].probe_mean == 63.0
     assert rows["moby"].probe_sd == pytest.approx(np.std([61.5, 64.5], ddof=1))
@@ -244,6 +247,6 @@ def test_all_forms_say_the_same(tmp_path):
     assert "| moby | 58.0 ± 3.5 | 55.5 | 60.5 | 2 | 1.5 |" in paths[0].read_text()
     assert "max_steps=7" in paths[0].read_text()
     assert len(data["runs"]) == 6
-    assert comma_separated(rows_of(runs, "top1_k10")) == paths[2].read_text()
+    assert split_at_commas(summarize_runs(runs, "top1_k10")) == paths[2].read_text()
     with Image.open(paths[3]) as image:
         assert image.format == "PNG"

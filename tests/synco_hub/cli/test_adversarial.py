@@ -8,7 +8,7 @@ from PIL import Image
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.cli.evaluate import NULL_EXIT_CODE
-from synco_hub.evaluation.attacks import fraction
+from synco_hub.evaluation.attacks import parse_fraction
 from synco_hub.models import image_processor
 from synco_hub.results import EvaluationResult
 
@@ -87,7 +87,7 @@ def test_bad_flags_and_the_missing_library_are_one_line(command, tmp_path, monke
 
 
 def test_fractions_are_read():
-    assert fraction("8/255") == 8 / 255
-    assert fraction("0.03") == 0.03
+    assert parse_fraction("8/255") == 8 / 255
+    assert parse_fraction("0.03") == 0.03
     with pytest.raises(ValueError, match="neither"):
-        fraction("8/0")
+        parse_fraction("8/0")

@@ -7,7 +7,7 @@ import torch
 from command_line import invoke
 from transformers import AutoModel
 
-from synco_hub.cli.demo import measure, random_network
+from synco_hub.cli.demo import measure, save_random_network
 
 
 def test_demo_trains_measures_installs_and_draws(tmp_path, monkeypatch):
@@ -35,7 +35,7 @@ def test_a_wrong_method_fails_before_anything_is_written(tmp_path, monkeypatch, 
 
 def test_the_random_network_is_drawn_from_the_seed_and_guesses_better_than_chance(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path))
-    first, again, other = random_network(0), random_network(0), random_network(1)
+    first, again, other = save_random_network(0), save_random_network(0), save_random_network(1)
     weight = "backbone.blocks.0.attn.qkv.weight"
     assert torch.equal(first.state_dict()[weight], again.state_dict()[weight])
     assert not torch.equal(first.state_dict()[weight], other.state_dict()[weight])

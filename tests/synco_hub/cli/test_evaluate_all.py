@@ -7,7 +7,7 @@ from command_line import invoke
 from PIL import Image
 
 from synco_hub.cli import evaluate
-from synco_hub.cli.evaluate import PUBLISHED, evaluate_all, planned_measurements, print_end
+from synco_hub.cli.evaluate import PUBLISHED, evaluate_all, plan_measurements, print_end
 from synco_hub.cli.options import EvaluateAllOptions
 from synco_hub.data import load_dataset
 from synco_hub.data.davis import write_mask
@@ -129,7 +129,7 @@ def test_every_published_set_goes_where_its_protocol_reads_it(tmp_path):
     for row in PUBLISHED:
         (tmp_path / "in" / row.folders[-1]).mkdir(parents=True)
     options = EvaluateAllOptions("m", [], tmp_path / "out", tmp_path / "in")
-    planned, absent = planned_measurements(options)
+    planned, absent = plan_measurements(options)
     assert absent == []
     own = planned[len(planned) - len(PUBLISHED) :]
     assert [each.protocol for each in own] == [row.protocol for row in PUBLISHED]
@@ -142,12 +142,12 @@ def test_every_published_set_goes_where_its_protocol_reads_it(tmp_path):
 
 def test_a_missing_folder_is_refused(tmp_path):
     with pytest.raises(FileNotFoundError, match="no such folder"):
-        planned_measurements(EvaluateAllOptions("any", None, tmp_path / "out", tmp_path / "nowhere"))
+        plan_measurements(EvaluateAllOptions("any", None, tmp_path / "out", tmp_path / "nowhere"))
 
 
 def test_no_data_set_leads_out_of_the_output_folder(tmp_path):
     for dataset in ("../../x", "/etc/x", "fractals:num_classes=3,image_size=64"):
-        planned, _ = planned_measurements(EvaluateAllOptions("m", [dataset], tmp_path / "out"))
+        planned, _ = plan_measurements(EvaluateAllOptions("m", [dataset], tmp_path / "out"))
         assert all(each.output.resolve().parent.parent == tmp_path / "out" for each in planned)
 
 

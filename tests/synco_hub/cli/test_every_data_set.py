@@ -10,7 +10,7 @@ from command_line import invoke
 from data_trees.original import WRITERS, imagenet, put, write_original
 
 from synco_hub.data.catalog.sets import CATALOG
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.corruptions import _watermark
 from synco_hub.data.subsets import LINES
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -42,7 +42,7 @@ def test_knn_on_original_files(name: str, model: Path, tmp_path: Path):
     flags = ["--dataset", name, "--data-dir", str(tree.root)]
     if "train" not in row.splits:
         # The bank of a set of 200 classes is ImageNet's images of those classes.
-        imagenet(tmp_path / "bank", 1, class_list(row.class_list))
+        imagenet(tmp_path / "bank", 1, read_class_list(row.class_list))
         stranger = "n01440764"  # a class that some of the sets have not
         put(tmp_path / f"bank/train/{stranger}/{stranger}_5.JPEG", next(tmp_path.glob("bank/train/*/*")).read_bytes())
         flags += ["--train-dataset", "imagenet-1k", "--train-data-dir", str(tmp_path / "bank")]

@@ -4,7 +4,7 @@ import sys
 import pytest
 from command_line import invoke
 
-from synco_hub.cli.main import COMMANDS, GROUPS, main, parser_of
+from synco_hub.cli.main import COMMANDS, GROUPS, build_parser, main
 from synco_hub.protocols import EVALUATORS, resolve
 from synco_hub.version import __version__
 
@@ -19,7 +19,7 @@ def test_every_help_says_what_it_does_lists_the_flags_and_has_an_example(name):
     assert shown.startswith(f"usage: synco-hub {name} ")
     assert f"Example: synco-hub {name.removesuffix(' write')} " in shown
     assert " ".join(COMMANDS[name].summary.split()) in shown
-    for option in parser_of(name)._actions:
+    for option in build_parser(name)._actions:
         assert option.help, option
         if option.option_strings:
             assert option.option_strings[-1] in ended.output
@@ -30,7 +30,7 @@ def test_every_example_is_a_command_that_is_understood(name):
     program, *words = COMMANDS[name].example.split()
     assert program == "synco-hub"
     place = len(name.split()) if " ".join(words).startswith(name) else 1
-    parser_of(name).parse(words[place:])
+    build_parser(name).parse(words[place:])
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -3,14 +3,14 @@
 import pytest
 from command_line import invoke
 
-from synco_hub.cli.main import COMMANDS, parser_of
+from synco_hub.cli.main import COMMANDS, build_parser
 from synco_hub.settings import DatasetChoice
 
 FLAGS = {"data_dir", "dataset_id", "config", "revision", "image_column", "label_column"}
 
 
 def flags_of(name):
-    return {each.dest: (each.option_strings[-1:], each.default, each.help) for each in parser_of(name)._actions}
+    return {each.dest: (each.option_strings[-1:], each.default, each.help) for each in build_parser(name)._actions}
 
 
 @pytest.mark.parametrize("name", ["evaluate knn", "evaluate classification", "data verify", "data prepare"])
@@ -31,7 +31,7 @@ def test_the_built_in_images_are_the_default(name):
 def test_no_command_has_a_flag_twice():
     for name, command in COMMANDS.items():
         if command.options:
-            flags = [flag for action in parser_of(name)._actions for flag in action.option_strings]
+            flags = [flag for action in build_parser(name)._actions for flag in action.option_strings]
             assert len(flags) == len(set(flags)), name
 
 

@@ -5,7 +5,7 @@ import pytest
 from command_line import invoke
 from PIL import Image
 
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.results import EvaluationResult
 
 
@@ -26,10 +26,10 @@ def command(monkeypatch, planted):
 def root(tmp_path, planted):
     """Known images: a class of the 200 gets the highest logit. Unknown ones: a class outside, so the 200 are tied."""
     place = {name: index for index, name in enumerate(planted.names)}
-    outside = next(name for name in planted.names if name not in class_list("imagenet_o"))
-    for wnid in class_list("imagenet_o"):
+    outside = next(name for name in planted.names if name not in read_class_list("imagenet_o"))
+    for wnid in read_class_list("imagenet_o"):
         planted.write(tmp_path / "imagenet" / "val" / wnid / "a.JPEG", place[wnid])
-    for number, wnid in enumerate(class_list("imagenet_o")[:40]):
+    for number, wnid in enumerate(read_class_list("imagenet_o")[:40]):
         # An eighth of the unknown images is taken for a known class.
         planted.write(tmp_path / "imagenet-o" / wnid / "a.jpg", place[wnid] if number % 8 == 0 else place[outside])
     planted.write(tmp_path / "imagenet" / "val" / outside / "a.JPEG", 0)
@@ -56,7 +56,7 @@ def test_planted_detection(command, root):
 
 
 def test_missing_classes_and_flags_are_named(command, root, tmp_path):
-    (root / "imagenet" / "val" / class_list("imagenet_o")[3]).rename(root / "away")
+    (root / "imagenet" / "val" / read_class_list("imagenet_o")[3]).rename(root / "away")
     for flags, text in (
         (["--data-dir", root], "images of 199 of 200 classes"),
         (["--data-dir", root / "away"], "imagenet-o is not in"),

@@ -9,7 +9,7 @@ import torch
 from command_line import invoke
 
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.results import EvaluationResult
 
 
@@ -36,7 +36,7 @@ def root(tmp_path, planted):
             guess = label if folder != "threshold0.7" or label == 2 else label + 1
             planted.write(tmp_path / f"imagenetv2-{folder}-format-val" / str(label) / "a.jpeg", guess)
     for name in ("imagenet_a", "imagenet_r"):
-        subset = class_list(name)
+        subset = read_class_list(name)
         for number, wnid in enumerate(subset):
             # Every fourth is right; the next is wrong among 1000 only, since its first guess is outside the subset.
             outside = next(
@@ -127,14 +127,14 @@ def test_missing_folders_and_missing_classes_are_named(command, root, planted, t
         (root / "imagenet-c" / "snow" / str(severity)).rename(root / f"away{severity}")
     done = command("--data-dir", root, "--sets", "imagenet-c", "--output", tmp_path / "x.json")
     assert "2 of the folders <corruption>/<severity> are missing: snow/4, snow/5;" in str(done.exception)
-    (root / "imagenet-a" / class_list("imagenet_a")[0]).rename(root / "away")
+    (root / "imagenet-a" / read_class_list("imagenet_a")[0]).rename(root / "away")
     done = command("--data-dir", root, "--sets", "imagenet-a", "--output", tmp_path / "x.json")
     assert "images of 199 of 200 classes" in str(done.exception)
 
 
 def test_on_the_fly_is_partial_on_a_subset_and_says_what_it_is_not(command, tmp_path, planted, monkeypatch):
     pytest.importorskip("imagecorruptions")
-    wnids = class_list("imagenet_1k")
+    wnids = read_class_list("imagenet_1k")
     for index in (400, 401, 402):
         planted.write(tmp_path / "data" / "test" / wnids[index] / "a.png", index)
     monkeypatch.setattr(planted, "names", tuple(wnids[400:403]))

@@ -7,7 +7,7 @@ from PIL import Image
 from synco_hub.cli import robustness_demo
 from synco_hub.cli.robustness_demo import FAMILIES, Curve, draw, robustness_figure, table
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
-from synco_hub.evaluation.robustness import AccuracyCell, robustness_metrics
+from synco_hub.evaluation.robustness import AccuracyCell, compute_robustness_metrics
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
 
 
@@ -98,7 +98,9 @@ def results(tmp_path):
             cells[f"corrupted/{name}/{severity}"] = AccuracyCell(100, 75 - 10 * severity + place)
     facts = ProtocolFacts("robustness_on_the_fly", {"cells": {key: cell.to_dict() for key, cell in cells.items()}})
     data = DataSource("fractals", "test", 100, num_classes=10)
-    EvaluationResult(robustness_metrics(cells), ModelSource("m"), data, facts).save(tmp_path / "corrupted.json")
+    EvaluationResult(compute_robustness_metrics(cells), ModelSource("m"), data, facts).save(
+        tmp_path / "corrupted.json"
+    )
     for number in (1, 2, 4, 8):
         metrics = {"top1_clean": 80.0, "top1_fgsm": 60.0 - 5 * number, "top1_pgd": 50.0 - 5 * number}
         EvaluationResult(metrics, ModelSource("m"), data, ProtocolFacts("adversarial")).save(

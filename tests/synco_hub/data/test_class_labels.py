@@ -3,14 +3,14 @@
 import numpy as np
 import pytest
 
-from synco_hub.data.class_labels import class_columns, labels_of_list
-from synco_hub.data.class_lists import class_list, imagenet_indices
+from synco_hub.data.class_labels import find_class_columns, map_labels_to_list
+from synco_hub.data.class_lists import imagenet_indices, read_class_list
 
 WNIDS = ("n00000005", "n00000001", "n00000003")
 
 
 def test_wnids_are_looked_up_whatever_their_order():
-    labels = labels_of_list(np.array([0, 1, -1, 1]), ["n00000003", "n00000005"], WNIDS, "set")
+    labels = map_labels_to_list(np.array([0, 1, -1, 1]), ["n00000003", "n00000005"], WNIDS, "set")
     assert labels.tolist() == [2, 0, -1, 0]
 
 
@@ -18,14 +18,14 @@ def test_folder_names_that_are_numbers_are_labels():
     folders = sorted(str(number) for number in range(111))
     stored = np.arange(111)
     wnids = [f"n{number:08d}" for number in range(111)]
-    assert labels_of_list(stored, folders, wnids, "set").tolist() == [int(name) for name in folders]
+    assert map_labels_to_list(stored, folders, wnids, "set").tolist() == [int(name) for name in folders]
     # Sorted as text, folder 100 stands where label 3 is meant.
     assert folders[3] == "100"
 
 
 def test_other_names_follow_the_list():
-    assert labels_of_list(np.array([2, 0]), ["bonnet", "mamba", "langur"], WNIDS, "set").tolist() == [2, 0]
-    assert labels_of_list(np.array([-1]), [], WNIDS, "set").tolist() == [-1]
+    assert map_labels_to_list(np.array([2, 0]), ["bonnet", "mamba", "langur"], WNIDS, "set").tolist() == [2, 0]
+    assert map_labels_to_list(np.array([-1]), [], WNIDS, "set").tolist() == [-1]
 
 
 @pytest.mark.parametrize(
@@ -39,28 +39,28 @@ def test_other_names_follow_the_list():
 )
 def test_what_is_no_copy_of_the_set_is_refused(names: list[str], message: str):
     with pytest.raises(ValueError, match=message):
-        labels_of_list(np.array([0, 1]), names, WNIDS, "set")
+        map_labels_to_list(np.array([0, 1]), names, WNIDS, "set")
 
 
 def test_wnids_are_found_in_any_order_and_among_others():
-    mixed = ("dog", *reversed(class_list("imagenet_1k")))
-    columns = class_columns(mixed, "imagenet_a")
-    assert [mixed[column] for column in columns] == list(class_list("imagenet_a"))
-    assert class_columns(class_list("imagenet_1k")).tolist() == list(range(1000))
+    mixed = ("dog", *reversed(read_class_list("imagenet_1k")))
+    columns = find_class_columns(mixed, "imagenet_a")
+    assert [mixed[column] for column in columns] == list(read_class_list("imagenet_a"))
+    assert find_class_columns(read_class_list("imagenet_1k")).tolist() == list(range(1000))
 
 
 def test_thousand_other_names_follow_the_sorted_wnids():
     names = tuple(f"LABEL_{index}" for index in range(1000))
-    assert class_columns(names, "imagenet_r").tolist() == imagenet_indices("imagenet_r")
+    assert find_class_columns(names, "imagenet_r").tolist() == imagenet_indices("imagenet_r")
 
 
 @pytest.mark.parametrize(
     ("names", "text"),
     [
-        (class_list("imagenet_a"), "200 classes cover 86 of the 200 of imagenet_r"),
+        (read_class_list("imagenet_a"), "200 classes cover 86 of the 200 of imagenet_r"),
         (tuple(f"fern{index}" for index in range(10)), "10 classes cover 0 of the 200"),
     ],
 )
 def test_a_classifier_that_lacks_classes_is_refused(names, text):
     with pytest.raises(ValueError, match=text):
-        class_columns(names, "imagenet_r")
+        find_class_columns(names, "imagenet_r")

@@ -19,9 +19,9 @@ from synco_hub.data.corruptions import (
     _impulse_noise,
     _plasma,
     _watermark,
-    corrupted,
-    corruption_key,
-    pixel_transform,
+    build_pixel_transform,
+    corrupt_image,
+    derive_corruption_key,
 )
 from synco_hub.settings import DatasetChoice
 
@@ -44,8 +44,8 @@ def test_every_corruption_is_repeatable_changes_the_image_and_leaves_the_global_
     np.random.seed(7)
     expected = np.random.get_state()[1].tolist()
     for severity in SEVERITIES:
-        key = corruption_key(3, 11, name, severity)
-        once, twice = (corrupted(image.copy(), name, severity, key) for _ in range(2))
+        key = derive_corruption_key(3, 11, name, severity)
+        once, twice = (corrupt_image(image.copy(), name, severity, key) for _ in range(2))
         assert once.shape == image.shape
         assert once.dtype == np.uint8
         assert (once == twice).all()
@@ -58,7 +58,8 @@ def test_every_corruption_is_repeatable_changes_the_image_and_leaves_the_global_
 def test_drawn_corruptions_differ_from_image_to_image_and_from_seed_to_seed(name):
     image = picture()
     versions = [
-        corrupted(image, name, 3, corruption_key(*place, name, 3)).tobytes() for place in ((0, 0), (0, 1), (1, 0))
+        corrupt_image(image, name, 3, derive_corruption_key(*place, name, 3)).tobytes()
+        for place in ((0, 0), (0, 1), (1, 0))
     ]
     assert len(set(versions)) == 3
 
@@ -130,11 +131,11 @@ def test_bad_input_is_refused(monkeypatch):
         ((image[:31], "fog", 1, 0), "36 x 31 pixels: corruptions need at least 32 x 32"),
     ):
         with pytest.raises(ValueError, match=text):
-            corrupted(*arguments)
+            corrupt_image(*arguments)
     corruptions.require_package.cache_clear()
     monkeypatch.setitem(sys.modules, "imagecorruptions", None)
     with pytest.raises(ImportError, match="pip install imagecorruptions=="):
-        corrupted(image, "snow", 1, 0)
+        corrupt_image(image, "snow", 1, 0)
     corruptions.require_package.cache_clear()
 
 
@@ -204,9 +205,9 @@ def test_a_corruption_is_drawn_after_the_crop_by_the_position_of_the_image(image
     transform = EvaluationTransform(32)
     cell = ChangedDataset(images, transform, Corruption("impulse_noise", 4, seed=9))
     for index in (1, 0):
-        crop = pixel_transform(transform)(images.load_image(index))
+        crop = build_pixel_transform(transform)(images.load_image(index))
         pixels = (crop * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
-        expected = corrupted(pixels, "impulse_noise", 4, corruption_key(9, index, "impulse_noise", 4))
+        expected = corrupt_image(pixels, "impulse_noise", 4, derive_corruption_key(9, index, "impulse_noise", 4))
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))
         assert torch.allclose(
             cell[index]["pixel_values"], (torch.from_numpy(expected).permute(2, 0, 1) / 255 - mean) / std

@@ -11,12 +11,12 @@ from PIL import Image
 
 from synco_hub.data.image_folder import (
     NameTable,
-    contains_images,
-    image_files,
+    draw_stratified_test_mask,
+    has_images,
     is_image_name,
+    list_image_files,
+    list_subfolders,
     load_image_folder,
-    stratified_test_mask,
-    subfolders,
 )
 
 
@@ -91,8 +91,8 @@ def test_class_folders_are_split_in_fixed_shares(tmp_path: Path) -> None:
 
 def test_one_more_file_moves_at_most_one_other() -> None:
     names = [f"a/{number}.png" for number in range(1000)]
-    before = stratified_test_mask(names, [0] * 1000, seed=0)
-    after = stratified_test_mask([*names, "a/new.png"], [0] * 1001, seed=0)
+    before = draw_stratified_test_mask(names, [0] * 1000, seed=0)
+    after = draw_stratified_test_mask([*names, "a/new.png"], [0] * 1001, seed=0)
     assert before.sum() == 200
     assert (before != after[:1000]).sum() <= 1
 
@@ -146,9 +146,9 @@ def test_clear_refusals(tmp_path: Path) -> None:
         load_image_folder(tmp_path)
     with pytest.raises(ValueError, match="split 'dev'"):
         load_image_folder(tmp_path, "dev")
-    assert not contains_images(tmp_path)
+    assert not has_images(tmp_path)
     write(tmp_path, "deep/er/1.png", ".hidden/2.png")
-    assert contains_images(tmp_path)
+    assert has_images(tmp_path)
 
 
 def touch(root: Path, *names: str) -> None:
@@ -159,13 +159,13 @@ def touch(root: Path, *names: str) -> None:
 
 def test_images_at_any_depth_in_sorted_order(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.png", "b/10.PNG", "a/x/y/z.JpEg", "top.webp", "a/readme.txt", "a/noextension", "c/d/e.tiff")
-    assert image_files(tmp_path) == ["a/x/y/z.JpEg", "b/10.PNG", "b/2.png", "c/d/e.tiff", "top.webp"]
+    assert list_image_files(tmp_path) == ["a/x/y/z.JpEg", "b/10.PNG", "b/2.png", "c/d/e.tiff", "top.webp"]
 
 
 def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
     touch(tmp_path, "a/._1.jpg", "a/1.jpg", ".thumbnails/2.jpg", "a/.hidden/3.jpg", ".jpg")
-    assert image_files(tmp_path) == ["a/1.jpg"]
-    assert subfolders(tmp_path) == ["a"]
+    assert list_image_files(tmp_path) == ["a/1.jpg"]
+    assert list_subfolders(tmp_path) == ["a"]
     assert not is_image_name(".jpg")
 
 
@@ -176,8 +176,8 @@ def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
     (data / "cats" / "up").symlink_to(data, target_is_directory=True)
     (data / "cats" / "again").symlink_to(data / "cats", target_is_directory=True)
     (data / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert image_files(data) == ["broken.jpg", "cats/2.jpg", "dogs/1.jpg"]
-    assert subfolders(data) == ["cats", "dogs"]
+    assert list_image_files(data) == ["broken.jpg", "cats/2.jpg", "dogs/1.jpg"]
+    assert list_subfolders(data) == ["cats", "dogs"]
 
 
 def test_two_links_to_one_folder_are_two_classes(tmp_path: Path) -> None:
@@ -185,7 +185,7 @@ def test_two_links_to_one_folder_are_two_classes(tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / "data").mkdir(exist_ok=True)
         (tmp_path / "data" / name).symlink_to(tmp_path / "store", target_is_directory=True)
-    assert image_files(tmp_path / "data") == ["a/1.jpg", "b/1.jpg"]
+    assert list_image_files(tmp_path / "data") == ["a/1.jpg", "b/1.jpg"]
 
 
 def test_a_name_table_is_a_list_of_strings() -> None:

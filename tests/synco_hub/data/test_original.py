@@ -10,16 +10,16 @@ from data_trees.original import WRITERS, put, write_original
 
 from synco_hub.data.catalog.row import Layout
 from synco_hub.data.catalog.sets import CATALOG
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.loading import load_dataset
 from synco_hub.data.original import (
     READERS,
     LayoutNotFoundError,
-    _indices_of,
-    _lines_of,
-    _located,
-    _matlab_variables,
+    _find_indices,
+    _locate,
+    _read_lines,
+    _read_matlab,
     _require_located,
     read_cifar,
     read_dtd,
@@ -77,27 +77,27 @@ def test_the_folder_given_or_up_to_two_below(tmp_path: Path):
     (tmp_path / "a/b/mark").touch()
     (tmp_path / "a/b/c/deep").touch()
     for start in (tmp_path, tmp_path / "a", tmp_path / "a/b"):
-        assert _located(start, "mark", "c") == tmp_path / "a/b"
-    assert _located(tmp_path, "deep") is None
+        assert _locate(start, "mark", "c") == tmp_path / "a/b"
+    assert _locate(tmp_path, "deep") is None
     with pytest.raises(LayoutNotFoundError, match="deep and mark of Something were not found"):
         _require_located(tmp_path, "Something", "deep", "mark")
 
 
 def test_lines_of_lists(tmp_path: Path):
     (tmp_path / "list").write_bytes("one \r\n\r\n two\nÜ".encode())
-    assert _lines_of(tmp_path / "list") == ["one", "two", "Ü"]
+    assert _read_lines(tmp_path / "list") == ["one", "two", "Ü"]
     for content, message in ((b"\n \n", "the list is empty"), (b"\xff\xfe\x00a", "it is no text")):
         (tmp_path / "list").write_bytes(content)
         with pytest.raises(ValueError, match=message):
-            _lines_of(tmp_path / "list")
+            _read_lines(tmp_path / "list")
 
 
 def test_labels_of_class_names():
-    assert _indices_of(["b", "a", "b"], ["a", "b"], Path("x")) == [1, 0, 1]
+    assert _find_indices(["b", "a", "b"], ["a", "b"], Path("x")) == [1, 0, 1]
     with pytest.raises(ValueError, match="'a' is named twice"):
-        _indices_of([], ["a", "b", "a"], Path("x"))
+        _find_indices([], ["a", "b", "a"], Path("x"))
     with pytest.raises(ValueError, match=r"2 classes are not .* \(c, d\)"):
-        _indices_of(["c", "a", "d"], ["a", "b"], Path("x"))
+        _find_indices(["c", "a", "d"], ["a", "b"], Path("x"))
 
 
 def test_labels_that_do_not_belong_to_the_pets(tmp_path: Path):
@@ -220,7 +220,7 @@ def test_damaged_matlab_files_are_an_error_and_nothing_else(tmp_path: Path):
     for length in range(0, len(whole) - 8, 13):
         path.write_bytes(whole[:length])
         try:
-            _matlab_variables(path)
+            _read_matlab(path)
         except ValueError as error:
             assert "unpack the original archive again" in str(error)  # noqa: PT017
     for _ in range(300):
@@ -229,7 +229,7 @@ def test_damaged_matlab_files_are_an_error_and_nothing_else(tmp_path: Path):
             damaged[position] = rng.integers(0, 256)
         path.write_bytes(damaged)
         try:
-            _matlab_variables(path)
+            _read_matlab(path)
         except ValueError as error:
             assert "unpack the original archive again" in str(error)  # noqa: PT017
 
@@ -237,7 +237,7 @@ def test_damaged_matlab_files_are_an_error_and_nothing_else(tmp_path: Path):
 def test_another_kind_of_file_than_matlabs(tmp_path: Path):
     (tmp_path / "x.mat").write_bytes(b"\x89HDF" + bytes(500))
     with pytest.raises(ValueError, match=r"no readable MATLAB file .*; unpack the original archive again"):
-        _matlab_variables(tmp_path / "x.mat")
+        _read_matlab(tmp_path / "x.mat")
 
 
 def test_pixels_are_stored_plane_by_plane(tmp_path: Path):
@@ -290,7 +290,7 @@ def test_a_batch_that_is_no_dict(tmp_path: Path):
         read_cifar("cifar10", tmp_path, "test")
 
 
-NAMES = class_list("voc2007")
+NAMES = read_class_list("voc2007")
 
 
 def test_annotations_say_what_the_lists_say(tmp_path: Path):

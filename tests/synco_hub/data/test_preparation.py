@@ -24,7 +24,7 @@ from synco_hub.data.preparation import (
     PreparationSettings,
     Shard,
     ShardManifest,
-    bytes_of,
+    parse_bytes,
     prepare_dataset,
     require_complete,
 )
@@ -199,13 +199,13 @@ def test_a_bomb_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     ("text", "count"), [("256MB", 256_000_000), ("1 GiB", 1 << 30), ("0.5kb", 500), ("123", 123), (" 2mib", 2 << 20)]
 )
 def test_sizes(text: str, count: int):
-    assert bytes_of(text) == count
+    assert parse_bytes(text) == count
 
 
 @pytest.mark.parametrize("text", ["", "MB", "-1MB", "0", "10 apples", "nan", "inf"])
 def test_no_sizes(text: str):
     with pytest.raises(ValueError, match="such as 256MB"):
-        bytes_of(text)
+        parse_bytes(text)
 
 
 def test_the_manifest_is_no_data(tmp_path: Path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from scipy import stats
 
-from synco_hub.data.samplers import EpochSampler, mix64, random_key, sample_uniforms, uniforms
+from synco_hub.data.samplers import EpochSampler, derive_random_key, draw_uniforms, mix64, sample_uniforms
 
 
 def test_the_published_sequence_of_splitmix64() -> None:
@@ -13,7 +13,7 @@ def test_the_published_sequence_of_splitmix64() -> None:
     published = [6457827717110365317, 3203168211198807973, 9817491932198370423, 4593380528125082431]
     gamma = 0x9E3779B97F4A7C15
     assert [mix64(1234567 + step * gamma) for step in range(1, 5)] == published
-    rows = uniforms(np.array([1234567], dtype=np.uint64), 4)[0]
+    rows = draw_uniforms(np.array([1234567], dtype=np.uint64), 4)[0]
     assert rows.tolist() == [(value >> 11) / 2**53 for value in published]
 
 
@@ -25,15 +25,24 @@ def test_mixing_is_one_to_one_and_scatters_neighbours() -> None:
 
 
 def test_order_number_and_sign_of_the_parts_matter() -> None:
-    keys = {random_key(), random_key(0), random_key(0, 0), random_key(0, 1), random_key(1, 0), random_key(-1, 0)}
+    keys = {
+        derive_random_key(),
+        derive_random_key(0),
+        derive_random_key(0, 0),
+        derive_random_key(0, 1),
+        derive_random_key(1, 0),
+        derive_random_key(-1, 0),
+    }
     assert len(keys) == 6
-    assert random_key(3, 5, 7) == random_key(3, 5, 7)
+    assert derive_random_key(3, 5, 7) == derive_random_key(3, 5, 7)
     assert all(0 <= key < 2**64 for key in keys)
 
 
 def test_neighbouring_samples_draw_independent_uniform_numbers() -> None:
-    keys = np.array([random_key(0, epoch, index) for epoch in range(20) for index in range(500)], dtype=np.uint64)
-    table = uniforms(keys, 3)
+    keys = np.array(
+        [derive_random_key(0, epoch, index) for epoch in range(20) for index in range(500)], dtype=np.uint64
+    )
+    table = draw_uniforms(keys, 3)
     for column in table.T:
         assert stats.kstest(column, "uniform").pvalue > 1e-3
         assert stats.kstest(np.diff(column) % 1, "uniform").pvalue > 1e-3
@@ -43,7 +52,7 @@ def test_neighbouring_samples_draw_independent_uniform_numbers() -> None:
 
 def test_a_longer_row_starts_with_the_shorter_one_and_scalars_agree() -> None:
     keys = np.array([5, 2**64 - 1], dtype=np.uint64)
-    long, short = uniforms(keys, 9), uniforms(keys, 4)
+    long, short = draw_uniforms(keys, 9), draw_uniforms(keys, 4)
     assert np.array_equal(long[:, :4], short)
     assert sample_uniforms(2**64 - 1, 9) == long[1].tolist()
     assert 0 <= long.min() <= long.max() < 1
@@ -51,7 +60,7 @@ def test_a_longer_row_starts_with_the_shorter_one_and_scalars_agree() -> None:
 
 def test_global_generators_are_left_alone() -> None:
     torch_state, numpy_state = torch.get_rng_state(), np.random.get_state()[1].copy()
-    sample_uniforms(random_key(1, 2, 3), 50)
+    sample_uniforms(derive_random_key(1, 2, 3), 50)
     assert torch.equal(torch_state, torch.get_rng_state())
     assert np.array_equal(numpy_state, np.random.get_state()[1])
 

@@ -15,13 +15,13 @@ from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.data.subsets import (
     LINES,
     URL_VARIABLE,
-    drawn_subset,
-    listed_subset,
-    low_shot_list,
-    low_shot_subset,
-    sampled_images,
+    draw_subset,
+    read_low_shot_list,
+    sample_images,
     spread_subset,
-    subset_of_classes,
+    take_classes,
+    take_listed_subset,
+    take_low_shot_subset,
 )
 
 
@@ -40,7 +40,7 @@ def images(tmp_path: Path) -> ImageFolderDataset:
 def test_a_list_names_files_with_and_without_folder_and_extension(spell, images, tmp_path: Path):
     kept = [7, 1, 4]
     (tmp_path / "list.txt").write_text("\n".join(spell(images.name(index)) for index in kept))
-    subset = listed_subset(images, tmp_path / "list.txt")
+    subset = take_listed_subset(images, tmp_path / "list.txt")
     assert [subset.name(index) for index in range(3)] == [images.name(index) for index in sorted(kept)]
     assert subset.labels.tolist() == [1, 1, 1]
     assert [subset.load_image(index).getpixel((0, 0))[0] for index in range(3)] == [1, 4, 7]
@@ -49,17 +49,17 @@ def test_a_list_names_files_with_and_without_folder_and_extension(spell, images,
 
 
 def test_classes_in_a_new_order(images):
-    subset = subset_of_classes(images, ["c", "a"])
+    subset = take_classes(images, ["c", "a"])
     assert subset.class_names == ["c", "a"]
     assert [(subset.name(index)[0], subset.labels[index]) for index in range(6)] == [("a", 1), ("c", 0)] * 3
     with pytest.raises(ValueError, match="has no z: 1 of 2 classes"):
-        subset_of_classes(images, ["a", "z"])
+        take_classes(images, ["a", "z"])
 
 
 def test_several_classes_an_image_stay_with_it(images, tmp_path: Path):
     images.multi_hot = np.arange(27, dtype=np.float32).reshape(9, 3)
     (tmp_path / "list.txt").write_text("n8.JPEG\nn2.JPEG")
-    assert (listed_subset(images, tmp_path / "list.txt").multi_hot == images.multi_hot[[2, 8]]).all()
+    assert (take_listed_subset(images, tmp_path / "list.txt").multi_hot == images.multi_hot[[2, 8]]).all()
 
 
 def test_a_bounded_number_is_spread_over_the_images_and_their_classes(images):
@@ -119,19 +119,19 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 @pytest.mark.parametrize(("percent", "count"), [(1, 12811), (10, 128116)])
 def test_downloaded_once_and_whole(percent: int, count: int, server: Server, tmp_path: Path):
-    path = low_shot_list(percent, tmp_path)
+    path = read_low_shot_list(percent, tmp_path)
     assert path.read_bytes() == lines(count)
-    assert low_shot_list(percent, tmp_path) == path
+    assert read_low_shot_list(percent, tmp_path) == path
     assert server.asked == [f"/lists/{percent}percent.txt"]
 
 
 def test_a_cut_connection_leaves_nothing_and_the_next_attempt_works(server: Server, tmp_path: Path):
     server.cut = True
     with pytest.raises(ValueError, match=r"cannot be downloaded|bytes arrived"):
-        low_shot_list(1, tmp_path)
+        read_low_shot_list(1, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
     server.cut = False
-    assert low_shot_list(1, tmp_path).is_file()
+    assert read_low_shot_list(1, tmp_path).is_file()
 
 
 @pytest.mark.parametrize(
@@ -140,32 +140,32 @@ def test_a_cut_connection_leaves_nothing_and_the_next_attempt_works(server: Serv
 def test_another_list_is_not_kept(content: bytes, server: Server, tmp_path: Path):
     server.answers["/lists/1percent.txt"] = content
     with pytest.raises(ValueError, match=r"the download: .* image names, where SimCLR's list of 1 % has 12811"):
-        low_shot_list(1, tmp_path)
+        read_low_shot_list(1, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_a_damaged_cache_is_named(server: Server, tmp_path: Path):
-    path = low_shot_list(1, tmp_path)
+    path = read_low_shot_list(1, tmp_path)
     path.write_bytes(lines(5))
     with pytest.raises(ValueError, match=r"1percent.txt: 5 image names.*remove it"):
-        low_shot_list(1, tmp_path)
+        read_low_shot_list(1, tmp_path)
 
 
 def test_nothing_there_and_no_server(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     server.answers = {}
     with pytest.raises(ValueError, match=r"HTTPError.*--train-list"):
-        low_shot_list(10, tmp_path)
+        read_low_shot_list(10, tmp_path)
     monkeypatch.setenv(URL_VARIABLE, "http://127.0.0.1:9")
     with pytest.raises(ValueError, match=rf"URLError.*{URL_VARIABLE}"):
-        low_shot_list(10, tmp_path)
+        read_low_shot_list(10, tmp_path)
     with pytest.raises(ValueError, match="there are lists of 1 and 10 %"):
-        low_shot_list(5, tmp_path)
+        read_low_shot_list(5, tmp_path)
 
 
 @pytest.mark.network
 @pytest.mark.parametrize("percent", [1, 10])
 def test_the_published_lists(percent: int, tmp_path: Path):
-    assert low_shot_list(percent, tmp_path).stat().st_size > 100_000
+    assert read_low_shot_list(percent, tmp_path).stat().st_size > 100_000
 
 
 @pytest.fixture
@@ -175,11 +175,11 @@ def numbered(tmp_path):
 
 
 def test_each_class_gives_its_share_and_the_seed_decides(numbered):
-    subset = drawn_subset(numbered, 0.2, seed=1)
+    subset = draw_subset(numbered, 0.2, seed=1)
     assert np.bincount(subset.labels).tolist() == [2, 2, 2]
-    assert np.array_equal(subset.indices, drawn_subset(numbered, 0.2, seed=1).indices)
-    assert not np.array_equal(subset.indices, drawn_subset(numbered, 0.2, seed=2).indices)
-    assert len(drawn_subset(numbered, 0.001, seed=1)) == 3
+    assert np.array_equal(subset.indices, draw_subset(numbered, 0.2, seed=1).indices)
+    assert not np.array_equal(subset.indices, draw_subset(numbered, 0.2, seed=2).indices)
+    assert len(draw_subset(numbered, 0.001, seed=1)) == 3
     assert subset.description.fingerprint != numbered.description.fingerprint
     assert "0.2 of each class drawn with seed 1, 6 of 30 images" in subset.description.split_rule
     for position, index in enumerate(subset.indices):
@@ -190,55 +190,55 @@ def test_each_class_gives_its_share_and_the_seed_decides(numbered):
 def test_bad_fraction(numbered):
     for fraction in (0.0, 1.5):
         with pytest.raises(ValueError, match="is not in"):
-            drawn_subset(numbered, fraction, seed=0)
+            draw_subset(numbered, fraction, seed=0)
 
 
 def test_a_list_must_belong_to_the_data(numbered, tmp_path):
     names = [numbered.name(index) for index in (4, 11)]
     (tmp_path / "list.txt").write_text("\n".join(names) + "\n\n")
-    assert listed_subset(numbered, tmp_path / "list.txt").indices.tolist() == [4, 11]
+    assert take_listed_subset(numbered, tmp_path / "list.txt").indices.tolist() == [4, 11]
     (tmp_path / "list.txt").write_text("nothing.png\n")
     with pytest.raises(ValueError, match="1 of 1 images"):
-        listed_subset(numbered, tmp_path / "list.txt")
+        take_listed_subset(numbered, tmp_path / "list.txt")
     (tmp_path / "list.txt").write_text("\n")
     with pytest.raises(ValueError, match="names no image"):
-        listed_subset(numbered, tmp_path / "list.txt")
+        take_listed_subset(numbered, tmp_path / "list.txt")
 
 
 def test_which_images_a_protocol_takes(numbered, tmp_path, monkeypatch):
-    assert low_shot_subset(numbered, None, None, 0) is numbered
+    assert take_low_shot_subset(numbered, None, None, 0) is numbered
     assert np.array_equal(
-        low_shot_subset(numbered, 0.1, None, 3).indices,
-        drawn_subset(numbered, 0.1, 3).indices,
+        take_low_shot_subset(numbered, 0.1, None, 3).indices,
+        draw_subset(numbered, 0.1, 3).indices,
     )
     names = [numbered.name(index) for index in (5, 6)]
     (tmp_path / "list.txt").write_text("\n".join(names))
-    assert low_shot_subset(numbered, None, tmp_path / "list.txt", 0).indices.tolist() == [5, 6]
+    assert take_low_shot_subset(numbered, None, tmp_path / "list.txt", 0).indices.tolist() == [5, 6]
     with pytest.raises(ValueError, match="give one of them"):
-        low_shot_subset(numbered, 0.1, tmp_path / "list.txt", 0)
+        take_low_shot_subset(numbered, 0.1, tmp_path / "list.txt", 0)
     # One percent of ImageNet is a published list, any other share of it a draw.
     numbered.description = replace(numbered.description, name="imagenet-1k")
     monkeypatch.setitem(LINES, 1, 3)
     (tmp_path / "imagenet_subsets").mkdir()
     (tmp_path / "imagenet_subsets/1percent.txt").write_text("".join(f"n00000001_{n}.JPEG\n" for n in (2, 9, 12)))
     monkeypatch.setattr(numbered, "file_names", lambda: [f"n00000001/n00000001_{n}.JPEG" for n in range(30)])
-    assert low_shot_subset(numbered, 0.01, None, 0, tmp_path).indices.tolist() == [2, 9, 12]
-    assert "drawn with seed" in low_shot_subset(numbered, 0.02, None, 0, tmp_path).description.split_rule
+    assert take_low_shot_subset(numbered, 0.01, None, 0, tmp_path).indices.tolist() == [2, 9, 12]
+    assert "drawn with seed" in take_low_shot_subset(numbered, 0.02, None, 0, tmp_path).description.split_rule
 
 
 def test_samples_are_parts_of_larger_ones_and_keep_order_and_labels(tmp_path):
     images = load_dataset("fractals:test_images_per_class=5", "test", cache_dir=tmp_path)
-    few, few_at = sampled_images(images, 10, seed=3)
-    more, more_at = sampled_images(images, 30, seed=3)
+    few, few_at = sample_images(images, 10, seed=3)
+    more, more_at = sample_images(images, 30, seed=3)
     assert few_at == sorted(few_at)
     assert set(few_at) < set(more_at)
-    assert sampled_images(images, 10, seed=4)[1] != few_at
+    assert sample_images(images, 10, seed=4)[1] != few_at
     assert few.labels.tolist() == images.labels[few_at].tolist()
     assert np.array_equal(np.array(few.load_image(4)), np.array(images.load_image(few_at[4])))
     assert few.description.fingerprint != images.description.fingerprint
     assert len(more) == 30
     for whole in (None, 50):
-        assert sampled_images(images, whole, seed=0) == (images, None)
+        assert sample_images(images, whole, seed=0) == (images, None)
     for wrong in (0, 51):
         with pytest.raises(ValueError, match=f"{wrong} images of fractals: its test split has 50"):
-            sampled_images(images, wrong, seed=0)
+            sample_images(images, wrong, seed=0)

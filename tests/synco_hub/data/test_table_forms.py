@@ -13,7 +13,7 @@ from PIL import Image
 from synco_hub.data import ImageDataset, load_dataset, open_stream
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.streams.images import StreamRow
-from synco_hub.data.table_source import cell_path
+from synco_hub.data.table_source import find_cell_path
 from synco_hub.settings import DatasetChoice
 
 datasets = pytest.importorskip("datasets")
@@ -87,7 +87,7 @@ def same_as_streamed(images: ImageDataset, choice: DatasetChoice) -> None:
     streamed = source.images()
     cells = [cell for shard in range(len(source.counts)) for cell in source.cells(shard)]
     assert len(cells) == len(streamed) == len(images)
-    assert [cell_path(cell) or f"row {index}" for index, cell in enumerate(cells)] == images.file_names()
+    assert [find_cell_path(cell) or f"row {index}" for index, cell in enumerate(cells)] == images.file_names()
     for index, cell in enumerate(cells):
         assert seen(streamed, StreamRow(0, index, cell)) == seen(images, index)
 

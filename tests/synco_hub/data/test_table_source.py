@@ -10,15 +10,15 @@ from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.table_source import (
     TableSource,
     call_datasets,
-    cell_bytes,
-    cell_name,
-    datasets_library,
-    image_column_of,
+    find_image_column,
+    import_datasets,
+    keep_images_encoded,
     label_column_of,
+    list_cell_paths,
+    name_cell,
     open_split,
-    paths_of,
+    read_cell_bytes,
     split_names,
-    with_encoded_images,
 )
 
 datasets = pytest.importorskip("datasets")
@@ -58,7 +58,7 @@ def test_without_the_library_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch
 
     monkeypatch.setattr("synco_hub.data.table_source.importlib.import_module", missing)
     with pytest.raises(ImportError, match=r"someone/pictures: .*pip install datasets"):
-        datasets_library("someone/pictures")
+        import_datasets("someone/pictures")
 
 
 IMAGE = datasets.Image()
@@ -83,39 +83,39 @@ def table(**features: Any) -> Any:
     ],
 )
 def test_columns_are_found_by_type_and_usual_name(features: Any, image: str, label: str | None) -> None:
-    assert image_column_of(table(**features), FEW) == image
+    assert find_image_column(table(**features), FEW) == image
     assert label_column_of(table(**features), FEW) == label
     streamed = table(**features).to_iterable_dataset()
-    assert (image_column_of(streamed, FEW), label_column_of(streamed, FEW)) == (image, label)
+    assert (find_image_column(streamed, FEW), label_column_of(streamed, FEW)) == (image, label)
 
 
 def test_what_is_named_wins_and_what_is_ambiguous_is_refused() -> None:
     both = table(a=IMAGE, b=IMAGE, fine=CLASSES, coarse=CLASSES)
     named = TableSource("a/b", image_column="b", label_column="coarse")
-    assert (image_column_of(both, named), label_column_of(both, named)) == ("b", "coarse")
+    assert (find_image_column(both, named), label_column_of(both, named)) == ("b", "coarse")
     with pytest.raises(ValueError, match=r"2 columns of images among a, b, fine, coarse.*--image-column"):
-        image_column_of(both, FEW)
+        find_image_column(both, FEW)
     with pytest.raises(ValueError, match=r"2 columns of classes \(fine, coarse\).*--label-column"):
         label_column_of(both, FEW)
     with pytest.raises(ValueError, match=r"no column 'c'; give --image-column one of a, b"):
-        image_column_of(both, TableSource("a/b", image_column="c"))
+        find_image_column(both, TableSource("a/b", image_column="c"))
 
 
 def test_names_of_the_catalog_may_be_missing_in_another_copy() -> None:
     copy = TableSource("a/b", usual_image_column="img", usual_label_column="fine_label")
-    assert image_column_of(table(image=IMAGE, label=CLASSES), copy) == "image"
+    assert find_image_column(table(image=IMAGE, label=CLASSES), copy) == "image"
     assert label_column_of(table(image=IMAGE, label=CLASSES), copy) == "label"
 
 
 def test_images_stay_encoded_and_numbers_are_no_images() -> None:
-    encoded = with_encoded_images(table(image=IMAGE), "image", FEW)
+    encoded = keep_images_encoded(table(image=IMAGE), "image", FEW)
     assert encoded.features["image"].decode is False
     assert isinstance(
-        with_encoded_images(table(jpg=datasets.Value("binary")), "jpg", FEW).features["jpg"],
+        keep_images_encoded(table(jpg=datasets.Value("binary")), "jpg", FEW).features["jpg"],
         datasets.Image,
     )
     with pytest.raises(ValueError, match="column 'image' holds int64, not images"):
-        with_encoded_images(table(image=NUMBER), "image", FEW)
+        keep_images_encoded(table(image=NUMBER), "image", FEW)
 
 
 def test_bytes_are_handed_out_from_every_kind_of_cell(tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_bytes_are_handed_out_from_every_kind_of_cell(tmp_path: Path) -> None:
     file.write_bytes(b"pixels")
     cells: list[Any] = [b"pixels", {"bytes": b"pixels", "path": "x.png"}, {"bytes": None, "path": str(file)}]
     cells.append(str(file))
-    assert [cell_bytes(cell, "a") for cell in cells] == [b"pixels"] * 4
-    assert [cell_name(cell, 7) for cell in cells[:3]] == ["row 7", "x.png (row 7)", f"{file} (row 7)"]
+    assert [read_cell_bytes(cell, "a") for cell in cells] == [b"pixels"] * 4
+    assert [name_cell(cell, 7) for cell in cells[:3]] == ["row 7", "x.png (row 7)", f"{file} (row 7)"]
 
 
 @pytest.mark.parametrize(
@@ -138,10 +138,10 @@ def test_bytes_are_handed_out_from_every_kind_of_cell(tmp_path: Path) -> None:
 )
 def test_a_cell_without_an_image_is_named(cell: Any, reason: str) -> None:
     with pytest.raises(UnreadableImageError, match=f"row 4.*{reason}"):
-        cell_bytes(cell, "row 4")
+        read_cell_bytes(cell, "row 4")
 
 
 def test_names_of_a_column_are_read_without_its_bytes() -> None:
     chunk = pa.array([{"bytes": b"1", "path": "a.png"}, {"bytes": b"2", "path": None}])
-    assert paths_of(chunk) == ["a.png", None]
-    assert paths_of(pa.array([b"1", b"2"])) == []
+    assert list_cell_paths(chunk) == ["a.png", None]
+    assert list_cell_paths(pa.array([b"1", b"2"])) == []

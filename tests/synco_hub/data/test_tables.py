@@ -16,10 +16,10 @@ from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.table_source import TableSource
 from synco_hub.data.tables import (
     READ_PER_KEPT,
-    classes_of_rows,
+    encode_multi_hot,
     load_table,
-    multi_hot_of_lists,
-    sampled_rows,
+    read_row_classes,
+    sample_rows,
     without_difficult,
 )
 
@@ -211,7 +211,7 @@ def read(values: list[Any], feature: Any, **more: list[Any]) -> Any:
         **dict.fromkeys(more, datasets.Sequence(CLASSES)),
     }
     table = datasets.Dataset.from_dict({"label": values, **more}, features=datasets.Features(features))
-    return classes_of_rows(table, "label", TableSource("a/b"))
+    return read_row_classes(table, "label", TableSource("a/b"))
 
 
 @pytest.mark.parametrize(
@@ -240,10 +240,10 @@ def test_several_classes_a_row_with_difficult_ones() -> None:
 
 def test_rows_without_a_column_of_classes_and_columns_of_something_else() -> None:
     table = datasets.Dataset.from_dict({"n": [1.5, 2.5]})
-    classes = classes_of_rows(table, None, TableSource("a/b"))
+    classes = read_row_classes(table, None, TableSource("a/b"))
     assert (classes.labels.tolist(), classes.class_names) == ([-1, -1], [])
     with pytest.raises(ValueError, match=r"'n' holds float, but a class is an integer or a string.*--label-column"):
-        classes_of_rows(table, "n", TableSource("a/b"))
+        read_row_classes(table, "n", TableSource("a/b"))
 
 
 def test_rows_indices_and_names_say_the_same():
@@ -258,25 +258,25 @@ def test_rows_indices_and_names_say_the_same():
         ([[names[index] for index in each] for each in indices], names),
     ]
     for values, known in spellings:
-        found, found_names = multi_hot_of_lists(values, known, None, "x")
+        found, found_names = encode_multi_hot(values, known, None, "x")
         assert (found == rows).all()
         assert found_names == (known or [str(number) for number in range(6)])
-    assert (multi_hot_of_lists(indices, [], 6, "x")[0] == rows).all()
+    assert (encode_multi_hot(indices, [], 6, "x")[0] == rows).all()
 
 
 def test_lists_of_few_indices_are_no_rows():
-    found, _ = multi_hot_of_lists([[0, 1], [1, 0]], [], 20, "x")
+    found, _ = encode_multi_hot([[0, 1], [1, 0]], [], 20, "x")
     assert found.sum(axis=0).tolist() == [2, 2, *[0] * 18]
-    assert multi_hot_of_lists([[1], [0], None], [], None, "x")[0].tolist() == [[0, 1], [1, 0], [0, 0]]
+    assert encode_multi_hot([[1], [0], None], [], None, "x")[0].tolist() == [[0, 1], [1, 0], [0, 0]]
 
 
 def test_what_is_neither():
     with pytest.raises(ValueError, match="hold float"):
-        multi_hot_of_lists([[0.5]], [], None, "x")
+        encode_multi_hot([[0.5]], [], None, "x")
     with pytest.raises(ValueError, match="classes 0 to 7, where there are 3"):
-        multi_hot_of_lists([[0, 7]], ["a", "b", "c"], None, "x")
+        encode_multi_hot([[0, 7]], ["a", "b", "c"], None, "x")
     with pytest.raises(ValueError, match="'z' is not among its 2 classes"):
-        multi_hot_of_lists([["a", "z"]], ["a", "b"], None, "x")
+        encode_multi_hot([["a", "z"]], ["a", "b"], None, "x")
 
 
 def test_difficult_classes_do_not_count_unless_they_are_there_too():
@@ -323,20 +323,20 @@ def identities(table: Any, column: str = "image") -> list[int]:
 def test_rows_of_a_sorted_table_are_of_all_classes_in_stored_order_and_always_the_same(tmp_path: Path) -> None:
     write(tmp_path / "t", "train", [150, 250], group=10)
     source = TableSource(str(tmp_path / "t"))
-    sample = sampled_rows(source, "train", 40)
+    sample = sample_rows(source, "train", 40)
     ids = identities(sample)
     assert len(ids) == len(set(ids)) == 40
     assert ids == sorted(ids)
     assert [row["label"] for row in sample] == [index * 8 // 400 for index in ids]
     # One row of each of 40 groups.
     assert {index // 10 for index in ids} == set(range(40))
-    assert identities(sampled_rows(source, "train", 40)) == ids
+    assert identities(sample_rows(source, "train", 40)) == ids
     assert set(sample.features) == {"image", "label"}
 
 
 def test_one_large_group_is_drawn_from_and_not_cut_off_at_its_beginning(tmp_path: Path) -> None:
     write(tmp_path / "t", "train", [200], group=1000)
-    labels = [row["label"] for row in sampled_rows(TableSource(str(tmp_path / "t")), "train", 60)]
+    labels = [row["label"] for row in sample_rows(TableSource(str(tmp_path / "t")), "train", 60)]
     counts = [labels.count(number) for number in range(8)]
     assert sum(counts) == 60
     assert min(counts) >= 2
@@ -346,9 +346,9 @@ def test_all_rows_where_there_are_no_more(tmp_path: Path) -> None:
     write(tmp_path / "t", "train", [7, 1, 4], group=3)
     source = TableSource(str(tmp_path / "t"))
     # Groups of 3, 3, 1, 1, 3 and 1 rows.
-    assert identities(sampled_rows(source, "train", 18)) == list(range(12))
+    assert identities(sample_rows(source, "train", 18)) == list(range(12))
     # What short groups lack, later ones make up for: 2, 2, 1, 1 and then 2 of two groups, where one has but 1.
-    assert len(sampled_rows(source, "train", 10)) == 9
+    assert len(sample_rows(source, "train", 10)) == 9
 
 
 def test_several_stored_splits_and_many_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -356,7 +356,7 @@ def test_several_stored_splits_and_many_files(tmp_path: Path, monkeypatch: pytes
     write(tmp_path / "t", "validation", [20] * 6, group=4)
     monkeypatch.setattr(tables, "PARTS_AT_MOST", 4)
     monkeypatch.setattr(tables, "_ROWS_A_BLOCK", 5)
-    ids = identities(sampled_rows(TableSource(str(tmp_path / "t")), "train+validation", 16))
+    ids = identities(sample_rows(TableSource(str(tmp_path / "t")), "train+validation", 16))
     # Files 0 and 3 of both splits, four rows each of the first twenty.
     assert [len(list(rows)) for _, rows in itertools.groupby(ids, key=lambda index: index // 20)] == [4] * 4
     assert {index // 20 for index in ids} == {0, 3}
@@ -375,7 +375,7 @@ def test_little_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None
     read = []
     islice = itertools.islice
     monkeypatch.setattr(tables, "islice", lambda rows, stop: (read.append(1) or row for row in islice(rows, stop)))
-    sample = sampled_rows(TableSource(str(tmp_path)), "train", 20)
+    sample = sample_rows(TableSource(str(tmp_path)), "train", 20)
     assert len(read) == 20 * READ_PER_KEPT
     assert [row["cls"] for row in sample] == [index % 3 for index in identities(sample, "png")]
 
@@ -395,11 +395,11 @@ def test_as_a_data_set_it_says_what_it_is(tmp_path: Path) -> None:
 def test_what_cannot_be_sampled_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "t", "train", [4], group=2)
     with pytest.raises(ValueError, match="max_images=0"):
-        sampled_rows(TableSource(str(tmp_path / "t")), "train", 0)
+        sample_rows(TableSource(str(tmp_path / "t")), "train", 0)
     with pytest.raises(ValueError, match=r"cannot load it .*dev"):
-        sampled_rows(TableSource(str(tmp_path / "t")), "dev", 3)
+        sample_rows(TableSource(str(tmp_path / "t")), "dev", 3)
     with pytest.raises(ValueError, match="no column 'x'"):
-        sampled_rows(TableSource(str(tmp_path / "t"), label_column="x"), "train", 3)
+        sample_rows(TableSource(str(tmp_path / "t"), label_column="x"), "train", 3)
     (tmp_path / "t" / "train-00000.parquet").write_bytes(b"PAR1 torn")
     with pytest.raises(ValueError, match="cannot load it"):
-        sampled_rows(TableSource(str(tmp_path / "t")), "train", 3)
+        sample_rows(TableSource(str(tmp_path / "t")), "train", 3)

@@ -14,7 +14,7 @@ from synco_hub.data.image_dataset import DatasetDescription, ImageDataset
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.streams.images import StreamedImages, StreamRow
 from synco_hub.data.subsets import ImageSubset
-from synco_hub.data.unreadable_images import TooManyBadImagesError, UnreadableImages, readable_pixels
+from synco_hub.data.unreadable_images import TooManyBadImagesError, UnreadableImages, load_readable_pixels
 
 
 class Files:
@@ -95,7 +95,7 @@ def which(pixels: np.ndarray) -> int:
 
 
 def test_a_good_image_is_itself() -> None:
-    image, bad_index = readable_pixels(Damaged(10, {3}), 4)
+    image, bad_index = load_readable_pixels(Damaged(10, {3}), 4)
     assert (which(image), bad_index) == (4, -1)
 
 
@@ -103,20 +103,20 @@ def test_a_damaged_image_has_a_fixed_good_stand_in() -> None:
     bad = {*range(0, 1000, 2)}
     stand_ins = []
     for index in sorted(bad):
-        image, bad_index = readable_pixels(Damaged(1000, bad), index)
+        image, bad_index = load_readable_pixels(Damaged(1000, bad), index)
         assert bad_index == index
         assert which(image) not in bad
         stand_ins.append(which(image))
-    again = [which(readable_pixels(Damaged(1000, bad), index)[0]) for index in sorted(bad)]
+    again = [which(load_readable_pixels(Damaged(1000, bad), index)[0]) for index in sorted(bad)]
     assert stand_ins == again
     assert len(set(stand_ins)) > 250  # no single image stands in for all
-    other_seed = [which(readable_pixels(Damaged(1000, bad), index, seed=1)[0]) for index in sorted(bad)]
+    other_seed = [which(load_readable_pixels(Damaged(1000, bad), index, seed=1)[0]) for index in sorted(bad)]
     assert other_seed != stand_ins
 
 
 def test_when_nothing_can_be_read() -> None:
     with pytest.raises(UnreadableImageError, match="nor any of 64 images in its place"):
-        readable_pixels(Damaged(5, set(range(5))), 2)
+        load_readable_pixels(Damaged(5, set(range(5))), 2)
 
 
 def jpeg(seed: int) -> bytes:
@@ -138,7 +138,7 @@ def test_pixels_are_those_of_the_image_and_so_are_stand_ins(tmp_path: Path) -> N
                 readable[index] = np.asarray(images.load_image(index))
         assert len(readable) < len(images)
         for index in range(len(images)):
-            pixels, bad_index = readable_pixels(images, index, 3)
+            pixels, bad_index = load_readable_pixels(images, index, 3)
             assert (bad_index == -1) == (index in readable)
             # A stand-in is one of the others.
             candidates = readable.values() if bad_index == index else [readable[index]]

@@ -11,7 +11,7 @@ from data_trees.original import put, write_original
 from PIL import Image
 
 from synco_hub.data.catalog.row import DatasetRow
-from synco_hub.data.catalog.sets import CATALOG, catalog_row
+from synco_hub.data.catalog.sets import CATALOG, find_catalog_row
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.loading import load_dataset
@@ -20,8 +20,8 @@ from synco_hub.data.tables import TableDataset, load_table
 from synco_hub.data.verification import (
     LOOKED_FOR_AT_MOST,
     SplitVerdict,
-    images_of_classes,
-    overlap_of,
+    count_images_of_classes,
+    measure_overlap,
     verify_dataset,
     verify_split,
 )
@@ -35,9 +35,9 @@ def opened(name: str, root: Path) -> dict[str, ImageDataset]:
 def row_of_tree(name: str, root: Path) -> DatasetRow:
     """The catalog's row with the counts of a small tree."""
     splits = opened(name, root)
-    spread = {split: images_of_classes(images) for split, images in splits.items()}
+    spread = {split: count_images_of_classes(images) for split, images in splits.items()}
     return replace(
-        catalog_row(name),
+        find_catalog_row(name),
         counts={split: len(images) for split, images in splits.items()},
         num_classes=next(iter(splits.values())).num_classes,
         per_class={split: (int(counts[counts > 0].min()), int(counts.max())) for split, counts in spread.items()},
@@ -140,7 +140,7 @@ def test_a_test_list_that_is_the_training_list(tmp_path: Path):
 def test_the_draw_from_the_archive_has_the_image_that_the_copy_lacks(tmp_path: Path):
     write_original("caltech101", tmp_path)
     images = load_dataset(DatasetChoice("caltech101", data_dir=str(tmp_path)), "test")
-    verdict = verify_split(catalog_row("caltech101"), images, "test")
+    verdict = verify_split(find_catalog_row("caltech101"), images, "test")
     assert (verdict.expected_images, verdict.expected_classes, verdict.classes) == (6085, 102, 102)
 
 
@@ -160,9 +160,9 @@ def test_copies_may_spell_names_otherwise():
     images = Named()
     images.class_names = [name.replace("_", " ").title() for name in _list("cifar100")]
     images.class_names[26] = "cra"  # as one copy on the Hub spells the crab
-    assert _names(catalog_row("cifar100"), images) == []  # type: ignore[arg-type]
+    assert _names(find_catalog_row("cifar100"), images) == []  # type: ignore[arg-type]
     images.class_names = [str(number) for number in range(100)]
-    assert _names(catalog_row("cifar100"), images) == []  # type: ignore[arg-type]
+    assert _names(find_catalog_row("cifar100"), images) == []  # type: ignore[arg-type]
 
 
 def test_words_for_wnids_stand_where_the_list_has_them():
@@ -177,23 +177,23 @@ def test_words_for_wnids_stand_where_the_list_has_them():
     # As the copy on the Hub names them: by the first word alone.
     images.stored_class_names = [words.label_name_to_description(wnid).split(",")[0] for wnid in _list("imagenet_100")]
     assert images.stored_class_names[:4] == ["bonnet", "green mamba", "langur", "Doberman"]
-    assert _names(catalog_row("imagenet-100"), images) == []  # type: ignore[arg-type]
+    assert _names(find_catalog_row("imagenet-100"), images) == []  # type: ignore[arg-type]
     images.stored_class_names = sorted(images.stored_class_names)
-    assert "in another order" in _names(catalog_row("imagenet-100"), images)[0]  # type: ignore[arg-type]
+    assert "in another order" in _names(find_catalog_row("imagenet-100"), images)[0]  # type: ignore[arg-type]
     images.stored_class_names = list(_list("imagenet_100"))
-    assert _names(catalog_row("imagenet-100"), images) == []  # type: ignore[arg-type]
+    assert _names(find_catalog_row("imagenet-100"), images) == []  # type: ignore[arg-type]
 
 
 def _list(name: str) -> tuple[str, ...]:
-    from synco_hub.data.class_lists import class_list
+    from synco_hub.data.class_lists import read_class_list
 
-    return class_list(name)
+    return read_class_list(name)
 
 
 def test_several_classes_an_image_are_counted_for_each(tmp_path: Path):
     tree = write_original("voc2007", tmp_path)
     images = load_dataset(DatasetChoice("voc2007", data_dir=str(tmp_path)), "train")
-    assert images_of_classes(images).tolist() == (np.array(tree.labels["train"]) == 1).sum(axis=0).tolist()
+    assert count_images_of_classes(images).tolist() == (np.array(tree.labels["train"]) == 1).sum(axis=0).tolist()
 
 
 def test_another_layout_says_what_is_missing(tmp_path: Path):
@@ -208,13 +208,13 @@ def test_a_test_batch_in_the_place_of_a_training_batch(tmp_path: Path) -> None:
     splits = {
         split: load_dataset(DatasetChoice("cifar10", data_dir=str(tmp_path)), split) for split in ("train", "test")
     }
-    assert overlap_of(splits["train"], splits["test"]) is None
+    assert measure_overlap(splits["train"], splits["test"]) is None
     folder = root / "cifar-10-batches-py"
     shutil.copy(folder / "test_batch", folder / "data_batch_3")
     splits = {
         split: load_dataset(DatasetChoice("cifar10", data_dir=str(tmp_path)), split) for split in ("train", "test")
     }
-    assert overlap_of(splits["train"], splits["test"]) == (
+    assert measure_overlap(splits["train"], splits["test"]) == (
         "5 of 5 test images looked for are in train too (first test_0.png)"
     )
     counts = {split: len(images) for split, images in splits.items()}
@@ -226,7 +226,7 @@ def test_a_training_file_that_is_the_test_file(tmp_path: Path) -> None:
     folder = write_original("cifar100", tmp_path).root / "cifar-100-python"
     shutil.copy(folder / "test", folder / "train")
     splits = [load_dataset(DatasetChoice("cifar100", data_dir=str(tmp_path)), split) for split in ("train", "test")]
-    assert str(overlap_of(*splits)).startswith("5 of 5 test images")
+    assert str(measure_overlap(*splits)).startswith("5 of 5 test images")
 
 
 def table(root: Path, train: list[int], test: list[int], monkeypatch: pytest.MonkeyPatch) -> list[TableDataset]:
@@ -250,14 +250,16 @@ def png(seed: int) -> bytes:
 
 def test_rows_of_a_parquet_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train, test = table(tmp_path / "clean", [*range(40)], [*range(40, 60)], monkeypatch)
-    assert overlap_of(train, test) is None
+    assert measure_overlap(train, test) is None
     sizes = train.encoded_sizes()
     assert sizes is not None
     assert sizes.tolist() == [len(train.encoded(index)) for index in range(40)]
     # Two of twenty are no more than published sets have.
-    assert overlap_of(*table(tmp_path / "twice", [*range(40)], [0, 1, *range(40, 58)], monkeypatch)) is None
+    assert measure_overlap(*table(tmp_path / "twice", [*range(40)], [0, 1, *range(40, 58)], monkeypatch)) is None
     train, test = table(tmp_path / "mixed", [*range(40)], [*range(40, 50), *range(7, 17)], monkeypatch)
-    assert overlap_of(train, test) == "10 of 20 test images looked for are in train too (first test10.png (row 10))"
+    assert (
+        measure_overlap(train, test) == "10 of 20 test images looked for are in train too (first test10.png (row 10))"
+    )
 
 
 def test_only_some_images_of_a_large_split_are_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -266,7 +268,7 @@ def test_only_some_images_of_a_large_split_are_looked_for(tmp_path: Path, monkey
     read: list[int] = []
     stored = test.encoded
     monkeypatch.setattr(test, "encoded", lambda index: read.append(index) or stored(index))
-    assert str(overlap_of(train, test)).startswith("10 of 10 test images looked for")
+    assert str(measure_overlap(train, test)).startswith("10 of 10 test images looked for")
     assert (len(read), read[0], read[-1]) == (10, 0, 29)
     assert LOOKED_FOR_AT_MOST == 1000
 
@@ -278,8 +280,8 @@ def test_files_of_two_folders(tmp_path: Path) -> None:
             file.parent.mkdir(parents=True, exist_ok=True)
             file.write_bytes(png(offset + number))
     # The names agree and the images do not.
-    assert overlap_of(*(load_image_folder(tmp_path, split) for split in ("train", "test"))) is None
+    assert measure_overlap(*(load_image_folder(tmp_path, split) for split in ("train", "test"))) is None
     shutil.rmtree(tmp_path / "val")
     shutil.copytree(tmp_path / "train", tmp_path / "val")
-    found = overlap_of(*(load_image_folder(tmp_path, split) for split in ("train", "test")))
+    found = measure_overlap(*(load_image_folder(tmp_path, split) for split in ("train", "test")))
     assert found == "12 of 12 test images looked for are in train too (first a/0.png)"

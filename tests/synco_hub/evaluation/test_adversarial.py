@@ -16,12 +16,12 @@ from synco_hub.evaluation.adversarial import (
     attack_facts,
     attack_metrics,
     check_same_accuracy,
+    describe_missing_attacks,
+    describe_null_attack,
     is_null,
-    missing_note,
-    null_attacks,
-    null_note,
+    list_null_attacks,
 )
-from synco_hub.evaluation.attacks import ATTACKS, AttackedBatch, PixelClassifier, chosen_attacks, with_epsilon
+from synco_hub.evaluation.attacks import ATTACKS, AttackedBatch, PixelClassifier, choose_attacks, replace_epsilon
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.evaluation.resume import ResumableFolder
 from synco_hub.settings import AdversarialSettings
@@ -61,12 +61,16 @@ def test_an_attack_that_did_nothing_has_no_accuracy_but_its_forwards():
 
 
 def test_notes_say_why():
-    assert "left all 2 inputs as they were after 400 images forwarded; no" in null_note("square", STILL, STILL)
-    assert "early stop can do that" in null_note("cw", STILL, STILL)
+    assert "left all 2 inputs as they were after 400 images forwarded; no" in describe_null_attack(
+        "square", STILL, STILL
+    )
+    assert "early stop can do that" in describe_null_attack("cw", STILL, STILL)
     wrong = [AttackedBatch((0, 1), (False, False))]
-    assert "no clean image is classified correctly" in null_note("square", STILL, wrong)
-    assert missing_note(ATTACKS, list(ATTACKS)) == []
-    assert missing_note({"fgsm": ATTACKS["fgsm"], "pgd": ATTACKS["pgd"]}, ["fgsm"]) == ["not finished: pgd"]
+    assert "no clean image is classified correctly" in describe_null_attack("square", STILL, wrong)
+    assert describe_missing_attacks(ATTACKS, list(ATTACKS)) == []
+    assert describe_missing_attacks({"fgsm": ATTACKS["fgsm"], "pgd": ATTACKS["pgd"]}, ["fgsm"]) == [
+        "not finished: pgd"
+    ]
 
 
 QUIET = AdversarialSettings(batch_size=4, num_workers=0, progress=False)
@@ -172,7 +176,7 @@ def without_time(result):
 
 
 def test_a_killed_run_goes_on_to_the_same_numbers(dataset, tmp_path, monkeypatch):
-    attacks, model = chosen_attacks("fgsm,pgd,cw,tifgsm,one_pixel"), model_for(dataset)
+    attacks, model = choose_attacks("fgsm,pgd,cw,tifgsm,one_pixel"), model_for(dataset)
     _, whole = attacked(model, dataset, attacks, tmp_path / "whole", replace(QUIET, seed=2))
     assert [result.partial for result in whole] == [True] * 5 + [False]
     real, calls = adversarial.attack_batch, []
@@ -198,7 +202,7 @@ def test_clean_accuracy_is_that_of_a_loop_and_the_result_says_everything(dataset
     _, (clean, result) = attacked(
         model,
         dataset,
-        chosen_attacks("pgd"),
+        choose_attacks("pgd"),
         tmp_path / "s",
         QUIET,
         subset=range(10),
@@ -213,7 +217,7 @@ def test_clean_accuracy_is_that_of_a_loop_and_the_result_says_everything(dataset
     assert result.partial
     assert result.protocol.parameters["attacks"]["pgd"]["parameters"]["steps"] == 10
     # The paper's numbers only stand beside the paper's rows.
-    weak = {"pgd": with_epsilon(ATTACKS["pgd"], 1 / 255)}
+    weak = {"pgd": replace_epsilon(ATTACKS["pgd"], 1 / 255)}
     _, (_, other) = attacked(model, dataset, weak, tmp_path / "s", QUIET, subset=range(10))
     assert other.protocol.name == "adversarial_own_settings"
     assert other.metrics["linf_max_pgd"] == pytest.approx(1 / 255, abs=1e-6)
@@ -222,16 +226,16 @@ def test_clean_accuracy_is_that_of_a_loop_and_the_result_says_everything(dataset
 def test_attacks_that_change_nothing_are_named_and_gradients_must_not_vanish(dataset, tmp_path):
     pytest.importorskip("torchattacks")
     saturated = model_for(dataset, scale=1e6)
-    run = AdversarialRun(saturated, dataset, chosen_attacks("fgsm"), tmp_path / "a", QUIET)
+    run = AdversarialRun(saturated, dataset, choose_attacks("fgsm"), tmp_path / "a", QUIET)
     labels = torch.tensor(
         [int(saturated.network(dataset[i]["pixel_values"][None]).logits.argmax()) for i in range(10)]
     )
     run.targets = labels  # right everywhere, and surer than floats can say: the loss is flat
     with pytest.raises(ValueError, match="the gradient of the loss is zero on every one"):
         list(run.results())
-    still = {"pgd": with_epsilon(ATTACKS["pgd"], 0.0)}
+    still = {"pgd": replace_epsilon(ATTACKS["pgd"], 0.0)}
     run, (_, result) = attacked(model_for(dataset), dataset, still, tmp_path / "b", QUIET)
-    assert null_attacks(result) == ["pgd"]
+    assert list_null_attacks(result) == ["pgd"]
     assert "top1_pgd" not in result.metrics
     assert "pgd is null: it left all 10 inputs as they were after 100 images forwarded" in result.notes[0]
 
@@ -242,7 +246,7 @@ def test_a_wrapper_that_is_another_network_is_refused(dataset, tmp_path, monkeyp
     dataset.images.labels[:] = predicted
     monkeypatch.setattr(PixelClassifier, "forward", lambda self, images: -self.plain_logits(images))
     with pytest.raises(ValueError, match="plain classifier is right on 10 images, the wrapped one on"):
-        list(AdversarialRun(model, dataset, chosen_attacks("fgsm"), tmp_path / "s", QUIET).results())
+        list(AdversarialRun(model, dataset, choose_attacks("fgsm"), tmp_path / "s", QUIET).results())
     right, wrong = [AttackedBatch((0, 1), (True, True))], [AttackedBatch((0, 1), (True, False))]
     check_same_accuracy(right, right)
     with pytest.raises(ValueError, match="plain classifier is right on 2 images, the wrapped one on 1"):
@@ -263,7 +267,7 @@ def test_unreadable_images_are_left_out_also_when_resumed(tmp_path):
         attacked(
             model_for(dataset),
             dataset,
-            chosen_attacks("pgd"),
+            choose_attacks("pgd"),
             tmp_path / "s",
             settings,
         )[1][-1]
@@ -279,13 +283,13 @@ def test_unreadable_images_are_left_out_also_when_resumed(tmp_path):
 def test_data_that_cannot_be_attacked_is_refused(dataset, tmp_path):
     model = replace(model_for(dataset, classes=3), class_names=("a", "b", "c"))
     with pytest.raises(ValueError, match="the head has 3 classes, the data set 5"):
-        AdversarialRun(model, dataset, chosen_attacks("fgsm"), tmp_path / "a", QUIET)
+        AdversarialRun(model, dataset, choose_attacks("fgsm"), tmp_path / "a", QUIET)
     dataset.images.labels[2] = -1
     with pytest.raises(ValueError, match="an attack needs a class for every image"):
         AdversarialRun(
             model_for(dataset),
             dataset,
-            chosen_attacks("fgsm"),
+            choose_attacks("fgsm"),
             tmp_path / "b",
             QUIET,
         )

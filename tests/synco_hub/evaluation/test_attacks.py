@@ -14,12 +14,12 @@ from synco_hub.evaluation.attacks import (
     AutoAttack,
     PixelClassifier,
     _check_pixels,
-    adversarial_images,
     attack_batch,
-    attackable,
-    chosen_attacks,
+    attack_images,
+    choose_attacks,
+    make_attackable,
+    replace_epsilon,
     require_library,
-    with_epsilon,
 )
 
 
@@ -52,20 +52,20 @@ def test_what_the_paper_does_not_say_is_the_librarys_default(name):
 
 
 def test_another_bound_keeps_the_share_of_a_step():
-    half = with_epsilon(ATTACKS["pgd"], 4 / 255)
+    half = replace_epsilon(ATTACKS["pgd"], 4 / 255)
     assert half.step_size == pytest.approx(1 / 255)
-    assert with_epsilon(ATTACKS["pgd"], 0).step_size == 0
-    assert with_epsilon(ATTACKS["cw"], 0.5) is ATTACKS["cw"]
+    assert replace_epsilon(ATTACKS["pgd"], 0).step_size == 0
+    assert replace_epsilon(ATTACKS["cw"], 0.5) is ATTACKS["cw"]
     with pytest.raises(ValueError, match="epsilon=8"):
-        with_epsilon(ATTACKS["fgsm"], 8)
+        replace_epsilon(ATTACKS["fgsm"], 8)
 
 
 def test_names_are_checked_and_autoattack_needs_four_classes():
-    assert list(chosen_attacks("all")) == list(ATTACKS)
-    assert list(chosen_attacks("pgd, fgsm,pgd")) == ["pgd", "fgsm"]
+    assert list(choose_attacks("all")) == list(ATTACKS)
+    assert list(choose_attacks("pgd, fgsm,pgd")) == ["pgd", "fgsm"]
     for wrong in ("deepfool", "", "fgsm,deepfool"):
         with pytest.raises(ValueError, match="known are fgsm"):
-            chosen_attacks(wrong)
+            choose_attacks(wrong)
     assert AutoAttack().library_arguments(1000, 0)["n_classes"] == 10
     assert AutoAttack().library_arguments(5, 0)["n_classes"] == 5
     with pytest.raises(ValueError, match="AutoAttack on 3 classes"):
@@ -97,7 +97,7 @@ def test_it_is_the_plain_classifier_to_the_bit_and_counts():
 def test_gradients_reach_pixels_and_not_weights_and_all_is_put_back():
     network = Linear().train()
     network.layer.bias.requires_grad_(False)
-    with attackable(network, MEAN, STD, None) as wrapper:
+    with make_attackable(network, MEAN, STD, None) as wrapper:
         assert not wrapper.training
         assert not network.training
         images = torch.rand(2, 3, 8, 8, requires_grad=True)
@@ -154,7 +154,7 @@ def trained():
         loss.backward()
         optimizer.step()
     images, labels = drawn_images(200, generator)
-    with attackable(network, HALF, HALF, None) as wrapper:
+    with make_attackable(network, HALF, HALF, None) as wrapper:
         yield wrapper, images, labels
 
 
@@ -181,7 +181,7 @@ def test_fgsm_is_one_step_along_the_sign_of_the_gradient(trained):
     pixels = images.clone().requires_grad_()
     torch.nn.functional.cross_entropy(network(pixels), labels).backward()
     expected = (images + 3 / 255 * pixels.grad.sign()).clamp(0, 1)
-    ours = adversarial_images(network, FGSM(3 / 255), images, labels, seed=0)
+    ours = attack_images(network, FGSM(3 / 255), images, labels, seed=0)
     assert torch.allclose(ours, expected, atol=1e-6)
 
 
@@ -217,20 +217,20 @@ def test_every_attack_repeats_itself_keeps_its_bound_and_leaves_the_generators(t
 )
 def test_without_room_inputs_stay(trained, name):
     network, images, labels = trained
-    done = attacked((network, images[:10], labels[:10]), with_epsilon(ATTACKS[name], 0.0))
+    done = attacked((network, images[:10], labels[:10]), replace_epsilon(ATTACKS[name], 0.0))
     assert max(done.linf) <= 1e-6
 
 
 @pytest.mark.parametrize("name", ["square", "one_pixel", "pgd"])
 def test_another_seed_draws_something_else(trained, name):
     network, images, labels = trained
-    first, second = (adversarial_images(network, ATTACKS[name], images[:8], labels[:8], seed) for seed in (1, 2))
+    first, second = (attack_images(network, ATTACKS[name], images[:8], labels[:8], seed) for seed in (1, 2))
     assert not torch.equal(first, second)
 
 
 def test_one_pixel_is_one_pixel(trained):
     network, images, labels = trained
-    changed = adversarial_images(network, ATTACKS["one_pixel"], images[:6], labels[:6], 5) != images[:6]
+    changed = attack_images(network, ATTACKS["one_pixel"], images[:6], labels[:6], 5) != images[:6]
     assert changed.any(dim=1).flatten(1).sum(dim=1).max() == 1
 
 
@@ -240,7 +240,7 @@ def test_pixels_outside_and_broken_bounds_are_refused(trained, monkeypatch):
         with pytest.raises(ValueError, match=r"attacks work on pixels in \[0, 1\]"):
             attacked((network, wrong, labels), ATTACKS["fgsm"])
     _check_pixels(torch.tensor([0.0, 1.0]), "the images")
-    monkeypatch.setattr("synco_hub.evaluation.attacks.adversarial_images", lambda *args: 1 - args[2])
+    monkeypatch.setattr("synco_hub.evaluation.attacks.attack_images", lambda *args: 1 - args[2])
     for name, text in (("pgd", "its bound is 0.031373"), ("one_pixel", "changed more than 1 pixel")):
         with pytest.raises(ValueError, match=text):
             attacked(trained, ATTACKS[name])

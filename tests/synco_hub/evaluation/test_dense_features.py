@@ -7,16 +7,16 @@ from PIL import Image
 from transformers import ResNetConfig, ResNetModel, SwinConfig, SwinModel, ViTConfig, ViTModel
 
 from synco_hub.evaluation.dense_features import (
-    any_size_features,
-    chosen_stage,
+    choose_stage,
+    compute_any_size_features,
+    compute_dense_features,
     cut_to_patches,
-    dense_features,
-    feature_stride,
+    find_feature_stride,
     pad_to_patches,
     patch_sides,
     pixel_values,
 )
-from synco_hub.feature_pooling import feature_network, feature_rule
+from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
 SMALL = {"hidden_size": 12, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 24}
@@ -37,11 +37,11 @@ def models():
 @pytest.mark.parametrize("name", list(models()))
 def test_every_family_takes_rectangles_and_gives_its_own_feature_at_its_own_size(name):
     model = models()[name].eval()
-    network, rule = feature_network(model), feature_rule(model)
+    network, rule = find_feature_network(model), find_feature_rule(model)
     pixels = torch.randn(2, 3, 48, 80)
     with torch.no_grad():
-        wide = any_size_features(network, cut_to_patches(pixels, patch_sides(network)), rule)
-        own = any_size_features(network, pixels[..., :32, :32], rule)
+        wide = compute_any_size_features(network, cut_to_patches(pixels, patch_sides(network)), rule)
+        own = compute_any_size_features(network, pixels[..., :32, :32], rule)
         output = network(pixels[..., :32, :32]) if name != "timm" else None
     assert wide.shape == own.shape
     assert torch.isfinite(wide).all()
@@ -77,38 +77,38 @@ def network(backbone, **settings):
 def test_a_vit_gives_its_last_tokens_after_the_norm():
     model = network("vit-nano", depth=1)
     pixels = torch.randn(2, 3, 40, 64)
-    found = dense_features(model, pixels, chosen_stage(model))
+    found = compute_dense_features(model, pixels, choose_stage(model))
     tokens = model(pixels, interpolate_pos_encoding=True).last_hidden_state[:, 1:]
     assert torch.allclose(found.flatten(1, 2), tokens, atol=1e-6)
     assert found.shape[1:3] == (5, 8)
-    assert feature_stride(model, None) == (8, 8)
+    assert find_feature_stride(model, None) == (8, 8)
     with pytest.raises(ValueError, match="has no stages"):
-        chosen_stage(model, 1)
+        choose_stage(model, 1)
 
 
 @pytest.mark.parametrize("stage", [1, 2])
 def test_a_swin_gives_the_stage_that_was_chosen(stage):
     model = network("swin-nano")
     pixels = torch.randn(1, 3, 48, 56)
-    found = dense_features(model, pixels, chosen_stage(model, stage))
+    found = compute_dense_features(model, pixels, choose_stage(model, stage))
     hidden = model(pixels, interpolate_pos_encoding=True, output_hidden_states=True).hidden_states[stage]
     assert torch.allclose(found.flatten(1, 2), hidden, atol=1e-6)
     assert found.shape[1:3] == (48 // (2 * stage), 56 // (2 * stage))
-    assert feature_stride(model, stage) == (2 * stage, 2 * stage)
+    assert find_feature_stride(model, stage) == (2 * stage, 2 * stage)
     assert not any(layer._forward_hooks for layer in model.backbone.layers)
 
 
 def test_the_usual_stage_has_patches_of_16_pixels():
     with torch.device("meta"):
         full = timm.create_model("swin_tiny_patch4_window7_224", strict_img_size=False)
-    assert chosen_stage(full) == 3
-    assert chosen_stage(network("swin-nano")) == 2
+    assert choose_stage(full) == 3
+    assert choose_stage(network("swin-nano")) == 2
     for wrong in (0, 5):
         with pytest.raises(ValueError, match="the stages 1 to 4"):
-            chosen_stage(full, wrong)
+            choose_stage(full, wrong)
 
 
 def test_a_swin_whose_stages_are_out_of_reach_is_refused():
     small = SwinConfig(image_size=32, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4)
     with pytest.raises(ValueError, match="not to be reached"):
-        chosen_stage(SwinModel(small))
+        choose_stage(SwinModel(small))

@@ -11,7 +11,7 @@ from PIL import Image
 
 from synco_hub.data.voc_boxes import BoxedImage
 from synco_hub.evaluation import discovery
-from synco_hub.evaluation.discovery import discovered_box, evaluate_discovery, lost_mask, mask_box
+from synco_hub.evaluation.discovery import discover_box, evaluate_discovery, lost_mask, mask_box
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.settings import DiscoverySettings
@@ -65,10 +65,10 @@ def test_boxes_end_with_the_picture_and_have_its_scale():
     model = opposed_keys()
     settings = DiscoverySettings("lost", progress=False)
     # The object reaches the lower right corner, which lies inside a patch.
-    assert discovered_box(model, picture(box=(40, 24, 61, 45)), settings) == [40, 24, 61, 45]
+    assert discover_box(model, picture(box=(40, 24, 61, 45)), settings) == [40, 24, 61, 45]
     # Twice as large an image, seen at half of its size.
     large = picture().resize((122, 90), Image.Resampling.NEAREST)
-    found = discovered_box(model, large, DiscoverySettings("lost", max_side=61, progress=False))
+    found = discover_box(model, large, DiscoverySettings("lost", max_side=61, progress=False))
     assert found == [2.0 * side for side in BOX]
 
 
@@ -76,7 +76,7 @@ def test_a_killed_run_goes_on_and_other_models_are_refused(images, tmp_path, mon
     monkeypatch.setattr(discovery, "_KEPT_EVERY", 1)
     settings = DiscoverySettings(save_boxes=str(tmp_path / "kept"), progress=False)
     model, seen = opposed_keys(), []
-    original = discovery.discovered_box
+    original = discovery.discover_box
 
     def killed(model, image, how):
         seen.append(image)
@@ -84,7 +84,7 @@ def test_a_killed_run_goes_on_and_other_models_are_refused(images, tmp_path, mon
             raise KeyboardInterrupt
         return original(model, image, how)
 
-    monkeypatch.setattr(discovery, "discovered_box", killed)
+    monkeypatch.setattr(discovery, "discover_box", killed)
     with pytest.raises(KeyboardInterrupt):
         evaluate_discovery(model, images, settings)
     result, _ = evaluate_discovery(model, images, settings)

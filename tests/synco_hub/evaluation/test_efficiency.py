@@ -6,8 +6,8 @@ from synco_hub.evaluation.efficiency import (
     count_operations,
     count_parameters,
     evaluate_efficiency,
-    peak_memory_mb,
-    seconds_of,
+    measure_peak_memory_mb,
+    measure_seconds,
 )
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.models import SynCoConfig, SynCoModel
@@ -67,14 +67,14 @@ def test_the_model_stays_as_it_is_and_autocast_runs():
 
 def test_warm_up_is_not_timed():
     calls: list[int] = []
-    assert len(seconds_of(lambda: calls.append(1), repeats=4, warmup=3, device="cpu")) == 4
+    assert len(measure_seconds(lambda: calls.append(1), repeats=4, warmup=3, device="cpu")) == 4
     assert len(calls) == 7
 
 
 def test_peak_memory_sees_a_large_tensor():
-    before = peak_memory_mb("cpu")
+    before = measure_peak_memory_mb("cpu")
     torch.ones(300_000_000 // 4 + int(before * 1e6) // 4)
-    assert peak_memory_mb("cpu") - before > 200
+    assert measure_peak_memory_mb("cpu") - before > 200
 
 
 @pytest.mark.parametrize(

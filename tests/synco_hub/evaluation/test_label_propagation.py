@@ -10,9 +10,9 @@ from synco_hub.evaluation import label_propagation
 from synco_hub.evaluation.label_propagation import (
     LabelPropagation,
     PropagationSettings,
-    labels_to_mask,
-    nearest_pixels,
-    one_hot_patches,
+    convert_labels_to_mask,
+    encode_patches,
+    find_nearest_pixels,
     propagate_labels,
 )
 
@@ -113,21 +113,22 @@ def test_a_moving_square_is_followed_exactly():
 def test_nearest_pixels_are_pillow_s(old, new):
     mask = np.random.default_rng(0).integers(0, 9, old).astype(np.uint8)
     expected = np.asarray(Image.fromarray(mask).resize(new[::-1], Image.Resampling.NEAREST))
-    assert np.array_equal(nearest_pixels(torch.from_numpy(mask), new).numpy(), expected)
+    assert np.array_equal(find_nearest_pixels(torch.from_numpy(mask), new).numpy(), expected)
 
 
 def test_labels_and_masks_round_trip_where_edges_are_those_of_patches():
     mask = torch.zeros(32, 48, dtype=torch.uint8)
     mask[:, 8:24] = 1
     mask[:, 32:] = 2
-    labels = one_hot_patches(mask, (4, 6), 2)
+    labels = encode_patches(mask, (4, 6), 2)
     assert labels.sum(dim=-1).eq(1).all()
-    assert torch.equal(labels_to_mask(labels, (32, 48), (32, 48), (32, 48)), mask)
+    assert torch.equal(convert_labels_to_mask(labels, (32, 48), (32, 48), (32, 48)), mask)
     assert torch.equal(
-        labels_to_mask(labels, (32, 48), (32, 48), (64, 96)), mask.repeat_interleave(2, 0).repeat_interleave(2, 1)
+        convert_labels_to_mask(labels, (32, 48), (32, 48), (64, 96)),
+        mask.repeat_interleave(2, 0).repeat_interleave(2, 1),
     )
     # Patches may cover more than the network saw.
-    assert torch.equal(labels_to_mask(labels, (32, 48), (32, 40), (32, 40)), mask[:, :40])
+    assert torch.equal(convert_labels_to_mask(labels, (32, 48), (32, 40), (32, 40)), mask[:, :40])
 
 
 def test_labels_to_mask_is_the_published_post_processing():
@@ -139,12 +140,12 @@ def test_labels_to_mask_is_the_published_post_processing():
             maps[number] = maps[number] - maps[number].min()
             maps[number] = maps[number] / maps[number].max()
     expected = Image.fromarray(maps.argmax(0).numpy().astype(np.uint8)).resize((31, 23), Image.Resampling.NEAREST)
-    assert np.array_equal(labels_to_mask(labels, (20, 24), (20, 24), (23, 31)).numpy(), np.asarray(expected))
+    assert np.array_equal(convert_labels_to_mask(labels, (20, 24), (20, 24), (23, 31)).numpy(), np.asarray(expected))
 
 
 def test_other_indices_are_background_and_settings_are_checked():
     mask = torch.tensor([[0, 255], [1, 7]], dtype=torch.uint8)
-    assert one_hot_patches(mask, (2, 2), 1).argmax(-1).tolist() == [[0, 0], [1, 0]]
+    assert encode_patches(mask, (2, 2), 1).argmax(-1).tolist() == [[0, 0], [1, 0]]
     for wrong in ({"topk": 0}, {"temperature": 0.0}, {"radius": -1}, {"num_previous": -1}):
         with pytest.raises(ValueError, match="DINO"):
             PropagationSettings(**wrong)

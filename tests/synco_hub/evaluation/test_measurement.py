@@ -16,8 +16,8 @@ from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     MeasuredSplit,
     check_same_model,
-    classifier_source,
     data_source,
+    describe_classifier,
     load_split,
     open_split,
     save_each,
@@ -103,7 +103,7 @@ def test_parameters_are_those_of_the_backbone() -> None:
 
 def test_a_classifier_counts_with_its_head_and_a_split_says_how_it_was_made(tmp_path: Path) -> None:
     model = synco()
-    source = classifier_source(EvaluatedModel(model, None, "probe"), "abc")
+    source = describe_classifier(EvaluatedModel(model, None, "probe"), "abc")
     assert (source.name, source.feature, source.revision) == ("probe", "classifier", "abc")
     assert source.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     about = FractalDataset("test", FractalParameters(3, 1, 4, 32), tmp_path).description

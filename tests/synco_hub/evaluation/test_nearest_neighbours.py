@@ -10,11 +10,11 @@ from torch import Tensor
 
 from synco_hub.evaluation.nearest_neighbours import (
     SearchBlocks,
-    best_keys,
+    find_best_keys,
     nearest_neighbours,
-    normalised,
-    packed,
-    unpacked,
+    normalise,
+    pack,
+    unpack,
 )
 
 
@@ -101,10 +101,10 @@ def test_keys_are_ordered_by_similarity_then_by_lower_index_and_come_back() -> N
     similarities = torch.randn(500, generator=generator).round(decimals=1)
     similarities[:4] = torch.tensor([torch.inf, -torch.inf, -0.0, 1e-44])
     indices = torch.randint(2**32 - 1, (500,), generator=generator)
-    keys = packed(similarities, indices)
+    keys = pack(similarities, indices)
     expected = sorted(range(500), key=lambda at: (-float(similarities[at]), int(indices[at])))
     assert keys.argsort(descending=True).tolist() == expected
-    back, rows = unpacked(keys)
+    back, rows = unpack(keys)
     assert torch.equal(back, similarities)  # -0 comes back as +0, which is equal to it
     assert torch.equal(rows, indices)
 
@@ -112,8 +112,8 @@ def test_keys_are_ordered_by_similarity_then_by_lower_index_and_come_back() -> N
 def test_the_best_are_those_of_a_sort_of_all_similarities() -> None:
     generator = torch.Generator().manual_seed(1)
     bank, queries = torch.randn(700, 24, generator=generator), torch.randn(31, 24, generator=generator)
-    scores, _ = unpacked(best_keys(bank, queries, 40, "cpu", SearchBlocks(9, 128, 8, 4)))
-    unit_bank, unit_queries = (normalised(each, "cpu").double() for each in (bank, queries))
+    scores, _ = unpack(find_best_keys(bank, queries, 40, "cpu", SearchBlocks(9, 128, 8, 4)))
+    unit_bank, unit_queries = (normalise(each, "cpu").double() for each in (bank, queries))
     expected = (unit_queries @ unit_bank.T).topk(40).values
     torch.testing.assert_close(scores.double(), expected, rtol=1.2e-7, atol=1e-6)
 

@@ -15,7 +15,7 @@ from synco_hub.evaluation.out_of_distribution import (
     DetectionSets,
     Outputs,
     evaluate_out_of_distribution,
-    scores_of_both,
+    score_both,
 )
 from synco_hub.evaluation.resume import ResumableFolder
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
@@ -122,7 +122,7 @@ def test_left_out_logits_play_no_part():
     other[:, [0, 3]] += 50 * torch.rand(6, 2, generator=generator)
     columns = torch.tensor([1, 2, 4])
     first, second = (
-        scores_of_both(Outputs(values, torch.empty(0, 0)), Outputs(values, torch.empty(0, 0)), None, columns, 1)
+        score_both(Outputs(values, torch.empty(0, 0)), Outputs(values, torch.empty(0, 0)), None, columns, 1)
         for values in (logits, other)
     )
     assert torch.equal(first["msp"][0], second["msp"][0])

@@ -19,11 +19,11 @@ from synco_hub.evaluation import resume
 from synco_hub.evaluation.resume import (
     ResumableFolder,
     check_same_measurement,
-    contents_of_files,
-    contents_of_images,
-    model_identity,
+    hash_files,
+    hash_images,
+    hash_weights,
+    identify_model,
     read_json,
-    weights_fingerprint,
     write_json,
 )
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
@@ -105,14 +105,14 @@ def test_damaged_parts_are_named(tmp_path, text):
 def test_the_fingerprint_sees_every_weight_and_buffer_and_nothing_else():
     torch.manual_seed(0)
     network = nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4)).bfloat16()
-    before = weights_fingerprint(network)
-    assert weights_fingerprint(network.eval()) == before
+    before = hash_weights(network)
+    assert hash_weights(network.eval()) == before
     network[1].running_mean[2] += 1
-    changed = weights_fingerprint(network)
+    changed = hash_weights(network)
     with torch.no_grad():
         network[0].weight[0, 0] += 1
-    assert len({before, changed, weights_fingerprint(network)}) == 3
-    assert weights_fingerprint(network.float()) != changed
+    assert len({before, changed, hash_weights(network)}) == 3
+    assert hash_weights(network.float()) != changed
 
 
 def test_the_same_weights_with_other_heads_are_another_model(tmp_path):
@@ -120,13 +120,13 @@ def test_the_same_weights_with_other_heads_are_another_model(tmp_path):
     one = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
     other = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1, num_heads=1))
     other.load_state_dict(one.state_dict())
-    ours, theirs = model_identity(one), model_identity(other)
+    ours, theirs = identify_model(one), identify_model(other)
     assert ours["weights"] == theirs["weights"]
     assert ours["configuration"] != theirs["configuration"]
     # Where it lies plays no part.
     for name in ("a", "b"):
         one.save_pretrained(tmp_path / name)
-    loaded = [model_identity(SynCoModel.from_pretrained(tmp_path / name)) for name in ("a", "b")]
+    loaded = [identify_model(SynCoModel.from_pretrained(tmp_path / name)) for name in ("a", "b")]
     assert loaded[0] == loaded[1] == ours
 
 
@@ -134,12 +134,12 @@ def test_heads_and_class_names_count():
     torch.manual_seed(0)
     config = SynCoConfig(backbone="vit-nano", depth=1, num_labels=2)
     classifier = SynCoForImageClassification(config)
-    before = model_identity(classifier)
+    before = identify_model(classifier)
     classifier.config.id2label = {0: "second", 1: "first"}
-    assert model_identity(classifier)["configuration"] != before["configuration"]
+    assert identify_model(classifier)["configuration"] != before["configuration"]
     with torch.no_grad():
         classifier.classifier.bias[0] += 1
-    assert model_identity(classifier)["weights"] != before["weights"]
+    assert identify_model(classifier)["weights"] != before["weights"]
 
 
 @pytest.fixture
@@ -154,44 +154,44 @@ def folder(tmp_path):
 
 
 def test_bytes_count_and_names_places_and_times_do_not(folder, tmp_path, monkeypatch):
-    before = contents_of_images(load_dataset(folder, "test"))
+    before = hash_images(load_dataset(folder, "test"))
     shutil.copytree(folder, tmp_path / "moved")
     changed = tmp_path / "moved" / "test" / "c1" / "3.bmp"
     os.utime(changed, (1, 1))
-    assert contents_of_images(load_dataset(tmp_path / "moved", "test")) == before
+    assert hash_images(load_dataset(tmp_path / "moved", "test")) == before
     monkeypatch.setattr(resume, "_RUN", 3)  # however the work is divided
-    assert contents_of_images(load_dataset(folder, "test")) == before
+    assert hash_images(load_dataset(folder, "test")) == before
     status = changed.stat()
     changed.write_bytes(changed.read_bytes()[:-1] + b"\x07")
     os.utime(changed, ns=(status.st_atime_ns, status.st_mtime_ns))
     assert changed.stat().st_size == status.st_size
     images = load_dataset(tmp_path / "moved", "test")
     assert images.description.fingerprint == load_dataset(folder, "test").description.fingerprint
-    assert contents_of_images(images) != before
+    assert hash_images(images) != before
     # Five files of c0 come first, so that the changed one is the seventh.
     unchanged = [0, 1, 2, 3, 4, 5, 7, 8, 9]
-    assert contents_of_images(images, unchanged) == contents_of_images(load_dataset(folder, "test"), unchanged)
+    assert hash_images(images, unchanged) == hash_images(load_dataset(folder, "test"), unchanged)
 
 
 def test_the_order_and_the_missing_file_count(folder):
     files = sorted(folder.rglob("*.bmp"))
-    whole = contents_of_files(files)
-    assert contents_of_files(files[::-1]) != whole
+    whole = hash_files(files)
+    assert hash_files(files[::-1]) != whole
     content = files[2].read_bytes()
     files[2].unlink()
-    without = contents_of_files(files)
-    assert without not in (whole, contents_of_files([*files[:2], *files[3:]]))
+    without = hash_files(files)
+    assert without not in (whole, hash_files([*files[:2], *files[3:]]))
     files[2].write_bytes(content)
-    assert contents_of_files(files) == whole
+    assert hash_files(files) == whole
 
 
 def test_a_part_of_a_data_set_is_its_own_images(folder, tmp_path):
     images = load_dataset(folder, "test")
     part = ImageSubset(images, np.array([1, 4, 6]), "three")
-    assert contents_of_images(part) == contents_of_images(images, [1, 4, 6])
+    assert hash_images(part) == hash_images(images, [1, 4, 6])
     drawn = [load_dataset("fractals:test_images_per_class=1", "test", cache_dir=tmp_path / str(i)) for i in range(2)]
-    assert contents_of_images(drawn[0]) == contents_of_images(drawn[1])
-    assert contents_of_images(drawn[0], [0]) != contents_of_images(drawn[0], [1])
+    assert hash_images(drawn[0]) == hash_images(drawn[1])
+    assert hash_images(drawn[0], [0]) != hash_images(drawn[0], [1])
 
 
 def test_a_data_set_that_is_drawn_by_its_first_image_is_drawn_once(tmp_path, monkeypatch):
@@ -199,7 +199,7 @@ def test_a_data_set_that_is_drawn_by_its_first_image_is_drawn_once(tmp_path, mon
     original = FractalDataset._drawn
     monkeypatch.setattr(FractalDataset, "_drawn", lambda self: drawn.append(1) or original(self))
     monkeypatch.setattr(resume, "_RUN", 1)
-    contents_of_images(load_dataset("fractals:test_images_per_class=2", "test", cache_dir=tmp_path))
+    hash_images(load_dataset("fractals:test_images_per_class=2", "test", cache_dir=tmp_path))
     assert drawn == [1]
 
 
@@ -213,6 +213,6 @@ def test_rows_of_a_table_and_watermarked_images_are_known_by_their_stored_bytes(
     datasets.Dataset.from_dict(rows, features=features).to_parquet(tmp_path / "table" / "test.parquet")
     monkeypatch.setattr(resume, "_RUN", 1)
     table = load_dataset(tmp_path / "table", "test")
-    assert contents_of_images(table) == contents_of_images(images)
+    assert hash_images(table) == hash_images(images)
     monkeypatch.setitem(sys.modules, "imagenet_w", SimpleNamespace())
-    assert contents_of_images(WatermarkedImages(images)) == contents_of_images(images)
+    assert hash_images(WatermarkedImages(images)) == hash_images(images)

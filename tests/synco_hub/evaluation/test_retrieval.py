@@ -15,12 +15,12 @@ from synco_hub.evaluation.resume import ResumableFolder
 from synco_hub.evaluation.retrieval import (
     RetrievalInput,
     SearchedImage,
-    multi_scale_features,
-    retrieval_scores,
-    retrieval_vectors,
-    seen_image,
+    compute_multi_scale_features,
+    compute_retrieval_vectors,
+    crop_seen_image,
+    score_retrieval,
 )
-from synco_hub.feature_pooling import feature_rule
+from synco_hub.feature_pooling import find_feature_rule
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.settings import RetrievalSettings
 
@@ -35,14 +35,14 @@ FIRST = {"easy": (0,), "hard": (2,), "junk": (1,)}
 
 def test_three_setups_of_one_ranking():
     similarities = torch.tensor([[6.0, 5, 4, 3, 2, 1]])
-    found = retrieval_scores(similarities, data(FIRST)).metrics
+    found = score_retrieval(similarities, data(FIRST)).metrics
     # Easy: image 0 is first. Medium: 0 and 2 are first once junk 1 is gone. Hard: 0 and 1 are gone, 2 is first.
     assert {name: value for name, value in found.items() if name.startswith("map")} == {
         "map_easy": 100.0,
         "map_medium": 100.0,
         "map_hard": 100.0,
     }
-    behind = retrieval_scores(similarities.flip(1), data(FIRST)).metrics
+    behind = score_retrieval(similarities.flip(1), data(FIRST)).metrics
     # Reversed: 5 4 3 2 1 0. Easy: 0 stands behind 5 4 3, so (0 + 1/4) / 2. Hard: 2 stands behind 5 4 3.
     assert behind["map_easy"] == behind["map_hard"] == pytest.approx(12.5)
     # Medium: 2 at the fourth place, 0 at the fifth.
@@ -53,14 +53,14 @@ def test_three_setups_of_one_ranking():
 
 def test_empty_queries_are_skipped_and_counted():
     empty = {"easy": (), "hard": (3,), "junk": ()}
-    scores = retrieval_scores(torch.tensor([[6.0, 5, 4, 3, 2, 1]] * 2), data(FIRST, empty))
+    scores = score_retrieval(torch.tensor([[6.0, 5, 4, 3, 2, 1]] * 2), data(FIRST, empty))
     assert scores.queries == {"easy": 1, "medium": 2, "hard": 2}
     assert scores.metrics["map_easy"] == 100.0
-    only_hard = retrieval_scores(torch.rand(1, 6), data(empty))
+    only_hard = score_retrieval(torch.rand(1, 6), data(empty))
     assert set(only_hard.queries.values()) == {0, 1}
     assert not any(name.endswith("easy") for name in only_hard.metrics)
     with pytest.raises(ValueError, match="no query of roxford5k"):
-        retrieval_scores(torch.rand(1, 6), data({"easy": (), "hard": (), "junk": (0,)}))
+        score_retrieval(torch.rand(1, 6), data({"easy": (), "hard": (), "junk": (0,)}))
 
 
 QUIET = RetrievalSettings(num_workers=0, progress=False)
@@ -85,15 +85,15 @@ def images(tmp_path):
 
 def test_scales_are_averaged_before_the_norm(network, images):
     form = RetrievalInput(scales=(1.0, 1 / math.sqrt(2), 0.5))
-    found = retrieval_vectors(network, images[:1], form, QUIET, "database", NOTHING_KEPT)
-    pixels = pixel_values(seen_image(images[0], form), form.mean, form.std)  # 48 x 40
+    found = compute_retrieval_vectors(network, images[:1], form, QUIET, "database", NOTHING_KEPT)
+    pixels = pixel_values(crop_seen_image(images[0], form), form.mean, form.std)  # 48 x 40
     sizes = [(48, 40), (33, 28), (24, 20)]
     total = 0
     for size, (rows, columns) in zip(sizes, [(48, 40), (32, 24), (24, 16)], strict=True):
         smaller = F.interpolate(pixels, size=size, mode="bilinear")[..., :rows, :columns]
         total = total + network(smaller, interpolate_pos_encoding=True).pooler_output
     assert torch.allclose(found, F.normalize(total, dim=1), atol=1e-5)
-    one = multi_scale_features(network, pixels, feature_rule(network), [1.0])
+    one = compute_multi_scale_features(network, pixels, find_feature_rule(network), [1.0])
     assert torch.allclose(one, network(pixels, interpolate_pos_encoding=True).pooler_output, atol=1e-6)
 
 
@@ -102,40 +102,40 @@ def test_a_query_s_box_keeps_the_scale_of_its_image(tmp_path):
     picture.paste((255, 0, 0), (20, 10, 60, 90))
     picture.save(tmp_path / "q.png")
     query = SearchedImage(tmp_path / "q.png", (20.2, 9.8, 59.9, 90.0))
-    assert seen_image(query, RetrievalInput(max_side=None)).size == (40, 80)
-    assert set(seen_image(query, RetrievalInput(max_side=None)).getdata()) == {(255, 0, 0)}
+    assert crop_seen_image(query, RetrievalInput(max_side=None)).size == (40, 80)
+    assert set(crop_seen_image(query, RetrievalInput(max_side=None)).getdata()) == {(255, 0, 0)}
     # Half of the whole image's longest side, so half of the box.
-    assert seen_image(query, RetrievalInput(max_side=100)).size == (20, 40)
-    assert seen_image(query, RetrievalInput(max_side=100, crop_queries=False)).size == (100, 50)
-    assert seen_image(query, RetrievalInput(max_side=4000)).size == (40, 80)
+    assert crop_seen_image(query, RetrievalInput(max_side=100)).size == (20, 40)
+    assert crop_seen_image(query, RetrievalInput(max_side=100, crop_queries=False)).size == (100, 50)
+    assert crop_seen_image(query, RetrievalInput(max_side=4000)).size == (40, 80)
     with pytest.raises(ValueError, match="lies outside"):
-        seen_image(SearchedImage(tmp_path / "q.png", (300.0, 0.0, 400.0, 50.0)), RetrievalInput())
+        crop_seen_image(SearchedImage(tmp_path / "q.png", (300.0, 0.0, 400.0, 50.0)), RetrievalInput())
 
 
 def test_a_killed_extraction_goes_on_with_the_missing_block(network, images, tmp_path, monkeypatch):
     monkeypatch.setattr(retrieval, "BLOCK", 2)
     form, folder = RetrievalInput(scales=(1.0,)), tmp_path / "kept"
     kept = ResumableFolder(folder, {"weights": "x"})
-    whole = retrieval_vectors(network, images, form, QUIET, "database", NOTHING_KEPT)
+    whole = compute_retrieval_vectors(network, images, form, QUIET, "database", NOTHING_KEPT)
     broken = [*images[:3], SearchedImage(tmp_path / "gone.png"), images[4]]
     with pytest.raises(UnreadableImageError, match=r"gone\.png"):
-        retrieval_vectors(network, broken, form, QUIET, "database", kept)
+        compute_retrieval_vectors(network, broken, form, QUIET, "database", kept)
     assert [file.name for file in folder.glob("database-*")] == ["database-000000.safetensors"]
     read = []
-    seen = retrieval.seen_image
-    monkeypatch.setattr(retrieval, "seen_image", lambda image, how: read.append(image) or seen(image, how))
-    assert torch.equal(retrieval_vectors(network, images, form, QUIET, "database", kept), whole)
+    seen = retrieval.crop_seen_image
+    monkeypatch.setattr(retrieval, "crop_seen_image", lambda image, how: read.append(image) or seen(image, how))
+    assert torch.equal(compute_retrieval_vectors(network, images, form, QUIET, "database", kept), whole)
     assert read == images[2:]  # what is done is not computed again
     assert torch.allclose(whole.norm(dim=1), torch.ones(5))
     del read[:]
     Image.new("RGB", (24, 24), "green").save(images[1].file)  # while it is the same
-    changed = retrieval_vectors(network, images, form, QUIET, "database", kept)
+    changed = compute_retrieval_vectors(network, images, form, QUIET, "database", kept)
     assert read == images[:2]
     assert torch.equal(changed[[0, 2, 3, 4]], whole[[0, 2, 3, 4]])
     assert not torch.equal(changed[1], whole[1])
     (folder / "database-000002.safetensors").write_bytes(b"damaged")
     with pytest.raises(ValueError, match="delete it"):
-        retrieval_vectors(network, images, form, QUIET, "database", kept)
+        compute_retrieval_vectors(network, images, form, QUIET, "database", kept)
 
 
 def test_bad_settings_and_features(network, images):
@@ -148,4 +148,4 @@ def test_bad_settings_and_features(network, images):
             RetrievalInput(**wrong)
     network.backbone.norm.bias.data[0] = torch.nan
     with pytest.raises(ValueError, match="NaN or infinite, first at index 0"):
-        retrieval_vectors(network, images, RetrievalInput(), QUIET, "database", NOTHING_KEPT)
+        compute_retrieval_vectors(network, images, RetrievalInput(), QUIET, "database", NOTHING_KEPT)

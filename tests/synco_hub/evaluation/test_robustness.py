@@ -13,11 +13,11 @@ from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.evaluation.robustness import (
     AccuracyCell,
     RobustnessRun,
+    compute_robustness_metrics,
     measure_cell,
-    robustness_metrics,
-    severity_table,
+    tabulate_severities,
 )
-from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, planned_cells
+from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, plan_cells
 from synco_hub.settings import ForwardSettings
 
 QUIET = ForwardSettings(batch_size=8, num_workers=0, progress=False)
@@ -41,7 +41,7 @@ def model_of(planted):
 
 def run_of(root, planted, sets=("imagenet-v2-ti", "imagenet-sketch"), plan=PLAN):
     transform = EvaluationTransform.from_image_processor(planted.processor)
-    cells = [cell for name in sets for cell in planned_cells(name, root, transform)]
+    cells = [cell for name in sets for cell in plan_cells(name, root, transform)]
     return RobustnessRun(model_of(planted), replace(plan, cells=cells), QUIET)
 
 
@@ -128,7 +128,7 @@ def test_cells_of_another_model_are_refused(root, planted):
 
 def test_classes_are_checked_before_the_first_image(root, planted, tmp_path):
     transform = EvaluationTransform(32)
-    plan = [replace(planned_cells("imagenet-sketch", root, transform)[0], open=lambda: pytest.fail("opened"))]
+    plan = [replace(plan_cells("imagenet-sketch", root, transform)[0], open=lambda: pytest.fail("opened"))]
     with pytest.raises(ValueError, match="3 classes cover 0 of the 1000"):
         RobustnessRun(replace(model_of(planted), class_names=("a", "b", "c")), replace(PLAN, cells=plan), QUIET)
     images = load_dataset("fractals:test_images_per_class=1", "test", cache_dir=tmp_path / "cache")
@@ -208,7 +208,7 @@ def drawn_cells(family, seed=0):
 
 def test_the_mean_over_75_cells_and_mce_are_those_of_a_loop():
     cells = drawn_cells("imagenet_c")
-    metrics = robustness_metrics(cells)
+    metrics = compute_robustness_metrics(cells)
     total, ratios = 0.0, []
     for name in BENCHMARK_CORRUPTIONS:
         errors = [1 - cells[f"imagenet_c/{name}/{severity}"].correct / 200 for severity in range(1, 6)]
@@ -223,13 +223,13 @@ def test_the_mean_over_75_cells_and_mce_are_those_of_a_loop():
 def test_no_mean_before_every_cell_is_there_and_no_mce_for_drawn_corruptions():
     cells = drawn_cells("imagenet_c")
     del cells["imagenet_c/fog/5"]
-    metrics = robustness_metrics(cells)
+    metrics = compute_robustness_metrics(cells)
     assert "imagenet_c_top1" not in metrics
     assert "imagenet_c_mce" not in metrics
     assert "imagenet_c_fog_top1" not in metrics
     assert "imagenet_c_snow_top1" in metrics
-    assert severity_table("imagenet_c", cells)["fog"][4] is None
-    drawn = robustness_metrics(drawn_cells("corrupted"))
+    assert tabulate_severities("imagenet_c", cells)["fog"][4] is None
+    drawn = compute_robustness_metrics(drawn_cells("corrupted"))
     assert "corrupted_top1" in drawn
     assert not [name for name in drawn if "mce" in name]
 
@@ -240,7 +240,7 @@ def test_subsets_have_two_accuracies_and_the_watermark_a_gap():
         "imagenet_a": AccuracyCell(10, 3, 7),
         "imagenet_w": AccuracyCell(50, 25),
     }
-    assert robustness_metrics(cells) == {
+    assert compute_robustness_metrics(cells) == {
         "imagenet_top1": 80.0,
         "imagenet_a_top1_of_200": 70.0,
         "imagenet_a_top1_of_1000": 30.0,

@@ -7,27 +7,27 @@ from synco_hub.data import EvaluationTransform, load_dataset
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG
 from synco_hub.evaluation.robustness_sets import (
     ROBUSTNESS_SETS,
-    checked_corruptions,
-    chosen_sets,
-    planned_cells,
-    planned_corruptions,
+    check_corruptions,
+    choose_sets,
+    plan_cells,
+    plan_corruptions,
 )
 
 TRANSFORM = EvaluationTransform(32)
 
 
 def test_sets_are_named_and_found_where_their_archives_unpack(tmp_path):
-    assert chosen_sets("all") == list(ROBUSTNESS_SETS)
-    assert chosen_sets("imagenet-r, imagenet-a,imagenet-r") == ["imagenet-r", "imagenet-a"]
+    assert choose_sets("all") == list(ROBUSTNESS_SETS)
+    assert choose_sets("imagenet-r, imagenet-a,imagenet-r") == ["imagenet-r", "imagenet-a"]
     with pytest.raises(ValueError, match=r"\['imagenet-x'\] given, known are imagenet,"):
-        chosen_sets("imagenet-x")
+        choose_sets("imagenet-x")
     assert all(each.dataset in CATALOG for each in ROBUSTNESS_SETS.values())
     with pytest.raises(FileNotFoundError, match="looked for imagenet-r/"):
-        planned_cells("imagenet-r", tmp_path, TRANSFORM)
+        plan_cells("imagenet-r", tmp_path, TRANSFORM)
     for name, folder in (("imagenet-c", "imagenet-c/"), ("imagenet-v2-ti", "imagenetv2-top-images-format-val/")):
         with pytest.raises(ValueError, match=f"{name} has no copy on the Hub: give the folder that holds {folder}"):
-            planned_cells(name, None, TRANSFORM)
-    (cell,) = planned_cells("imagenet-r", None, TRANSFORM)
+            plan_cells(name, None, TRANSFORM)
+    (cell,) = plan_cells("imagenet-r", None, TRANSFORM)
     assert (cell.key, cell.class_list) == ("imagenet_r", "imagenet_r")
 
 
@@ -37,7 +37,7 @@ def test_corruptions_are_cells_of_the_fifteen_and_missing_folders_are_all_listed
             archive = "noise" if name.endswith("noise") else "."
             (tmp_path / "imagenet-c" / archive / name / str(severity)).mkdir(parents=True)
     planted.write(tmp_path / "imagenet-c" / "noise" / "shot_noise" / "2" / planted.names[3] / "a.png", 3)
-    cells = planned_cells("imagenet-c", tmp_path, TRANSFORM)
+    cells = plan_cells("imagenet-c", tmp_path, TRANSFORM)
     assert [cell.key for cell in cells] == [
         f"imagenet_c/{name}/{severity}" for name in BENCHMARK_CORRUPTIONS for severity in range(1, 6)
     ]
@@ -46,17 +46,17 @@ def test_corruptions_are_cells_of_the_fifteen_and_missing_folders_are_all_listed
     (tmp_path / "imagenet-c/fog/3").rmdir()
     (tmp_path / "imagenet-c/snow/1").rmdir()
     with pytest.raises(ValueError, match=r"2 of the folders .* are missing: snow/1, fog/3; unpack"):
-        planned_cells("imagenet-c", tmp_path, TRANSFORM)
-    assert len(planned_cells("imagenet-c", tmp_path, TRANSFORM, ["frost"])) == 5
+        plan_cells("imagenet-c", tmp_path, TRANSFORM)
+    assert len(plan_cells("imagenet-c", tmp_path, TRANSFORM, ["frost"])) == 5
     with pytest.raises(ValueError, match="the hold-outs gaussian_blur, saturate"):
-        planned_cells("imagenet-c", tmp_path, TRANSFORM, ["spatter"])
+        plan_cells("imagenet-c", tmp_path, TRANSFORM, ["spatter"])
     with pytest.raises(ValueError, match="the hold-outs gaussian_blur, saturate"):
-        checked_corruptions(["spatter"])
+        check_corruptions(["spatter"])
 
 
 def test_on_the_fly_cells_cover_the_benchmark(tmp_path):
     images = load_dataset("fractals:test_images_per_class=1", "test", cache_dir=tmp_path)
-    plan = planned_corruptions(images, TRANSFORM, seed=1)
+    plan = plan_corruptions(images, TRANSFORM, seed=1)
     assert [cell.key for cell in plan][:2] == ["clean", "corrupted/gaussian_noise/1"]
     assert len({cell.key for cell in plan}) == 76
     assert plan[40].open().change.name in plan[40].key
@@ -66,9 +66,9 @@ def test_the_watermark_is_asked_for_before_anything_is_measured(tmp_path, plante
     planted.write(tmp_path / "val" / planted.names[3] / "a.png", 3)
     monkeypatch.setitem(sys.modules, "imagenet_w", None)
     with pytest.raises(ImportError, match="pip install imagenet-w"):
-        planned_cells("imagenet-w", tmp_path, TRANSFORM)
+        plan_cells("imagenet-w", tmp_path, TRANSFORM)
     monkeypatch.setitem(
         sys.modules, "imagenet_w", SimpleNamespace(AddWatermark=lambda size: lambda view: view * 0 + 1)
     )
-    (cell,) = planned_cells("imagenet-w", tmp_path, TRANSFORM)
+    (cell,) = plan_cells("imagenet-w", tmp_path, TRANSFORM)
     assert (cell.open()[0]["pixel_values"] > 2).all()

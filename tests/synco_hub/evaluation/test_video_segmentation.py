@@ -16,9 +16,9 @@ from synco_hub.evaluation.video_segmentation import (
     VideoScores,
     evaluate_video_segmentation,
     frame_size,
-    propagated_masks,
+    measure_video,
+    propagate_masks,
     score_video,
-    video_metrics,
 )
 from synco_hub.metrics import contour_accuracy, region_similarity
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -108,7 +108,7 @@ def test_finished_videos_are_skipped_and_others_are_not(davis, tmp_path, monkeyp
     model = colour_reader()
     whole = evaluate_video_segmentation(model, videos, tmp_path / "whole", SETTINGS)
     measured = []
-    original = video_segmentation.propagated_masks
+    original = video_segmentation.propagate_masks
 
     def interrupted(model, video, *rest):
         measured.append(video.name)
@@ -116,7 +116,7 @@ def test_finished_videos_are_skipped_and_others_are_not(davis, tmp_path, monkeyp
             raise KeyboardInterrupt
         return original(model, video, *rest)
 
-    monkeypatch.setattr(video_segmentation, "propagated_masks", interrupted)
+    monkeypatch.setattr(video_segmentation, "propagate_masks", interrupted)
     with pytest.raises(KeyboardInterrupt):
         evaluate_video_segmentation(model, videos, output, SETTINGS)
     half = json.loads((output / RESULT_FILE).read_text())
@@ -172,7 +172,7 @@ def test_what_does_not_move_keeps_its_mask(tmp_path):
     for file in frames:
         Image.fromarray(colours).save(file)
     settings = replace(SETTINGS, topk=1, radius=0)
-    found = list(propagated_masks(model, DavisVideo("still", frames, frames), first, settings, None))
+    found = list(propagate_masks(model, DavisVideo("still", frames, frames), first, settings, None))
     assert len(found) == 3
     assert all(torch.equal(mask, first) and seconds >= 0 for mask, seconds in found)
 
@@ -231,7 +231,7 @@ def test_known_values_of_an_object_that_disappears():
     annotations[0, 0, 0] = annotations[4, 0, 0] = 1  # neither frame counts
     found = score_video("v", masks, annotations)
     assert found.region == found.contour == [[1.0, 0.0, 1.0]]
-    metrics = video_metrics([found])
+    metrics = measure_video([found])
     assert metrics["j_mean"] == metrics["f_mean"] == metrics["jf_mean"] == pytest.approx(200 / 3)
     assert metrics["j_recall"] == pytest.approx(200 / 3)
     assert "propagation_s_per_frame" not in metrics
@@ -243,7 +243,7 @@ def test_known_values_of_an_object_that_disappears():
 def test_objects_count_alike_not_videos():
     one = VideoScores("one", [[1.0, 1.0, 1.0]], [[0.5] * 3], [0.1] * 4)
     two = VideoScores("two", [[0.0] * 8, [0.25] * 8, [0.5] * 8], [[0.5] * 8] * 3, [0.2] * 9)
-    metrics = video_metrics([one, two])
+    metrics = measure_video([one, two])
     assert metrics["j_mean"] == pytest.approx(100 * np.mean([1.0, 0.0, 0.25, 0.5]))
     assert metrics["j_recall"] == pytest.approx(25.0)
     assert metrics["f_mean"] == pytest.approx(50.0)
@@ -255,7 +255,7 @@ def test_objects_count_alike_not_videos():
 def test_decay_is_what_is_lost():
     falling = VideoScores("v", [np.linspace(1, 0, 9).tolist()], [[1.0] * 9], [])
     # Quarters share their ends: frames 1-3 against 7-9.
-    assert video_metrics([falling])["j_decay"] == pytest.approx(100 * (0.875 - 0.125))
+    assert measure_video([falling])["j_decay"] == pytest.approx(100 * (0.875 - 0.125))
 
 
 def test_bad_input():

@@ -5,16 +5,16 @@ from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
 from synco_hub.errors import DoesNotApplyError
-from synco_hub.evaluation.dense_features import any_size_features
-from synco_hub.feature_pooling import feature_rule, image_features
+from synco_hub.evaluation.dense_features import compute_any_size_features
+from synco_hub.feature_pooling import compute_image_features, find_feature_rule
 from synco_hub.hub.loading import (
     HEAD_FACTS,
     LinearHead,
     check_model_name,
+    describe_model_facts,
     load_classifier,
     load_model,
     load_with_head,
-    model_facts,
     save_classifier,
 )
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
@@ -60,7 +60,7 @@ def test_timms_other_families_load_too(monkeypatch, name):
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
     model, _ = load_model(f"timm:{name}")
     with torch.no_grad():
-        assert image_features(model, torch.randn(1, 3, 192, 160), feature_rule(model)).shape[0] == 1
+        assert compute_image_features(model, torch.randn(1, 3, 192, 160), find_feature_rule(model)).shape[0] == 1
 
 
 def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeypatch):
@@ -68,7 +68,7 @@ def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeyp
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
     model, processor = load_model("timm:vit_tiny_patch16_224")
     assert not model.training
-    assert model_facts(model, processor) == (
+    assert describe_model_facts(model, processor) == (
         "feature: [CLS] token after the final norm; images: resize 248 bicubic, centre crop 224"
     )
     assert list(processor.image_mean) == [0.5, 0.5, 0.5]
@@ -77,9 +77,9 @@ def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeyp
     fixed.load_state_dict(model.state_dict())
     with torch.no_grad():
         assert torch.equal(model(pixels), fixed(pixels))
-        assert any_size_features(model, pixels[..., :64, :96], feature_rule(model)).shape == (1, 192)
+        assert compute_any_size_features(model, pixels[..., :64, :96], find_feature_rule(model)).shape == (1, 192)
         with pytest.raises(ValueError, match="is 60x96, which is not cut into whole patches of 16x16"):
-            any_size_features(model, pixels[..., :60, :96], feature_rule(model))
+            compute_any_size_features(model, pixels[..., :60, :96], find_feature_rule(model))
     with pytest.raises(ValueError, match=r"no model 'vit_tini_patch16_224'.*vit_tiny_patch16_224"):
         load_model("timm:vit_tini_patch16_224")
 

@@ -276,7 +276,7 @@ def test_the_revision_of_a_published_checkpoint_is_its_repositorys(home, monkeyp
 
 
 def test_a_small_checkpoint_is_made_by_the_demonstration_not_converted(home):
-    message = short_names.missing_message("moby-vit-nano")
+    message = short_names.describe_missing("moby-vit-nano")
     assert "synco-hub demo --method moby" in message
     assert "convert" not in message
 

@@ -9,7 +9,7 @@ import scipy.ndimage
 import torch
 
 from synco_hub.metrics import contour_accuracy, region_similarity, sequence_statistics
-from synco_hub.metrics.video_segmentation import dilated, mask_outline
+from synco_hub.metrics.video_segmentation import dilate, mask_outline
 
 
 def region_by_hand(mask, target, void):
@@ -110,7 +110,7 @@ def test_dilation_is_that_of_other_libraries(radius):
     mask = torch.rand(2, 30, 37, generator=torch.Generator().manual_seed(radius)) < 0.01
     reach = np.arange(-radius, radius + 1)
     disk = (reach[:, None] ** 2 + reach[None] ** 2) <= radius**2
-    for grown, one in zip(dilated(mask, radius).numpy(), mask.numpy(), strict=True):
+    for grown, one in zip(dilate(mask, radius).numpy(), mask.numpy(), strict=True):
         assert np.array_equal(grown, scipy.ndimage.binary_dilation(one, disk))
         assert np.array_equal(grown, cv2.dilate(one.astype(np.uint8), disk.astype(np.uint8)).astype(bool))
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 
 from synco_hub.models import BACKBONES, SynCoConfig
-from synco_hub.models.backbones_synco import build_backbone, is_vision_transformer, specification_of, suggest
+from synco_hub.models.backbones_synco import build_backbone, find_specification, is_vision_transformer, suggest
 
 
 def _on_meta(**numbers) -> nn.Module:
@@ -80,26 +80,26 @@ def test_short_names_are_headless_networks_of_their_family():
     ],
 )
 def test_timm_names_are_described_by_their_own_numbers(timm_name, family, dim, depth, heads, patch, size):
-    found = specification_of(timm_name)
+    found = find_specification(timm_name)
     assert (found.family, found.embed_dim, found.depth, found.num_heads) == (family, dim, depth, heads)
     assert (found.patch_size, found.image_size) == (patch, size)
 
 
 def test_asking_for_a_timm_name_draws_no_random_numbers():
-    specification_of.cache_clear()
+    find_specification.cache_clear()
     before = torch.random.get_rng_state()
-    specification_of("deit_tiny_patch16_224")
-    specification_of("swin_small_patch4_window7_224")
+    find_specification("deit_tiny_patch16_224")
+    find_specification("swin_small_patch4_window7_224")
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_unknown_names_are_answered_with_the_nearest_ones():
     with pytest.raises(ValueError, match=r"backbone='deits' is unknown.*Did you mean 'deit-s'"):
-        specification_of("deits")
+        find_specification("deits")
     with pytest.raises(ValueError, match=r"Did you mean .*'swin_tiny_patch4_window7_224'"):
-        specification_of("swin_tiny_patch4_window7_225")
+        find_specification("swin_tiny_patch4_window7_225")
     with pytest.raises(ValueError, match=r"use a short name \(deit-t, deit-s, .*\)\S* or the name of a timm") as error:
-        specification_of("zzz")
+        find_specification("zzz")
     assert "Did you mean" not in str(error.value)
 
 
@@ -107,7 +107,7 @@ def test_unknown_names_are_answered_with_the_nearest_ones():
 def test_other_timm_networks_are_refused_without_building_them(name, monkeypatch):
     monkeypatch.setattr(timm, "create_model", lambda *args, **kwargs: pytest.fail("was built"))
     with pytest.raises(ValueError, match=f"backbone='{name}' is neither a ViT nor a Swin.*deit-s"):
-        specification_of(name)
+        find_specification(name)
 
 
 def _eps(network) -> dict[str, float]:

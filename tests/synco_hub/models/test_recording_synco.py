@@ -3,7 +3,7 @@ import torch
 
 from synco_hub.models import SynCoConfig
 from synco_hub.models.backbones_synco import build_backbone
-from synco_hub.models.recording_synco import attention_modules, recording, use_fused_attention
+from synco_hub.models.recording_synco import find_attention_modules, record_attention, use_fused_attention
 
 
 def _state(backbone) -> list[tuple[object, ...]]:
@@ -16,10 +16,10 @@ def _state(backbone) -> list[tuple[object, ...]]:
 def test_records_every_forward_in_order_and_leaves_no_trace(name, blocks, states):
     backbone = build_backbone(SynCoConfig(name)).eval()
     use_fused_attention(backbone, True)
-    attention_modules(backbone)[1].fused_attn = False  # somebody's own choice is kept
+    find_attention_modules(backbone)[1].fused_attn = False  # somebody's own choice is kept
     before = _state(backbone)
     images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(41))
-    with recording(backbone, attentions=True, hidden_states=True) as recorded, torch.no_grad():
+    with record_attention(backbone, attentions=True, hidden_states=True) as recorded, torch.no_grad():
         backbone.forward_features(images)
         assert len(recorded.attentions) == blocks
         assert len(recorded.hidden_states) == states
@@ -40,7 +40,7 @@ def test_leaves_no_trace_after_an_exception(name):
     too_few_channels = torch.zeros(1, 1, 32, 32)
     with (
         pytest.raises(RuntimeError, match="channels"),
-        recording(backbone, attentions=True, hidden_states=True),
+        record_attention(backbone, attentions=True, hidden_states=True),
     ):
         backbone.forward_features(too_few_channels)
     assert _state(backbone) == before
@@ -52,13 +52,13 @@ def test_records_only_what_is_wanted(name):
     use_fused_attention(backbone, True)
     images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(42))
     with torch.no_grad():
-        with recording(backbone, attentions=False, hidden_states=True) as recorded:
-            assert all(module.fused_attn for module in attention_modules(backbone))
+        with record_attention(backbone, attentions=False, hidden_states=True) as recorded:
+            assert all(module.fused_attn for module in find_attention_modules(backbone))
             backbone.forward_features(images)
         assert not recorded.attentions
         assert recorded.hidden_states
         before = _state(backbone)
-        with recording(backbone, attentions=False, hidden_states=False) as recorded:
+        with record_attention(backbone, attentions=False, hidden_states=False) as recorded:
             assert _state(backbone) == before
             backbone.forward_features(images)
         assert not recorded.attentions
@@ -70,12 +70,12 @@ def test_fused_and_unfused_is_a_switch_where_there_is_one():
         backbone = build_backbone(SynCoConfig(name))
         for fused in (True, False, True):
             use_fused_attention(backbone, fused)
-            assert {module.fused_attn for module in attention_modules(backbone)} == {fused}
+            assert {module.fused_attn for module in find_attention_modules(backbone)} == {fused}
     with torch.device("meta"):
         second_version = build_backbone(SynCoConfig("swin-v2-t"))
     use_fused_attention(second_version, True)
-    assert len(attention_modules(second_version)) == 12
-    assert not any(hasattr(module, "fused_attn") for module in attention_modules(second_version))
+    assert len(find_attention_modules(second_version)) == 12
+    assert not any(hasattr(module, "fused_attn") for module in find_attention_modules(second_version))
 
 
 def test_blocks_that_hide_their_attention_are_named_instead_of_returning_nothing():
@@ -83,6 +83,6 @@ def test_blocks_that_hide_their_attention_are_named_instead_of_returning_nothing
         parallel = build_backbone(SynCoConfig("vit_base_patch16_xp_224", depth=1))
     with (
         pytest.raises(ValueError, match="VisionTransformer do not show their attention: leave output_attentions out"),
-        recording(parallel, attentions=True, hidden_states=False),
+        record_attention(parallel, attentions=True, hidden_states=False),
     ):
         pass

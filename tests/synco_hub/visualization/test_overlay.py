@@ -17,7 +17,7 @@ from synco_hub.visualization.overlay import (
     overlay,
     relative_to_maximum,
     relative_to_range,
-    same_part,
+    show_same_part,
 )
 
 
@@ -135,7 +135,7 @@ def test_unusable_pictures_are_refused(size, detail, message):
 def test_the_same_crop_in_other_pixels_is_the_same_part_and_another_crop_is_not():
     picture = gradient(300, 200)
     small, large = (prepared_image(picture, image_processor(side)).shown for side in (32, 64))
-    assert same_part(small, large)
+    assert show_same_part(small, large)
     narrow = ViTImageProcessor(size={"shortest_edge": 96}, do_center_crop=True, crop_size={"height": 32, "width": 32})
-    assert not same_part(small, prepared_image(picture, narrow).shown)
-    assert not same_part(small, small[:, :24])
+    assert not show_same_part(small, prepared_image(picture, narrow).shown)
+    assert not show_same_part(small, small[:, :24])

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 
 from synco_hub.data import EvaluationTransform, load_dataset
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 from synco_hub.models import image_processor
 from trainers.classification.data import AugmentedDataset, CropAndFlip, FeatureDataset, data_source, load_labelled_data
 from trainers.classification.settings import LabelledDataArguments
@@ -76,10 +76,10 @@ def test_views_depend_on_seed_epoch_and_index_alone(dataset):
 def test_only_crop_and_flip_are_drawn():
     """A picture of one colour stays that colour; half of all views of a gradient are mirrored."""
     transform = CropAndFlip(EvaluationTransform(16))
-    plain = transform(np.full((30, 40, 3), (200, 100, 50), dtype=np.uint8), random_key(1))
+    plain = transform(np.full((30, 40, 3), (200, 100, 50), dtype=np.uint8), derive_random_key(1))
     assert torch.allclose(plain, plain[:, :1, :1].expand_as(plain))
     ramp = np.array(Image.linear_gradient("L").rotate(90).convert("RGB"))
-    rising = [bool((view := transform(ramp, random_key(9, i)))[0, 8, 15] > view[0, 8, 0]) for i in range(200)]
+    rising = [bool((view := transform(ramp, derive_random_key(9, i)))[0, 8, 15] > view[0, 8, 0]) for i in range(200)]
     assert 60 < sum(rising) < 140
 
 

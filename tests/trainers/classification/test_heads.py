@@ -9,8 +9,8 @@ from trainers.classification.heads import (
     LinearHeads,
     check_fine_tunable,
     classification_loss,
+    make_classifier,
     mask_targets,
-    new_classifier,
 )
 
 
@@ -51,7 +51,7 @@ def home(tmp_path, monkeypatch):
 def test_our_backbone_keeps_its_weights_and_gets_names_and_dropout(tmp_path):
     network = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
     network.save_pretrained(tmp_path / "m")
-    model = new_classifier(str(tmp_path / "m"), TARGETS, 0.3)
+    model = make_classifier(str(tmp_path / "m"), TARGETS, 0.3)
     assert model.dropout.p == model.config.classifier_dropout == 0.3
     assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
     assert not model.synco.backbone.pos_embed.requires_grad
@@ -62,7 +62,7 @@ def test_our_backbone_keeps_its_weights_and_gets_names_and_dropout(tmp_path):
 def test_a_foreign_head_is_drawn_anew_and_dropout_leaves_its_names(tmp_path):
     old = ViTForImageClassification(TINY)
     old.save_pretrained(tmp_path / "vit")
-    model = new_classifier(str(tmp_path / "vit"), TARGETS, 0.5)
+    model = make_classifier(str(tmp_path / "vit"), TARGETS, 0.5)
     assert not torch.equal(model.classifier.weight, old.classifier.weight)
     assert set(model.state_dict()) == set(old.state_dict())
     images = torch.randn(4, 3, 16, 16)
@@ -79,12 +79,12 @@ def test_what_cannot_be_tuned(tmp_path):
         tmp_path / "resnet"
     )
     with pytest.raises(ValueError, match="no linear layer named classifier"):
-        new_classifier(str(tmp_path / "resnet"), TARGETS, 0.1)
+        make_classifier(str(tmp_path / "resnet"), TARGETS, 0.1)
     broken = ViTModel(TINY, add_pooling_layer=False)
     weights = {name: value for name, value in broken.state_dict().items() if "norm" not in name}
     broken.save_pretrained(tmp_path / "broken", state_dict=weights)
     with pytest.raises(ValueError, match="weights of its backbone are missing"):
-        new_classifier(str(tmp_path / "broken"), TARGETS, 0.1)
+        make_classifier(str(tmp_path / "broken"), TARGETS, 0.1)
 
 
 def test_unreadable_images_do_not_count():

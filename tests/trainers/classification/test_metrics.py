@@ -1,6 +1,6 @@
 import pytest
 
-from trainers.classification.metrics import final_metrics, log_metrics
+from trainers.classification.metrics import choose_final_metrics, log_metrics
 
 LOG = [
     {"loss": 2.0, "epoch": 0.5},
@@ -10,7 +10,7 @@ LOG = [
 
 
 def test_last_epoch_and_best_epoch_are_told_apart():
-    metrics, choice = final_metrics(LOG, ["_lr1", "_lr2"], "top1")
+    metrics, choice = choose_final_metrics(LOG, ["_lr1", "_lr2"], "top1")
     assert metrics == {
         "top1_last_epoch": 40.0,
         "top5_last_epoch": 41.0,
@@ -23,13 +23,13 @@ def test_last_epoch_and_best_epoch_are_told_apart():
 
 
 def test_a_single_classifier_is_not_repeated():
-    metrics, _ = final_metrics([{"epoch": 3, "eval_map_11_point": 5.0}], [""], "map_11_point")
+    metrics, _ = choose_final_metrics([{"epoch": 3, "eval_map_11_point": 5.0}], [""], "map_11_point")
     assert metrics == {"map_11_point_last_epoch": 5.0, "map_11_point_best_epoch": 5.0}
 
 
 def test_nothing_measured():
     with pytest.raises(ValueError, match="no epoch was measured"):
-        final_metrics(LOG[:1], [""], "top1")
+        choose_final_metrics(LOG[:1], [""], "top1")
 
 
 def test_metrics_are_shown_a_line_each(caplog):

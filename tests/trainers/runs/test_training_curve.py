@@ -1,7 +1,7 @@
 import pytest
 from PIL import Image
 
-from trainers.runs.training_curve import save_training_curve, series, training_curve
+from trainers.runs.training_curve import draw_training_curve, save_training_curve, series
 
 HISTORY = [
     {"step": 10, "loss": 9.0, "contrast_accuracy": 0.1, "synthetic_active": 0.0, "learning_rate": 1e-4},
@@ -19,7 +19,7 @@ def test_a_series_has_the_steps_at_which_it_was_logged():
 
 
 def test_the_panels_show_the_logged_numbers_and_no_others():
-    figure = training_curve(HISTORY, "moby on fractals")
+    figure = draw_training_curve(HISTORY, "moby on fractals")
     assert [axis.get_title() for axis in figure.axes] == [
         "loss",
         "contrast accuracy",

@@ -12,8 +12,8 @@ from PIL import Image
 
 from synco_hub.data.catalog import loading as catalog_loading
 from synco_hub.data.catalog.loading import load_catalog_folder
-from synco_hub.data.catalog.sets import CATALOG, catalog_row
-from synco_hub.data.class_lists import class_list
+from synco_hub.data.catalog.sets import CATALOG, find_catalog_row
+from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.loading import load_dataset
 from synco_hub.data.table_source import TableSource
 from synco_hub.data.tables import TableDataset
@@ -49,7 +49,7 @@ def write_copy(root: Path, name: str) -> None:
         if label_column == "cls":
             feature = datasets.Value("int64")
         elif label_column == "wnid":
-            feature, labels = datasets.Value("string"), [class_list("imagenet_r")[label] for label in labels]
+            feature, labels = datasets.Value("string"), [read_class_list("imagenet_r")[label] for label in labels]
         columns = {image_column: [png(number), png(number + 1)], label_column: labels, "coarse_label": [0, 0]}
         features = {image_column: datasets.Image(), label_column: feature, "coarse_label": datasets.ClassLabel(2)}
         table = datasets.Dataset.from_dict(columns, features=datasets.Features(features))
@@ -118,7 +118,7 @@ def test_some_rows_of_a_table_of_bare_numbers_have_the_classes_of_the_set(tmp_pa
         table.to_parquet(tmp_path / f"{stored}-0.parquet", batch_size=5)
     images = load_dataset(DatasetChoice("flowers102", data_dir=str(tmp_path)), "test", max_images=6)
     assert (len(images), images.num_classes, images.description.num_classes) == (6, 102, 102)
-    assert images.class_names == list(class_list("flowers102"))
+    assert images.class_names == list(read_class_list("flowers102"))
     assert "catalog has" not in caplog.text
     with pytest.raises(ValueError, match="30 classes, where flowers102 has 102"):
         load_dataset(DatasetChoice("flowers102", data_dir=str(tmp_path)), "test")
@@ -182,7 +182,7 @@ def test_imagenet_as_webdataset(tmp_path: Path):
     )
     assert (train.labels.tolist(), test.labels.tolist(), train.num_classes) == ([999, 3], [7], 1000)
     assert train.load_image(1).getpixel((0, 0)) == (3, 3, 3)
-    assert train.class_names[999] == class_list("imagenet_1k")[999]
+    assert train.class_names[999] == read_class_list("imagenet_1k")[999]
 
 
 @pytest.mark.parametrize("extension", ["webp", "jpg"])
@@ -196,7 +196,7 @@ def test_sketches_as_webdataset(extension: str, tmp_path: Path):
 def test_voc_as_the_copies_have_it(tmp_path: Path):
     """Rows of 0 and 1 as webdataset, lists of classes, lists of names."""
     rows = (np.random.default_rng(2).random((3, 20)) < 0.3).astype(np.int64)
-    names = class_list("voc2007")
+    names = read_class_list("voc2007")
     samples = []
     for row in rows:
         stream = io.BytesIO()
@@ -274,20 +274,20 @@ def images(root: Path, *names: str) -> Path:
 
 
 def test_imagenet_labels_are_those_of_all_thousand_classes(tmp_path: Path):
-    wnids = class_list("imagenet_1k")
+    wnids = read_class_list("imagenet_1k")
     root = images(tmp_path, f"train/{wnids[7]}/a.JPEG", f"train/{wnids[993]}/b.JPEG", f"val/{wnids[993]}/c.JPEG")
-    train = load_catalog_folder(catalog_row("imagenet-1k"), root, "train")
+    train = load_catalog_folder(find_catalog_row("imagenet-1k"), root, "train")
     assert (train.labels.tolist(), train.num_classes) == ([7, 993], 1000)
-    assert load_catalog_folder(catalog_row("imagenet-1k"), root, "test").labels.tolist() == [993]
+    assert load_catalog_folder(find_catalog_row("imagenet-1k"), root, "test").labels.tolist() == [993]
 
 
 def test_imagenet_100_is_taken_out_of_imagenet(tmp_path: Path):
-    hundred, thousand = class_list("imagenet_100"), class_list("imagenet_1k")
+    hundred, thousand = read_class_list("imagenet_100"), read_class_list("imagenet_1k")
     others = [wnid for wnid in thousand if wnid not in hundred][:3]
     folders = [*reversed(hundred), *others]
     root = images(tmp_path, *(f"{split}/{wnid}/{split}.png" for split in ("train", "val") for wnid in folders))
     for split in ("train", "test"):
-        found = load_catalog_folder(catalog_row("imagenet-100"), root, split)
+        found = load_catalog_folder(find_catalog_row("imagenet-100"), root, split)
         assert found.class_names == list(hundred)
         assert sorted(found.labels.tolist()) == list(range(100))
         for index in range(len(found)):
@@ -298,29 +298,29 @@ def test_imagenet_100_is_taken_out_of_imagenet(tmp_path: Path):
 def test_version_2_reads_folders_as_numbers(tmp_path: Path):
     inside = "imagenetv2-top-images-format-val"
     root = images(tmp_path, *(f"{inside}/{number}/x.jpeg" for number in range(111)))
-    found = load_catalog_folder(catalog_row("imagenet-v2-top-images"), root, "test")
+    found = load_catalog_folder(find_catalog_row("imagenet-v2-top-images"), root, "test")
     assert found.num_classes == 1000
     assert all(int(found.name(index).split("/")[1]) == found.labels[index] for index in range(111))
 
 
 def test_corruptions_without_the_hold_outs(tmp_path: Path):
-    wnid = class_list("imagenet_1k")[4]
+    wnid = read_class_list("imagenet_1k")[4]
     names = [f"{corruption}/{severity}/{wnid}/x.JPEG" for corruption in ("fog", "spatter") for severity in (1, 5)]
     root = images(tmp_path, *names)
-    found = load_catalog_folder(catalog_row("imagenet-c"), root, "test")
+    found = load_catalog_folder(find_catalog_row("imagenet-c"), root, "test")
     assert list(found.names) == names[:2]
     assert found.labels.tolist() == [4, 4]
-    assert len(load_catalog_folder(catalog_row("imagenet-c"), root / "fog/5", "test")) == 1
+    assert len(load_catalog_folder(find_catalog_row("imagenet-c"), root / "fog/5", "test")) == 1
 
 
 def test_a_subset_of_200_counts_from_its_own_list(tmp_path: Path):
-    wnids = class_list("imagenet_r")
+    wnids = read_class_list("imagenet_r")
     root = images(tmp_path, f"imagenet-r/{wnids[199]}/a.jpg", f"imagenet-r/{wnids[3]}/b.jpg")
-    found = load_catalog_folder(catalog_row("imagenet-r"), root, "test")
+    found = load_catalog_folder(find_catalog_row("imagenet-r"), root, "test")
     assert (sorted(found.labels.tolist()), found.num_classes) == ([3, 199], 200)
-    stranger = next(wnid for wnid in class_list("imagenet_1k") if wnid not in class_list("imagenet_a"))
+    stranger = next(wnid for wnid in read_class_list("imagenet_1k") if wnid not in read_class_list("imagenet_a"))
     with pytest.raises(ValueError, match="not among the 200 of this set"):
-        load_catalog_folder(catalog_row("imagenet-a"), images(tmp_path / "a", f"{stranger}/a.jpg"), "test")
+        load_catalog_folder(find_catalog_row("imagenet-a"), images(tmp_path / "a", f"{stranger}/a.jpg"), "test")
 
 
 def test_the_draw_takes_thirty_a_class_and_is_the_seeds(tmp_path: Path):
@@ -328,7 +328,7 @@ def test_the_draw_takes_thirty_a_class_and_is_the_seeds(tmp_path: Path):
         f"{name}/image_{number:04d}.jpg" for name, count in (("ant", 33), ("crab", 41)) for number in range(count)
     ]
     root = images(tmp_path / "101_ObjectCategories", *names)
-    row = catalog_row("caltech101")
+    row = find_catalog_row("caltech101")
     train, test = (load_catalog_folder(row, root, split, seed=3) for split in ("train", "test"))
     assert train.labels.tolist() == [0] * 30 + [1] * 30
     assert test.labels.tolist() == [0] * 3 + [1] * 11
@@ -341,14 +341,14 @@ def test_the_draw_takes_thirty_a_class_and_is_the_seeds(tmp_path: Path):
 def test_too_few_images_for_the_draw(tmp_path: Path):
     root = images(tmp_path, *(f"ant/{number}.jpg" for number in range(30)))
     with pytest.raises(ValueError, match="no more than 30 images"):
-        load_catalog_folder(catalog_row("caltech101"), root, "train")
+        load_catalog_folder(find_catalog_row("caltech101"), root, "train")
 
 
 def test_another_layout_is_not_guessed(tmp_path: Path):
     root = images(tmp_path, "images/banded/a.jpg", "images/braided/b.jpg")
     with pytest.raises(ValueError, match=r"labels/train1.txt.* were not found.*dtd is read as .*train/<class>/"):
-        load_catalog_folder(catalog_row("dtd"), root, "train")
+        load_catalog_folder(find_catalog_row("dtd"), root, "train")
     sorted_by_hand = images(tmp_path / "sorted", "train/banded/a.jpg", "test/banded/b.jpg")
-    assert len(load_catalog_folder(catalog_row("dtd"), sorted_by_hand, "test")) == 1
+    assert len(load_catalog_folder(find_catalog_row("dtd"), sorted_by_hand, "test")) == 1
     with pytest.raises(ValueError, match="no image in a class folder"):
-        load_catalog_folder(catalog_row("imagenet-a"), images(tmp_path / "loose", "a.jpg"), "test")
+        load_catalog_folder(find_catalog_row("imagenet-a"), images(tmp_path / "loose", "a.jpg"), "test")

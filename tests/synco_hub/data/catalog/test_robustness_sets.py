@@ -7,20 +7,25 @@ import pytest
 from PIL import Image
 
 from synco_hub.data import load_dataset
-from synco_hub.data.catalog.loading import corruption_folders, folder_of_set, load_known_images, require_every_class
+from synco_hub.data.catalog.loading import (
+    find_corruption_folders,
+    find_set_folder,
+    load_known_images,
+    require_every_class,
+)
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG
-from synco_hub.data.class_lists import class_list
-from synco_hub.data.image_folder import image_files
+from synco_hub.data.class_lists import read_class_list
+from synco_hub.data.image_folder import list_image_files
 from synco_hub.settings import DatasetChoice
 
-THOUSAND = class_list("imagenet_1k")
+THOUSAND = read_class_list("imagenet_1k")
 FOLDERS = {
     "imagenet-v2-matched-frequency": ("imagenetv2-matched-frequency-format-val", "0"),
     "imagenet-v2-threshold0.7": ("imagenetv2-threshold0.7-format-val", "10"),
     "imagenet-v2-top-images": ("imagenetv2-top-images-format-val", "100"),
-    "imagenet-a": ("imagenet-a", class_list("imagenet_a")[5]),
-    "imagenet-r": ("imagenet-r", class_list("imagenet_r")[7]),
-    "imagenet-o": ("imagenet-o", class_list("imagenet_o")[9]),
+    "imagenet-a": ("imagenet-a", read_class_list("imagenet_a")[5]),
+    "imagenet-r": ("imagenet-r", read_class_list("imagenet_r")[7]),
+    "imagenet-o": ("imagenet-o", read_class_list("imagenet_o")[9]),
     "imagenet-sketch": ("sketch", THOUSAND[11]),
     "imagenet-1k": ("imagenet/val", THOUSAND[13]),
 }
@@ -46,21 +51,21 @@ def test_each_set_is_found_among_the_others(name: str, archives: Path) -> None:
     row = CATALOG[name]
     found = load_dataset(DatasetChoice(name, data_dir=str(archives)), "test")
     assert [found.name(index) for index in range(len(found))] == [f"{class_name}/x.png"]
-    names = class_list(str(row.class_list))
+    names = read_class_list(str(row.class_list))
     assert found.labels.tolist() == [int(class_name) if class_name.isdecimal() else names.index(class_name)]
     assert (found.class_names, found.description.name, found.description.split) == (list(names), name, "test")
     own = archives / folder.removesuffix("/val")
-    assert folder_of_set(name, archives) == folder_of_set(name, own) == own
+    assert find_set_folder(name, archives) == find_set_folder(name, own) == own
     again = load_dataset(DatasetChoice(name, data_dir=str(own)), "test")
     assert again.description == found.description
 
 
 def test_another_name_of_a_folder_is_found_and_none_is_an_error_that_names_them(tmp_path: Path) -> None:
-    wnid = class_list("imagenet_a")[0]
+    wnid = read_class_list("imagenet_a")[0]
     assert (
-        folder_of_set("imagenet-sketch", images(tmp_path / "s", "imagenet-sketch/n/x.png")).name == "imagenet-sketch"
+        find_set_folder("imagenet-sketch", images(tmp_path / "s", "imagenet-sketch/n/x.png")).name == "imagenet-sketch"
     )
-    assert folder_of_set("imagenet-w", images(tmp_path / "w", f"ILSVRC2012/val/{wnid}/x.png")).name == "ILSVRC2012"
+    assert find_set_folder("imagenet-w", images(tmp_path / "w", f"ILSVRC2012/val/{wnid}/x.png")).name == "ILSVRC2012"
     for name, looked_for in (
         ("imagenet-a", "imagenet-a/"),
         ("imagenet-1k", "imagenet/val/, imagenet-1k/val/, ILSVRC2012/val/, val/"),
@@ -68,9 +73,9 @@ def test_another_name_of_a_folder_is_found_and_none_is_an_error_that_names_them(
     ):
         # A folder of classes by another name could be of any of the sets.
         with pytest.raises(FileNotFoundError, match=f"{name} is not in .*: looked for {looked_for}"):
-            folder_of_set(name, images(tmp_path / "other", f"{wnid}/x.png"))
+            find_set_folder(name, images(tmp_path / "other", f"{wnid}/x.png"))
     with pytest.raises(FileNotFoundError, match="imagenet-a is not in"):
-        folder_of_set("imagenet-a", tmp_path / "nowhere" / "imagenet-a")
+        find_set_folder("imagenet-a", tmp_path / "nowhere" / "imagenet-a")
 
 
 def test_the_test_images_of_imagenet_need_no_training_images(tmp_path: Path) -> None:
@@ -88,9 +93,9 @@ def test_one_corruption_reads_one_folder_alone(archives: Path, monkeypatch: pyte
 
     def listed(folder: Path) -> list[str]:
         read.append(folder)
-        return image_files(folder)
+        return list_image_files(folder)
 
-    monkeypatch.setattr("synco_hub.data.catalog.loading.image_files", listed)
+    monkeypatch.setattr("synco_hub.data.catalog.loading.list_image_files", listed)
     for data_dir in (archives, archives / "imagenet-c"):
         for corruption, label, place in (("fog", 2, "weather/fog/3"), ("frost", 4, "frost/3")):
             choice = DatasetChoice("imagenet-c", data_dir=str(data_dir), config=f"{corruption}/3")
@@ -114,23 +119,23 @@ def test_every_folder_of_the_corruptions_is_there_or_all_missing_ones_are_named(
         for severity in range(1, 6):
             above = ["", "noise/", "blur/"][number % 3]
             (tmp_path / f"ImageNet-C/{above}{name}/{severity}").mkdir(parents=True)
-    found = corruption_folders(tmp_path)
+    found = find_corruption_folders(tmp_path)
     assert list(found) == [(name, severity) for name in BENCHMARK_CORRUPTIONS for severity in range(1, 6)]
     assert all((place.parent.name, int(place.name)) == key for key, place in found.items())
-    assert list(corruption_folders(tmp_path / "ImageNet-C", ["fog"])) == [
+    assert list(find_corruption_folders(tmp_path / "ImageNet-C", ["fog"])) == [
         ("fog", severity) for severity in range(1, 6)
     ]
     for key in (("fog", 2), ("shot_noise", 5)):
         os.rmdir(found[key])
     with pytest.raises(ValueError, match=r"2 of the folders .* are missing: shot_noise/5, fog/2; unpack"):
-        corruption_folders(tmp_path)
-    assert len(corruption_folders(tmp_path, ["snow", "frost"])) == 10
+        find_corruption_folders(tmp_path)
+    assert len(find_corruption_folders(tmp_path, ["snow", "frost"])) == 10
     with pytest.raises(FileNotFoundError, match="imagenet-c is not in"):
-        corruption_folders(tmp_path / "elsewhere")
+        find_corruption_folders(tmp_path / "elsewhere")
 
 
 def test_known_images_are_those_of_the_200_classes(tmp_path: Path) -> None:
-    wnids = class_list("imagenet_o")
+    wnids = read_class_list("imagenet_o")
     others = [name for name in THOUSAND if name not in wnids][:3]
     root = images(tmp_path, *(f"imagenet/val/{name}/x.png" for name in (*others, *wnids)))
     for data_dir in (root, root / "imagenet"):
@@ -146,7 +151,7 @@ def test_known_images_are_those_of_the_200_classes(tmp_path: Path) -> None:
 
 
 def test_a_part_of_an_archive_is_refused_where_all_classes_count(tmp_path: Path) -> None:
-    wnids = class_list("imagenet_r")
+    wnids = read_class_list("imagenet_r")
     root = images(tmp_path, *(f"imagenet-r/{name}/x.png" for name in wnids))
     choice = DatasetChoice("imagenet-r", data_dir=str(root))
     assert len(require_every_class(load_dataset(choice, "test"))) == 200

@@ -12,18 +12,18 @@ from synco_hub.data.catalog.sets import (
     CATALOG,
     END,
     ROBUSTNESS_ROWS,
-    catalog_markdown,
-    catalog_row,
-    row_meant,
+    find_catalog_row,
+    find_row_meant,
+    format_catalog,
 )
 from synco_hub.metrics.corruption_error import ALEXNET_ERRORS
-from synco_hub.paper_tables import paper_table
+from synco_hub.paper_tables import read_paper_table
 
 
 def test_every_set_of_table_9_stands_there_with_its_printed_numbers():
     rows = [row for row in CATALOG.values() if row.in_table_9]
     printed = {
-        line["dataset"]: {key: int(line[key]) for key in ("classes", "train", "test")} for line in paper_table(9)
+        line["dataset"]: {key: int(line[key]) for key in ("classes", "train", "test")} for line in read_paper_table(9)
     }
     assert {row.title: row.table_9 for row in rows} == printed
 
@@ -56,16 +56,16 @@ def test_rows_are_complete_and_names_unique():
 @pytest.mark.parametrize(("slip", "meant"), [("imagnet-100", "imagenet-100"), ("cifar-10", "cifar10")])
 def test_a_slip_names_the_nearest(slip: str, meant: str):
     with pytest.raises(ValueError, match=rf"Did you mean .*{meant}"):
-        catalog_row(slip)
+        find_catalog_row(slip)
 
 
 def test_a_folder_hides_a_bare_name_only(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    assert row_meant("dtd") is CATALOG["dtd"]
-    assert row_meant("./dtd") is row_meant("nothing") is None
+    assert find_row_meant("dtd") is CATALOG["dtd"]
+    assert find_row_meant("./dtd") is find_row_meant("nothing") is None
     (tmp_path / "dtd").mkdir()
-    assert row_meant("dtd") is None
-    assert row_meant("dtd", data_dir="dtd") is row_meant("dtd", dataset_id="someone/dtd") is CATALOG["dtd"]
+    assert find_row_meant("dtd") is None
+    assert find_row_meant("dtd", data_dir="dtd") is find_row_meant("dtd", dataset_id="someone/dtd") is CATALOG["dtd"]
 
 
 ROWS = {row.name: row for row in ROBUSTNESS_ROWS}
@@ -107,16 +107,16 @@ def test_the_readme_has_the_table_of_the_catalog():
     text = README.read_text(encoding="utf-8")
     assert (text.count(BEGIN), text.count(END)) == (1, 1)
     block = text.split(BEGIN)[1].split(END)[0]
-    assert block.strip() == catalog_markdown(CATALOG.values()).strip()
+    assert block.strip() == format_catalog(CATALOG.values()).strip()
 
 
 def test_the_command_prints_it():
     printed = invoke(["data", "list", "--markdown"]).output
-    assert printed == catalog_markdown(CATALOG.values())
+    assert printed == format_catalog(CATALOG.values())
 
 
 def test_every_row_has_its_numbers():
-    lines = catalog_markdown(CATALOG.values()).splitlines()
+    lines = format_catalog(CATALOG.values()).splitlines()
     assert len(lines) == len(CATALOG) + 2
     assert {line.count("|") for line in lines} == {8}
     flowers = next(line for line in lines if line.startswith("| `flowers102`"))

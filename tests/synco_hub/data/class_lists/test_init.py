@@ -2,7 +2,7 @@ import pkgutil
 
 import pytest
 
-from synco_hub.data.class_lists import CLASS_LISTS, class_list, imagenet_indices
+from synco_hub.data.class_lists import CLASS_LISTS, imagenet_indices, read_class_list
 
 
 def timm_list(name: str) -> list[str]:
@@ -13,16 +13,16 @@ def timm_list(name: str) -> list[str]:
 
 def test_imagenet_and_its_two_lists_are_those_of_timm():
     pytest.importorskip("timm")
-    assert list(class_list("imagenet_1k")) == timm_list("imagenet_synsets")
+    assert list(read_class_list("imagenet_1k")) == timm_list("imagenet_synsets")
     for letter in "ar":
         assert imagenet_indices(f"imagenet_{letter}") == [
             int(line) for line in timm_list(f"imagenet_{letter}_indices")
         ]
-        assert list(class_list(f"imagenet_{letter}")) == timm_list(f"imagenet_{letter}_synsets")
+        assert list(read_class_list(f"imagenet_{letter}")) == timm_list(f"imagenet_{letter}_synsets")
 
 
 def test_lengths_order_and_known_overlaps():
-    lists = {name: class_list(name) for name in CLASS_LISTS}
+    lists = {name: read_class_list(name) for name in CLASS_LISTS}
     assert {name: len(set(wnids)) for name, wnids in lists.items()} == {
         "cifar10": 10,
         "cifar100": 100,
@@ -44,13 +44,13 @@ def test_lengths_order_and_known_overlaps():
 
 def test_flowers_are_those_of_torchvision():
     flowers = pytest.importorskip("torchvision.datasets").Flowers102
-    assert list(class_list("flowers102")) == flowers.classes
+    assert list(read_class_list("flowers102")) == flowers.classes
 
 
 def test_imagenet_o_is_the_published_selection():
     indices = imagenet_indices("imagenet_o")
     assert (indices[:6], indices[-4:], sum(indices)) == ([1, 51, 70, 79, 89, 90], [980, 987, 988, 996], 134542)
-    assert class_list("imagenet_o")[0] == "n01443537"
+    assert read_class_list("imagenet_o")[0] == "n01443537"
 
 
 def test_imagenet_100_keeps_the_order_of_its_copies():
@@ -60,4 +60,4 @@ def test_imagenet_100_keeps_the_order_of_its_copies():
 
 def test_an_unknown_list():
     with pytest.raises(ValueError, match="'imagenet_z' is unknown: use one of imagenet_1k"):
-        class_list("imagenet_z")
+        read_class_list("imagenet_z")

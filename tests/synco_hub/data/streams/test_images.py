@@ -12,7 +12,7 @@ from PIL import Image
 from synco_hub.data import TwoViewCollator, TwoViewDataset, TwoViewTransform
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
 from synco_hub.data.image_dataset import DatasetDescription
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.streams.images import (
     SPARE,
     StreamCollator,
@@ -72,7 +72,7 @@ def test_views_depend_on_seed_epoch_and_row_and_not_on_the_batch():
     assert one["view_2"].equal(other["view_2"])
     assert not batches[5, row(1, 2)]["view_1"].equal(one["view_1"])
     picture = decode_rgb(png(1, 2))
-    assert TwoViewTransform(16)(picture, random_key(3, 4, (1 << 32) + 2))[0].equal(one["view_1"])
+    assert TwoViewTransform(16)(picture, derive_random_key(3, 4, (1 << 32) + 2))[0].equal(one["view_1"])
 
 
 def test_a_bad_row_is_replaced_by_another_of_its_batch_always_the_same():
@@ -83,7 +83,7 @@ def test_a_bad_row_is_replaced_by_another_of_its_batch_always_the_same():
     assert [sample["bad_index"] for sample in first] == [-1, int(bad), -1, 3]
     for one, other in zip(first, second, strict=True):
         assert one["view_1"].equal(other["view_1"])
-    key = random_key(3, 0, int(bad))
+    key = derive_random_key(3, 0, int(bad))
     candidates = [TwoViewTransform(16)(decode_rgb(png(0, number)), key)[0] for number in (1, 2)]
     assert any(first[1]["view_1"].equal(view) for view in candidates)
     with pytest.raises(UnreadableImageError, match="neither could it be read"):
@@ -95,7 +95,7 @@ def test_a_batch_of_bad_rows_alone_takes_its_spare_rows():
     bad = row(1, 9, b"rubbish")
     samples = batches.__getitems__([(0, bad), (SPARE, None), (SPARE, row(0, 1))])
     assert [sample["bad_index"] for sample in samples] == [int(bad)]
-    expected = TwoViewTransform(16)(decode_rgb(png(0, 1)), random_key(3, 0, int(bad)))[0]
+    expected = TwoViewTransform(16)(decode_rgb(png(0, 1)), derive_random_key(3, 0, int(bad)))[0]
     assert samples[0]["view_1"].equal(expected)
 
 

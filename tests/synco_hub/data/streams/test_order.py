@@ -6,7 +6,7 @@ from itertools import chain
 
 import pytest
 
-from synco_hub.data.streams.order import BY_ROWS, BY_SHARDS, interleaved, shard_order, shuffled, stream_part
+from synco_hub.data.streams.order import BY_ROWS, BY_SHARDS, interleave, shard_order, shuffle_rows, stream_part
 
 
 @pytest.mark.parametrize("world", [1, 2, 3, 5])
@@ -47,27 +47,27 @@ def test_the_order_of_shards_depends_on_its_keys_alone():
 
 def test_interleaving_takes_turns_and_fills_the_place_of_a_shard_that_ends():
     shards = {0: "aaa", 1: "b", 2: "cc", 3: "dd"}
-    text = "".join(interleaved([0, 1, 2, 3], lambda shard: iter(shards[shard]), 2))
+    text = "".join(interleave([0, 1, 2, 3], lambda shard: iter(shards[shard]), 2))
     assert text == "abacacdd"
-    assert "".join(interleaved([3, 1], lambda shard: iter(shards[shard]), 4)) == "dbd"
-    assert list(interleaved([], lambda shard: iter(shards[shard]))) == []
+    assert "".join(interleave([3, 1], lambda shard: iter(shards[shard]), 4)) == "dbd"
+    assert list(interleave([], lambda shard: iter(shards[shard]))) == []
 
 
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 50, 51, 500])
 def test_a_buffer_of_any_size_gives_every_row_away_once(size):
     rows = list(range(50))
-    out = list(shuffled(rows, size, 3, 1))
+    out = list(shuffle_rows(rows, size, 3, 1))
     assert sorted(out) == rows
     assert (out == rows) == (size < 2)
     # A row never comes earlier than the buffer can hold it back.
     assert all(row - place <= size for place, row in enumerate(out))
-    assert out == list(shuffled(rows, size, 3, 1))
+    assert out == list(shuffle_rows(rows, size, 3, 1))
     if size > 2:
-        assert out != list(shuffled(rows, size, 3, 2))
+        assert out != list(shuffle_rows(rows, size, 3, 2))
 
 
 def test_a_buffer_as_large_as_the_data_is_a_fair_shuffle():
-    places = Counter(next(shuffled(range(5), 5, seed)) for seed in range(4000))
+    places = Counter(next(shuffle_rows(range(5), 5, seed)) for seed in range(4000))
     assert all(abs(count - 800) < 5 * 25.3 for count in places.values()), places
 
 
@@ -79,7 +79,7 @@ def test_the_buffer_reads_no_further_than_it_must():
             read.append(row)
             yield row
 
-    stream = shuffled(rows(), 10, random.Random(0).randrange(100))
+    stream = shuffle_rows(rows(), 10, random.Random(0).randrange(100))
     for number in range(5):
         next(stream)
         assert len(read) == 11 + number

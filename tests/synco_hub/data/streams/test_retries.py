@@ -10,7 +10,7 @@ from pathlib import Path
 import datasets
 import pytest
 
-from synco_hub.data.streams.retries import StreamReadError, is_network_error, rows_with_retries
+from synco_hub.data.streams.retries import StreamReadError, is_network_error, read_rows_with_retries
 from synco_hub.data.streams.source import StreamSource
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -35,7 +35,7 @@ class Flaky:
 
 def test_a_broken_connection_loses_and_repeats_nothing():
     waits = []
-    assert list(rows_with_retries(Flaky([3, 3, 7, 9]), "s", 2, waits.append)) == list(range(10))
+    assert list(read_rows_with_retries(Flaky([3, 3, 7, 9]), "s", 2, waits.append)) == list(range(10))
     # Row 3 failed twice in a row; a good row sets the count back.
     assert waits == [1, 2, 1, 1]
 
@@ -45,7 +45,7 @@ def test_attempts_are_limited_and_their_pauses_grow_to_a_minute():
     with pytest.raises(
         StreamReadError, match=r"shard-7 cannot be read beyond row 4 \(ConnectionResetError: gone\)"
     ) as caught:
-        list(rows_with_retries(Flaky([4] * 99), "shard-7", 8, waits.append))
+        list(read_rows_with_retries(Flaky([4] * 99), "shard-7", 8, waits.append))
     assert waits == [1, 2, 4, 8, 16, 32, 60, 60]
     assert (caught.value.shard, caught.value.row) == ("shard-7", 4)
 
@@ -56,7 +56,7 @@ def test_attempts_are_limited_and_their_pauses_grow_to_a_minute():
 def test_what_no_new_attempt_can_mend_ends_at_once(error):
     rows = Flaky([2] * 9, error)
     with pytest.raises(StreamReadError, match="beyond row 2"):
-        list(rows_with_retries(rows, "s", 5, lambda _: pytest.fail("waited")))
+        list(read_rows_with_retries(rows, "s", 5, lambda _: pytest.fail("waited")))
     assert rows.opened == 1
 
 
@@ -134,12 +134,12 @@ def test_rows_over_http_survive_dropped_connections_and_name_the_shard_when_they
         ).cast_column("image", datasets.Image(decode=False))
         source = StreamSource((table,), "image", ("far.parquet",), (None,), "far", 12, "split train")
         server.drop = 2
-        rows = rows_with_retries(lambda: source.cells(0), "far.parquet", 5, lambda _: None)
+        rows = read_rows_with_retries(lambda: source.cells(0), "far.parquet", 5, lambda _: None)
         assert [cell["bytes"] for cell in rows] == [png(0, row) for row in range(12)]
         assert server.dropped == 2
         server.drop = 10**6
         with pytest.raises(StreamReadError, match=r"far\.parquet cannot be read beyond row 0"):
-            list(rows_with_retries(lambda: source.cells(0), "far.parquet", 2, lambda _: None))
+            list(read_rows_with_retries(lambda: source.cells(0), "far.parquet", 2, lambda _: None))
     finally:
         server.shutdown()
         server.server_close()

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from synco_hub.data.streams.source import StreamSource, _rows_of_shard, open_stream
+from synco_hub.data.streams.source import StreamSource, _read_shard, open_stream
 from synco_hub.settings import DatasetChoice
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -128,10 +128,10 @@ def test_counts_are_those_of_reading(tmp_path):
     ):
         for file in sorted(folder.iterdir()):
             if file.name.startswith("train-00001-of"):
-                assert _rows_of_shard(str(file)) == 0
+                assert _read_shard(str(file)) == 0
                 continue
             read = datasets.load_dataset(kind, data_files=str(file), split="train", streaming=True)
-            assert _rows_of_shard(str(file)) == sum(1 for _ in read)
+            assert _read_shard(str(file)) == sum(1 for _ in read)
 
 
 def test_tar_members_that_are_no_samples_do_not_count(tmp_path):
@@ -141,14 +141,14 @@ def test_tar_members_that_are_no_samples_do_not_count(tmp_path):
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         for name in ("README", "._a.png", "x.cls", "x.png", "b.c"):
             archive.add(tmp_path / name, name)
-    assert _rows_of_shard(str(tmp_path / "s.tar")) == 2
+    assert _read_shard(str(tmp_path / "s.tar")) == 2
 
 
 def test_what_is_not_here_is_unknown_and_what_is_damaged_is_refused(tmp_path):
-    assert _rows_of_shard("hf://datasets/a/b@1/train.parquet") is None
+    assert _read_shard("hf://datasets/a/b@1/train.parquet") is None
     (tmp_path / "rows.arrow").write_bytes(b"x")
-    assert _rows_of_shard(str(tmp_path / "rows.arrow")) is None
+    assert _read_shard(str(tmp_path / "rows.arrow")) is None
     for name in ("a.parquet", "a.tar"):
         (tmp_path / name).write_bytes(b"no table" * 100)
         with pytest.raises(ValueError, match=rf"{name}: a damaged shard .* take it out"):
-            _rows_of_shard(str(tmp_path / name))
+            _read_shard(str(tmp_path / name))

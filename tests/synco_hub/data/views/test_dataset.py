@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_folder import load_image_folder
-from synco_hub.data.samplers import EpochSampler, random_key
+from synco_hub.data.samplers import EpochSampler, derive_random_key
 from synco_hub.data.views.dataset import TwoViewCollator, TwoViewDataset
 from synco_hub.data.views.device_views import SplitTwoViewTransform
 from synco_hub.data.views.worker_views import TwoViewTransform
@@ -39,7 +39,7 @@ def epochs(dataset: TwoViewDataset, num_workers: int, count: int = 2) -> list[di
 def test_an_item_is_the_transform_under_its_key(fractals: FractalDataset) -> None:
     transform = TwoViewTransform(16)
     item = TwoViewDataset(fractals, transform, seed=3)[2, 7]
-    view_1, view_2 = transform(fractals[7].image, random_key(3, 2, 7))
+    view_1, view_2 = transform(fractals[7].image, derive_random_key(3, 2, 7))
     assert torch.equal(item["view_1"], view_1)
     assert torch.equal(item["view_2"], view_2)
     assert (item["index"], item["bad_index"]) == (7, -1)

@@ -12,19 +12,19 @@ from pillow_views import PillowTwoViewTransform, apply_view
 from pretended_gpu import pretended_gpu
 from scipy import stats
 
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.views.dataset import TwoViewCollator
 from synco_hub.data.views.device_views import (
     DeviceViews,
     SplitTwoViewTransform,
     _adjust_hue,
     _blend,
-    _color_jitter,
-    _gaussian_blur,
+    _blur,
     _gray,
+    _jitter_color,
     _kernel_weights,
     _reflected_offsets,
-    finished_views,
+    finish_views,
 )
 from synco_hub.data.views.draws import DRAW_ROW, ColorJitterDraw, ViewDraw, draw_row, draw_view
 from synco_hub.data.views.parameters import TwoViewParameters
@@ -104,7 +104,7 @@ def test_all_together_are_the_references(size: int) -> None:
 
 def test_a_sample_does_not_depend_on_its_batch() -> None:
     split = SplitTwoViewTransform(48)
-    pairs = [split(np.array(photograph(index)), random_key(1, index)) for index in range(12)]
+    pairs = [split(np.array(photograph(index)), derive_random_key(1, index)) for index in range(12)]
     whole, alone = finished(split, pairs), [finished(split, [pair]) for pair in pairs]
     for view in (0, 1):
         torch.testing.assert_close(whole[view], torch.cat([each[view] for each in alone]), atol=2e-5, rtol=0)
@@ -135,12 +135,12 @@ def test_finished_views_of_either_kind_of_batch() -> None:
     split = SplitTwoViewTransform(16)
     pairs = [split(np.array(photograph(index)), index) for index in range(4)]
     batch = TwoViewCollator()([{"view_1": a, "view_2": b, "index": 0, "bad_index": -1} for a, b in pairs])
-    views = finished_views(split.device_half(), batch)
+    views = finish_views(split.device_half(), batch)
     assert all(torch.equal(a, b) for a, b in zip(views, finished(split, pairs), strict=True))
     whole = {"view_1": views[0], "view_2": views[1]}
-    assert finished_views(None, whole) == views
+    assert finish_views(None, whole) == views
     with pytest.raises(ValueError, match=r"device_half.*--augment-on worker"):
-        finished_views(None, batch)
+        finish_views(None, batch)
 
 
 def test_on_a_pretended_gpu_nothing_waits_or_stays_behind() -> None:
@@ -205,7 +205,7 @@ def outputs(view: int, pixels: Any, *names: str) -> torch.Tensor:
     paper = vars(TwoViewParameters())
     chosen = {**NOTHING, **{name: paper[name] for name in names}, "mean": (0, 0, 0), "std": (1, 1, 1)}
     parameters = TwoViewParameters(**chosen)
-    draws = rows([draw_view(parameters, view, SIDE, SIDE, random_key(3, 1, index)) for index in range(COUNT)])
+    draws = rows([draw_view(parameters, view, SIDE, SIDE, derive_random_key(3, 1, index)) for index in range(COUNT)])
     crop = torch.tensor(pixels, dtype=torch.uint8).expand(SIDE, SIDE, 3)
     return DeviceViews(SIDE, parameters)(crop.expand(COUNT, -1, -1, -1), draws)
 
@@ -361,7 +361,7 @@ def test_all_orders_in_one_batch_are_torchvisions_one_by_one() -> None:
         expected.append(image)
     blends = torch.tensor([[step for step in order if step != 3] for order in orders])
     before = torch.tensor([[order.index(3)] for order in orders])
-    ours = _color_jitter(
+    ours = _jitter_color(
         images, values.gather(1, blends), (blends == 2).float(), (blends == 1).float(), before, column(values[:, 3])
     )
     torch.testing.assert_close(ours, torch.stack(expected), atol=1e-3, rtol=0)
@@ -371,7 +371,7 @@ def test_factors_of_one_change_no_bit() -> None:
     images = random_images(6)
     ones, zeros = torch.ones(24, 3), torch.zeros(24, 3)
     for before in range(4):
-        same = _color_jitter(images, ones, zeros, ones, torch.full((24, 1), before), torch.zeros(24, 1, 1, 1))
+        same = _jitter_color(images, ones, zeros, ones, torch.full((24, 1), before), torch.zeros(24, 1, 1, 1))
         assert torch.equal(same, images)
 
 
@@ -390,7 +390,7 @@ def test_the_matrix_of_taps_is_padding_by_reflection(size: int, radius: int) -> 
 
 def test_blur_of_one_pixel() -> None:
     images = torch.rand(2, 3, 1, 1)
-    assert torch.equal(_gaussian_blur(images, torch.tensor([1.0, 0.0]), _reflected_offsets(1, 0)), images)
+    assert torch.equal(_blur(images, torch.tensor([1.0, 0.0]), _reflected_offsets(1, 0)), images)
 
 
 def test_weights_of_the_blur() -> None:
@@ -406,7 +406,7 @@ def test_each_image_is_blurred_as_torchvision_blurs_it(size: int, radius: int) -
     generator = torch.Generator().manual_seed(size)
     images = torch.rand(5, 3, size, size, generator=generator)
     sigma = torch.tensor([0.1, 0.5, 1.0, 1.7, 2.0])
-    ours = _gaussian_blur(images, sigma, _reflected_offsets(size, radius))
+    ours = _blur(images, sigma, _reflected_offsets(size, radius))
     side = 2 * radius + 1
     theirs = [
         F.gaussian_blur(image, [side, side], [width, width])
@@ -417,6 +417,6 @@ def test_each_image_is_blurred_as_torchvision_blurs_it(size: int, radius: int) -
 
 def test_images_that_stay_sharp_keep_their_bits_beside_others() -> None:
     images = torch.rand(4, 3, 24, 24, generator=torch.Generator().manual_seed(1))
-    result = _gaussian_blur(images, torch.tensor([0.0, 1.0, 0.0, 2.0]), _reflected_offsets(24, 5))
+    result = _blur(images, torch.tensor([0.0, 1.0, 0.0, 2.0]), _reflected_offsets(24, 5))
     assert torch.equal(result[::2], images[::2])
     assert not torch.equal(result[1], images[1])

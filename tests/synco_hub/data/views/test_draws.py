@@ -7,7 +7,7 @@ import torch
 from scipy import stats
 from torchvision.transforms import v2
 
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.views.draws import BLENDS, DRAW_ROW, ColorJitterDraw, ViewDraw, draw_row, draw_view
 from synco_hub.data.views.parameters import TwoViewParameters
 
@@ -18,7 +18,7 @@ COUNT = 10_000
 @pytest.fixture(scope="module", params=[0, 1])
 def drawn(request: pytest.FixtureRequest) -> tuple[int, list[ViewDraw]]:
     view = int(request.param)
-    return view, [draw_view(PAPER, view, 500, 375, random_key(11, 0, index)) for index in range(COUNT)]
+    return view, [draw_view(PAPER, view, 500, 375, derive_random_key(11, 0, index)) for index in range(COUNT)]
 
 
 def share_matches(count: int, probability: float) -> bool:
@@ -53,7 +53,7 @@ def test_ranges_of_table_11(drawn: tuple[int, list[ViewDraw]]) -> None:
 
 @pytest.mark.parametrize(("width", "height"), [(500, 375), (32, 32), (40, 400)])
 def test_crops_are_distributed_as_those_of_torchvision(width: int, height: int) -> None:
-    ours = [draw_view(PAPER, 0, width, height, random_key(5, index)) for index in range(COUNT)]
+    ours = [draw_view(PAPER, 0, width, height, derive_random_key(5, index)) for index in range(COUNT)]
     reference = v2.RandomResizedCrop(224, scale=PAPER.crop_scale, ratio=PAPER.crop_ratio)
     image = torch.empty(3, height, width)
     with torch.random.fork_rng(devices=[]):
@@ -70,7 +70,7 @@ def test_crops_are_distributed_as_those_of_torchvision(width: int, height: int) 
 
 def test_area_uniform_and_ratio_log_uniform_where_every_crop_fits() -> None:
     small = TwoViewParameters(crop_scale=(0.08, 0.5))
-    draws = [draw_view(small, 0, 10_000, 10_000, random_key(6, index)) for index in range(COUNT)]
+    draws = [draw_view(small, 0, 10_000, 10_000, derive_random_key(6, index)) for index in range(COUNT)]
     areas = [draw.height * draw.width / 1e8 for draw in draws]
     assert stats.kstest(areas, stats.uniform(0.08, 0.42).cdf).pvalue > 1e-4
     ratios = [math.log(draw.width / draw.height) for draw in draws]
@@ -102,7 +102,7 @@ def test_without_cropping_the_whole_image_is_taken() -> None:
 
 
 def test_views_samples_and_epochs_are_independent() -> None:
-    keys = [random_key(0, epoch, index) for epoch in range(2) for index in range(2000)]
+    keys = [derive_random_key(0, epoch, index) for epoch in range(2) for index in range(2000)]
     first, second = ([draw_view(PAPER, view, 224, 224, key) for key in keys] for view in (0, 1))
     areas = np.array([[math.sqrt(a.height * a.width) for a in draws] for draws in (first, second)])
     assert abs(np.corrcoef(areas)[0, 1]) < 0.07

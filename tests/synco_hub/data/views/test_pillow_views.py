@@ -8,7 +8,7 @@ from PIL import Image
 from pillow_views import PillowTwoViewTransform, apply_view, gaussian_blur, normalized
 from torchvision.transforms.v2 import InterpolationMode
 
-from synco_hub.data.samplers import random_key
+from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.views.draws import ColorJitterDraw, ViewDraw, draw_view
 from synco_hub.data.views.parameters import TwoViewParameters
 
@@ -56,7 +56,7 @@ def test_a_view_equals_torchvisions_tensor_kernels(size: int, hue: bool, mean: f
     gray_level = 1 / 255 / 0.225
     for index in range(60):
         image = photograph(index)
-        draw = draw_view(PAPER, index % 2, *image.size, random_key(0, index))._replace(solarize=False)
+        draw = draw_view(PAPER, index % 2, *image.size, derive_random_key(0, index))._replace(solarize=False)
         if draw.color_jitter and not hue:
             order = tuple(step for step in draw.color_jitter.order if step != 3)
             draw = draw._replace(color_jitter=draw.color_jitter._replace(order=order))

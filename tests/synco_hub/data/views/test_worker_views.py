@@ -8,7 +8,7 @@ from pillow_views import PillowTwoViewTransform, apply_view
 
 from synco_hub.data.views.draws import ColorJitterDraw, ViewDraw, draw_view
 from synco_hub.data.views.parameters import TwoViewParameters
-from synco_hub.data.views.worker_views import TwoViewTransform, crop_resized, distorted
+from synco_hub.data.views.worker_views import TwoViewTransform, crop_resized, distort
 
 PAPER = TwoViewParameters()
 PLAIN = TwoViewParameters(mean=(0, 0, 0), std=(1 / 255, 1 / 255, 1 / 255))  # views in grey levels
@@ -52,7 +52,7 @@ def only(step: int, value: float) -> ColorJitterDraw:
 def test_each_step_alone_is_the_references(size: int, changes: dict, most: float, mean: float) -> None:
     image = photograph(1, size, size)
     draw = ViewDraw(0, 0, size, size, False, None, False, None, False)._replace(**changes)
-    difference = (distorted(np.array(image), draw, PLAIN) - apply_view(image, draw, size, PLAIN)).abs()
+    difference = (distort(np.array(image), draw, PLAIN) - apply_view(image, draw, size, PLAIN)).abs()
     assert difference.max() <= most + 1e-3
     assert difference.mean() <= mean
 
@@ -72,7 +72,7 @@ def test_all_together_are_the_references(size: int) -> None:
 
 def test_normalization() -> None:
     crop = np.random.default_rng(5).integers(0, 256, (4, 4, 3), dtype=np.uint8)
-    view = distorted(crop, ViewDraw(0, 0, 4, 4, False, None, False, None, False), PAPER)
+    view = distort(crop, ViewDraw(0, 0, 4, 4, False, None, False, None, False), PAPER)
     expected = (crop / 255 - [0.485, 0.456, 0.406]) / [0.229, 0.224, 0.225]
     assert np.allclose(view.permute(1, 2, 0), expected, atol=1e-6)
     assert view.dtype == torch.float32
@@ -115,7 +115,7 @@ def test_view_one_is_drawn_by_t_q_and_view_two_by_t_k() -> None:
     image = photograph(7)
     for view, made in enumerate(TwoViewTransform(32)(image, 99)):
         draw = draw_view(PAPER, view, *image.size, 99)
-        assert torch.equal(made, distorted(crop_resized(np.array(image), draw, 32), draw, PAPER))
+        assert torch.equal(made, distort(crop_resized(np.array(image), draw, 32), draw, PAPER))
 
 
 def jpeg(seed: int, width: int, height: int) -> Image.Image:

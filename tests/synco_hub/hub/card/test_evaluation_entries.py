@@ -5,7 +5,7 @@ import yaml
 from huggingface_hub import parse_eval_result_entries
 from loopback_hub.card_rules import evaluation_errors
 
-from synco_hub.hub.card.evaluation_entries import evaluation_files, model_index_entries, write_evaluation_files
+from synco_hub.hub.card.evaluation_entries import build_model_index, render_evaluation_files, write_evaluation_files
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
 
 
@@ -19,7 +19,7 @@ def result(name: str = "cifar10", protocol: str = "knn", **metrics: float) -> Ev
 
 
 def test_each_score_on_a_hub_data_set_is_a_file_that_the_hub_understands():
-    files = evaluation_files([result(), result("someone/pictures", top1_k10=3.5)])
+    files = render_evaluation_files([result(), result("someone/pictures", top1_k10=3.5)])
     assert sorted(files) == [
         "cifar10_knn_top1_k10.yaml",
         "cifar10_knn_top1_k20.yaml",
@@ -34,21 +34,23 @@ def test_each_score_on_a_hub_data_set_is_a_file_that_the_hub_understands():
 
 
 def test_what_has_no_data_set_on_the_hub_stands_in_the_card_alone():
-    assert evaluation_files([result("fractals"), result("holiday"), result("voc2007")]) == {}
-    entries = model_index_entries([result("fractals")])
+    assert render_evaluation_files([result("fractals"), result("holiday"), result("voc2007")]) == {}
+    entries = build_model_index([result("fractals")])
     assert [(entry.dataset_type, entry.metric_value) for entry in entries] == [("fractals", 61.25), ("fractals", 60.0)]
 
 
 def test_speed_is_no_score():
-    assert model_index_entries([result(protocol="efficiency", images_per_second=900.0)]) == []
-    assert evaluation_files([result(protocol="efficiency", images_per_second=900.0)]) == {}
+    assert build_model_index([result(protocol="efficiency", images_per_second=900.0)]) == []
+    assert render_evaluation_files([result(protocol="efficiency", images_per_second=900.0)]) == {}
 
 
 def test_a_partial_measurement_says_so_and_two_values_of_one_score_are_an_error():
-    text = evaluation_files([dataclasses.replace(result(top1_k10=1.0), partial=True)])["cifar10_knn_top1_k10.yaml"]
+    text = render_evaluation_files([dataclasses.replace(result(top1_k10=1.0), partial=True)])[
+        "cifar10_knn_top1_k10.yaml"
+    ]
     assert "partial" in text
     with pytest.raises(ValueError, match="two results give different values of top1_k10 by knn on cifar10"):
-        evaluation_files([result(top1_k10=1.0), result(top1_k10=2.0)])
+        render_evaluation_files([result(top1_k10=1.0), result(top1_k10=2.0)])
 
 
 def test_the_folder_holds_exactly_the_results(tmp_path):

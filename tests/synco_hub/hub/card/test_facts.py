@@ -2,20 +2,20 @@ import re
 
 import pytest
 
-from synco_hub.hub.card.facts import CardFacts, facts_names, package_file, read_facts, write_facts, zoo_facts
-from synco_hub.paper_tables import paper_table
+from synco_hub.hub.card.facts import CardFacts, find_package_file, list_facts, read_facts, read_zoo_facts, write_facts
+from synco_hub.paper_tables import read_paper_table
 from synco_hub.zoo import ZOO
 
 NAMES = [row.name for row in ZOO.values() if row.paper]
 
 
 def test_every_checkpoint_of_the_paper_has_facts():
-    assert facts_names() == sorted(NAMES)
+    assert list_facts() == sorted(NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_facts_say_what_a_card_needs(name):
-    facts = zoo_facts(name)
+    facts = read_zoo_facts(name)
     row = ZOO[name]
     assert facts.paper is not None
     assert facts.paper["method"].lower() == row.method
@@ -29,9 +29,9 @@ def test_facts_say_what_a_card_needs(name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_number_of_the_result_tables_is_typed_into_a_facts_file(name):
-    text = package_file("model_cards", f"{name}.yaml").read_text()
+    text = find_package_file("model_cards", f"{name}.yaml").read_text()
     numbers = set(re.findall(r"\d\d\.\d+", text))
-    printed = {value for number in (12, 13, 14) for row in paper_table(number) for value in row.values()}
+    printed = {value for number in (12, 13, 14) for row in read_paper_table(number) for value in row.values()}
     # What MoBY's own README reports is a number of another source, which stands beside it.
     assert numbers & printed <= {"75.3", "72.8"}
     assert "README" in text or not numbers & {"75.3", "72.8"}
@@ -62,10 +62,10 @@ def test_what_is_misspelt_is_refused(text, message, tmp_path):
     with pytest.raises(ValueError, match=message):
         read_facts(tmp_path / "facts.yaml")
     with pytest.raises(ValueError, match="choose one of byol-deit-s"):
-        zoo_facts("../card_template")
+        read_zoo_facts("../card_template")
 
 
 def test_the_card_template_is_found_and_a_missing_file_is_an_error():
-    assert "card_data" in package_file("model_cards", "card_template.md").read_text()
+    assert "card_data" in find_package_file("model_cards", "card_template.md").read_text()
     with pytest.raises(FileNotFoundError, match="install the package again"):
-        package_file("model_cards", "nothing.md")
+        find_package_file("model_cards", "nothing.md")

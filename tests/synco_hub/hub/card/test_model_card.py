@@ -4,7 +4,7 @@ import pytest
 import yaml
 from huggingface_hub import HfApi, ModelCard
 
-from synco_hub.hub.card.facts import zoo_facts
+from synco_hub.hub.card.facts import read_zoo_facts
 from synco_hub.hub.card.model_card import refresh_card, write_card
 from synco_hub.models import SynCoConfig
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
@@ -43,7 +43,7 @@ def test_a_card_without_measurements_shows_no_number(tmp_path):
 @pytest.mark.parametrize("name", [row.name for row in ZOO.values() if row.paper])
 def test_every_card_of_the_zoo_passes_the_hubs_validation_and_marks_the_papers_numbers(name, hub, tmp_path):
     config = SynCoConfig(backbone=ZOO[name].backbone).to_dict()
-    write_card(tmp_path, name, config, {}, [result(top1_k10=61.25)], facts=zoo_facts(name))
+    write_card(tmp_path, name, config, {}, [result(top1_k10=61.25)], facts=read_zoo_facts(name))
     card = ModelCard.load(tmp_path / "README.md")
     HfApi(endpoint=hub.url)._validate_yaml(card.content)
     assert "POST /api/validate-yaml" in hub.requests

@@ -4,7 +4,7 @@ import pytest
 from huggingface_hub import ModelCard
 
 from synco_hub.hub.card.facts import CardFacts
-from synco_hub.hub.card.rendering import rendered_card, reported_markdown, reported_tables, results_table
+from synco_hub.hub.card.rendering import find_reported_markdown, find_reported_tables, render_card, results_table
 from synco_hub.models import SynCoConfig
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
 
@@ -41,7 +41,7 @@ def test_every_number_stands_beside_its_protocol_and_its_data():
 
 
 def test_what_nothing_says_is_said_to_be_unknown():
-    card = rendered_card("my-vit", config_of(), {}, [], CardFacts())
+    card = render_card("my-vit", config_of(), {}, [], CardFacts())
     assert card.text.count("Unknown: nothing beside the weights") == 2
     assert "No licence has been chosen yet" in card.text
     assert "license" not in card.data.to_dict()
@@ -49,7 +49,7 @@ def test_what_nothing_says_is_said_to_be_unknown():
 
 def test_nested_settings_become_rows_and_a_cell_stays_one_cell():
     pretraining = {"training": {"note": "a|b\nc", "nothing": None, "deep": {"er": 3}}}
-    card = rendered_card("my-vit", config_of(), pretraining, [], CardFacts())
+    card = render_card("my-vit", config_of(), pretraining, [], CardFacts())
     rows = rows_of(card.text)
     assert ["training.note", "a|b c"] in rows
     assert ["training.deep.er", "3"] in rows
@@ -61,13 +61,13 @@ def test_the_kind_of_model_decides_what_the_hub_offers_it_for():
         ("SynCoModel", "image-feature-extraction"),
         ("SynCoForImageClassification", "image-classification"),
     ):
-        card = rendered_card("me/my-vit", config_of() | {"architectures": [architecture]}, {}, [], CardFacts())
+        card = render_card("me/my-vit", config_of() | {"architectures": [architecture]}, {}, [], CardFacts())
         assert card.data.pipeline_tag == pipeline
 
 
 def test_the_metadata_are_yaml_whatever_people_wrote(tmp_path):
     facts = CardFacts(licence="other", licence_name='a: "b" #c', licence_note="---\nnot: metadata", title="x: y")
-    rendered_card("my-vit", config_of(), {}, [result(top1=1.0)], facts).save(tmp_path / "README.md")
+    render_card("my-vit", config_of(), {}, [result(top1=1.0)], facts).save(tmp_path / "README.md")
     card = ModelCard.load(tmp_path / "README.md")
     assert card.data.license_name == 'a: "b" #c'
     assert card.data.to_dict().get("not") is None
@@ -75,14 +75,14 @@ def test_the_metadata_are_yaml_whatever_people_wrote(tmp_path):
 
 
 def test_numbers_of_the_paper_by_hand():
-    knn, robustness, adversarial = reported_tables("SynCo-v2", "Swin-T")
+    knn, robustness, adversarial = find_reported_tables("SynCo-v2", "Swin-T")
     assert knn.values == {"k10": "69.28", "k20": "68.72", "k100": "65.24", "k200": "63.17"}
     assert (robustness.number, robustness.values["IN"], robustness.values["IN-O (FPR95)"]) == (13, "75.4", "77.6")
     assert (adversarial.number, adversarial.values["C&W"], adversarial.values["OnePixel"]) == (14, "29.7", "74.4")
 
 
 def test_each_table_stands_under_its_number():
-    text = reported_markdown("BYOL", "DeiT-S")
+    text = find_reported_markdown("BYOL", "DeiT-S")
     assert text.index("Table 12") < text.index("| 62.53 | 62.43 | 60.49 | 59.12 |") < text.index("Table 13")
     assert "lower is better" in text
 
@@ -90,4 +90,4 @@ def test_each_table_stands_under_its_number():
 @pytest.mark.parametrize("row", [("SynCo", "DeiT-S"), ("SynCo-v2", "ViT-B")])
 def test_what_the_paper_does_not_report_is_an_error(row):
     with pytest.raises(ValueError, match="Table 12 of the paper has no row"):
-        reported_tables(*row)
+        find_reported_tables(*row)

@@ -5,22 +5,22 @@ from transformers import SwinConfig, ViTConfig
 
 from synco_hub.hub.conversion.configuration import (
     Choices,
-    configuration_of,
-    exported_configuration,
-    recorded_heads,
-    stock_configuration,
+    find_recorded_heads,
+    infer_configuration,
+    read_exported_configuration,
+    read_stock_configuration,
     vit_heads,
 )
 from synco_hub.hub.conversion.layouts import LAYOUTS
 from synco_hub.hub.conversion.source import CheckpointSource
-from synco_hub.hub.conversion.tensor_names import timm_names
-from synco_hub.hub.export.network import plain_config
+from synco_hub.hub.conversion.tensor_names import map_to_timm_names
+from synco_hub.hub.export.network import make_plain_config
 from synco_hub.models import SynCoConfig, SynCoModel
 
 
 def configured(network, layout="timm", **choices):
     names = microsoft_names(network) if hasattr(network, "layers") else network.state_dict()
-    return configuration_of(timm_names(names), layout, LAYOUTS[layout], Choices(**choices))
+    return infer_configuration(map_to_timm_names(names), layout, LAYOUTS[layout], Choices(**choices))
 
 
 @pytest.mark.parametrize(
@@ -49,7 +49,7 @@ def test_a_named_backbone_is_taken_at_its_word():
 
 def test_no_backbone_at_all_is_told():
     with pytest.raises(ValueError, match="neither a ViT's nor a Swin's"):
-        configuration_of(timm_names({"conv1.weight": torch.zeros(2)}), "timm", LAYOUTS["timm"], Choices())
+        infer_configuration(map_to_timm_names({"conv1.weight": torch.zeros(2)}), "timm", LAYOUTS["timm"], Choices())
 
 
 @pytest.mark.parametrize(
@@ -63,17 +63,17 @@ def test_no_backbone_at_all_is_told():
     ],
 )
 def test_one_stray_key_does_not_decide_how_many_blocks_are_built(network, key):
-    tensors = timm_names(network.state_dict() | {key: torch.zeros(96)})
+    tensors = map_to_timm_names(network.state_dict() | {key: torch.zeros(96)})
     with pytest.raises(ValueError, match=rf"The key '{key[:100]}.* does not fit: \d blocks or stages are there"):
-        configuration_of(tensors, "timm", LAYOUTS["timm"], Choices())
+        infer_configuration(tensors, "timm", LAYOUTS["timm"], Choices())
 
 
 @pytest.mark.parametrize("stock", [ViTConfig(), SwinConfig()], ids=["vit", "swin"])
 def test_numbers_that_a_config_leaves_out_are_those_of_transformers(stock):
     """A config.json of an older transformers may hold differences only."""
-    backbone = timm_names((vit if stock.model_type == "vit" else swin)().state_dict())
-    full, _ = stock_configuration(stock.to_dict(), backbone, Choices())
-    bare, heads = stock_configuration({"model_type": stock.model_type}, backbone, Choices())
+    backbone = map_to_timm_names((vit if stock.model_type == "vit" else swin)().state_dict())
+    full, _ = read_stock_configuration(stock.to_dict(), backbone, Choices())
+    bare, heads = read_stock_configuration({"model_type": stock.model_type}, backbone, Choices())
     for name in ("image_size", "patch_size", "embed_dim", "depth", "num_heads", "mlp_ratio", "layer_norm_eps"):
         assert getattr(bare, name) == getattr(full, name), name
     assert bare.window_size == full.window_size
@@ -81,13 +81,15 @@ def test_numbers_that_a_config_leaves_out_are_those_of_transformers(stock):
 
 
 def test_what_this_package_has_not_is_refused():
-    backbone = timm_names(vit().state_dict())
+    backbone = map_to_timm_names(vit().state_dict())
     with pytest.raises(ValueError, match="hidden_act='relu' is not GELU"):
-        stock_configuration({"model_type": "vit", "hidden_act": "relu"}, backbone, Choices())
+        read_stock_configuration({"model_type": "vit", "hidden_act": "relu"}, backbone, Choices())
 
 
 def test_heads_can_be_overridden():
-    config, heads = stock_configuration({"model_type": "vit"}, timm_names(vit().state_dict()), Choices(num_heads=6))
+    config, heads = read_stock_configuration(
+        {"model_type": "vit"}, map_to_timm_names(vit().state_dict()), Choices(num_heads=6)
+    )
     assert config.num_heads == heads.num_heads == 6
 
 
@@ -99,8 +101,8 @@ def source_of(config, tensors=None):
 def test_what_an_export_wrote_describes_the_same_network(backbone):
     config = SynCoConfig(backbone, layer_norm_eps={"final": 1e-3}, id2label={0: "fern", 1: "tree"})
     tensors = SynCoModel(config).state_dict()
-    values = plain_config(config) | {"id2label": {"0": "fern", "1": "tree"}}
-    again = exported_configuration(source_of(values, tensors))
+    values = make_plain_config(config) | {"id2label": {"0": "fern", "1": "tree"}}
+    again = read_exported_configuration(source_of(values, tensors))
     assert again.id2label == {0: "fern", 1: "tree"}
     for name in ("backbone", "depth", "num_heads", "embed_dim", "layer_norm_eps", "image_size"):
         assert getattr(again, name) == getattr(config, name), name
@@ -118,7 +120,7 @@ def test_what_an_export_wrote_describes_the_same_network(backbone):
 )
 def test_what_no_export_writes_is_refused(values, message):
     with pytest.raises(ValueError, match=message):
-        exported_configuration(source_of(values))
+        read_exported_configuration(source_of(values))
 
 
 def test_heads_follow_the_layout_and_unknown_ones_are_asked_for():
@@ -143,8 +145,8 @@ def test_what_is_given_goes_before_all_and_what_is_recorded_is_only_reported():
 
 
 def test_recorded_heads_are_found_at_any_depth_and_in_a_configuration_that_holds_itself():
-    assert recorded_heads({"MODEL": {"SWIN": {"NUM_HEADS": [2, 4]}}, "DATA": {}}) == [2, 4]
-    assert recorded_heads({"MODEL": {"TYPE": "synco"}}) is None
+    assert find_recorded_heads({"MODEL": {"SWIN": {"NUM_HEADS": [2, 4]}}, "DATA": {}}) == [2, 4]
+    assert find_recorded_heads({"MODEL": {"TYPE": "synco"}}) is None
     config = {"MODEL": {"TYPE": "synco"}}
     config["MODEL"]["all"] = config
-    assert recorded_heads(config) is None
+    assert find_recorded_heads(config) is None

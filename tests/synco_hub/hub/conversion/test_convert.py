@@ -23,7 +23,7 @@ from synco_hub.hub.conversion.configuration import Choices
 from synco_hub.hub.conversion.convert import ConversionSettings, account, convert
 from synco_hub.hub.conversion.recognition import recognise, split_parts
 from synco_hub.hub.conversion.source import CheckpointSource
-from synco_hub.hub.conversion.tensor_names import timm_names
+from synco_hub.hub.conversion.tensor_names import map_to_timm_names
 from trainers import SynCoForPreTraining
 
 
@@ -374,7 +374,7 @@ def test_carried_over_and_dropped_add_up(whole):
     source = CheckpointSource("x.pth", "torch", None, content)
     parts = split_parts(source, recognise(source))
     kept = ("online", "target") if whole else ("online",)
-    backbones = {name: timm_names(parts.tensors[name]) for name in kept}
+    backbones = {name: map_to_timm_names(parts.tensors[name]) for name in kept}
     mapped, dropped, total = account(source, parts, backbones, whole, True)
     assert total == len(content["model"]) + 3
     assert sum(mapped.values()) + sum(row["tensors"] for row in dropped) == total
@@ -390,7 +390,7 @@ def test_a_tensor_that_went_nowhere_is_our_own_mistake():
     content = moby_like(swin(), swin(), AUTHORS_CONFIG)
     source = CheckpointSource("x.pth", "torch", None, content)
     parts = split_parts(source, recognise(source))
-    backbone = timm_names(parts.tensors["online"])
+    backbone = map_to_timm_names(parts.tensors["online"])
     del parts.tensors["queue"]
     with pytest.raises(AssertionError, match="are accounted for"):
         account(source, parts, {"online": backbone}, False, True)

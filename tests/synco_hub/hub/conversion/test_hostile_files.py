@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from synco_hub.hub.conversion.convert import ConversionSettings, convert
 from synco_hub.hub.conversion.recognition import recognise
 from synco_hub.hub.conversion.source import open_source
-from synco_hub.hub.conversion.tensor_names import timm_names
+from synco_hub.hub.conversion.tensor_names import map_to_timm_names
 
 SMALL = vit(64, 1, 1, sincos=False)
 
@@ -69,7 +69,7 @@ def test_position_embeddings_and_masks_of_no_size(tmp_path):
         state = names_of(SMALL) | {"pos_embed": torch.zeros(shape)}
         refused(tmp_path, {"model": state}, ConversionSettings(layout="timm"))
         assert recognise(open_source(str(tmp_path / "file.pth"))).name == "timm"
-    assert timm_names({"layers.0.blocks.1.attn_mask": torch.tensor(1.0)}).grid is None
+    assert map_to_timm_names({"layers.0.blocks.1.attn_mask": torch.tensor(1.0)}).grid is None
 
 
 def test_an_image_size_that_nobody_could_check(tmp_path):

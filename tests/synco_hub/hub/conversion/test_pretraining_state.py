@@ -2,7 +2,7 @@ import pytest
 import torch
 from foreign_checkpoints import head
 
-from synco_hub.hub.conversion.pretraining_state import pretraining_method, pretraining_state
+from synco_hub.hub.conversion.pretraining_state import collect_pretraining_state, find_pretraining_method
 from synco_hub.hub.conversion.tensor_names import BackboneTensors
 from synco_hub.models import SynCoConfig
 from trainers import SynCoForPreTraining
@@ -22,7 +22,7 @@ from trainers import SynCoForPreTraining
     ],
 )
 def test_which_method_made_it(layout, parts, config, method):
-    assert pretraining_method(layout, parts, config) == method
+    assert find_pretraining_method(layout, parts, config) == method
 
 
 @pytest.mark.parametrize("method", ["synco-v2", "byol"])
@@ -42,7 +42,7 @@ def test_the_names_are_those_of_the_trainers_class(method):
             "queue2": torch.randn(16, 300),
             "queue_ptr": torch.tensor([5]),
         }
-    state, settings = pretraining_state({"online": backbone, "target": backbone}, parts, method)
+    state, settings = collect_pretraining_state({"online": backbone, "target": backbone}, parts, method)
     own = model.state_dict()
     assert {key: tuple(value.shape) for key, value in state.items()} == {
         key: tuple(value.shape) for key, value in own.items()

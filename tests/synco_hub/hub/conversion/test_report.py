@@ -9,9 +9,9 @@ from transformers import AutoModel, AutoModelForImageClassification
 
 from synco_hub.hub.conversion.configuration import HeadsDecision
 from synco_hub.hub.conversion.recognition import Recognised
-from synco_hub.hub.conversion.report import ConversionReport, Converted, feature_checksum, write_converted
+from synco_hub.hub.conversion.report import ConversionReport, Converted, compute_feature_checksum, write_converted
 from synco_hub.hub.conversion.source import CheckpointSource
-from synco_hub.hub.export.network import fixed_input
+from synco_hub.hub.export.network import make_fixed_input
 from synco_hub.hub.loading import LinearHead
 from synco_hub.models import SynCoConfig, SynCoModel
 
@@ -33,10 +33,10 @@ REPORT = ConversionReport(
 
 def test_the_fixed_input_is_the_same_whatever_was_drawn_before():
     torch.manual_seed(1)
-    first = fixed_input(3, 8, 8)
+    first = make_fixed_input(3, 8, 8)
     state = torch.get_rng_state()
     torch.manual_seed(2)
-    assert torch.equal(fixed_input(3, 8, 8), first)
+    assert torch.equal(make_fixed_input(3, 8, 8), first)
     torch.manual_seed(1)
     assert torch.equal(torch.get_rng_state(), state)  # nothing of the global generator was used
     assert first.std() == pytest.approx(1, abs=0.2)
@@ -44,16 +44,16 @@ def test_the_fixed_input_is_the_same_whatever_was_drawn_before():
 
 def test_the_checksum_is_of_the_features():
     model = SynCoModel(SynCoConfig("vit-nano")).eval()
-    found = feature_checksum(model)
+    found = compute_feature_checksum(model)
     with torch.no_grad():
-        features = model(fixed_input(3, 32, 32)).pooler_output.numpy()
+        features = model(make_fixed_input(3, 32, 32)).pooler_output.numpy()
     assert found["sha256"] == hashlib.sha256(np.ascontiguousarray(features, np.float32).tobytes()).hexdigest()
     assert found["mean"] == pytest.approx(float(features.mean()), abs=1e-6)
     assert found["std"] == pytest.approx(float(features.std(ddof=1)), abs=1e-6)
     assert found["first_values"] == pytest.approx(features[0, :8].tolist())
     model.backbone.blocks[0].attn.num_heads = 1
     model.backbone.blocks[0].attn.head_dim = 96
-    assert feature_checksum(model)["sha256"] != found["sha256"]
+    assert compute_feature_checksum(model)["sha256"] != found["sha256"]
 
 
 def test_the_report_is_json_and_lines(tmp_path):

@@ -5,7 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from synco_hub.hub.conversion.source import open_source, tensors_in
+from synco_hub.hub.conversion.source import open_source, read_tensors
 
 
 def test_the_content_decides_and_not_the_name(tmp_path):
@@ -60,4 +60,4 @@ def test_every_tensor_is_counted_once_a_place():
     shared = torch.zeros(1)
     nested = {"a": shared, "b": [shared, ({"c": torch.ones(2)},)], "d": "text"}
     nested["self"] = nested
-    assert sum(1 for _ in tensors_in(nested)) == 3
+    assert sum(1 for _ in read_tensors(nested)) == 3

@@ -9,13 +9,13 @@ from timm.data import ImageNetInfo
 from synco_hub.hub.conversion.weights import (
     check_depth,
     class_names,
-    directory_misfit,
-    expected_shapes,
+    describe_directory_misfit,
+    describe_misfit,
     finite,
-    head_of_file,
     linear_head,
+    list_expected_shapes,
     load_strictly,
-    misfit,
+    read_head,
     refuse_misfit,
 )
 from synco_hub.models import BACKBONES, SynCoConfig, SynCoForImageClassification, SynCoModel
@@ -27,12 +27,12 @@ from trainers import SynCoForPreTraining
 def test_the_shapes_are_those_of_the_network_that_is_built_with_its_numbers(backbone, model_class):
     state = model_class(SynCoConfig(backbone, num_labels=7)).state_dict()
     wanted = {key: tuple(value.shape) for key, value in state.items()}
-    assert expected_shapes(SynCoConfig(backbone, num_labels=7), len(wanted), model_class) == wanted
+    assert list_expected_shapes(SynCoConfig(backbone, num_labels=7), len(wanted), model_class) == wanted
 
 
 @pytest.mark.parametrize("backbone", BACKBONES)
 def test_no_backbone_of_ours_is_too_large(backbone):
-    assert len(expected_shapes(SynCoConfig(backbone), 1000)) > 40
+    assert len(list_expected_shapes(SynCoConfig(backbone), 1000)) > 40
 
 
 def test_huge_claims_are_refused_before_they_are_built():
@@ -49,24 +49,24 @@ def test_huge_claims_are_refused_before_they_are_built():
     check_depth(42, 42)
     check_depth([40, 2], 42)
     with pytest.raises(ValueError, match="no network of this configuration can be built"):
-        expected_shapes(SynCoConfig("vit-nano", mlp_ratio=1e15), 42)
+        list_expected_shapes(SynCoConfig("vit-nano", mlp_ratio=1e15), 42)
     window = SynCoConfig("swin-v2-t", image_size=8192, window_size=256)
     with pytest.raises(ValueError, match=r"window_size=256 needs \d+ indices"):
-        expected_shapes(window, 1000)
+        list_expected_shapes(window, 1000)
 
 
 def test_a_huge_network_costs_no_memory_to_compare():
-    wanted = expected_shapes(SynCoConfig("vit-nano", embed_dim=3 * 10**6), 42)
+    wanted = list_expected_shapes(SynCoConfig("vit-nano", embed_dim=3 * 10**6), 42)
     assert wanted["backbone.blocks.0.attn.qkv.weight"] == (9 * 10**6, 3 * 10**6)
 
 
 def test_every_fault_is_named_with_its_first_keys():
     wanted = {"a": (2, 3), "b": (1,), **{f"c{number:02}": () for number in range(30)}}
     found = {"a": (3, 2), "d": tuple(torch.zeros(4).shape)}
-    said = misfit(wanted, found)
+    said = describe_misfit(wanted, found)
     assert said.startswith("31 missing: b, c00, c01,")
     assert " …; 1 left over: d; 1 wrong-shaped: a (3, 2) instead of (2, 3)" in said
-    assert misfit(wanted, dict(wanted)) == ""
+    assert describe_misfit(wanted, dict(wanted)) == ""
 
 
 @pytest.mark.parametrize("model_class", [SynCoModel, SynCoForImageClassification, SynCoForPreTraining])
@@ -75,7 +75,7 @@ def test_what_every_model_class_saves_fits_and_another_config_does_not(tmp_path,
     extra = {"pretraining": pretraining} if model_class is SynCoForPreTraining else {}
     model_class(SynCoConfig("vit-nano", num_labels=5, **extra)).save_pretrained(tmp_path, max_shard_size="200KB")
     assert len(list(tmp_path.glob("model-*-of-*.safetensors"))) > 1
-    assert directory_misfit(tmp_path) == ""
+    assert describe_directory_misfit(tmp_path) == ""
     config = json.loads((tmp_path / "config.json").read_text())
     for change, message in (
         ({"backbone": "deit-s", "embed_dim": 384, "num_heads": 6}, r"instead of \(1152,\)|instead of \(384,\)"),
@@ -88,7 +88,7 @@ def test_what_every_model_class_saves_fits_and_another_config_does_not(tmp_path,
         ({"depth": None, "embed_dim": "wide"}, "describes no network"),
     ):
         (tmp_path / "config.json").write_text(json.dumps(config | change))
-        problem = directory_misfit(tmp_path)
+        problem = describe_directory_misfit(tmp_path)
         assert problem
         assert re.search(message, problem), problem
 
@@ -98,17 +98,17 @@ def test_a_classifier_has_its_head_and_a_backbone_has_none(tmp_path):
     tensors = load_file(tmp_path / "model.safetensors")
     weight = tensors.pop("classifier.weight")
     save_file(tensors, tmp_path / "model.safetensors")
-    assert "1 missing: classifier.weight" in directory_misfit(tmp_path)
+    assert "1 missing: classifier.weight" in describe_directory_misfit(tmp_path)
     save_file(tensors | {"classifier.weight": weight[:4].clone()}, tmp_path / "model.safetensors")
-    assert "classifier.weight (4, 96) instead of (5, 96)" in directory_misfit(tmp_path)
+    assert "classifier.weight (4, 96) instead of (5, 96)" in describe_directory_misfit(tmp_path)
 
 
 def test_a_head_alone_is_no_model_and_other_model_types_are_let_through(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "vit"}')
     save_file({"weight": torch.zeros(2, 3)}, tmp_path / "linear_head.safetensors")
-    assert "no model.safetensors" in directory_misfit(tmp_path)
+    assert "no model.safetensors" in describe_directory_misfit(tmp_path)
     save_file({"weight": torch.zeros(2, 3)}, tmp_path / "model.safetensors")
-    assert directory_misfit(tmp_path) == ""
+    assert describe_directory_misfit(tmp_path) == ""
 
 
 def test_strict_loading_lists_every_fault_and_loads_nothing():
@@ -144,7 +144,7 @@ def test_linear_layers_are_found_under_the_names_projects_give_them(tmp_path, la
     weight, bias = torch.randn(5, 8), torch.randn(5)
     state = {f"{layer}{dot}weight": weight, f"{layer}{dot}bias": bias}
     torch.save({container: state} if container else state, tmp_path / "head.pth")
-    head = head_of_file(str(tmp_path / "head.pth"))
+    head = read_head(str(tmp_path / "head.pth"))
     assert torch.equal(head.weight, weight)
     assert torch.equal(head.bias, bias)
     assert head.class_names == [f"class {index}" for index in range(5)]

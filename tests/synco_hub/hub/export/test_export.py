@@ -12,7 +12,7 @@ from transformers import AutoModel
 import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.hub.conversion.convert import convert
 from synco_hub.hub.export.export import FORMATS, export
-from synco_hub.hub.export.network import fixed_input
+from synco_hub.hub.export.network import make_fixed_input
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 
 AUTHORS_EPS = {
@@ -39,7 +39,7 @@ def checkpoint(directory, backbone, seed=0, classes=None, **numbers):
 
 @torch.no_grad()
 def expected(model, batch=2):
-    images = fixed_input(3, model.config.image_size, model.config.image_size, batch)
+    images = make_fixed_input(3, model.config.image_size, model.config.image_size, batch)
     outputs = model(images)
     return outputs.logits if hasattr(outputs, "logits") else outputs.pooler_output
 
@@ -124,7 +124,7 @@ def test_several_epsilons_are_told_with_the_difference(tmp_path, format_name):
     if format_name == "timm":
         # What the card says to do makes it exact.
         code = report.how_to_load.replace("local-dir:out", f"local-dir:{tmp_path / 'out'}")
-        scope = {"images": fixed_input(3, 32, 32)}
+        scope = {"images": make_fixed_input(3, 32, 32)}
         with torch.no_grad():
             exec(code, scope)
         assert (scope["features"] - expected(model)).abs().max() <= 1e-6
@@ -140,7 +140,7 @@ def test_onnx_runs_at_any_batch_size(tmp_path, backbone):
     session = onnxruntime.InferenceSession(str(tmp_path / "out" / "model.onnx"))
     name = "logits" if classes else "pooler_output"
     for batch in (1, 5):
-        images = fixed_input(3, 32, 32, batch)
+        images = make_fixed_input(3, 32, 32, batch)
         found = torch.from_numpy(session.run([name], {"pixel_values": images.numpy()})[0])
         assert (found - expected(model, batch)).abs().max() <= 1e-4
     assert (tmp_path / "out" / "preprocessor_config.json").is_file()
@@ -188,7 +188,7 @@ def test_stock_models_made_elsewhere_are_converted(tmp_path):
         report = convert(str(tmp_path / name), tmp_path / f"{name}-ours")
         assert report.layout["name"] == "transformers"
         ours = AutoModel.from_pretrained(tmp_path / f"{name}-ours").eval()
-        images = fixed_input(3, 32, 32)
+        images = make_fixed_input(3, 32, 32)
         with torch.no_grad():
             outputs = stock(images)
             feature = outputs.last_hidden_state[:, 0] if name == "vit" else outputs.pooler_output

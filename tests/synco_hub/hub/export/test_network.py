@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from synco_hub.hub.export.network import compared, layer_norm_epsilons, open_checkpoint, plain_config
+from synco_hub.hub.export.network import compared, layer_norm_epsilons, make_plain_config, open_checkpoint
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 
 
@@ -45,7 +45,7 @@ def test_the_difference_is_the_largest(checkpoint):
 @pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano", "vit_small_patch16_224"])
 def test_the_plain_config_builds_the_same(backbone):
     config = SynCoConfig(backbone, id2label={0: "a", 1: "b", 2: "c"}, layer_norm_eps={"final": 1e-3})
-    again = SynCoConfig(**plain_config(config))
+    again = SynCoConfig(**make_plain_config(config))
     assert again.to_dict() == config.to_dict()
 
 

@@ -6,7 +6,7 @@ import torch
 from safetensors import safe_open
 
 from synco_hub.hub.export.network import Exported, compared
-from synco_hub.hub.export.to_timm import export_safetensors, export_timm, timm_state
+from synco_hub.hub.export.to_timm import export_safetensors, export_timm, make_timm_state
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 
 
@@ -18,7 +18,7 @@ def exported(backbone, classes=None, **numbers):
 
 @pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano"])
 def test_the_state_is_a_classifiers_of_timm(backbone):
-    state = timm_state(exported(backbone, classes=5))
+    state = make_timm_state(exported(backbone, classes=5))
     network = exported(backbone, classes=5).backbone
     network.reset_classifier(5)
     assert {key: value.shape for key, value in state.items()} == {

@@ -8,14 +8,14 @@ from safetensors.torch import load_file, save_file
 
 from synco_hub.hub.card.model_card import refresh_card
 from synco_hub.hub.publication.checks import (
-    card_problems,
-    config_problems,
-    conversion_problems,
+    find_card_problems,
+    find_config_problems,
+    find_conversion_problems,
+    find_secrets,
+    find_weight_problems,
     fit_problems,
     looks_pickled,
     looks_secret,
-    secret_problems,
-    weight_problems,
 )
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.models.modeling_synco import AUTO_MAP
@@ -41,7 +41,11 @@ def run(saved, tmp_path):
 
 def test_a_whole_checkpoint_has_no_problem(run):
     assert (
-        config_problems(run, AUTO_MAP) == weight_problems(run) == conversion_problems(run) == card_problems(run) == []
+        find_config_problems(run, AUTO_MAP)
+        == find_weight_problems(run)
+        == find_conversion_problems(run)
+        == find_card_problems(run)
+        == []
     )
 
 
@@ -51,22 +55,22 @@ def test_weights_that_are_no_numbers_are_found_wherever_they_are(run, value):
     name = sorted(tensors)[-1]
     tensors[name].view(-1)[-1] = value
     save_file(tensors, run / "model.safetensors", {"format": "pt"})
-    (problem,) = weight_problems(run)
+    (problem,) = find_weight_problems(run)
     assert "NaN or infinity in 1 tensors" in problem
     assert name in problem
 
 
 def test_truncated_missing_and_incomplete_weights(run):
     (run / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes()[:-100])
-    assert "cannot be read" in weight_problems(run)[0]
+    assert "cannot be read" in find_weight_problems(run)[0]
     (run / "model.safetensors").unlink()
-    assert "no weights in .safetensors" in weight_problems(run)[0]
+    assert "no weights in .safetensors" in find_weight_problems(run)[0]
     save_file({"a": torch.zeros(1)}, run / "model-00001-of-00002.safetensors")
     (run / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"a": "x", "b": "y"}}))
-    assert "1 weights of model.safetensors.index.json are in no file (first: b)" in weight_problems(run)[0]
+    assert "1 weights of model.safetensors.index.json are in no file (first: b)" in find_weight_problems(run)[0]
     for damaged in ("{", "[]", "null", '{"weight_map": 3}', "{}"):
         (run / "model.safetensors.index.json").write_text(damaged)
-        assert "model.safetensors.index.json cannot be read" in weight_problems(run)[0]
+        assert "model.safetensors.index.json cannot be read" in find_weight_problems(run)[0]
 
 
 def test_weights_of_another_network_than_the_configs_are_found(run):
@@ -92,19 +96,19 @@ def test_weights_of_another_network_than_the_configs_are_found(run):
 )
 def test_a_dirty_conversion_is_found(run, report, message):
     (run / "conversion_report.json").write_text(json.dumps(report))
-    (problem,) = conversion_problems(run)
+    (problem,) = find_conversion_problems(run)
     assert re.search(message, problem), problem
     (run / "conversion_report.json").write_text(json.dumps({"clean": True, "leftover": [], "missing": []}))
-    assert conversion_problems(run) == []
+    assert find_conversion_problems(run) == []
 
 
 def test_configurations_that_load_only_here(run):
     config = json.loads((run / "config.json").read_text())
     for change in ({"model_type": "vit"}, {"auto_map": {"AutoModel": AUTO_MAP["AutoModel"]}}):
         (run / "config.json").write_text(json.dumps(config | change))
-        assert len(config_problems(run, AUTO_MAP)) == 1
+        assert len(find_config_problems(run, AUTO_MAP)) == 1
     (run / "config.json").write_text("{")
-    assert "not JSON" in config_problems(run, AUTO_MAP)[0]
+    assert "not JSON" in find_config_problems(run, AUTO_MAP)[0]
 
 
 @pytest.mark.parametrize(
@@ -123,7 +127,7 @@ def test_gaps_and_numbers_without_a_source_are_found_in_the_card(run, old, new, 
     text = (run / "README.md").read_text()
     assert old in text
     (run / "README.md").write_text(text.replace(old, new))
-    assert any(message in problem for problem in card_problems(run)), card_problems(run)
+    assert any(message in problem for problem in find_card_problems(run)), find_card_problems(run)
 
 
 @pytest.mark.parametrize("typed", ["k-NN top-1 99.9 %\n", "## Further\n\nAccuracy: 0.999\n"])
@@ -131,26 +135,26 @@ def test_what_somebody_typed_into_the_card_is_found_wherever_it_stands(run, type
     card = run / "README.md"
     text = card.read_text()
     card.write_bytes(text.replace("\n", "\r\n").encode())
-    assert card_problems(run) == []
+    assert find_card_problems(run) == []
     for changed in (f"{text}\n{typed}", text.replace("## Backbone\n", f"{typed}\n## Backbone\n")):
         card.write_text(changed)
-        (problem,) = card_problems(run)
+        (problem,) = find_card_problems(run)
         assert "is not what facts and result files say" in problem
         assert repr(typed.splitlines()[0]) in problem
         assert "go into a facts file" in problem
     refresh_card(run)
-    assert card_problems(run) == []
+    assert find_card_problems(run) == []
 
 
 def test_a_result_that_the_card_does_not_show_is_found(run):
     EvaluationResult(
         {"top1_k20": 3.0}, ModelSource("my-vit"), DataSource("cifar10", "test", 40), ProtocolFacts("knn")
     ).save(run / "later.json")
-    problems = card_problems(run)
+    problems = find_card_problems(run)
     assert len(problems) == 1
     assert "the card does not say knn top1_k20 = 3.0, which a result file has and 2 more: write it anew" in problems[0]
     refresh_card(run)
-    assert card_problems(run) == []
+    assert find_card_problems(run) == []
 
 
 def test_names_and_contents_that_must_not_leave(tmp_path):
@@ -166,9 +170,9 @@ def test_names_and_contents_that_must_not_leave(tmp_path):
     }
     for name, secret in secrets.items():
         (tmp_path / name).write_text(f"token: {secret}\n")
-        assert len(secret_problems([tmp_path / name])) == 1
+        assert len(find_secrets([tmp_path / name])) == 1
     (tmp_path / "harmless").write_text("hf_hub_download; sk-learn; AKIA")
-    assert secret_problems([tmp_path / "harmless"]) == []
+    assert find_secrets([tmp_path / "harmless"]) == []
 
 
 @pytest.mark.parametrize(
@@ -184,11 +188,11 @@ def test_metadata_that_somebody_typed_into_the_card_are_found(run, old, new, mes
     card = (run / "README.md").read_text()
     assert old in card
     (run / "README.md").write_text(card.replace(old, new, 1))
-    (problem,) = card_problems(run)
+    (problem,) = find_card_problems(run)
     assert re.search(message, problem)
 
 
 def test_languages_of_ones_own_may_stand_in_the_metadata(run):
     card = (run / "README.md").read_text()
     (run / "README.md").write_text(card.replace("license: mit", "license: mit\nlanguage: en", 1))
-    assert card_problems(run) == []
+    assert find_card_problems(run) == []

@@ -12,13 +12,13 @@ from PIL import Image
 
 from space_app.model_cache import UNTRAINED
 from synco_hub.hub.publication.publish import UploadPlan, publish
-from synco_hub.hub.publication.space import stage_space, third_party_requirements
+from synco_hub.hub.publication.space import list_third_party_requirements, stage_space
 
 ROOT = Path(__file__).resolve().parents[4]
 
 
 def test_requirements_are_third_party_only_and_have_what_the_page_needs():
-    names = {re.split(r"[<>=\[ ]", line)[0] for line in third_party_requirements()}
+    names = {re.split(r"[<>=\[ ]", line)[0] for line in list_third_party_requirements()}
     assert {"torch", "transformers", "timm", "gradio", "huggingface-hub"} <= names
     assert not any(name.startswith(("synco", "pytest", "torchattacks")) for name in names)
 
