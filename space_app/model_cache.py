@@ -25,13 +25,7 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}")
 
 
 class ModelCache:
-    """The least recently used model makes room for the next.
-
-    Args:
-        offered: Names that the operator offers: short names, checkpoint directories, Hub ids. None offers what is
-            installed, or an untrained network where nothing is.
-        keep: Models in memory at most.
-    """
+    """The least recently used model makes room for the next."""
 
     def __init__(self, offered: Sequence[str] | None = None, keep: int = 4) -> None:
         sources = list(offered) if offered else [row.name for row in list_models() if row.installed]

@@ -65,12 +65,7 @@ class Selection:
 
 
 class ResultCache:
-    """A bounded memory of results by content of the picture, model, detail and kind.
-
-    Args:
-        models: Where models come from.
-        keep: Results at most; the least recently used is forgotten.
-    """
+    """A bounded memory of results by content of the picture, model, detail and kind."""
 
     def __init__(self, models: ModelCache, keep: int = 64) -> None:
         self.models = models

@@ -16,15 +16,6 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
     Whoever reads ``path`` sees the old file or the new one, never a part of one, also when the process is killed.
     When the block raises, the temporary file is removed and ``path`` is as it was.
-
-    Args:
-        path: The file to write. Missing parent folders are created.
-
-    Yields:
-        The path to write to. It ends like ``path``, for writers that choose their format by the suffix.
-
-    Raises:
-        ValueError: If ``path`` is a folder.
     """
     destination = Path(path)
     if destination.is_dir():
@@ -42,28 +33,14 @@ def atomic_write(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 def refuse_filled(path: Path) -> None:
-    """Refuse to write over what is there.
-
-    Raises:
-        ValueError: If `path` is a file or a folder that is not empty.
-    """
+    """Refuse to write over what is there."""
     if path.is_file() or (path.is_dir() and any(path.iterdir())):
         raise ValueError(f"{path} exists and is not an empty folder: choose another output, or remove it first.")
 
 
 @contextmanager
 def atomic_write_directory(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder beside `path` and rename it to `path` once the block has ended well.
-
-    Args:
-        path: The folder to write; it may exist if it is empty.
-
-    Yields:
-        The folder to write into.
-
-    Raises:
-        ValueError: If `path` is a file or a folder that is not empty.
-    """
+    """Yield a temporary folder beside `path` and rename it to `path` once the block has ended well."""
     path = path.absolute()
     refuse_filled(path)
     path.parent.mkdir(parents=True, exist_ok=True)

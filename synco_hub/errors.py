@@ -58,24 +58,14 @@ def _explain_file_error(error: Exception) -> str | None:
 
 
 def escape(text: object, longest: int = 120) -> str:
-    """A name in printable characters on one line, its end left out where it is long.
-
-    Args:
-        text: What a stranger wrote.
-        longest: Characters that are shown.
-    """
+    """A name in printable characters on one line, its end left out where it is long."""
     whole = str(text)
     printable = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in whole[: longest + 1])
     return printable if len(printable) <= longest else f"{printable[:longest]}…"
 
 
 def join_names(texts: Iterable[object], most: int) -> str:
-    """The first names of many, with commas; an ellipsis where some are left out.
-
-    Args:
-        texts: What a stranger wrote.
-        most: How many of them.
-    """
+    """The first names of many, with commas; an ellipsis where some are left out."""
     names = list(texts)
     return ", ".join(map(escape, names[:most])) + (" …" if len(names) > most else "")
 

@@ -59,18 +59,7 @@ _ANY_POOLED = FeatureRule("pooler_output", "the model's own pooled output")
 
 
 def find_feature_rule(model: nn.Module) -> FeatureRule:
-    """The rule for a model.
-
-    Args:
-        model: A transformers image model, with or without a head, or a timm model.
-
-    Returns:
-        The family's rule; for other transformers models their own pooled output.
-
-    Raises:
-        ValueError: If the model's features would depend on chance (ViT-MAE that masks), or it is neither a
-            transformers nor a timm model.
-    """
+    """The rule for a model."""
     network: Any = find_feature_network(model)
     config: Any = getattr(network, "config", None)
     model_type = getattr(config, "model_type", None)
@@ -92,14 +81,7 @@ def find_feature_rule(model: nn.Module) -> FeatureRule:
 
 
 def find_feature_network(model: nn.Module) -> nn.Module:
-    """The backbone of a model: without classification or pretraining heads, compiled or not.
-
-    Args:
-        model: Any model.
-
-    Returns:
-        The base model of a transformers model with a head; every other model itself.
-    """
+    """The backbone of a model: without classification or pretraining heads, compiled or not."""
     network = getattr(model, "_orig_mod", model)  # what torch.compile wrapped
     base = getattr(network, "base_model", None)
     if not isinstance(base, nn.Module):
@@ -119,9 +101,6 @@ def compute_image_features(network: nn.Module, pixel_values: Tensor, rule: Featu
 
     Returns:
         Shape: (batch, dim).
-
-    Raises:
-        ValueError: If the model has no such output, or its output is no vector an image.
     """
     if rule.pooling == "timm":
         timm_network: Any = network

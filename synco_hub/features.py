@@ -91,12 +91,7 @@ class Features:
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            FileNotFoundError: If there is no such file.
-            ValueError: If the file is no safetensors file or does not hold features.
-        """
+        """Read what :meth:`save` wrote."""
         try:
             with safe_open(path, framework="pt") as stored:
                 metadata = stored.metadata() or {}
@@ -124,21 +119,6 @@ def extract_features(
 
     The model runs in eval mode without gradients; its training flags and its device are put back afterwards, also
     after an error.
-
-    Args:
-        model: Any model that :mod:`synco_hub.feature_pooling` knows, with or without a head.
-        dataset: Images, labels and names. An image that cannot be read gets no row, is counted in ``skipped`` and
-            named in the log.
-        settings: Batch size, workers, device, arithmetic, progress.
-        rule: Which feature; None for the model's own rule.
-        title: What the progress bar says.
-
-    Returns:
-        Features in the order of the data set.
-
-    Raises:
-        ValueError: If the data set is empty, more images than allowed are unreadable, the model's feature is unknown,
-            or features are NaN or infinite (count and first index are named).
     """
     settings = settings or ExtractionSettings()
     rule = rule or find_feature_rule(model)
@@ -212,9 +192,6 @@ def check_finite(values: Tensor, indices: Tensor | None = None) -> None:
     Args:
         values: Features. Shape: (num_images, dim).
         indices: Position of each image in the data set; None for 0, 1, 2, ... Shape: (num_images,).
-
-    Raises:
-        ValueError: Naming how many images have such features and the first of them.
     """
     # A sum is NaN or infinite if a member is, and needs no array of the size of the features.
     broken = (
@@ -291,9 +268,6 @@ def extract_features_in_processes(
     """As :func:`extract_features`, by as many processes as the settings say, each with its own part of the images.
 
     Batch size and workers are per process; one process is this one. `extract` is what each process runs.
-
-    Raises:
-        ValueError: As :func:`extract_features`, or if there are fewer GPUs than processes.
     """
     count = len(dataset)
     if settings.num_processes == 1 or count < 2:

@@ -40,12 +40,6 @@ class FlagParser(HfArgumentParser):
     What `transformers`' parser does not know stands in a field's metadata: ``positional=True`` makes a positional
     argument of it, ``flag=False`` nothing, ``spelled="from"`` the flag `--from`, and ``switch=True`` a flag that takes
     no value, so that a positional argument may follow it.
-
-    Args:
-        kinds: Dataclasses, whose fields become flags in this order.
-        only: For a dataclass the fields that become flags; the others keep their defaults.
-        defaults: Defaults of this command where they are not those of the dataclass.
-        options: For `argparse.ArgumentParser`.
     """
 
     def __init__(
@@ -64,11 +58,7 @@ class FlagParser(HfArgumentParser):
             self.usage = f"%(prog)s {' '.join([*self._necessary(), '[--flag value ...]'])}"
 
     def parse(self, words: Sequence[str], further: bool = False) -> tuple[Any, ...]:
-        """An instance of each dataclass; with ``further`` also the list of what is no flag of them.
-
-        Raises:
-            FlagError: If a flag is unknown, missing or has a value that cannot be.
-        """
+        """An instance of each dataclass; with ``further`` also the list of what is no flag of them."""
         try:
             parsed: tuple[Any, ...] = self.parse_args_into_dataclasses(
                 list(words), return_remaining_strings=True, look_for_args_file=False
@@ -85,11 +75,7 @@ class FlagParser(HfArgumentParser):
         return tuple(instances)
 
     def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage and leaving.
-
-        Raises:
-            FlagError: Always.
-        """
+        """Raises instead of printing the usage and leaving."""
         raise FlagError(f"{message}; --help shows every flag and what it takes.")
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:

@@ -9,33 +9,14 @@ from pathlib import Path
 
 
 def check_result_file(path: Path, flag: str = "--output") -> None:
-    """Check that a result can be written as JSON.
-
-    Args:
-        path: What the user gave.
-        flag: How it was given, for the message.
-
-    Raises:
-        ValueError: If it is a folder or a device, lies inside a file, is a file of something else, or nothing can be
-            written there.
-    """
+    """Check that a result can be written as JSON."""
     check_output_file(path, flag)
     if path.is_file() and path.stat().st_size and not _is_result(path):
         raise ValueError(f"{flag} {path}: the file is there and no result; give another path, or remove it first.")
 
 
 def check_output_file(path: Path, flag: str, suffixes: Sequence[str] = ()) -> None:
-    """Check that a file can be written.
-
-    Args:
-        path: What the user gave.
-        flag: How it was given, for the message.
-        suffixes: The formats there are; none allows any.
-
-    Raises:
-        ValueError: If it is a folder or a device, lies inside a file, has another suffix, or nothing can be written
-            there.
-    """
+    """Check that a file can be written."""
     if path.is_dir():
         raise ValueError(f"{flag} {path}: is a folder; give the path of a file.")
     if path.exists() and not path.is_file():
@@ -46,15 +27,7 @@ def check_output_file(path: Path, flag: str, suffixes: Sequence[str] = ()) -> No
 
 
 def check_output_folder(path: Path, flag: str) -> None:
-    """Check that a folder can be written into, or be made.
-
-    Args:
-        path: What the user gave.
-        flag: How it was given, for the message.
-
-    Raises:
-        ValueError: If it is a file, lies inside one, or nothing can be written there.
-    """
+    """Check that a folder can be written into, or be made."""
     if path.exists() and not path.is_dir():
         raise ValueError(f"{flag} {path}: is a file; give the path of a folder.")
     _check_place(path, path, flag)

@@ -214,11 +214,7 @@ def measure(
 
 
 def find_evaluator(protocol: str) -> Evaluator:
-    """The row of a protocol.
-
-    Raises:
-        ValueError: If there is none, naming the nearest, or it trains, naming its command.
-    """
+    """The row of a protocol."""
     if protocol in TRAINED:
         raise ValueError(f"{protocol} trains a classifier, which is a run of its own: {TRAINED[protocol]}")
     if protocol not in EVALUATORS:

@@ -94,17 +94,7 @@ class TableRow:
 
 
 def find_results(paths: Sequence[Path], protocol: str | None = None) -> list[EvaluationResult]:
-    """Read results.
-
-    Args:
-        paths: Result files, and folders in which every result at any depth is taken; other JSON files there are
-            passed over.
-        protocol: Take results of this protocol only; a file that is named and is of another one is an error.
-
-    Raises:
-        FileNotFoundError: If a path does not exist.
-        ValueError: If a named file is no result or of another protocol, or nothing was found.
-    """
+    """Read results."""
     found: list[EvaluationResult] = []
     for path in paths:
         if not path.exists():
@@ -129,12 +119,7 @@ def _result_or_none(file: Path) -> EvaluationResult | None:
 
 
 def compare_results(results: Iterable[EvaluationResult], with_paper: bool = True) -> list[TableRow]:
-    """Rows of all results, grouped by protocol, each group followed by the paper's rows for it.
-
-    Args:
-        results: What was measured.
-        with_paper: Add the paper's rows.
-    """
+    """Rows of all results, grouped by protocol, each group followed by the paper's rows for it."""
     rows = [
         TableRow(
             result.protocol.name,
@@ -156,11 +141,7 @@ def compare_results(results: Iterable[EvaluationResult], with_paper: bool = True
 
 
 def find_paper_rows(protocol: str) -> list[TableRow]:
-    """The paper's own numbers for a protocol; often none.
-
-    Args:
-        protocol: A key of `PAPER_COLUMNS`.
-    """
+    """The paper's own numbers for a protocol; often none."""
     if protocol not in PAPER_COLUMNS:
         return []
     where = PAPER_COLUMNS[protocol]

@@ -23,16 +23,8 @@ _LONGEST_REASON = 300
 def load_arrays(data: bytes, origin: str, remedy: str) -> Any:
     """Read one pickle of arrays and plain data; nothing that it names is imported or run.
 
-    Args:
-        data: The pickle. Text and arrays of Python 2 are read as latin1.
-        origin: What to call it in an error.
-        remedy: What to do about a bad one, as a sentence.
-
     Returns:
         Dictionaries, lists, tuples, numbers, text, bytes and :class:`PickledArray`.
-
-    Raises:
-        ValueError: If it is no pickle, is damaged, or asks for anything else.
     """
     try:
         _refuse_absurd(data)

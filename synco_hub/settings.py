@@ -14,14 +14,7 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 
 def setting(default: Any, help: str, **flag: Any) -> Any:
-    """A field with the help of its flag; what is True or False becomes a flag without a value.
-
-    Args:
-        default: Value where nothing is given; `dataclasses.MISSING` where something has to be.
-        help: One sentence.
-        flag: More for `argparse` and for `synco_hub.flag_parser.FlagParser`, which says what it knows; ``writes`` says
-            that something is written there: "folder", or the endings that a file may have.
-    """
+    """A field with the help of its flag; what is True or False becomes a flag without a value."""
     switch = {"switch": True} if isinstance(default, bool) else {}
     return field(default=default, metadata={"help": help, **switch, **flag})
 
@@ -73,9 +66,6 @@ class ForwardSettings:
         device: Where the network runs; None for where it is (commands: the best there is). It is put back afterwards.
         max_bad_fraction: Largest share of images that may be unreadable.
         progress: Show a progress bar with rate and remaining time.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     batch_size: int = setting(128, "Images per forward.")
@@ -98,9 +88,6 @@ class ExtractionSettings(ForwardSettings):
     Attributes:
         precision: Arithmetic of the network under autocast; fp32 is that of the weights.
         num_processes: Processes that share the images; a GPU each where there are.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     precision: Precision = setting("fp32", "Arithmetic of the network; what follows is in fp32.")

@@ -109,14 +109,7 @@ def home_directory() -> Path:
 
 
 def checkpoint_directory(name: str) -> Path:
-    """Where a checkpoint of this short name is, or would be, installed.
-
-    Args:
-        name: Short name; letters, digits, dots, dashes and underscores.
-
-    Raises:
-        ValueError: If the name could leave the directory.
-    """
+    """Where a checkpoint of this short name is, or would be, installed."""
     if not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} is not a checkpoint name: use up to 96 letters, digits, dots, dashes and underscores, "

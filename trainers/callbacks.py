@@ -152,11 +152,7 @@ def compute_chance_loss(num_negatives: float, num_directions: int = 2) -> float:
 
 
 class CollapseCallback(TrainerCallback):
-    """Warns once of each sign of collapse.
-
-    Args:
-        queue_size: Real negatives K; None for a method without negatives.
-    """
+    """Warns once of each sign of collapse."""
 
     threshold = 0.05
 

@@ -62,12 +62,6 @@ def info_nce(query: Tensor, key: Tensor, queue: Tensor, temperature: float = 0.2
         queue: Keys of earlier batches, unit norm. Shape: (num_negatives, dim).
         temperature: τ > 0.
 
-    Returns:
-        Mean loss over the batch and contrast accuracy.
-
-    Raises:
-        ValueError: If shapes, dtypes or devices do not fit, or the temperature is not positive.
-
     Source: paper §7.4; Xie et al. 2021 (MoBY), equation 1.
     """
     check_temperature(temperature)
@@ -94,9 +88,6 @@ def contrast_with_summary(
         key: Shape: (batch, dim).
         negatives: Summary of each query's negatives.
         temperature: τ > 0.
-
-    Returns:
-        Mean loss with its gradient in query and key (formulas at the top of this file), and contrast accuracy.
     """
     with_key_gradient = needs_gradient(key)
     with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
@@ -144,11 +135,7 @@ def needs_gradient(tensor: Tensor) -> bool:
 
 
 def promote_precision(*tensors: Tensor) -> tuple[Tensor, ...]:
-    """Brings tensors to one floating-point type, at least float32: exponentials of logits need its digits.
-
-    Args:
-        tensors: Of any floating-point types; differentiability is kept.
-    """
+    """Brings tensors to one floating-point type, at least float32: exponentials of logits need its digits."""
     dtype = torch.float32
     for tensor in tensors:
         dtype = torch.promote_types(dtype, tensor.dtype)
@@ -162,9 +149,6 @@ def check_contrastive_inputs(query: Tensor, key: Tensor, queue: Tensor) -> None:
         query: Must have shape (batch, dim), batch ≥ 1.
         key: Must have the query's shape.
         queue: Must have shape (num_negatives, dim), num_negatives ≥ 1.
-
-    Raises:
-        ValueError: With value, rule and remedy.
     """
     if query.ndim != 2 or 0 in query.shape:
         raise ValueError(f"query has shape {tuple(query.shape)} but must be (batch, dim), not empty; flatten it.")

@@ -33,13 +33,6 @@ class KnnCallback(TrainerCallback):
 
     The network, its training flags and the random state are left as they were, so a measured run has the bits of one
     that is not measured. A measurement that fails is said and left out: it is no reason to lose the training.
-
-    Args:
-        trainer: Whose model is measured.
-        train: The bank, with the evaluation transform.
-        test: The queries.
-        every_epochs: Epochs between two measurements, above 0.
-        settings: How features are computed, and which k.
     """
 
     def __init__(

@@ -12,13 +12,6 @@ class NegativeQueue(nn.Module):
     """A ring of the newest keys; content and position are buffers, so a checkpoint holds them.
 
     It starts with random unit vectors, which are uninformative negatives until they are replaced.
-
-    Args:
-        size: Number K of keys kept.
-        dim: Dimension of a key.
-
-    Raises:
-        ValueError: If a number is not positive.
     """
 
     keys: Tensor  # (size, dim)

@@ -12,17 +12,6 @@ SYNTHETIC_COOLDOWN_FRACTION = 100 / 300
 def target_momentum(step: int, total_steps: int, start: float = 0.99) -> float:
     """Momentum m of the target network at an optimizer step, rising from `start` to 1 along a cosine.
 
-    Args:
-        step: Optimizer step k, counted from 0.
-        total_steps: Number K of optimizer steps in the whole run.
-        start: Momentum at step 0.
-
-    Returns:
-        m = 1 − (1 − start) · (cos(πk/K) + 1) / 2.
-
-    Raises:
-        ValueError: If the run has no steps or `start` is no momentum.
-
     Source: paper section 7.4, after BYOL (Grill et al. 2020, appendix B).
     """
     if total_steps < 1:
@@ -35,11 +24,6 @@ def target_momentum(step: int, total_steps: int, start: float = 0.99) -> float:
 
 def synthetic_epochs(total_epochs: int, warmup: float | None = None, cooldown: float | None = None) -> range:
     """Epochs in which synthetic negatives are made, counted from 0.
-
-    Args:
-        total_epochs: Epochs of the whole run.
-        warmup: First epochs without synthetic negatives; a tenth of the run by default.
-        cooldown: Last epochs without them; a third of the run by default.
 
     Returns:
         `range(30, 200)` for the paper's 300 epochs. Empty if warm-up and cool-down leave nothing.
@@ -57,15 +41,6 @@ def synthetic_steps(
 ) -> range:
     """Optimizer steps in which synthetic negatives are made, counted from 0.
 
-    Args:
-        total_steps: Optimizer steps of the whole run.
-        steps_per_epoch: Optimizer steps of an epoch, over all processes; needed where a length is given in epochs.
-        warmup_epochs: See `synthetic_epochs`.
-        cooldown_epochs: See `synthetic_epochs`.
-
-    Raises:
-        ValueError: If a length is negative.
-
     Source: paper section 7.4; the global optimizer step counts, so the window does not depend on the processes.
     """
     for name, value in (("warm-up", warmup_epochs), ("cool-down", cooldown_epochs)):
@@ -81,11 +56,6 @@ def synthetic_steps(
 def scaled_learning_rate(base_learning_rate: float, global_batch_size: int, reference_batch_size: int = 512) -> float:
     """Linear scaling of the learning rate with the batch: base × global batch / 512.
 
-    Args:
-        base_learning_rate: The rate at the reference batch size.
-        global_batch_size: Images per optimizer step: micro-batch × processes × accumulation steps.
-        reference_batch_size: The paper trains with 512.
-
     Source: paper section 7.4 for the base rate; it names no scaling rule, this one is Goyal et al. 2017.
     """
     return base_learning_rate * global_batch_size / reference_batch_size
@@ -95,13 +65,6 @@ def learning_rate_factor(
     step: int, total_steps: int, warmup_steps: int, start: float = 0.0, end: float = 0.0
 ) -> float:
     """Factor on the peak learning rate: linear from `start` over the warm-up, then a cosine to `end`.
-
-    Args:
-        step: Optimizer step, counted from 0.
-        total_steps: Optimizer steps of the whole run.
-        warmup_steps: Optimizer steps of the warm-up.
-        start: Factor at the first step; the paper begins at 0.
-        end: Factor at the end of the run; the paper names 0.
 
     Source: paper section 7.4.
     """

@@ -51,9 +51,6 @@ class SyntheticNegativesConfig:
         noise_std: σ of noise injection.
         gradient_step: δ of gradient perturbation.
         adversarial_step: η of adversarial perturbation.
-
-    Raises:
-        ValueError: If a setting is out of its range.
     """
 
     num_hard_negatives: int = 256

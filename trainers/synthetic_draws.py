@@ -46,9 +46,6 @@ def draw_synthetic(
         config: Settings.
         query: Gives batch size, dim, dtype and device. Shape: (batch, dim).
         generator: Source of randomness on the query's device; None means the device's global one.
-
-    Returns:
-        One draw for each kind with a count above 0, in the paper's order.
     """
     ranges = {
         "interpolation": config.interpolation_range,

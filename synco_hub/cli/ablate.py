@@ -118,11 +118,7 @@ def run_name(arm: str, seed: int) -> str:
 
 
 def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
-    """Record what all runs share, so that runs of another budget never enter the same table.
-
-    Raises:
-        ValueError: If the folder holds an ablation with other flags, naming those that differ.
-    """
+    """Record what all runs share, so that runs of another budget never enter the same table."""
     file = directory / PLAN_FILE
     if file.is_file():
         earlier, now = set(json.loads(file.read_text())["flags"]), set(plan["flags"])
@@ -142,11 +138,7 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
 def read_finished_run(
     arm: str, seed: int, directory: Path, choice: DatasetChoice, probe: Path | None = None
 ) -> FinishedRun:
-    """Measure a trained run, or read what was measured; ``probe`` is the result of its linear probe.
-
-    Raises:
-        ValueError: If the probe has no top-1 accuracy.
-    """
+    """Measure a trained run, or read what was measured; ``probe`` is the result of its linear probe."""
     if not (directory / RESULT_FILE).is_file():
         model, processor = load_model(str(directory))
         _measured(EvaluatedModel(model, processor, directory.name), choice).save(directory / RESULT_FILE)
@@ -227,15 +219,7 @@ class Row:
 
 
 def summarize_runs(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
-    """Summarise the runs of each arm, in the order in which the arms come.
-
-    Args:
-        runs: Finished runs.
-        metric: Which of their metrics.
-
-    Raises:
-        ValueError: If a run has no such metric, naming those it has.
-    """
+    """Summarise the runs of each arm, in the order in which the arms come."""
     table = []
     for arm in dict.fromkeys(run.arm for run in runs):
         own = [run for run in runs if run.arm == arm]
@@ -272,13 +256,7 @@ def describe_finding(rows: Sequence[Row]) -> str:
 
 
 def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
-    """The table for people.
-
-    Args:
-        rows: Lines.
-        metric: Name of the metric.
-        setting: The common budget in words.
-    """
+    """The table for people."""
     lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
     probed = any(row.probe_mean is not None for row in rows)
     lines += [
@@ -339,17 +317,7 @@ def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Fig
 
 
 def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any]) -> list[Path]:
-    """Write `ablation.md`, `.json`, `.csv` and `.png`, each whole or not at all.
-
-    Args:
-        directory: Where they go.
-        runs: Finished runs.
-        metric: The metric of the table.
-        settings: What all arms have in common; JSON values.
-
-    Returns:
-        The paths.
-    """
+    """Write `ablation.md`, `.json`, `.csv` and `.png`, each whole or not at all."""
     rows = summarize_runs(runs, metric)
     common = ", ".join(f"{name}={value}" for name, value in settings.items())
     data = {

@@ -22,11 +22,7 @@ def write(options: CardOptions) -> None:
 
 
 def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
-    """`synco-hub card verify`.
-
-    Raises:
-        ValueError: If there is no card, a number does not hold, or none can be measured here.
-    """
+    """`synco-hub card verify`."""
     directory = options.directory
     if not (directory / CARD_FILE).is_file():
         raise ValueError(f"{directory} has no card: write it with `synco-hub card {directory}`.")

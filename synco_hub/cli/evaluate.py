@@ -121,11 +121,7 @@ class Measurement:
 
 
 def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
-    """`synco-hub evaluate all`: each result is saved at once, and what fails ends only itself.
-
-    Raises:
-        ValueError: If something failed, or nothing could be measured.
-    """
+    """`synco-hub evaluate all`: each result is saved at once, and what fails ends only itself."""
     check_output_folder(options.output_dir, "--output-dir")
     planned, skipped = plan_measurements(options)
     for reason in skipped:
@@ -163,11 +159,7 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
 
 
 def plan_measurements(options: EvaluateAllOptions) -> tuple[list[Measurement], list[str]]:
-    """Protocols on the data sets that are named and on the archives that are there, and why others are not planned.
-
-    Raises:
-        FileNotFoundError: If ``data_dir`` is no folder.
-    """
+    """Protocols on the data sets that are named and on the archives that are there, and why others are not planned."""
     planned: list[Measurement] = []
     absent: list[str] = []
     for dataset in options.dataset or [DatasetChoice.dataset]:

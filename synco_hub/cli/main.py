@@ -237,11 +237,7 @@ def main() -> None:
 
 
 def run(words: Sequence[str]) -> int:
-    """Run a command line and give its exit code.
-
-    Raises:
-        FlagError: If there is no such command or flag.
-    """
+    """Run a command line and give its exit code."""
     if words and words[0] == "--version":
         print(__version__)
         return 0
@@ -271,11 +267,7 @@ def build_parser(name: str) -> Any:
 
 
 def _find_command(words: list[str]) -> tuple[str, list[str]]:
-    """The command or the group that the first words name ("" for all), and the rest.
-
-    Raises:
-        FlagError: If there is none, naming the nearest.
-    """
+    """The command or the group that the first words name ("" for all), and the rest."""
     if not words or words[0] in HELP:
         return "", words
     first, *rest = words

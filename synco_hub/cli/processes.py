@@ -42,11 +42,7 @@ def space(options: SpaceOptions) -> None:
 
 
 def training_command(words: Sequence[str]) -> list[str]:
-    """The command that pretrains: one process, or torch's launcher of several with `--num-processes N`.
-
-    Raises:
-        ValueError: If the number of processes is not a whole number of at least 1.
-    """
+    """The command that pretrains: one process, or torch's launcher of several with `--num-processes N`."""
     rest, number = _without_flag(words)
     if number is None:
         return [sys.executable, "-m", "trainers.pretrain", *rest]

@@ -99,11 +99,7 @@ def _classifier(output_dir: Path, model: str | None, steps: int) -> Path:
 
 
 def check_backbone(probe: Path, model: str | None) -> None:
-    """Check that a finished classifier was trained on the backbone that is asked for.
-
-    Raises:
-        ValueError: If it is another one's.
-    """
+    """Check that a finished classifier was trained on the backbone that is asked for."""
     settings = probe / PROBE_SETTINGS
     if model is None or not settings.is_file():
         return
@@ -123,12 +119,7 @@ def _run(*arguments: str) -> None:
 
 
 def table(corrupted: Path, attacked: Path) -> str:
-    """Accuracy of each corruption at each severity, and the results as `results table` shows them, as Markdown.
-
-    Args:
-        corrupted: What `evaluate robustness --on-the-fly` wrote.
-        attacked: What `evaluate adversarial` wrote.
-    """
+    """Accuracy of each corruption at each severity, and the results as `results table` shows them, as Markdown."""
     metrics = EvaluationResult.load(corrupted).metrics
     lines = ["| corruption | " + " | ".join(map(str, SEVERITIES)) + " | mean |", "|---|" + "---:|" * 6]
     for family, names in FAMILIES.items():
@@ -156,17 +147,7 @@ class Curve:
 
 
 def draw(corrupted: Path, attacked: Path, weaker: Mapping[int, Path], output: Path) -> Path:
-    """Draw accuracy against severity and against ε.
-
-    Args:
-        corrupted: What `evaluate robustness --on-the-fly` wrote.
-        attacked: What `evaluate adversarial` wrote, at 8/255.
-        weaker: The same at other ε, by ε in 1/255.
-        output: The figure, .png or .pdf.
-
-    Returns:
-        Path of the figure.
-    """
+    """Draw accuracy against severity and against ε."""
     result = EvaluationResult.load(corrupted)
     metrics, clean = result.metrics, result.metrics["clean_top1"]
     everything = tuple(name for names in FAMILIES.values() for name in names)
@@ -205,12 +186,6 @@ def robustness_figure(
         chance: Accuracy of guessing in percent, a dotted line.
         title: Stands above.
         note: Stands below the panels.
-
-    Returns:
-        A figure; see :func:`synco_hub.visualization.figures.save_figure`.
-
-    Raises:
-        ValueError: If a curve has other numbers of places and accuracies, or there are more than seven.
     """
     names = list(dict.fromkeys(curve.name for curve in (*severity, *epsilon)))
     if len(names) > len(_STYLES):

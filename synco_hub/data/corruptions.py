@@ -74,16 +74,7 @@ class ChangedDataset(EvaluationDataset):
 
 
 class Corruption:
-    """One corruption at one severity, as a change of pixels.
-
-    Args:
-        name: One of `BENCHMARK_CORRUPTIONS`.
-        severity: 1 to 5.
-        seed: Of the whole measurement.
-
-    Raises:
-        ValueError: If name or severity is unknown.
-    """
+    """One corruption at one severity, as a change of pixels."""
 
     def __init__(self, name: str, severity: int, seed: int) -> None:
         _check_cell(name, severity)
@@ -114,12 +105,6 @@ class WatermarkedImages(ImageDataset):
 
     Source: Li et al., "A Whac-A-Mole Dilemma" (2023); their package `imagenet-w` draws it. Its code and font have
     other licences than this package, so it is not a part of it.
-
-    Args:
-        images: The clean images.
-
-    Raises:
-        ImportError: If the package that draws the watermark is not installed.
     """
 
     def __init__(self, images: ImageDataset) -> None:
@@ -180,10 +165,6 @@ def corrupt_image(image: Pixels, corruption: str, severity: int, key: int) -> Pi
 
     Returns:
         Shape: that of the image.
-
-    Raises:
-        ValueError: If corruption or severity is unknown, or the image is no RGB image or too small.
-        ImportError: If imagecorruptions is needed and not installed.
     """
     _check_cell(corruption, severity)
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
@@ -201,14 +182,7 @@ def corrupt_image(image: Pixels, corruption: str, severity: int, key: int) -> Pi
 
 
 def derive_corruption_key(seed: int, index: int, corruption: str, severity: int) -> int:
-    """The key of one image in one cell, so that neither order nor workers change a pixel.
-
-    Args:
-        seed: Of the whole measurement.
-        index: Position of the image in its data set.
-        corruption: One of `BENCHMARK_CORRUPTIONS`.
-        severity: 1 to 5.
-    """
+    """The key of one image in one cell, so that neither order nor workers change a pixel."""
     return derive_random_key(seed, index, BENCHMARK_CORRUPTIONS.index(corruption), severity)
 
 
@@ -273,16 +247,8 @@ def _plasma(size: int, decay: float, generator: np.random.Generator) -> Values:
     Starting from one corner, every square gets its centre and every diamond its middle: the mean of its four corners
     and a random height. From scale to scale the heights shrink by the decay.
 
-    Args:
-        size: Side, a power of two.
-        decay: How much smaller the random heights are at half the distance, above 1: 2 is smooth, 1.4 is rough.
-        generator: Draws.
-
     Returns:
         Values in [0, 1], both ends reached (all 0 for size 1). Shape: (size, size).
-
-    Raises:
-        ValueError: If the side is no power of two.
     """
     if size < 1 or size & (size - 1):
         raise ValueError(f"a plasma of side {size}: squares are halved down to 1, so give a power of two")
@@ -333,11 +299,7 @@ def _corrupt_by_package(image: Pixels, corruption: str, severity: int, key: int)
 
 @functools.cache
 def require_package() -> Any:
-    """The module imagecorruptions.
-
-    Raises:
-        ImportError: If it cannot be imported; the text has the command that installs it.
-    """
+    """The module imagecorruptions."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

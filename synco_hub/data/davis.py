@@ -53,10 +53,6 @@ class DavisVideo:
 
         Returns:
             Indices of objects. Shape: (frames, height, width).
-
-        Raises:
-            ValueError: If there are fewer than three frames, a frame or an annotation is missing, a mask is no indexed
-                PNG, frames or masks have different sizes, the first frame has no object, or a later one has more.
         """
         if len(self.frames) < LEAST_FRAMES:
             raise ValueError(
@@ -106,16 +102,7 @@ class DavisVideo:
 
 
 def load_davis(root: Path, split: str = "val") -> tuple[DavisVideo, ...]:
-    """List the videos of a split; annotations are looked at video by video, later.
-
-    Args:
-        root: `DAVIS`, or the folder that holds it.
-        split: A list of `ImageSets/2017`: `val` or `train`.
-
-    Raises:
-        FileNotFoundError: If the folder, the list or frames of a video are missing.
-        ValueError: If the list is empty.
-    """
+    """List the videos of a split; annotations are looked at video by video, later."""
     folder = next((place for place in (root, root / "DAVIS") if (place / "JPEGImages" / RESOLUTION).is_dir()), None)
     if folder is None:
         raise FileNotFoundError(
@@ -134,14 +121,8 @@ def load_davis(root: Path, split: str = "val") -> tuple[DavisVideo, ...]:
 def read_mask(file: Path) -> Mask:
     """Read the indices of an indexed (or 8-bit grey) PNG.
 
-    Args:
-        file: The mask.
-
     Returns:
         Shape: (height, width).
-
-    Raises:
-        ValueError: If it cannot be read or holds colours instead of indices.
     """
     try:
         with Image.open(file) as image:

@@ -141,9 +141,6 @@ def _height_and_width(size: Any) -> tuple[int, int] | None:
 class CentreCropTransform(EvaluationTransform):
     """Centre crop without a resize, scaling to [0, 1], normalisation.
 
-    Args:
-        like: The transform of a model, whose size of the crop, mean and standard deviation are taken.
-
     Source: evaluation of ImageNet-C, whose files are 224 x 224 crops: a second resize would show other pixels.
     """
 

@@ -185,14 +185,7 @@ class PixelArrayDataset(ImageDataset):
 
 
 def fingerprint(*parts: str | bytes | Iterable[str] | npt.NDArray[np.int64]) -> str:
-    """A short stable hash of names and numbers.
-
-    Args:
-        *parts: Strings, lists of strings or integer arrays. Order and grouping matter.
-
-    Returns:
-        16 hexadecimal digits.
-    """
+    """A short stable hash of names and numbers."""
     digest = hashlib.blake2b(digest_size=8)
     for part in parts:
         if isinstance(part, np.ndarray):

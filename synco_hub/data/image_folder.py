@@ -71,9 +71,6 @@ class NameTable(Sequence[str]):
 
     A million Python strings would be copied into every worker process, page by page, as soon as their reference
     counts are touched. Two buffers stay shared.
-
-    Args:
-        names: The strings, in order.
     """
 
     def __init__(self, names: Sequence[str]) -> None:

@@ -70,9 +70,6 @@ class RetrievalData:
     def targets(self, setup: Setup) -> Tensor:
         """Positives, junk and the rest under one of the three setups.
 
-        Args:
-            setup: `easy`, `medium` or `hard`.
-
         Returns:
             1 positive, 0 negative, -1 junk, int8. Shape: (queries, database images).
         """
@@ -86,17 +83,7 @@ class RetrievalData:
 
 
 def load_retrieval_data(root: Path, name: str) -> RetrievalData:
-    """Read the ground truth and check that every image is there.
-
-    Args:
-        root: Folder that holds the folder of the data set, or that folder itself.
-        name: `roxford5k` or `rparis6k`.
-
-    Raises:
-        FileNotFoundError: If the ground truth or images are missing; the first missing ones are named.
-        ValueError: If the name is unknown, the pickle asks for anything but plain data, or it is not in the layout of
-            the benchmark.
-    """
+    """Read the ground truth and check that every image is there."""
     if name not in DATASETS:
         raise ValueError(f"dataset {name!r} is no revisited retrieval benchmark: use one of {', '.join(DATASETS)}")
     ground_truth = f"gnd_{name}.pkl"

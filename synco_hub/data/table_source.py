@@ -102,18 +102,7 @@ def import_datasets(dataset: str) -> Any:
 
 
 def call_datasets(source: TableSource, function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Calls the library; its many errors of a failed download become one line.
-
-    Args:
-        source: Named by the message.
-        function: A name of the library, or what has to do with it.
-        *args: Of the function.
-        **kwargs: Of the function.
-
-    Raises:
-        ImportError: If the library is not installed.
-        ValueError: In place of any other error, with what to check.
-    """
+    """Calls the library; its many errors of a failed download become one line."""
     library = import_datasets(source.dataset)
     try:
         return (getattr(library, function) if isinstance(function, str) else function)(*args, **kwargs)

@@ -214,11 +214,7 @@ def _same_contents(
     train_sizes: npt.NDArray[np.int64],
     test_sizes: npt.NDArray[np.int64],
 ) -> tuple[list[int], int]:
-    """Test images with the bytes of a training image; only images of one size are read.
-
-    Returns:
-        Their indices, and how many were looked for.
-    """
+    """Test images with the bytes of a training image; only images of one size are read."""
     looked_for = _spread_over(len(test_sizes))
     candidates = np.flatnonzero(np.isin(train_sizes, test_sizes[looked_for])).tolist()
     held = {_digest(train(index)) for index in candidates}

@@ -29,16 +29,7 @@ class BoxedImage:
 
 
 def load_voc_boxes(root: Path, split: str = "trainval") -> tuple[BoxedImage, ...]:
-    """Read the images of a split with their boxes.
-
-    Args:
-        root: `VOC2007`, or a folder that holds it, or `VOCdevkit/VOC2007`.
-        split: `train`, `val`, `trainval` or `test`.
-
-    Raises:
-        FileNotFoundError: If the folder, its list of images, an annotation or an image is missing.
-        ValueError: If a list is empty or an annotation damaged.
-    """
+    """Read the images of a split with their boxes."""
     places = (root, root / "VOC2007", root / "VOCdevkit" / "VOC2007")
     folder = next((place for place in places if (place / "Annotations").is_dir()), None)
     if folder is None:
@@ -65,15 +56,8 @@ def read_boxes(file: Path) -> Tensor:
     VOC counts pixels from 1 and includes the last one; the coordinates here count from 0 and exclude it, so that
     left and top lose 1 while right and bottom keep their numbers.
 
-    Args:
-        file: An XML file of `Annotations`.
-
     Returns:
         Left, top, right, bottom, float64. Shape: (boxes, 4).
-
-    Raises:
-        FileNotFoundError: If it is missing.
-        ValueError: If it is no annotation.
     """
     if not file.is_file():
         raise FileNotFoundError(f"{str(file)!r} does not exist: every image of the split needs its annotation")

@@ -83,20 +83,7 @@ def list_null_attacks(result: EvaluationResult) -> list[str]:
 
 
 class AdversarialRun:
-    """One classifier, one set of images, some attacks; interrupted anywhere, the same call goes on.
-
-    Args:
-        model: What is attacked.
-        dataset: Labelled images with the evaluation transform.
-        attacks: Attacks by name.
-        folder: Keeps finished batches; None keeps nothing.
-        settings: Batch size, workers, device, progress, seed; which attacks and images is settled already.
-        subset: Positions in the whole data set, where ``dataset`` is a part of it; None if it is whole.
-
-    Raises:
-        ValueError: If the data set is empty or unlabelled, has other classes or several an image, or the folder
-            belongs to another measurement.
-    """
+    """One classifier, one set of images, some attacks; interrupted anywhere, the same call goes on."""
 
     def __init__(
         self,
@@ -122,13 +109,7 @@ class AdversarialRun:
         self.started = time.perf_counter()
 
     def results(self) -> Iterator[EvaluationResult]:
-        """Attack, and yield the result so far after the clean images and after each attack.
-
-        Raises:
-            ImportError: If torchattacks is not installed.
-            ValueError: If the wrapped classifier is not as accurate as the plain one, an image is outside [0, 1], or
-                an attack that follows the gradient changed nothing.
-        """
+        """Attack, and yield the result so far after the clean images and after each attack."""
         transform = self.dataset.transform
         pixels = EvaluationDataset(self.dataset.images, build_pixel_transform(transform))
         with make_attackable(self.model.network, transform.mean, transform.std, self.settings.device) as network:
@@ -235,11 +216,6 @@ def check_same_accuracy(plain: Sequence[AttackedBatch], wrapped: Sequence[Attack
 class AttackedBatches:
     """The batches of a data set, each measured once; finished ones are kept in a folder, so that a killed run goes on.
 
-    Args:
-        dataset: The images.
-        folder: Keeps finished batches.
-        settings: Batch size, workers, progress.
-
     Attributes:
         positions: Positions in the data set of the images of each batch.
         ledger: The unreadable images.
@@ -261,9 +237,6 @@ class AttackedBatches:
             dataset: The images as ``measure`` takes them.
             measure: From the readable images of a batch, Shape: (batch, channels, height, width), their positions in
                 the data set, Shape: (batch,), and the number of the batch.
-
-        Returns:
-            What was found on each batch; one without readable images is empty.
         """
         kept = [self._kept(kind, number) for number in range(len(self.positions))]
         missing = [positions for positions, values in zip(self.positions, kept, strict=True) if values is None]

@@ -56,10 +56,6 @@ def evaluate_classification(
 
     Returns:
         ``top1``, ``top5`` (from 5 classes on) and ``mean_per_class``; or the two mAP; in percent.
-
-    Raises:
-        ValueError: If the split is empty or unlabelled, the classes are not the classifier's, a score is NaN, or too
-            many images are unreadable.
     """
     started = time.perf_counter()
     settings = settings or ForwardSettings()
@@ -115,15 +111,7 @@ class ClassificationTargets:
 
 
 def classification_targets(images: ImageDataset, purpose: str) -> ClassificationTargets:
-    """Read the targets of a split; a data set with an attribute ``multi_hot`` has any number of classes an image.
-
-    Args:
-        images: The split.
-        purpose: What needs the targets, for error messages: "linear probing".
-
-    Raises:
-        ValueError: If the split is empty, an image has no class, or the multi-hot rows do not fit.
-    """
+    """Read the targets of a split; a data set with an attribute ``multi_hot`` has any number of classes an image."""
     if len(images) == 0:
         raise ValueError(
             f"the split {images.description.split!r} of {images.description.name} is empty: {purpose} needs images; "
@@ -144,16 +132,7 @@ def classification_targets(images: ImageDataset, purpose: str) -> Classification
 
 
 def check_same_classes(head: tuple[str, ...], data: tuple[str, ...], whose: str = "head") -> None:
-    """Check that a head was made for the classes of a data set.
-
-    Args:
-        head: Class names of the head, or of the training split, in label order.
-        data: Class names of the data set.
-        whose: What the first names belong to, for the error message.
-
-    Raises:
-        DoesNotApplyError: If their numbers differ, or a name does, where both sides have real names.
-    """
+    """Check that a head was made for the classes of a data set."""
     if len(head) != len(data):
         raise DoesNotApplyError(
             f"the {whose} has {len(head)} classes, the data set {len(data)}: their outputs cannot be compared; give "
@@ -170,12 +149,7 @@ def check_same_classes(head: tuple[str, ...], data: tuple[str, ...], whose: str 
 
 
 class ClassificationScores:
-    """Collects what the metrics need: ranks for one class an image (a number each), scores for several classes.
-
-    Args:
-        num_classes: Number of classes.
-        multi_label: Whether an image can have several classes.
-    """
+    """Collects what the metrics need: ranks for one class an image (a number each), scores for several classes."""
 
     def __init__(self, num_classes: int, multi_label: bool) -> None:
         self.num_classes = num_classes
@@ -189,9 +163,6 @@ class ClassificationScores:
         Args:
             scores: Shape: (batch, num_classes).
             targets: Class indices (batch,), or multi-hot (batch, num_classes) with -1 for cells that do not count.
-
-        Raises:
-            ValueError: If a score is NaN, or a label out of range.
         """
         if len(targets) == 0:
             return
@@ -200,14 +171,7 @@ class ClassificationScores:
         self.targets.append(targets.cpu())
 
     def metrics(self) -> dict[str, float]:
-        """Metrics in percent.
-
-        Returns:
-            ``top1``, from 5 classes on ``top5``, and ``mean_per_class``; or ``map_11_point`` and ``map_integral``.
-
-        Raises:
-            ValueError: If nothing was added.
-        """
+        """Metrics in percent."""
         if not self.kept:
             raise ValueError("no image was classified: an accuracy needs at least one; check the split")
         kept, targets = torch.cat(self.kept), torch.cat(self.targets)

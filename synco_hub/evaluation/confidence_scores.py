@@ -29,9 +29,6 @@ def maximum_softmax_log_odds(logits: Tensor) -> Tensor:
     Returns:
         Shape: (images,).
 
-    Raises:
-        ValueError: If a logit is NaN or infinite, or there is one class only.
-
     Source: Hendrycks and Gimpel, "A baseline for detecting misclassified and out-of-distribution examples" (2017).
     """
     if logits.shape[1] < 2:
@@ -49,9 +46,6 @@ def negative_energy(logits: Tensor) -> Tensor:
     Returns:
         Shape: (images,).
 
-    Raises:
-        ValueError: If a logit is NaN or infinite.
-
     Source: Liu et al., "Energy-based out-of-distribution detection" (2020).
     """
     return torch.logsumexp(_finite(logits, "logits"), dim=1)
@@ -68,9 +62,6 @@ def neighbour_similarity(features: Tensor, bank: Tensor, k: int) -> Tensor:
     Returns:
         Shape: (images,).
 
-    Raises:
-        ValueError: If there are fewer known images than k, or a feature is NaN, infinite or zero.
-
     Source: Sun et al., "Out-of-distribution detection with deep nearest neighbors" (2022).
     """
     check_neighbour(k, len(bank))
@@ -81,11 +72,7 @@ def neighbour_similarity(features: Tensor, bank: Tensor, k: int) -> Tensor:
 
 
 def check_neighbour(k: int, known: int) -> None:
-    """Check that there is a k-th neighbour.
-
-    Raises:
-        ValueError: If k is below 1 or above the number of known images.
-    """
+    """Check that there is a k-th neighbour."""
     if not 1 <= k <= known:
         raise ValueError(f"neighbour {k} of {known} known images: give k from 1 to their number")
 
@@ -109,14 +96,6 @@ def detection_metrics(name: str, known: Tensor, unknown: Tensor) -> dict[str, fl
         name: Ends the metrics' names.
         known: Confidence for in-distribution images. Shape: (known,).
         unknown: Confidence for out-of-distribution images. Shape: (unknown,).
-
-    Returns:
-        ``fpr95``, ``auroc``, ``aupr`` after Hendrycks et al.: out-of-distribution images are the positives, their
-        score is minus the confidence. ``fpr95_known_positive`` and ``aupr_known_positive``: the known images are the
-        positives (AUROC is the same). ``tied_share``: images that share their score with another.
-
-    Raises:
-        ValueError: If there are no images on one side, or a score is NaN.
     """
     for side, scores in (("in-distribution", known), ("out-of-distribution", unknown)):
         if len(scores) == 0:

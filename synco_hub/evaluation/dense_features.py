@@ -22,11 +22,7 @@ from synco_hub.visualization.token_maps import lay_tokens_on_grid
 
 
 def patch_sides(network: nn.Module) -> tuple[int, int]:
-    """Height and width in pixels of the network's patches; 1 and 1 for a network that cuts none.
-
-    Args:
-        network: What :func:`synco_hub.feature_pooling.find_feature_network` gave.
-    """
+    """Height and width in pixels of the network's patches; 1 and 1 for a network that cuts none."""
     size: Any = getattr(patch_embedding(network), "patch_size", None)
     size = getattr(getattr(network, "config", None), "patch_size", None) if size is None else size
     if size is None:
@@ -36,11 +32,6 @@ def patch_sides(network: nn.Module) -> tuple[int, int]:
 
 def pixel_values(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """An RGB image scaled to [0, 1] and normalised, at its own size.
-
-    Args:
-        image: RGB.
-        mean: Of each channel.
-        std: Of each channel.
 
     Returns:
         Shape: (1, 3, height, width), float32.
@@ -92,9 +83,6 @@ def compute_any_size_features(network: nn.Module, pixels: Tensor, rule: FeatureR
 
     Returns:
         Shape: (batch, dim).
-
-    Raises:
-        ValueError: If the model cannot take this size.
     """
     return compute_image_features(_AnySize(network), pixels, rule)
 
@@ -126,12 +114,6 @@ def choose_stage(model: nn.Module, stage: int | None = None) -> int | None:
     Args:
         model: Any model that :mod:`synco_hub.feature_pooling` knows.
         stage: Counted from 1; None for the last one whose patches are at most 16 pixels wide.
-
-    Returns:
-        The stage of a Swin, None for every other model: its last tokens after the final norm.
-
-    Raises:
-        ValueError: If the model has no such stage, or no stages at all.
     """
     network = find_feature_network(model)
     if not attends_in_windows(network):
@@ -153,12 +135,7 @@ def choose_stage(model: nn.Module, stage: int | None = None) -> int | None:
 
 
 def find_feature_stride(model: nn.Module, stage: int | None) -> tuple[int, int]:
-    """Height and width in pixels that one feature stands for.
-
-    Args:
-        model: The model.
-        stage: What :func:`choose_stage` gave.
-    """
+    """Height and width in pixels that one feature stands for."""
     sides = patch_sides(find_feature_network(model))
     factor = 1 if stage is None else 2 ** (stage - 1)
     return sides[0] * factor, sides[1] * factor
@@ -174,9 +151,6 @@ def compute_dense_features(model: nn.Module, pixels: Tensor, stage: int | None =
 
     Returns:
         float32. Shape: (batch, rows, columns, dim).
-
-    Raises:
-        ValueError: If the model cannot take this size, or its tokens lie on no grid.
     """
     if stage is None:
         return token_map(model, pixels)

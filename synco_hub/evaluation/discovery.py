@@ -73,18 +73,8 @@ def evaluate_discovery(
 ) -> tuple[EvaluationResult, Tensor]:
     """Find one box in each image and compare it with the annotated ones.
 
-    Args:
-        model: A ViT with global attention that takes images of any size; it stays as it is.
-        images: Files and annotated boxes of all classes.
-        settings: How boxes are found; where they are kept, and taken from when they are of the same model, settings
-            and files.
-        listed: Images that the split has; fewer given make the result partial. None for as many as are given.
-
     Returns:
         CorLoc in percent, and the boxes found. Shape: (images, 4).
-
-    Raises:
-        ValueError: If there is no image, the model is no such ViT, or the folder belongs to another measurement.
     """
     started = time.perf_counter()
     settings = settings or DiscoverySettings()
@@ -116,16 +106,8 @@ def evaluate_discovery(
 def discover_box(model: EvaluatedModel, picture: Image.Image, settings: DiscoverySettings) -> list[float]:
     """The box of the one object that a method finds in an image.
 
-    Args:
-        model: A ViT in eval mode.
-        picture: RGB.
-        settings: How.
-
     Returns:
         Left, top, right, bottom in pixels of the picture, right and bottom excluded.
-
-    Raises:
-        ValueError: If the network gives NaN.
     """
     width, height = picture.size
     longest = max(width, height)

@@ -54,16 +54,7 @@ def format_table(result: EvaluationResult) -> str:
 
 
 def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | None = None) -> EvaluationResult:
-    """Measure what a forward pass of a frozen model costs.
-
-    Args:
-        model: Any model that :mod:`synco_hub.feature_pooling` knows; it stays as it is.
-        settings: Batch size, repeats, device (None for the CPU) and arithmetic.
-
-    Returns:
-        ``parameters_m``, ``trainable_parameters_m``, ``gflops_per_image``, ``images_per_second``,
-        ``milliseconds_per_batch`` and ``measure_peak_memory_mb``.
-    """
+    """Measure what a forward pass of a frozen model costs."""
     settings = settings or EfficiencySettings()
     started = time.perf_counter()
     device, size = settings.device or "cpu", _image_size(model.network)
@@ -116,25 +107,14 @@ def count_parameters(model: nn.Module) -> tuple[int, int]:
 
 
 def count_operations(call: Callable[[], Any]) -> int:
-    """Floating-point operations of the matrix products of a call, two for a multiplication and addition.
-
-    Args:
-        call: Runs the network once.
-    """
+    """Floating-point operations of the matrix products of a call, two for a multiplication and addition."""
     with FlopCounterMode(display=False) as counter:
         call()
     return int(counter.get_total_flops())
 
 
 def measure_seconds(call: Callable[[], Any], repeats: int, warmup: int, device: torch.device | str) -> list[float]:
-    """Wall-clock seconds of each repetition, the device's work included.
-
-    Args:
-        call: What is timed.
-        repeats: Timed calls.
-        warmup: Calls before them, not timed.
-        device: Waited for before and after each call, if it is an accelerator.
-    """
+    """Wall-clock seconds of each repetition, the device's work included."""
     for _ in range(warmup):
         call()
     seconds = []

@@ -355,10 +355,6 @@ def knn_average_precision(
 
     Returns:
         ``map_11_point_k<k>`` and ``map_integral_k<k>`` for every k; in percent.
-
-    Raises:
-        ValueError: If shapes do not fit, a feature is NaN, no class has an image, or a k or the temperature is out of
-            range.
     """
     for name, features, targets in (
         ("training", bank_features, bank_targets),

@@ -29,9 +29,6 @@ class PropagationSettings:
         topk: Patches that give labels, of all context frames together.
         radius: Rows and columns around a patch's own place from which they are taken; 0 for no limit.
         temperature: Of the weights.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     num_previous: int = 7

@@ -53,16 +53,7 @@ class EvaluatedModel:
 
 
 def open_split(data: DatasetChoice, split: str, model: EvaluatedModel) -> EvaluationDataset:
-    """One split of a data set, each image as the model wants it.
-
-    Args:
-        data: Which images.
-        split: `train` or `test`.
-        model: Whose transform they get.
-
-    Raises:
-        ValueError: If the data set has no such split.
-    """
+    """One split of a data set, each image as the model wants it."""
     crop = getattr(model.processor, "crop_size", None)
     images = load_dataset(data, split, image_size=crop["height"] if crop else None)
     return EvaluationDataset(images, model.transform)
@@ -134,12 +125,7 @@ def preprocessing(dataset: EvaluationDataset) -> dict[str, Any]:
 
 
 def data_source(about: DatasetDescription, count: int) -> DataSource:
-    """What a result says about a split.
-
-    Args:
-        about: The split's own description.
-        count: Images that entered the measurement.
-    """
+    """What a result says about a split."""
     words = f"{about.source}; {about.split_rule}"
     return DataSource(about.name, about.split, count, about.fingerprint, words, about.num_classes)
 
@@ -169,13 +155,7 @@ def describe_classifier(model: EvaluatedModel, revision: str | None = None) -> M
 
 
 def save_split(split: MeasuredSplit, model: ModelSource, path: Path) -> Path:
-    """Write the features of a split with their origin, whole or not at all.
-
-    Args:
-        split: What was measured.
-        model: By which model.
-        path: A safetensors file.
-    """
+    """Write the features of a split with their origin, whole or not at all."""
     facts = {
         "source": asdict(split.source),
         "class_names": split.class_names,
@@ -188,12 +168,7 @@ def save_split(split: MeasuredSplit, model: ModelSource, path: Path) -> Path:
 
 
 def load_split(path: Path) -> tuple[MeasuredSplit, ModelSource]:
-    """Read what :func:`save_split` wrote.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If the file holds no measured split.
-    """
+    """Read what :func:`save_split` wrote."""
     if not path.is_file():
         raise FileNotFoundError(f"{str(path)!r} does not exist: write it with --save-features first")
     features = Features.load(path)
@@ -213,11 +188,7 @@ def load_split(path: Path) -> tuple[MeasuredSplit, ModelSource]:
 
 
 def check_same_model(train: ModelSource, test: ModelSource) -> None:
-    """Check that two splits were measured by one model.
-
-    Raises:
-        ValueError: Naming both.
-    """
+    """Check that two splits were measured by one model."""
     if train != test:
         raise ValueError(
             f"the training features are of {train.name} ({train.feature}), the test features of {test.name} "

@@ -129,23 +129,7 @@ def evaluate_out_of_distribution(
     settings: ForwardSettings | None = None,
     folder: Path | None = None,
 ) -> EvaluationResult:
-    """Measure how well a classifier tells unknown images from known ones.
-
-    Args:
-        model: Gives ``logits``.
-        sets: The images.
-        settings: Batch size, workers, device, progress.
-        folder: Where what the classifier gives is kept, and taken from when it is of the same model, settings and
-            images; an interrupted run goes on there.
-
-    Returns:
-        For each score (``msp``, ``energy``, ``knn``; with ``_all_classes`` where ``sets.columns`` keeps some): see
-        :func:`synco_hub.evaluation.confidence_scores.detection_metrics`.
-
-    Raises:
-        ValueError: If a set is empty, a score is NaN, the bank has fewer images than the neighbour's number, or the
-            folder belongs to another measurement.
-    """
+    """Measure how well a classifier tells unknown images from known ones."""
     started = time.perf_counter()
     settings = settings or ForwardSettings()
     if sets.bank is not None:
@@ -241,27 +225,13 @@ class ClassifierOutputs:
     """Logits and features of the readable images of data sets, block by block: finished blocks survive a stop.
 
     Blocks are whole batches, and a batch holds the same images in every run: so are the last bits of its numbers.
-
-    Args:
-        network: In eval mode, gives ``logits``.
-        settings: Batch size, workers, progress.
-        folder: Where finished blocks are kept and taken from, of this network and these settings.
     """
 
     def __init__(self, network: nn.Module, settings: ForwardSettings, folder: ResumableFolder | None = None) -> None:
         self._network, self._settings, self._folder = network, settings, folder or ResumableFolder(None, {})
 
     def of(self, dataset: EvaluationDataset, title: str, wanted: Sequence[str] = (LOGITS,)) -> Outputs:
-        """Compute, or take, what is wanted of every readable image.
-
-        Args:
-            dataset: Images, with or without labels.
-            title: What the progress bar says, and the name of the blocks' folder.
-            wanted: `LOGITS`, `FEATURES` or both.
-
-        Raises:
-            ValueError: If there is no readable image, or too many are unreadable.
-        """
+        """Compute, or take, what is wanted of every readable image."""
         blocks = self._blocks(len(dataset))
         kept = [self._kept(_part(title, number), dataset, block, wanted) for number, block in enumerate(blocks)]
         missing = [batch for block, values in zip(blocks, kept, strict=True) if values is None for batch in block]

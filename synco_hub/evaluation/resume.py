@@ -39,15 +39,7 @@ _RUN = 64
 
 
 class ResumableFolder:
-    """Finished parts of one measurement, each whole or not there.
-
-    Args:
-        path: Made if it is missing; None keeps nothing and finds nothing.
-        identity: Everything that changes every part; JSON values.
-
-    Raises:
-        ValueError: If the folder belongs to another measurement, naming what differs, or holds foreign files.
-    """
+    """Finished parts of one measurement, each whole or not there."""
 
     def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
         self.path = path
@@ -70,11 +62,7 @@ class ResumableFolder:
             write_json(self.path / name, {_CONTENTS: contents, **values})
 
     def load_part(self, name: str, contents: str) -> dict[str, Any] | None:
-        """What :meth:`save_part` kept; None if there is nothing, or it was measured on other contents.
-
-        Raises:
-            ValueError: If the file is damaged.
-        """
+        """What :meth:`save_part` kept; None if there is nothing, or it was measured on other contents."""
         if not self.has(name):
             return None
         values = self.load(name)
@@ -87,11 +75,7 @@ class ResumableFolder:
                 save_file(dict(tensors), temporary, metadata={_CONTENTS: contents})
 
     def load_tensors(self, name: str, contents: str) -> dict[str, Tensor] | None:
-        """As :meth:`load_part`, for tensors.
-
-        Raises:
-            ValueError: If the file is damaged.
-        """
+        """As :meth:`load_part`, for tensors."""
         if self.path is None or not self.has(name):
             return None
         file = self.path / name
@@ -108,11 +92,7 @@ class ResumableFolder:
         return self.path is not None and (self.path / name).is_file()
 
     def load(self, name: str) -> dict[str, Any]:
-        """What :meth:`save` kept; empty if there is nothing.
-
-        Raises:
-            ValueError: If the file is damaged.
-        """
+        """What :meth:`save` kept; empty if there is nothing."""
         return read_json(self.path / name) if self.path is not None and self.has(name) else {}
 
     def save(self, name: str, values: Mapping[str, Any]) -> None:
@@ -122,11 +102,7 @@ class ResumableFolder:
 
 
 def check_same_measurement(where: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], remedy: str) -> None:
-    """Check that what is kept is of the measurement that goes on.
-
-    Raises:
-        ValueError: Naming the first three facts that differ.
-    """
+    """Check that what is kept is of the measurement that goes on."""
     ours = json.loads(json.dumps(dict(ours)))
     differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
     if differing:
@@ -146,11 +122,7 @@ def write_json(file: Path, values: Any) -> None:
 
 
 def read_json(file: Path) -> dict[str, Any]:
-    """Read a JSON object that :func:`write_json` wrote.
-
-    Raises:
-        ValueError: If the file is none.
-    """
+    """Read a JSON object that :func:`write_json` wrote."""
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -164,11 +136,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 
 def identify_model(model: nn.Module) -> dict[str, str]:
-    """What two measurements must have in common to be of one model.
-
-    Returns:
-        ``weights``; and ``configuration``: the same weights with another number of heads are another network.
-    """
+    """What two measurements must have in common to be of one model."""
     return {"weights": hash_weights(model), "configuration": fingerprint(_configuration(model))}
 
 
@@ -198,12 +166,7 @@ def _configuration(model: nn.Module) -> str:
 
 
 def hash_images(images: ImageDataset, positions: Sequence[int] | None = None) -> str:
-    """Hash of the stored images, in their order; where they lie and what they are called plays no part.
-
-    Args:
-        images: A data set.
-        positions: Which of its images; None for all.
-    """
+    """Hash of the stored images, in their order; where they lie and what they are called plays no part."""
     if isinstance(images, WatermarkedImages):
         return hash_images(images.images, positions)  # the mark is drawn on the view, not stored
     return _hash_of(images.encoded, range(len(images)) if positions is None else positions)

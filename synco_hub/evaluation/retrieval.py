@@ -65,9 +65,6 @@ class RetrievalInput:
         crop_queries: Whether only the box of a query is seen (the official protocol; DINO's script sees all of it).
         mean: Of each channel.
         std: Of each channel.
-
-    Raises:
-        ValueError: If a number is out of range.
     """
 
     max_side: int | None = 1024
@@ -107,18 +104,8 @@ def evaluate_retrieval(
 ) -> EvaluationResult:
     """Measure a frozen model on a benchmark that is open already.
 
-    Args:
-        model: Any model that :mod:`synco_hub.feature_pooling` knows and that takes images of any size; it stays as it
-            is.
-        data: The benchmark.
-        settings: How images are seen; the folder where features are kept, and taken from when it holds those of the
-            same model, settings and images.
-
     Returns:
         mAP and mP@1, 5, 10 under the easy, medium and hard setup, in percent.
-
-    Raises:
-        ValueError: If no query has a positive, the folder belongs to another measurement, or features are NaN.
     """
     started = time.perf_counter()
     settings = settings or RetrievalSettings()
@@ -159,9 +146,6 @@ def score_retrieval(similarities: Tensor, data: RetrievalData) -> RetrievalScore
     Args:
         similarities: Shape: (queries, database images).
         data: The benchmark.
-
-    Raises:
-        ValueError: If no setup has one.
     """
     metrics, counted = {}, {}
     for setup in SETUPS:
@@ -223,20 +207,8 @@ def compute_retrieval_vectors(
 ) -> Tensor:
     """Compute the unit vector of every image, one image a forward pass.
 
-    Args:
-        model: Any model that :mod:`synco_hub.feature_pooling` knows and that takes images of any size.
-        images: Files and boxes.
-        form: How an image becomes the network's input.
-        settings: Workers, device, progress.
-        title: Of the progress bar and of the files on disk.
-        folder: Where finished blocks are kept and taken from.
-
     Returns:
         Float32, unit norm, on the CPU. Shape: (images, dim).
-
-    Raises:
-        UnreadableImageError: If an image cannot be decoded: the benchmark allows none to be left out.
-        ValueError: If features are NaN, or the model cannot take images of any size.
     """
     parts = []
     with (

@@ -67,16 +67,7 @@ def format_table(result: EvaluationResult) -> str:
 
 
 class RobustnessRun:
-    """A classifier on planned cells.
-
-    Args:
-        model: Gives ``logits``.
-        plan: The cells and what the result says of them.
-        settings: Batch size, workers, device, progress.
-
-    Raises:
-        ValueError: If the classifier lacks classes of a planned set.
-    """
+    """A classifier on planned cells."""
 
     def __init__(self, model: EvaluatedModel, plan: RobustnessPlan, settings: ForwardSettings | None = None) -> None:
         self.model, self.plan, self.settings = model, plan, settings or ForwardSettings()
@@ -100,9 +91,6 @@ class RobustnessRun:
 
         A planned cell whose images have changed since is measured anew. Cells that are not planned now stay as they
         are. A missing file is no error.
-
-        Raises:
-            ValueError: If the file is no result, or of another measurement.
         """
         if not output.is_file():
             return 0
@@ -121,12 +109,7 @@ class RobustnessRun:
         return len(self.cells)
 
     def results(self) -> Iterator[EvaluationResult]:
-        """Measure what is not finished, and yield the result after each cell (once if nothing is left).
-
-        Raises:
-            ValueError: If a set is empty, broken or not readable, its classes are not the classifier's, or a logit is
-                NaN.
-        """
+        """Measure what is not finished, and yield the result after each cell (once if nothing is left)."""
         waiting = [cell for cell in self.plan.cells if cell.key not in self.cells]
         with frozen(self.model.network, self.settings.device) as network:
             self.device = device_name(next(network.parameters()).device)
@@ -254,11 +237,7 @@ class AccuracyCell:
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
-        """What :meth:`to_dict` gave.
-
-        Raises:
-            ValueError: If it cannot have given this: a field is missing or unknown, or a count is impossible.
-        """
+        """What :meth:`to_dict` gave."""
         try:
             cell = cls(**{**values, "skipped": tuple(values.get("skipped", ()))})
             right = (cell.correct, cell.correct_of_subset or 0)
@@ -286,9 +265,6 @@ def measure_cell(
         settings: Batch size, workers, progress.
         title: What the progress bar says.
         with_subset: Also count with all other outputs left out.
-
-    Raises:
-        ValueError: If the set is empty, none of its images is readable or too many are not, or a logit is NaN.
     """
     ledger = UnreadableImages(dataset, settings.max_bad_fraction)
     device = next(network.parameters()).device
@@ -322,16 +298,7 @@ Cells = Mapping[str, AccuracyCell]
 
 
 def compute_robustness_metrics(cells: Cells) -> dict[str, float]:
-    """Metrics of the cells that are there, in percent.
-
-    Args:
-        cells: By key, such as ``imagenet_a`` or ``imagenet_c/fog/3``.
-
-    Returns:
-        ``<set>_top1``; for 200-class sets ``<set>_top1_of_200`` and ``<set>_top1_of_1000``; for corruptions each
-        cell, the mean of each corruption, and once all 75 cells are there ``<set>_top1``, their plain mean as in the
-        paper, and for ImageNet-C ``imagenet_c_mce``; ``imagenet_w_gap``, accuracy with the watermark less clean.
-    """
+    """Metrics of the cells that are there, in percent."""
     metrics: dict[str, float] = {}
     for key, cell in cells.items():
         if "/" in key:
@@ -349,12 +316,7 @@ def compute_robustness_metrics(cells: Cells) -> dict[str, float]:
 
 
 def tabulate_severities(family: str, cells: Cells) -> dict[str, list[float | None]]:
-    """Accuracy in percent of each corruption at severities 1 to 5, None where it is not measured.
-
-    Args:
-        family: ``imagenet_c`` or ``corrupted``.
-        cells: By key.
-    """
+    """Accuracy in percent of each corruption at severities 1 to 5, None where it is not measured."""
     table: dict[str, list[float | None]] = {}
     for name in BENCHMARK_CORRUPTIONS:
         found = [cells.get(f"{family}/{name}/{severity}") for severity in SEVERITIES]

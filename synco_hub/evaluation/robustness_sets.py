@@ -173,14 +173,7 @@ def _names(text: str | None) -> list[str] | None:
 
 
 def choose_sets(names: str) -> list[str]:
-    """Names of sets, each once.
-
-    Args:
-        names: Keys of `ROBUSTNESS_SETS` separated by commas; "all" for every one.
-
-    Raises:
-        ValueError: If a name is unknown or none is given.
-    """
+    """Names of sets, each once."""
     if names.strip() == "all":
         return list(ROBUSTNESS_SETS)
     wanted = _names(names) or []
@@ -193,19 +186,7 @@ def choose_sets(names: str) -> list[str]:
 def plan_cells(
     name: str, data_dir: Path | None, transform: EvaluationTransform, corruptions: Sequence[str] | None = None
 ) -> list[PlannedCell]:
-    """The cells of one set.
-
-    Args:
-        name: A key of `ROBUSTNESS_SETS`.
-        data_dir: Holds the sets' folders, or is the one of this set; None reads the Hub copy where there is one.
-        transform: Of the model.
-        corruptions: Of ImageNet-C only these; None for the fifteen.
-
-    Raises:
-        FileNotFoundError: If the set's folder is not there.
-        ImportError: If the watermark of ImageNet-W is not installed.
-        ValueError: If folders of corruptions are missing (all are named), or the set has no copy on the Hub.
-    """
+    """The cells of one set."""
     chosen = ROBUSTNESS_SETS[name]
     choice = DatasetChoice(chosen.dataset, None if data_dir is None else str(data_dir))
     if data_dir is not None:
@@ -233,14 +214,7 @@ def plan_cells(
 def plan_corruptions(
     images: ImageDataset, transform: EvaluationTransform, seed: int, corruptions: Sequence[str] | None = None
 ) -> list[PlannedCell]:
-    """Cells of corruptions drawn on the fly, the clean images first.
-
-    Args:
-        images: Any labelled images.
-        transform: Of the model.
-        seed: Of everything that is drawn.
-        corruptions: Some of the fifteen; None for all.
-    """
+    """Cells of corruptions drawn on the fly, the clean images first."""
     cells = [PlannedCell("clean", lambda: EvaluationDataset(images, transform))]
     for name in check_corruptions(corruptions):
         for severity in SEVERITIES:
@@ -250,11 +224,7 @@ def plan_corruptions(
 
 
 def check_corruptions(corruptions: Sequence[str] | None) -> list[str]:
-    """The fifteen corruptions, or some of them in their order.
-
-    Raises:
-        ValueError: If one is unknown, or a hold-out, which no average here contains, or none is given.
-    """
+    """The fifteen corruptions, or some of them in their order."""
     unknown = [name for name in corruptions or () if name not in BENCHMARK_CORRUPTIONS]
     if unknown or (corruptions is not None and not corruptions):
         hold_outs = ", ".join(sorted(HOLD_OUT_CORRUPTIONS))

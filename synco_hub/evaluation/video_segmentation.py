@@ -83,20 +83,9 @@ def evaluate_video_segmentation(
     A video that cannot be measured (sizes, annotations, objects) is named in the result, which is then partial, and
     the others are measured. The result on disk is renewed after each video, partial until the last.
 
-    Args:
-        model: A ViT or Swin that takes images of any size; it stays as it is.
-        videos: What :func:`synco_hub.data.davis.load_davis` listed.
-        output_dir: Gets `masks/<video>/*.png`, `videos/<video>.json` and `video-segmentation.json`; finished videos
-            of an earlier run with the same model and settings are taken from it.
-        settings: How it is measured.
-
     Returns:
         J&F, J and F (mean, recall, decay) in percent over all objects, and the seconds a frame took beside the
         network's forward pass.
-
-    Raises:
-        ValueError: If no video could be measured, with the first reason, or the folder belongs to another
-            measurement.
     """
     started = time.perf_counter()
     settings = settings or VideoSegmentationSettings()
@@ -270,11 +259,7 @@ class VideoScores:
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
-        """What :meth:`to_dict` gave.
-
-        Raises:
-            ValueError: If fields are missing or unknown.
-        """
+        """What :meth:`to_dict` gave."""
         try:
             return cls(**values)
         except TypeError as error:
@@ -291,9 +276,6 @@ def score_video(name: str, masks: Tensor, annotations: Tensor, seconds: Sequence
         masks: Predicted indices. Shape: (frames, height, width).
         annotations: Annotated indices, 255 where pixels do not count. Shape: (frames, height, width).
         seconds: What the propagation took, kept with the scores.
-
-    Raises:
-        ValueError: If shapes differ, or the masks name more objects than the first annotation.
     """
     if masks.shape != annotations.shape or masks.ndim != 3 or len(masks) < 3:
         raise ValueError(
@@ -321,9 +303,6 @@ def score_video(name: str, masks: Tensor, annotations: Tensor, seconds: Sequence
 
 def measure_video(videos: Sequence[VideoScores]) -> dict[str, float]:
     """Means over all objects of all videos, in percent; J&F is the mean of J's and F's means.
-
-    Args:
-        videos: At least one, each with an object.
 
     Returns:
         `jf_mean`, then mean, recall and decay of J and F, then the mean seconds of propagation a frame.

@@ -35,16 +35,7 @@ def limit_silence(seconds: float) -> Iterator[None]:
 
 @contextmanager
 def explain_errors(action: str, repo_id: str, afterwards: str) -> Iterator[None]:
-    """Within this context a failure of the Hub or of the connection becomes one `OSError` that says what to do.
-
-    Args:
-        action: What was being done, such as "pulling".
-        repo_id: Which repository.
-        afterwards: How things stand after a fault in the middle, and what to do then.
-
-    Raises:
-        OSError: For every failure of the Hub or the connection; `ValueError`s go through untouched.
-    """
+    """Within this context a failure of the Hub or of the connection becomes one `OSError` that says what to do."""
     try:
         yield
     except json.JSONDecodeError as error:

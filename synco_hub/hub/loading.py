@@ -44,20 +44,7 @@ HEAD_FILE = "linear_head.safetensors"
 
 
 def load_model(name: str) -> tuple[Any, Any]:
-    """Load a frozen model and its image processor.
-
-    Args:
-        name: A zoo or installed short name, a checkpoint directory, any Hub id that `AutoModel` loads,
-            `timm:<name>` for timm's pretrained weights, or what linear probing wrote for a foreign backbone, which
-            gives that backbone.
-
-    Returns:
-        The model in evaluation mode, and its image processor.
-
-    Raises:
-        ValueError: If there is no such checkpoint, with the nearest names.
-        OSError: If it is a short name of the zoo that is not on this computer; names the ways to get it.
-    """
+    """Load a frozen model and its image processor."""
     name = find_backbone_name(name)
     if name.startswith(TIMM_PREFIX):
         return _timm_model(name.removeprefix(TIMM_PREFIX))
@@ -138,12 +125,7 @@ class LinearHead:
 
 
 class LinearClassifier(nn.Module):
-    """A frozen foreign backbone with a linear head; called like a classifier of `transformers`.
-
-    Args:
-        backbone: Any model that `synco_hub.feature_pooling` knows.
-        head: What was trained on its features.
-    """
+    """A frozen foreign backbone with a linear head; called like a classifier of `transformers`."""
 
     def __init__(self, backbone: nn.Module, head: LinearHead) -> None:
         super().__init__()
@@ -173,15 +155,7 @@ class LinearClassifier(nn.Module):
 
 
 def save_classifier(directory: Path, model_name: str, model: nn.Module, processor: Any, head: LinearHead) -> None:
-    """Write a trained head with its backbone, or with its backbone's name if the backbone is not ours.
-
-    Args:
-        directory: Where to write.
-        model_name: What the backbone was loaded by.
-        model: The frozen backbone.
-        processor: Its image processor.
-        head: What was trained.
-    """
+    """Write a trained head with its backbone, or with its backbone's name if the backbone is not ours."""
     directory.mkdir(parents=True, exist_ok=True)
     network = find_feature_network(model)
     processor.save_pretrained(directory)
@@ -214,19 +188,7 @@ def _synco_classifier(network: SynCoModel, head: LinearHead) -> Any:
 
 
 def load_classifier(name: str) -> tuple[Any, Any, tuple[str, ...]]:
-    """Load a classifier in evaluation mode.
-
-    Args:
-        name: What linear probing or fine-tuning wrote, a directory, or a Hub id that
-            `AutoModelForImageClassification` loads.
-
-    Returns:
-        The classifier, its image processor, and its class names in label order.
-
-    Raises:
-        DoesNotApplyError: If it is a backbone without a trained head.
-        ValueError: If there is no such model.
-    """
+    """Load a classifier in evaluation mode."""
     register()
     directory = Path(name)
     if (directory / HEAD_FACTS).is_file():
@@ -261,16 +223,6 @@ def load_with_head(name: str) -> tuple[Any, Any]:
     """Load a model with its trained classifier where the checkpoint has one, and without where it has none.
 
     For looking at a model: what moves the score of a class can only be seen through the head.
-
-    Args:
-        name: What :func:`load_classifier` or :func:`synco_hub.hub.loading.load_model` takes.
-
-    Returns:
-        The model in evaluation mode, and its image processor.
-
-    Raises:
-        ValueError: If there is no such checkpoint, with the nearest names.
-        OSError: If it is a short name of the zoo that is not on this computer; names the ways to get it.
     """
     if (Path(name) / HEAD_FACTS).is_file():
         return load_classifier(name)[:2]

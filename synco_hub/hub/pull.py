@@ -51,18 +51,6 @@ def pull(name: str, repo_id: str | None = None, revision: str | None = None, api
     """Download a checkpoint, check it and install it.
 
     What has arrived stays below the home of the zoo when the connection breaks, so that repeating continues.
-
-    Args:
-        name: A short name, or `organisation/name`, which is then installed under its last part.
-        repo_id: Repository to take a short name from, instead of the zoo's own.
-        revision: Branch, tag or commit; None for the newest.
-        api: Client; None for the user's own.
-
-    Raises:
-        ValueError: If nothing is published under this name, the repository holds no checkpoint in safetensors, its
-            weights do not fit its configuration, or its backbone is not the one of the name.
-        OSError: If the Hub or the connection fails, or a file is not what the Hub says it is; nothing is installed
-            then.
     """
     short, source = _source(name, repo_id)
     client = api or HfApi()
@@ -215,19 +203,7 @@ def _check_weights(staging: Path, source: str) -> None:
 
 
 def install_checkpoint(directory: Path, name: str, origin: Mapping[str, str] | None = None) -> Path:
-    """Copy a checkpoint under a short name, whole or not at all; an installed one of that name is replaced.
-
-    Args:
-        directory: A checkpoint directory with `config.json` and weights.
-        name: The short name.
-        origin: Where it comes from (`source`, and `revision` where there is one); None for the directory itself.
-
-    Returns:
-        Where it is installed.
-
-    Raises:
-        ValueError: If the directory is no checkpoint, its weights do not fit its configuration, or the name is none.
-    """
+    """Copy a checkpoint under a short name, whole or not at all; an installed one of that name is replaced."""
     destination = checkpoint_directory(name)
     if not (directory / "config.json").is_file() or not any(directory.glob("*.safetensors")):
         raise ValueError(

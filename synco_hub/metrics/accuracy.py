@@ -95,9 +95,6 @@ def check_class_targets(scores: Tensor, targets: Tensor) -> None:
     Args:
         scores: Shape: (batch, num_classes).
         targets: Shape: (batch,).
-
-    Raises:
-        ValueError: If the batch is empty, shapes do not fit, targets are not integers, or one is out of range.
     """
     if scores.ndim != 2 or targets.shape != scores.shape[:1]:
         raise ValueError(

@@ -84,11 +84,7 @@ def sequence_statistics(values: Tensor) -> SequenceStatistics:
 
 
 def check_masks(masks: Tensor, targets: Tensor) -> None:
-    """Check that two stacks of masks can be compared.
-
-    Raises:
-        ValueError: If shapes differ, or one is not boolean.
-    """
+    """Check that two stacks of masks can be compared."""
     if masks.shape != targets.shape or masks.ndim < 2:
         raise ValueError(
             f"masks {tuple(masks.shape)} and targets {tuple(targets.shape)} do not fit: both are (..., height, width)"

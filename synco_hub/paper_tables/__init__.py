@@ -17,14 +17,7 @@ _FILES = {
 
 
 def read_paper_table(number: int) -> list[dict[str, str]]:
-    """Rows of one table, each a mapping from column to text as printed.
-
-    Args:
-        number: 9 (data sets) to 15 (efficiency).
-
-    Raises:
-        ValueError: If there is no such table.
-    """
+    """Rows of one table, each a mapping from column to text as printed."""
     if number not in _FILES:
         raise ValueError(f"table {number} is not in the paper's supplement: use one of {', '.join(map(str, _FILES))}")
     with (Path(__file__).parent / _FILES[number]).open(encoding="utf-8", newline="") as stream:

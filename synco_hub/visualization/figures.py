@@ -234,19 +234,7 @@ class BoxedPicture:
 
 
 def box_figure(pictures: Sequence[BoxedPicture], columns: int = 4, title: str | None = None) -> Figure:
-    """Draw pictures with their boxes.
-
-    Args:
-        pictures: At least one.
-        columns: Panels a row.
-        title: Above the figure.
-
-    Returns:
-        A figure; see :func:`save_figure`.
-
-    Raises:
-        ValueError: If there is no picture or no column.
-    """
+    """Draw pictures with their boxes."""
     if not pictures or columns < 1:
         raise ValueError(f"{len(pictures)} pictures in {columns} columns: at least one of each is needed")
     columns = min(columns, len(pictures))

@@ -97,11 +97,6 @@ def last_keys(model: nn.Module, pixel_values: Tensor) -> Tensor:
 
     Returns:
         float32, prefix tokens left out. Shape: (batch, rows, columns, dim).
-
-    Raises:
-        DoesNotApplyError: If the model attends in windows (Swin).
-        ValueError: If it cannot take this image size, or its attention is not fused, so that its keys are not to be
-            seen.
     """
     network = find_feature_network(model)
     if attends_in_windows(network):
@@ -144,9 +139,6 @@ class RecordedSelfAttention(TorchFunctionMode):
         blocks: In the order of the blocks, functions that form the weights. Shape of each: (batch, heads, tokens,
             tokens); a Swin's batch is batch * windows.
         fused_keys: Keys of the last block that attends by the fused kernel. Shape: (batch, heads, tokens, head_dim).
-
-    Args:
-        keep: How many of the last blocks to note; None for all.
     """
 
     def __init__(self, keep: int | None = None) -> None:
@@ -202,12 +194,6 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
     Args:
         network: What :func:`synco_hub.feature_pooling.find_feature_network` gave.
         pixel_values: Preprocessed images. Shape: (batch, channels, height, width).
-
-    Returns:
-        The network's output; of a timm model its `forward_features`.
-
-    Raises:
-        ValueError: If the model cannot take this size.
     """
     pixel_values = pixel_values.to(next(network.parameters()).device)
     forward = network.forward_features if hasattr(network, "forward_features") else network
@@ -239,9 +225,6 @@ def find_patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]
     Args:
         network: The backbone.
         pixel_values: Shape: (batch, channels, height, width).
-
-    Raises:
-        ValueError: If the network names no patch size, or the image is smaller than a patch.
     """
     size: Any = getattr(patch_embedding(network), "patch_size", None)
     if size is None:

@@ -113,9 +113,6 @@ def lay_tokens_on_grid(tokens: Tensor, network: nn.Module, pixel_values: Tensor)
 
     Returns:
         Shape: (batch, rows, columns, dim).
-
-    Raises:
-        ValueError: If there are fewer tokens than patches.
     """
     if tokens.ndim == 4:
         return tokens

@@ -41,11 +41,7 @@ class TrainingItem(TypedDict):
 
 
 class CropAndFlip:
-    """Random resized crop with scale (0.08, 1) and horizontal flip, resized and normalised as the model wants it.
-
-    Args:
-        evaluation: The model's evaluation transform: image size, mean and standard deviation are read from it.
-    """
+    """Random resized crop with scale (0.08, 1) and horizontal flip, resized and normalised as the model wants it."""
 
     def __init__(self, evaluation: EvaluationTransform) -> None:
         self.image_size = evaluation.image_size

@@ -25,7 +25,6 @@ def classification_loss(logits: Tensor, targets: Tensor, label_smoothing: float 
     Targets are class indices (batch,), or multi-hot (batch, num_classes), of which negative cells do not count. Label
     smoothing is for class indices only: binary cross-entropy has no classes to spread over.
 
-
     Source: paper sections 7.5 and 7.6.
     """
     if targets.ndim == 1:
@@ -48,12 +47,6 @@ class LinearHeads(nn.Module):
     """Heads that start equal and share nothing: each trains as if it were alone.
 
     The losses are added, so a head's gradient is that of its own loss; one matrix product serves all heads.
-
-    Args:
-        dim: Dimension of the features.
-        num_classes: Number of classes.
-        num_heads: Number of heads.
-        label_smoothing: See :func:`trainers.classification.heads.classification_loss`.
     """
 
     def __init__(self, dim: int, num_classes: int, num_heads: int, label_smoothing: float = 0.1) -> None:

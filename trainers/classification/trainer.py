@@ -175,18 +175,7 @@ def _merge_scores(parts: list[dict[str, ClassificationScores]]) -> dict[str, Cla
 
 
 class LinearProbeTrainer(ClassificationTrainer):
-    """Trains `LinearHeads` side by side; the network below stays in eval mode and out of checkpoints.
-
-    Args:
-        heads: One head for each learning rate.
-        args: How to train them.
-        train_dataset: Augmented images, or cached features.
-        eval_dataset: Centre crops, or cached features.
-        eval_targets: Targets of the test split.
-        backbone: The frozen network; None for cached features.
-        rule: Which feature the heads read.
-        base_rates: Base learning rate of each head.
-    """
+    """Trains `LinearHeads` side by side; the network below stays in eval mode and out of checkpoints."""
 
     args: LinearProbeArguments
     model: LinearHeads

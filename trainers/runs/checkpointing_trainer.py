@@ -67,11 +67,7 @@ class CheckpointingTrainer(Trainer):
         }
 
     def find_latest_checkpoint(self) -> str | None:
-        """The newest complete checkpoint of the output directory, the same on every process, or None.
-
-        Raises:
-            ValueError: If this run cannot continue it, naming the difference.
-        """
+        """The newest complete checkpoint of the output directory, the same on every process, or None."""
         chosen: list[str | None] = [None]
         if self.is_world_process_zero():
             remove_unfinished(self._directory)
@@ -123,11 +119,7 @@ class CheckpointingTrainer(Trainer):
         return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Write beside, and rename when every process has written its part.
-
-        Raises:
-            OSError: If the disk does not take it; earlier checkpoints stay.
-        """
+        """Write beside, and rename when every process has written its part."""
         name = f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             remove_unfinished(self._directory)

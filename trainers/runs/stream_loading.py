@@ -43,11 +43,6 @@ class StreamedData:
 class StreamLoading:
     """What a trainer needs of a stream.
 
-    Args:
-        data: The stream.
-        num_images: Images of an epoch over all processes.
-        args: Batch size, workers, and the processes.
-
     Attributes:
         sampler: The rows of this process.
     """

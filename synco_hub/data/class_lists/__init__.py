@@ -27,27 +27,13 @@ CLASS_LISTS = {
 
 @cache
 def read_class_list(name: str) -> tuple[str, ...]:
-    """The wnids or names of one list, in label order.
-
-    Args:
-        name: A key of `CLASS_LISTS`.
-
-    Raises:
-        ValueError: If there is no such list.
-    """
+    """The wnids or names of one list, in label order."""
     if name not in CLASS_LISTS:
         raise ValueError(f"class list {name!r} is unknown: use one of {', '.join(CLASS_LISTS)}.")
     return tuple((Path(__file__).parent / CLASS_LISTS[name]).read_text(encoding="utf-8").splitlines())
 
 
 def imagenet_indices(name: str) -> list[int]:
-    """Where the classes of a list stand among the 1000 of ImageNet: the logits to keep for a subset.
-
-    Args:
-        name: A key of `CLASS_LISTS`.
-
-    Raises:
-        ValueError: If there is no such list.
-    """
+    """Where the classes of a list stand among the 1000 of ImageNet: the logits to keep for a subset."""
     position = {wnid: index for index, wnid in enumerate(read_class_list("imagenet_1k"))}
     return [position[wnid] for wnid in read_class_list(name)]

@@ -76,13 +76,7 @@ def shard_order(part: StreamPart, *keys: int) -> list[int]:
 def interleave(
     shards: Iterable[int], read: Callable[[int], Iterator[Row]], num_open: int = OPEN_SHARDS
 ) -> Iterator[Row]:
-    """Rows of several shards in turn; where one ends, the next takes its place.
-
-    Args:
-        shards: In the order in which they are opened.
-        read: Opens a shard; its iterator is advanced one row at a time.
-        num_open: Shards that are open at once.
-    """
+    """Rows of several shards in turn; where one ends, the next takes its place."""
     waiting = deque(shards)
     turns: deque[Iterator[Row]] = deque()
     while waiting or turns:

@@ -36,13 +36,7 @@ class StreamReadError(OSError):
 
 
 def is_network_error(error: BaseException, on_disk: bool = False) -> bool:
-    """Whether trying again may help.
-
-    Args:
-        error: What reading raised.
-        on_disk: Whether the shard is a local file: there an error that no system call made is damage, as Arrow's
-            "corrupt data" is.
-    """
+    """Whether trying again may help."""
     if on_disk and type(error) is OSError and error.errno is None:
         return False
     if isinstance(error, FileNotFoundError | PermissionError | IsADirectoryError | NotADirectoryError):
@@ -67,9 +61,6 @@ def read_rows_with_retries(
         retries: Attempts after the first; 0 gives up at once.
         wait: Takes seconds.
         on_disk: See `is_network_error`.
-
-    Raises:
-        StreamReadError: If the attempts are used up, or the error is none of the network.
     """
     done = failures = 0
     while True:

@@ -173,12 +173,7 @@ class StreamSampler(Sampler[Any]):
 
 
 class StreamBatchSampler(Sampler[list[Key]]):
-    """Batches of a `StreamSampler`, each with a few spare rows of its neighbour; the last incomplete one is left out.
-
-    Args:
-        sampler: The rows.
-        batch_size: Rows of a batch, the spare ones not counted.
-    """
+    """Batches of a `StreamSampler`, each with a few spare rows of its neighbour; the last incomplete one is left out."""
 
     def __init__(self, sampler: StreamSampler, batch_size: int) -> None:
         self.sampler = sampler

@@ -44,9 +44,6 @@ class SplitTwoViewTransform:
     Args:
         image_size: Height and width of a view in pixels.
         parameters: Table 11; None takes the paper's numbers.
-
-    Raises:
-        ValueError: If the image size is not positive.
     """
 
     def __init__(self, image_size: int, parameters: TwoViewParameters | None = None) -> None:
@@ -60,9 +57,6 @@ class SplitTwoViewTransform:
         Args:
             pixels: RGB image of any size. Shape: (height, width, 3).
             seed_key: 64-bit key of the sample: `derive_random_key(seed, epoch, index)`.
-
-        Returns:
-            View 1 and view 2.
         """
         height, width = pixels.shape[:2]
         draws = [draw_view(self.parameters, view, width, height, seed_key) for view in (0, 1)]
@@ -86,15 +80,8 @@ class SplitTwoViewTransform:
 def finish_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     """Both views of a batch, whoever makes them.
 
-    Args:
-        half: What finishes cropped views; None where the workers finish them.
-        batch: As `TwoViewCollator` gives it, on the device.
-
     Returns:
         View 1 and view 2. Shape of each: (batch, 3, height, width), float32.
-
-    Raises:
-        ValueError: If the views are cropped only and nothing finishes them.
     """
     if "draw_1" not in batch:
         return batch["view_1"], batch["view_2"]

@@ -61,18 +61,7 @@ class ViewDraw(NamedTuple):
 
 
 def draw_view(parameters: TwoViewParameters, view: int, width: int, height: int, key: int) -> ViewDraw:
-    """Draws one view of an image of a given size.
-
-    Args:
-        parameters: Table 11.
-        view: 0 for T_q, 1 for T_k.
-        width: Columns of the image.
-        height: Rows of the image.
-        key: 64-bit key of the sample, see `derive_random_key`. Its two views are drawn independently.
-
-    Returns:
-        The draw.
-    """
+    """Draws one view of an image of a given size."""
     draws = sample_uniforms(derive_random_key(key, view), _NUM_DRAWS)
     rest = draws[2 * CROP_ATTEMPTS :]
     top, left, crop_height, crop_width = 0, 0, height, width
@@ -148,15 +137,7 @@ _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(4)
 
 
 def draw_row(draw: ViewDraw) -> list[float]:
-    """Everything about a view but its crop.
-
-    Args:
-        draw: As `draw_view` gives it.
-
-    Returns:
-        One number for each name of `DRAW_ROW`: yes is 1, no is 0, a `blur_sigma` of 0 is no blur, a factor of 1 is no
-        blend.
-    """
+    """Everything about a view but its crop."""
     factors, gray_shares, mean_shares = [1.0] * BLENDS, [0.0] * BLENDS, [0.0] * BLENDS
     blends_before_hue, hue, number = BLENDS, 0.0, 0
     jitter = draw.color_jitter

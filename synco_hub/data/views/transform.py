@@ -15,19 +15,7 @@ TRANSFORMS: dict[str, Callable[[int, TwoViewParameters | None], AnyTwoViewTransf
 
 
 def resolve_place(augment_on: str, device_type: str) -> str:
-    """Where to distort.
-
-    Args:
-        augment_on: A key of `TRANSFORMS`, or `auto`: the device where it is an accelerator; on a CPU the worker, since
-            a batched pass in floats takes several times as long there as OpenCV in 8 bits.
-        device_type: Of the training device: cpu, cuda, ….
-
-    Returns:
-        A key of `TRANSFORMS`.
-
-    Raises:
-        ValueError: If there is no such place.
-    """
+    """Where to distort."""
     if augment_on != AUTO and augment_on not in TRANSFORMS:
         raise ValueError(f"--augment-on {augment_on}: views are made on one of {', '.join([AUTO, *TRANSFORMS])}.")
     if augment_on == AUTO:
@@ -49,9 +37,6 @@ def make_two_view_transform(
         augment_on: A key of `TRANSFORMS`, see `resolve_place`.
         image_size: Height and width of a view in pixels.
         parameters: Table 11; None takes the paper's numbers.
-
-    Raises:
-        ValueError: If there is no such place, or the image size is not positive.
     """
     if augment_on not in TRANSFORMS:
         raise ValueError(f"augment_on {augment_on!r} is no place: give one of {', '.join(TRANSFORMS)}.")

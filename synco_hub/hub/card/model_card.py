@@ -40,15 +40,6 @@ def write_card(
     """Write `README.md` and `.eval_results/` of a checkpoint directory from facts alone.
 
     What a run has recorded about itself goes before what people wrote.
-
-    Args:
-        directory: Where the checkpoint is.
-        name: What it is loaded by; on the Hub `organisation/name`.
-        config: Its `config.json` as plain data.
-        pretraining: How it was made, as plain data; nested mappings become sections of the table.
-        results: Measurements of this very checkpoint; a card never shows a number without one.
-        licence: Identifier of the Hub's list, if the owner of the weights has chosen one; before that of the facts.
-        facts: What people wrote about it; None for what lies beside the weights, if anything.
     """
     if facts is None:
         facts = read_facts(directory / FACTS_FILE) if (directory / FACTS_FILE).is_file() else CardFacts()
@@ -74,19 +65,6 @@ def refresh_card(
     """Write the card of a checkpoint directory anew from everything that lies in it.
 
     The facts that are chosen here are kept beside the weights, so that later calls need not repeat them.
-
-    Args:
-        directory: A checkpoint directory.
-        name: What the model is loaded by, `organisation/name` for one that is to be published; None for what was said
-            before, at first the directory's own name.
-        facts: A zoo name whose facts hold for these weights, or a YAML file; None for what lies there.
-        licence: The licence that the owner of the weights has chosen.
-
-    Returns:
-        The measurements that the card shows.
-
-    Raises:
-        ValueError: If the directory is no checkpoint, or facts or licence are not understood.
     """
     if not (directory / "config.json").is_file():
         raise ValueError(f"{directory} is no checkpoint: it has no config.json; give the directory with the weights.")

@@ -60,20 +60,7 @@ class ConversionSettings:
 
 
 def convert(source_name: str, output: Path, settings: ConversionSettings | None = None) -> ConversionReport:
-    """Convert a checkpoint; nothing is written unless everything fits.
-
-    Args:
-        source_name: See `open_source`.
-        output: The checkpoint directory to write; it must not exist, or be empty.
-        settings: What the user decided.
-
-    Returns:
-        The report that also lies in the directory.
-
-    Raises:
-        ValueError: If the source is refused, its layout is not told, or a tensor is missing, left over, wrong-shaped
-            or not finite.
-    """
+    """Convert a checkpoint; nothing is written unless everything fits."""
     settings = settings or ConversionSettings()
     refuse_filled(output)
     if settings.head and settings.whole_pretraining_state:
@@ -215,12 +202,7 @@ def account(
     whole: bool,
     own_head: bool,
 ) -> tuple[dict[str, int], list[dict[str, Any]], int]:
-    """Count what is carried over and list what is not.
-
-    Returns:
-        Part to number of tensors; rows of `what`, `reason`, `tensors` and `keys`; and the number of tensors in the
-        file, which is the sum of both.
-    """
+    """Count what is carried over and list what is not."""
     mapped: dict[str, int] = {}
     dropped: list[dict[str, Any]] = []
     for name, tensors in parts.tensors.items():

@@ -38,11 +38,7 @@ def find_pretraining_method(layout_name: str, parts: Mapping[str, Any], config: 
 def collect_pretraining_state(
     backbones: Mapping[str, BackboneTensors], parts: Mapping[str, Mapping[str, Any]], method: str
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """State and settings for `SynCoForPreTraining`.
-
-    Returns:
-        The state dict, and what `config.pretraining` must say for it to fit.
-    """
+    """State and settings for `SynCoForPreTraining`."""
     lacking = [name for name in ("projector", "target_projector", "predictor") if name not in parts]
     if lacking or set(backbones) != {"online", "target"} or (method != "byol" and "queue" not in parts):
         raise ValueError(

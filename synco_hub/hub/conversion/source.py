@@ -42,15 +42,7 @@ class CheckpointSource:
 
 
 def open_source(source: str) -> CheckpointSource:
-    """Find and open a checkpoint; no code of it is run.
-
-    Args:
-        source: A file of `torch.save` (.pth, .pt, .tar, .bin, …) or .safetensors, a directory that `transformers` or
-            timm can load, or `timm:<name>` for timm's pretrained weights.
-
-    Raises:
-        ValueError: If there is no such thing, or it is refused.
-    """
+    """Find and open a checkpoint; no code of it is run."""
     if source.startswith(TIMM_PREFIX):
         network, processor = load_model(source)
         return CheckpointSource(source, "timm", None, network.state_dict(), processor=processor)

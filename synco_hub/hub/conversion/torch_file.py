@@ -48,17 +48,7 @@ _STAND_INS: list[Any] = [
 
 
 def read_torch_file(path: Path) -> Any:
-    """Read a file of `torch.save`, of the zip format or the older one.
-
-    Args:
-        path: The file.
-
-    Returns:
-        Tensors in plain data. Those of a zip file stay on the disk until their numbers are wanted.
-
-    Raises:
-        ValueError: If it is neither, names code, is damaged, or claims more than it holds.
-    """
+    """Read a file of `torch.save`, of the zip format or the older one."""
     sizes = _checked_sizes(path)
     try:
         with torch.serialization.safe_globals(_STAND_INS), path.open("rb") as stream:

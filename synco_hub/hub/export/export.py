@@ -54,20 +54,7 @@ class ExportReport:
 
 
 def export(name: str, output: Path, format_name: str) -> ExportReport:
-    """Export a checkpoint; the result is loaded again and compared before it gets its place.
-
-    Args:
-        name: A zoo or installed short name, a checkpoint directory, or a Hub id.
-        output: The directory to write; it must not exist, or be empty.
-        format_name: A name of `FORMATS`.
-
-    Returns:
-        The report that also lies in the directory.
-
-    Raises:
-        ValueError: If the format is unknown or cannot hold the network, or what was written computes something else.
-        ImportError: If ONNX is wanted and its packages are not installed.
-    """
+    """Export a checkpoint; the result is loaded again and compared before it gets its place."""
     if format_name not in FORMATS:
         raise ValueError(
             f"format={format_name!r} is unknown: use one of {', '.join(FORMATS)}.{suggest(format_name, FORMATS)}"

@@ -124,9 +124,6 @@ def compared(exported: Exported, outputs: Callable[[Tensor], Tensor], batch: int
         exported: The checkpoint.
         outputs: Images (batch, channels, height, width) to features or logits.
         batch: How many images.
-
-    Returns:
-        The largest absolute difference, and the largest absolute value of ours.
     """
     config = exported.config
     images = make_fixed_input(config.num_channels, config.image_size, config.image_size, batch)

@@ -191,11 +191,7 @@ def _stock_name(family: str, key: str) -> str | None:
 
 
 def from_stock_names(family: str, tensors: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """The way back: a stock model's saved tensors under timm's names.
-
-    Returns:
-        timm key to tensor, with `head.weight` and `head.bias` of a classifier; and dropped key to reason.
-    """
+    """The way back: a stock model's saved tensors under timm's names."""
     named: dict[str, Tensor] = {}
     fused: dict[str, dict[str, Tensor]] = {}
     dropped: dict[str, str] = {}

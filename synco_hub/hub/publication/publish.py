@@ -97,13 +97,6 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
     """Check a checkpoint and say what of it would be published.
 
     The model code comes from this package, not from the directory: it is the code the checks know.
-
-    Args:
-        directory: A checkpoint directory.
-        repo_id: Where it would go, `organisation/name`.
-
-    Raises:
-        ValueError: Naming everything that is wrong, each with its remedy.
     """
     if not directory.is_dir():
         raise ValueError(f"{directory} is no folder: give the directory of a checkpoint.")
@@ -187,19 +180,7 @@ def _is_result(file: Path) -> bool:
 def publish(
     plan: UploadPlan, repo_id: str, private: bool = False, api: HfApi | None = None, kind: str = "model"
 ) -> Published:
-    """Send what was planned as one commit, on top of the revision that was there when it began.
-
-    Args:
-        plan: What :func:`upload_plan` gave.
-        repo_id: `organisation/name`; created if it is not there.
-        private: Create it as a private repository.
-        api: Client; None for the user's own.
-        kind: `model` or `space`.
-
-    Raises:
-        ValueError: If the repository has no valid name, or the Hub refuses the card.
-        OSError: If the Hub or the connection fails: then the repository is as it was, and the message says so.
-    """
+    """Send what was planned as one commit, on top of the revision that was there when it began."""
     _check_name(repo_id)
     client = api or HfApi()
     again = "Nothing was published; repeat the command."

@@ -49,17 +49,7 @@ def list_third_party_requirements() -> list[str]:
 
 
 def stage_space(folder: Path) -> UploadPlan:
-    """Write the folder that becomes a Space.
-
-    Args:
-        folder: Where; must not exist or be empty.
-
-    Returns:
-        Its files, ready to be published.
-
-    Raises:
-        ValueError: If there is something in the folder already, or something that looks like a secret would go along.
-    """
+    """Write the folder that becomes a Space."""
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise ValueError(f"{folder} is not an empty folder: choose another one with --output, or empty it.")
     folder.mkdir(parents=True, exist_ok=True)

@@ -227,9 +227,7 @@ def test_another_program_has_its_own_file_in_which_every_key_counts(tmp_path):
     with pytest.raises(ValueError, match="model was 'a' and is now 'b'"):
         claim({**values, "model": "b"}, resume=True)
     (tmp_path / "other" / "checkpoint-3").mkdir(parents=True)
-    with pytest.raises(
-        ValueError, match=r"probe_settings\.json, so they are not a run of this program: choose another"
-    ):
+    with pytest.raises(ValueError, match=r"probe_settings\.json, so they are not a run of this program"):
         claim(values, resume=True, directory=tmp_path / "other")
 
 
