@@ -18,7 +18,6 @@ from synco_hub.cli.options import (
     ResultFolder,
 )
 from synco_hub.errors import DEBUG_VARIABLE, DoesNotApplyError
-from synco_hub.evaluation.adversarial import list_null_attacks
 from synco_hub.output_paths import check_output_folder
 from synco_hub.protocols import EVALUATORS, measure, resolve
 from synco_hub.results import EvaluationResult
@@ -39,9 +38,10 @@ def evaluate_protocol(
     """`synco-hub evaluate <protocol>`: measure, print the table and what a reader has to know."""
     output = place.output_dir if isinstance(place, ResultFolder) else place.output
     result = measure(protocol, measured.model, data, settings, output)
-    print(resolve(f"{EVALUATORS[protocol].function.partition(':')[0]}:format_table")(result))
+    module = EVALUATORS[protocol].function.partition(":")[0]
+    print(resolve(f"{module}:format_table")(result))
     print_end(result, output)
-    if protocol == "adversarial" and (nulls := list_null_attacks(result)):
+    if protocol == "adversarial" and (nulls := resolve(f"{module}:list_null_attacks")(result)):
         print(f"error: {', '.join(nulls)} left every input as it was: no measurement of robustness", file=sys.stderr)
         return NULL_EXIT_CODE
     if fault := _require_every_video(protocol, result):

@@ -173,7 +173,7 @@ class StreamSampler(Sampler[Any]):
 
 
 class StreamBatchSampler(Sampler[list[Key]]):
-    """Batches of a `StreamSampler`, each with a few spare rows of its neighbour; the last incomplete one is left out."""
+    """Batches of a `StreamSampler`, each with spare rows of its neighbour; an incomplete last one is left out."""
 
     def __init__(self, sampler: StreamSampler, batch_size: int) -> None:
         self.sampler = sampler
