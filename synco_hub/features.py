@@ -127,7 +127,7 @@ def extract_features(
         raise ValueError("the data set is empty: features need at least one image; check the folder or the split")
     kept, ledger = _Kept(count), UnreadableImages(dataset, settings.max_bad_fraction)
     with (
-        frozen(find_feature_network(model), settings.device) as network,
+        eval_mode(find_feature_network(model), settings.device) as network,
         tqdm(total=count, desc=title, unit="img", disable=not settings.progress) as bar,
     ):
         device = next(network.parameters()).device
@@ -307,7 +307,7 @@ def join_features(found: Sequence[Features], starts: Sequence[int]) -> Features:
 
 
 @contextmanager
-def frozen(network: nn.Module, device: torch.device | str | None = None) -> Iterator[nn.Module]:
+def eval_mode(network: nn.Module, device: torch.device | str | None = None) -> Iterator[nn.Module]:
     """Yield the network in eval mode on a device; put training flags and device back, also after an error.
 
     Gradients are the caller's business: wrap the forward pass in ``torch.no_grad()`` or ``torch.inference_mode()``.

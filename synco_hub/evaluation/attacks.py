@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.metrics import target_ranks
 
 PAPER_EPSILON = 8 / 255
@@ -263,7 +263,7 @@ def make_attackable(
 ) -> Iterator[PixelClassifier]:
     """Yield the wrapped classifier in eval mode on a device, its parameters without gradients; then put all back."""
     flags = [(parameter, parameter.requires_grad) for parameter in classifier.parameters()]
-    with frozen(classifier, device) as network:
+    with eval_mode(classifier, device) as network:
         home = next(network.parameters()).device
         wrapper = PixelClassifier(network, mean, std).to(home).eval()
         try:

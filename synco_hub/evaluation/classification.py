@@ -26,7 +26,7 @@ from synco_hub.evaluation.measurement import (
     preprocessing,
     save_each,
 )
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.metrics import average_precision, mean_per_class_share, target_ranks, voc_average_precision_11_point
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import ClassificationSettings, DatasetChoice, ForwardSettings
@@ -63,7 +63,7 @@ def evaluate_classification(
     check_same_classes(model.class_names, targets.class_names)
     scores = ClassificationScores(len(model.class_names), targets.multi_label)
     ledger = UnreadableImages(dataset, settings.max_bad_fraction)
-    with frozen(model.network, settings.device) as network:
+    with eval_mode(model.network, settings.device) as network:
         device = next(network.parameters()).device
         loader: DataLoader[Any] = DataLoader(dataset, settings.batch_size, num_workers=settings.num_workers)
         with tqdm(total=len(dataset), desc="classification", unit="img", disable=not settings.progress) as bar:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network, patch_embedding
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.visualization import attends_in_windows, token_map
 from synco_hub.visualization.recorded_attention import forward_any_size
 from synco_hub.visualization.token_maps import lay_tokens_on_grid
@@ -159,7 +159,7 @@ def compute_dense_features(model: nn.Module, pixels: Tensor, stage: int | None =
     outputs: list[Tensor] = []
     handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     try:
-        with frozen(network), torch.no_grad():
+        with eval_mode(network), torch.no_grad():
             forward_any_size(network, pixels)
     finally:
         handle.remove()

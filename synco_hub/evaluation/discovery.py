@@ -22,7 +22,7 @@ from synco_hub.evaluation.dense_features import pad_to_patches, patch_sides, pix
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
 from synco_hub.feature_pooling import find_feature_network
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.metrics import correct_localization
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -204,7 +204,7 @@ def _find_boxes(
     """One box an image; known ones of the same file are taken, new ones join them and go to disk now and then."""
     title, known = f"{METHODS[settings.method].title} boxes", folder.load(_BOXES_FILE)
     found, fresh = [], 0
-    with frozen(find_feature_network(model.network), settings.device):
+    with eval_mode(find_feature_network(model.network), settings.device):
         for image in tqdm(images, title, unit="img", disable=not settings.progress):
             contents = hash_files([image.file])
             entry = known.get(image.name)

@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
 from synco_hub.feature_pooling import find_feature_network
-from synco_hub.features import AUTOCAST_TYPES, frozen
+from synco_hub.features import AUTOCAST_TYPES, eval_mode
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, EfficiencySettings, Precision
@@ -63,7 +63,7 @@ def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | No
     pixels = torch.randn(settings.batch_size, 3, size, size, device=device)
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
-    with frozen(network, device), torch.inference_mode():
+    with eval_mode(network, device), torch.inference_mode():
         # Kernels that the counter does not know would be missing: one image in full precision is counted.
         operations = count_operations(lambda: network(pixels[:1]))
         seconds = measure_seconds(

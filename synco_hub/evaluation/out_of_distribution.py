@@ -40,7 +40,7 @@ from synco_hub.evaluation.measurement import (
 )
 from synco_hub.evaluation.resume import ResumableFolder, hash_images, identify_model
 from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.output_paths import check_output_folder
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, ForwardSettings, OutOfDistributionSettings
@@ -137,7 +137,7 @@ def evaluate_out_of_distribution(
     identity = identify_model(model.network)
     facts = {**identity, "preprocessing": preprocessing(sets.known), "batch size": settings.batch_size}
     kept = ResumableFolder(folder, facts)
-    with frozen(model.network, settings.device) as network:
+    with eval_mode(model.network, settings.device) as network:
         device = device_name(next(network.parameters()).device)
         outputs = ClassifierOutputs(network, settings, kept)
         wanted = (LOGITS,) if sets.bank is None else (LOGITS, FEATURES)

@@ -28,7 +28,7 @@ from synco_hub.evaluation.dense_features import compute_any_size_features, cut_t
 from synco_hub.evaluation.measurement import EvaluatedModel, format_metrics, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
 from synco_hub.feature_pooling import FeatureRule, find_feature_network, find_feature_rule
-from synco_hub.features import check_finite, frozen
+from synco_hub.features import check_finite, eval_mode
 from synco_hub.metrics import revisited_average_precision, revisited_precision_at_k
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, RetrievalSettings
@@ -212,7 +212,7 @@ def compute_retrieval_vectors(
     """
     parts = []
     with (
-        frozen(find_feature_network(model), settings.device) as network,
+        eval_mode(find_feature_network(model), settings.device) as network,
         tqdm(total=len(images), desc=title, unit="img", disable=not settings.progress) as bar,
     ):
         for start in range(0, len(images), BLOCK):

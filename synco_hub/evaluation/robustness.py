@@ -27,7 +27,7 @@ from synco_hub.evaluation.classification import check_same_classes, classificati
 from synco_hub.evaluation.measurement import EvaluatedModel, describe_classifier, save_each
 from synco_hub.evaluation.resume import check_same_measurement, hash_images, identify_model
 from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, plan_on_the_fly, plan_published
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.metrics import mean_corruption_error, target_ranks
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, ForwardSettings, RobustnessSettings
@@ -111,7 +111,7 @@ class RobustnessRun:
     def results(self) -> Iterator[EvaluationResult]:
         """Measure what is not finished, and yield the result after each cell (once if nothing is left)."""
         waiting = [cell for cell in self.plan.cells if cell.key not in self.cells]
-        with frozen(self.model.network, self.settings.device) as network:
+        with eval_mode(self.model.network, self.settings.device) as network:
             self.device = device_name(next(network.parameters()).device)
             for number, cell in enumerate(waiting, 1):
                 started = time.perf_counter()

@@ -36,7 +36,7 @@ from synco_hub.evaluation.label_propagation import (
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
 from synco_hub.feature_pooling import find_feature_network
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.metrics import contour_accuracy, region_similarity, sequence_statistics
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, VideoSegmentationSettings
@@ -99,7 +99,7 @@ def evaluate_video_segmentation(
     finished: list[VideoScores] = []
     faults: dict[str, str] = {}
     result = None
-    with frozen(network, settings.device):
+    with eval_mode(network, settings.device):
         for number, video in enumerate(videos, start=1):
             try:
                 finished.append(_measured(model, video, folder, settings, stage, f"{number}/{len(videos)}"))

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synco_hub.feature_pooling import find_feature_network
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.visualization.recorded_attention import (
     RecordedSelfAttention,
     attends_in_windows,
@@ -224,7 +224,7 @@ def attention_rollout(model: nn.Module, pixel_values: Tensor) -> Tensor:
             "at its Grad-CAM, saliency or windowed attention"
         )
     grid = find_patch_grid(network, pixel_values)
-    with frozen(network), torch.no_grad(), RecordedSelfAttention() as recorded:
+    with eval_mode(network), torch.no_grad(), RecordedSelfAttention() as recorded:
         forward_any_size(network, pixel_values)
     if not recorded.blocks:
         raise ValueError(
@@ -294,7 +294,7 @@ def window_attention(model: nn.Module, pixel_values: Tensor, block: int = -1) ->
 
     handle = chosen.register_forward_pre_hook(note)
     try:
-        with frozen(network), torch.no_grad(), RecordedSelfAttention() as recorded:
+        with eval_mode(network), torch.no_grad(), RecordedSelfAttention() as recorded:
             forward_any_size(network, pixel_values)
     finally:
         handle.remove()

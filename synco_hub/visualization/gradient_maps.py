@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from transformers.utils.constants import IMAGENET_DEFAULT_STD
 
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.visualization.recorded_attention import attends_in_windows, forward_any_size
 from synco_hub.visualization.token_maps import lay_tokens_on_grid
 
@@ -104,7 +104,7 @@ def gradient_maps(
     handle = _feature_layer(network).register_forward_hook(note)
     pixel_values = pixel_values.detach().to(next(network.parameters()).device).requires_grad_()
     try:
-        with frozen(model), torch.enable_grad():
+        with eval_mode(model), torch.enable_grad():
             score = class_score(model, pixel_values, target, classes)
             by_feature, by_pixel = torch.autograd.grad(score.values.sum(), [seen[-1], pixel_values])
     finally:

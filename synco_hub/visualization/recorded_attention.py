@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.feature_pooling import find_expected_image_size, find_feature_network, patch_embedding
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 
 _SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
@@ -71,7 +71,7 @@ def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
             "map of the whole image to read off: look at Grad-CAM of its final feature map, which is not this function"
         )
     grid = find_patch_grid(network, pixel_values)
-    with frozen(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
+    with eval_mode(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
         forward_any_size(network, pixel_values)
     weights = recorded.blocks[-1]() if recorded.blocks else None
     if weights is None or len(weights) != len(pixel_values):
@@ -105,7 +105,7 @@ def last_keys(model: nn.Module, pixel_values: Tensor) -> Tensor:
             "of a vision transformer with global attention"
         )
     grid = find_patch_grid(network, pixel_values)
-    with frozen(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
+    with eval_mode(network), torch.no_grad(), RecordedSelfAttention(keep=1) as recorded:
         forward_any_size(network, pixel_values)
     if recorded.fused_keys is None or len(recorded.fused_keys) != len(pixel_values):
         raise ValueError(

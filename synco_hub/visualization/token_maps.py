@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from synco_hub.feature_pooling import find_feature_network
-from synco_hub.features import frozen
+from synco_hub.features import eval_mode
 from synco_hub.visualization.recorded_attention import attends_in_windows, find_patch_grid, forward_any_size
 
 SIMILARITY_THRESHOLD = 0.2
@@ -39,7 +39,7 @@ def token_map(model: nn.Module, pixel_values: Tensor) -> Tensor:
         ValueError: If the model cannot take this size, or its tokens do not lie on a grid.
     """
     network: Any = find_feature_network(model)
-    with frozen(network), torch.no_grad():
+    with eval_mode(network), torch.no_grad():
         output = forward_any_size(network, pixel_values)
     tokens: Tensor = output if isinstance(output, Tensor) else output.last_hidden_state
     tokens = tokens.float()

@@ -21,9 +21,9 @@ from synco_hub.features import (
     Features,
     check_finite,
     choose_device,
+    eval_mode,
     extract_features,
     extract_features_in_processes,
-    frozen,
     list_devices,
     parts,
 )
@@ -213,7 +213,7 @@ def test_training_flags_come_back_module_by_module() -> None:
     network = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Dropout(0.5)).train()
     network[1].eval()
     before = [module.training for module in network.modules()]
-    with frozen(network) as same:
+    with eval_mode(network) as same:
         assert same is network
         assert not any(module.training for module in network.modules())
     assert [module.training for module in network.modules()] == before == [True, True, False, True]
@@ -221,7 +221,7 @@ def test_training_flags_come_back_module_by_module() -> None:
 
 def test_an_error_inside_changes_nothing() -> None:
     network = nn.Linear(2, 2).train()
-    with pytest.raises(RuntimeError, match="inside"), frozen(network, "cpu"):
+    with pytest.raises(RuntimeError, match="inside"), eval_mode(network, "cpu"):
         raise RuntimeError("inside")
     assert network.training
 
@@ -230,7 +230,7 @@ def test_the_device_is_used_and_left() -> None:
     network = nn.Linear(2, 2)
     weight = network.weight
     values = weight.detach().clone()
-    with frozen(network, torch.device("cpu")) as moved:
+    with eval_mode(network, torch.device("cpu")) as moved:
         assert next(moved.parameters()).device.type == "cpu"
     assert network.weight is weight
     assert torch.equal(network.weight, values)
@@ -239,7 +239,7 @@ def test_the_device_is_used_and_left() -> None:
 @pytest.mark.gpu
 def test_the_network_goes_to_the_gpu_and_back() -> None:
     network = nn.Linear(2, 2)
-    with frozen(network, "cuda") as moved:
+    with eval_mode(network, "cuda") as moved:
         assert next(moved.parameters()).device.type == "cuda"
     assert network.weight.device.type == "cpu"
 
