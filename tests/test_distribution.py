@@ -44,7 +44,7 @@ def test_the_installed_package_works_away_from_the_checkout(installed, tmp_path)
     code = (
         "import synco_hub, trainers.recipe, synco_hub.hub.card.facts as files; "
         "assert 'site' in synco_hub.__file__, synco_hub.__file__; "
-        "print(files.package_file('model_cards', 'card_template.md').is_file(), "
+        "print(files.find_package_file('model_cards', 'card_template.md').is_file(), "
         "'synco-v2-deit-s' in trainers.recipe.list_recipes(), synco_hub.__version__)"
     )
     environment = {"PYTHONPATH": str(installed), "PATH": "", "HOME": str(tmp_path)}

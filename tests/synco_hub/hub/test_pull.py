@@ -93,7 +93,7 @@ def test_what_is_not_as_the_hub_has_it_is_named(hub_api, tmp_path, monkeypatch):
     files = [file for file in info.siblings if file.rfilename in names]
 
     def wrong():
-        return pulling._wrong_files(hub_api, REPO, info.sha, files, tmp_path / "run")
+        return pulling._find_wrong_files(hub_api, REPO, info.sha, files, tmp_path / "run")
 
     assert wrong() == []
     for name in names:
