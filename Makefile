@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo robustness-demo test test-slow test-oldest lint types bench bench-report bench-smoke clean install
+.PHONY: demo robustness-demo test test-slow test-oldest test-all lint types bench bench-report bench-smoke clean install
 
 demo: install
 	$(BIN)/synco-hub demo
@@ -18,6 +18,9 @@ robustness-demo: install
 test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) bench-smoke
+
+# Everything that runs without a GPU or a network: half an hour more than `make test`.
+test-all: test test-slow test-oldest
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
@@ -53,7 +56,7 @@ test-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet uv
 	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy fastapi uvicorn yacs
-	OMP_NUM_THREADS=2 $(OLDEST)/bin/python -m pytest -q tests/synco_hub/models tests/synco_hub/hub tests/trainers
+	OMP_NUM_THREADS=2 $(OLDEST)/bin/python -m pytest -q tests/synco_hub/models tests/synco_hub/hub tests/trainers tests/synco_hub/test_flag_parser.py tests/synco_hub/test_protocols.py tests/synco_hub/cli/test_main.py
 
 # Half an hour; writes tests/benchmarks/results/*.json and BENCHMARKS.md.
 bench: install
