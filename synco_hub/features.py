@@ -35,9 +35,16 @@ AUTOCAST_TYPES = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 _FORMAT = "synco-hub features 1"
 
 
-def choose_device() -> str:
-    """An accelerator if there is one, else the CPU."""
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def choose_device(wanted: str | None = None) -> str:
+    """The device that is wanted, if it can be used here; None for an accelerator if there is one, else the CPU."""
+    if wanted is None:
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=wanted)
+    except (RuntimeError, AssertionError) as error:
+        said = str(error).partition(". ")[0].splitlines()[0][:120]
+        raise ValueError(f"--device {wanted}: cannot be used here ({said}); give cpu, or leave it out.") from None
+    return wanted
 
 
 class NamedItems(Protocol):

@@ -10,7 +10,7 @@ from typing import Any, NoReturn, cast, get_type_hints
 
 from transformers import HfArgumentParser
 
-from synco_hub.errors import FlagError
+from synco_hub.errors import FlagError, suggest
 
 
 class _HelpFormatter(ArgumentDefaultsHelpFormatter):
@@ -71,12 +71,14 @@ class FlagParser(HfArgumentParser):
         if further:
             return (*instances, rest)
         if rest:
-            self.error(f"{', '.join(rest)}: not understood")
+            flags = [option for action in self._actions for option in action.option_strings if "_" not in option]
+            near = suggest(rest[0].partition("=")[0], flags) if rest[0].startswith("-") else ""
+            self.error(f"{', '.join(rest)}: not understood", near)
         return tuple(instances)
 
-    def error(self, message: str) -> NoReturn:
-        """Raises instead of printing the usage and leaving."""
-        raise FlagError(f"{message}; --help shows every flag and what it takes.")
+    def error(self, message: str, near: str = "") -> NoReturn:
+        """Raises instead of printing the usage and leaving; `near` is the end of the line."""
+        raise FlagError(f"{message}; --help shows every flag and what it takes.{near}")
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
         title = getattr(dtype, "_argument_group_name", None)

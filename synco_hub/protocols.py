@@ -11,10 +11,12 @@ import importlib
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from numbers import Integral, Real
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from synco_hub.errors import suggest
+from synco_hub.errors import FlagError, suggest
 from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import (
@@ -163,7 +165,7 @@ TRAINED = {
 def evaluate(
     protocol: str,
     model: str | os.PathLike[str] | None = None,
-    dataset: str | os.PathLike[str] | None = None,
+    dataset: str | os.PathLike[str] | DatasetChoice | None = None,
     output: str | os.PathLike[str] | None = None,
     **settings: Any,
 ) -> EvaluationResult:
@@ -174,7 +176,7 @@ def evaluate(
             video-segmentation, discovery, efficiency.
         model: Short name, checkpoint directory, Hub id, or ``timm:<name>``; where a classifier is measured, the
             output folder of linear probing or fine-tuning, or a classifier on the Hub.
-        dataset: See `DatasetChoice.dataset`; None for the protocol's own.
+        dataset: See `DatasetChoice.dataset`, or a whole choice; None for the protocol's own.
         output: Where the result is written too, and what an interrupted measurement continues from; a folder for
             video-segmentation. None writes nothing.
         settings: Fields of the protocol's settings (`synco_hub.settings`) and of `DatasetChoice`.
@@ -185,16 +187,22 @@ def evaluate(
     """
     row = find_evaluator(protocol)
     own = {field.name for field in fields(row.settings)}
+    if isinstance(dataset, DatasetChoice):
+        given = {field.name: getattr(dataset, field.name) for field in fields(DatasetChoice)}
+        chosen_name = given.pop("dataset")
+        unusual = {name: value for name, value in given.items() if value != getattr(DatasetChoice, name)}
+        dataset, settings = chosen_name, {**unusual, **settings}
     if dataset is not None:
         name = "in_dataset" if "in_dataset" in own else "dataset"
-        settings = {name: os.fspath(dataset), **settings}
+        settings = {name: dataset, **settings}
     known = own | set(row.data)
     for name in settings:
         if name not in known:
             raise ValueError(
                 f"{protocol} has no setting {name!r}: use {', '.join(sorted(known))}.{suggest(name, known)}"
             )
-    values = {name: os.fspath(value) if isinstance(value, os.PathLike) else value for name, value in settings.items()}
+    kinds = {**get_type_hints(DatasetChoice), **get_type_hints(row.settings)}
+    values = {name: _check_kind(name, value, kinds[name]) for name, value in settings.items()}
     data = {"dataset": row.dataset, **{name: value for name, value in values.items() if name not in own}}
     chosen = row.settings(**{name: value for name, value in values.items() if name in own})
     place = None if output is None else Path(output)
@@ -208,9 +216,25 @@ def measure(
     row = find_evaluator(protocol)
     _check_places(row, settings, output)
     loaded = _loaded(row, model, settings)
-    if settings.device is None:
-        settings = replace(settings, device=resolve("synco_hub.features:choose_device")())
+    settings = replace(settings, device=resolve("synco_hub.features:choose_device")(settings.device))
     return resolve(row.function)(loaded, data, settings, output)
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> Any:
+    """The value as its flag would be read, where it is of that kind; the choices of literals are checked later."""
+    if isinstance(value, os.PathLike) or (name == "device" and value is not None):
+        value = str(value)
+    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
+    several = next((each for each in kinds if get_origin(each) is list), None)
+    if several is not None and value is not None:
+        (each,) = get_args(several)
+        return [_check_kind(name, one, each) for one in (value if isinstance(value, (list, tuple, range)) else [value])]
+    numbers = {int: Integral, float: Real}
+    fits = tuple(numbers.get(each, each) for each in kinds if get_origin(each) is not Literal)
+    if len(fits) == len(kinds) and (not isinstance(value, fits) or (isinstance(value, bool) and bool not in kinds)):
+        wanted = " or ".join("None" if each is NoneType else each.__name__ for each in kinds)
+        raise ValueError(f"{name}={value!r} is of type {type(value).__name__}: give {wanted}.")
+    return value
 
 
 def find_evaluator(protocol: str) -> Evaluator:
@@ -219,7 +243,8 @@ def find_evaluator(protocol: str) -> Evaluator:
         raise ValueError(f"{protocol} trains a classifier, which is a run of its own: {TRAINED[protocol]}")
     if protocol not in EVALUATORS:
         known = [*EVALUATORS, *TRAINED]
-        raise ValueError(f"protocol {protocol!r} is unknown: use one of {', '.join(known)}.{suggest(protocol, known)}")
+        near = suggest(str(protocol), known)
+        raise ValueError(f"protocol {protocol!r} is unknown: use one of {', '.join(known)}.{near}")
     return EVALUATORS[protocol]
 
 
@@ -238,7 +263,7 @@ def _loaded(row: Evaluator, model: str | None, settings: Any) -> Any:
         if row.model == NOTHING:
             return None
         instead = ", or --features of an earlier measurement" if hasattr(settings, "features") else ""
-        raise ValueError(f"--model is missing: give the model to measure{instead}.")
+        raise FlagError(f"--model is missing: give the model to measure{instead}.")
     evaluated = resolve("synco_hub.evaluation.measurement:EvaluatedModel")
     if row.model == CLASSIFIER:
         classifier, processor, class_names = resolve("synco_hub.hub.loading:load_classifier")(model)

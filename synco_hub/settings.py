@@ -6,6 +6,7 @@ the help of each stands here once. Nothing here imports torch, so that `--help` 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -54,6 +55,11 @@ class DatasetChoice:
     image_column: str | None = setting(None, "Column of the images, where it is not obvious.")
     label_column: str | None = setting(None, "Column of the labels, where it is not obvious.")
     split_seed: int = setting(0, "Seed of the 80/20 split of a folder without test images.")
+
+    def __post_init__(self) -> None:
+        for name in ("dataset", "data_dir"):
+            if isinstance(getattr(self, name), os.PathLike):
+                object.__setattr__(self, name, os.fspath(getattr(self, name)))
 
 
 @dataclass(frozen=True)

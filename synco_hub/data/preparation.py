@@ -93,7 +93,7 @@ def require_complete(folder: Path) -> None:
     manifest = ShardManifest.load(folder)
     if manifest is None:
         return
-    files = [shard.file for shards in manifest.shards.values() for shard in shards]
+    files = [shard.file for shards in manifest.shards.values() for shard in shards if shard.images]
     missing = [file for file in files if not (folder / file).is_file()]
     if not manifest.complete or missing:
         state = f"{missing[0]} is missing" if missing else "its preparation was stopped"

@@ -18,6 +18,7 @@ from tqdm import tqdm
 
 from synco_hub.data import decode_rgb
 from synco_hub.data.voc_boxes import BoxedImage, load_voc_boxes
+from synco_hub.errors import FlagError
 from synco_hub.evaluation.dense_features import pad_to_patches, patch_sides, pixel_values
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
@@ -45,7 +46,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a ViT on a folder of VOC2007; some boxes are drawn to `settings.figure`, if that is given."""
     if data.data_dir is None:
-        raise ValueError("--data-dir is missing: give VOC2007, or the folder that holds it or VOCdevkit.")
+        raise FlagError("--data-dir is missing: give VOC2007, or the folder that holds it or VOCdevkit.")
     images = load_voc_boxes(Path(data.data_dir), settings.split)
     chosen = images[: settings.num_images]
     result, boxes = evaluate_discovery(model, chosen, settings, len(images))

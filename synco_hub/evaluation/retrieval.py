@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from synco_hub.data import decode_rgb
 from synco_hub.data.revisited_retrieval import SETUPS, RetrievalData, load_retrieval_data
+from synco_hub.errors import FlagError
 from synco_hub.evaluation.dense_features import compute_any_size_features, cut_to_patches, patch_sides, pixel_values
 from synco_hub.evaluation.measurement import EvaluatedModel, format_metrics, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
@@ -43,7 +44,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a backbone on a benchmark's folder; features are kept in `settings.save_features`, if that is given."""
     if data.data_dir is None:
-        raise ValueError("--data-dir is missing: give the folder with roxford5k/ or rparis6k/.")
+        raise FlagError("--data-dir is missing: give the folder with roxford5k/ or rparis6k/.")
     benchmark = load_retrieval_data(Path(data.data_dir), data.dataset)
     return save_each([evaluate_retrieval(model, benchmark, settings)], output)
 

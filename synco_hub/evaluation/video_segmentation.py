@@ -25,6 +25,7 @@ from tqdm import tqdm
 
 from synco_hub.data import decode_rgb
 from synco_hub.data.davis import RESOLUTION, VOID, DavisVideo, load_davis, read_mask, write_mask
+from synco_hub.errors import FlagError
 from synco_hub.evaluation.dense_features import choose_stage, compute_dense_features, find_feature_stride, pixel_values
 from synco_hub.evaluation.efficiency import wait_for
 from synco_hub.evaluation.label_propagation import (
@@ -55,7 +56,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a backbone on a folder of DAVIS; `output` is a folder, for masks, finished videos and the result."""
     if data.data_dir is None:
-        raise ValueError("--data-dir is missing: give DAVIS, with JPEGImages/480p, Annotations/480p, ImageSets/2017.")
+        raise FlagError("--data-dir is missing: give DAVIS, with JPEGImages/480p, Annotations/480p, ImageSets/2017.")
     videos = load_davis(Path(data.data_dir), settings.split)
     if output is not None:
         return evaluate_video_segmentation(model, videos, output, settings)

@@ -56,6 +56,8 @@ def test_several_values_come_at_once_or_one_by_one():
         (["x", "--share", "2"], "--share 2.0: give at most 1"),
         (["x", "--json=1"], "ignored explicit argument"),
         (["x", "--progress"], "--progress: not understood"),
+        (["x", "--papr"], "what it takes. Did you mean '--paper' or '--no-paper'?"),
+        (["x", "--shar=1"], "what it takes. Did you mean '--share'"),
         (["x", "--origin", "a"], "--origin, a: not understood"),
     ],
 )

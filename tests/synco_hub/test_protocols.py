@@ -114,6 +114,9 @@ def test_knn(backbone, tmp_path):
     checked_file(result, tmp_path / "k.json")
     same(measure("knn", backbone, DatasetChoice(FRACTALS), KnnSettings(k=[3, 5], **QUIET)), result)
     assert list(result.metrics) == ["top1_k3", "top5_k3", "top1_k5", "top5_k5"]
+    same(synco_hub.evaluate("knn", backbone, DatasetChoice(FRACTALS), k=(3, 5), **QUIET), result)
+    with pytest.raises(ValueError, match="--device gpu: cannot be used here .*; give cpu"):
+        synco_hub.evaluate("knn", backbone, FRACTALS, **{**QUIET, "device": "gpu"})
 
 
 def test_knn_of_kept_features_needs_no_model_and_of_two_models_is_refused(backbone, tmp_path):
@@ -394,6 +397,14 @@ def test_every_row_names_a_function_of_the_contract_and_a_table(protocol):
         ("discovery", {"method": "dino"}, "method='dino' is unknown: use one of lost, tokencut"),
         ("discovery", {"max_side": 0}, "max_side=0 is not positive"),
         ("efficiency", {"repeats": 0}, "repeats=0 is not positive"),
+        ("knn", {"k": "10"}, "k='10' is of type str: give int"),
+        ("knn", {"k": True}, "k=True is of type bool: give int"),
+        ("knn", {"k": [2.5]}, "k=2.5 is of type float: give int"),
+        ("knn", {"batch_size": "8"}, "batch_size='8' is of type str: give int"),
+        ("knn", {"train_fraction": "0.1"}, "train_fraction='0.1' is of type str: give float or None"),
+        ("knn", {"dataset": 3}, "dataset=3 is of type int"),
+        ("adversarial", {"attacks": ["fgsm"]}, "attacks=.'fgsm'. is of type list: give str"),
+        (None, {}, "protocol None is unknown"),
     ],
 )
 def test_what_is_unknown_is_named_with_what_is_near(protocol, settings, message):

@@ -239,7 +239,8 @@ def test_damaged(content: str, tmp_path: Path):
 
 def test_only_a_whole_preparation_is_read(tmp_path: Path):
     require_complete(tmp_path)
-    manifest = ShardManifest({}, {}, {"train": [Shard("a.parquet", 1, 1)]})
+    # The second entry says which images after the last file could not be read; there is no such file.
+    manifest = ShardManifest({}, {}, {"train": [Shard("a.parquet", 1, 1), Shard("b.parquet", 3, 0, (1, 2))]})
     manifest.save(tmp_path)
     (tmp_path / "a.parquet").touch()
     with pytest.raises(ValueError, match="its preparation was stopped; run the same"):
