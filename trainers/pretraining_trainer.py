@@ -18,6 +18,7 @@ from transformers import ProgressCallback
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
 from synco_hub.data.views.transform import place_of
+from synco_hub.data.worker_signals import ignore_signals_in_worker
 from trainers.callbacks import (
     CollapseCallback,
     EpochCallback,
@@ -31,7 +32,6 @@ from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, check_complete_state
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import read_manifest
-from trainers.runs.interruption import ignore_signals_in_worker
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
 

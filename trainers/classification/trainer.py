@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
 from synco_hub.data import EpochSampler, UnreadableImages
+from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network
 from trainers.callbacks import EpochCallback
@@ -157,6 +159,7 @@ class ClassificationTrainer(CheckpointingTrainer):
             part,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=partial(ignore_signals_in_worker, None),
             pin_memory=self.args.device.type == "cuda",
         )
         hidden = self.args.disable_tqdm or not self.is_world_process_zero()

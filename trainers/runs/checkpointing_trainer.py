@@ -17,6 +17,7 @@ from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data.samplers import derive_random_key
+from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.results import library_versions
 from trainers.runs.checkpoints import (
     UNFINISHED,
@@ -27,7 +28,7 @@ from trainers.runs.checkpoints import (
     remove_unfinished,
     rotate_checkpoints,
 )
-from trainers.runs.interruption import InterruptionCallback, ignore_signals_in_worker
+from trainers.runs.interruption import InterruptionCallback
 
 logger = logging.getLogger(__name__)
 
@@ -111,7 +112,9 @@ class CheckpointingTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, whose workers leave signals to the main process."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        loader.worker_init_fn = partial(ignore_signals_in_worker, loader.worker_init_fn)
+        # accelerate iterates the loader within its own, and makes a new one of what its own says to skip batches.
+        prepare = partial(ignore_signals_in_worker, loader.worker_init_fn)
+        loader.worker_init_fn = getattr(loader, "base_dataloader", loader).worker_init_fn = prepare
         return loader
 
     def _get_output_dir(self, trial: Any) -> str:
