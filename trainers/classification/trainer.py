@@ -31,6 +31,9 @@ from trainers.schedules import learning_rate_factor
 
 logger = logging.getLogger(__name__)
 
+# The square of anything larger is infinite in float32, so the weights behind it are as good as broken.
+LARGEST_LOSS = 1e19
+
 
 class ClassificationTrainer(CheckpointingTrainer):
     """Trains a classifier on labelled images and measures it on the test split; a subclass says what is trained.
@@ -73,9 +76,15 @@ class ClassificationTrainer(CheckpointingTrainer):
         if received is not None and self.state.global_step < self.state.max_steps:
             logger.warning("stopped by %s at step %d; continue with --resume", received.name, self.state.global_step)
             sys.exit(128 + received)
+        self.refuse_broken_weights()
         measured_at = [entry["step"] for entry in self.state.log_history if any("eval_" in key for key in entry)]
         if not measured_at or measured_at[-1] != self.state.global_step:
             self.evaluate()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the run counts steps in place of epochs, or was ended before its last step."""
+        return self.args.max_steps > 0 or self.state.global_step < self.state.max_steps
 
     def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Scores of a test batch by a suffix for its metrics: "" for a single classifier. Shape: (batch, classes)."""
@@ -115,9 +124,11 @@ class ClassificationTrainer(CheckpointingTrainer):
             self.train_ledger.record(
                 self.accelerator.gather(self.accelerator.pad_across_processes(indices, pad_index=-1)).cpu()
             )
-        if not math.isfinite(logs.get("loss", 0.0)):
+        # The mean of the whole run comes at its end, also if no step is logged.
+        loss = logs.get("loss", logs.get("train_loss", 0.0))
+        if not abs(loss) < LARGEST_LOSS:
             raise FloatingPointError(
-                f"The loss is {logs['loss']} near step {self.state.global_step}: lower the learning rate, or check "
+                f"The loss is {loss} near step {self.state.global_step}: lower the learning rate, or check "
                 "the images and the checkpoint."
             )
         super().log(logs, start_time)
@@ -126,6 +137,7 @@ class ClassificationTrainer(CheckpointingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Measure the test split: every process a part of it, every metric over the whole."""
+        self.refuse_broken_weights()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         names = self.eval_targets.class_names
         kept: dict[str, ClassificationScores] = {}
