@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -25,6 +26,7 @@ from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import UnreadableImages
+from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.settings import ExtractionSettings, Precision
 
@@ -142,6 +144,7 @@ def extract_features(
             cast("Dataset[Any]", dataset),
             batch_size=settings.batch_size,
             num_workers=settings.num_workers,
+            worker_init_fn=partial(ignore_signals_in_worker, None),
             pin_memory=device.type == "cuda",
         )
         for batch in loader:

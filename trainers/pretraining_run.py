@@ -58,6 +58,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     if len(trainer.ledger) and trainer.is_world_process_zero():
         logger.warning("%s", trainer.ledger.summary())
     _exit_if_interrupted(trainer)
+    trainer.refuse_broken_weights()
     summary = {
         "steps": trainer.state.global_step,
         "seconds": round(trainer.seconds, 3),

@@ -13,11 +13,13 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
-from transformers import ProgressCallback
+from transformers import ProgressCallback, TrainerState
+from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
 from synco_hub.data.views.transform import place_of
+from synco_hub.data.worker_signals import ignore_signals_in_worker
 from trainers.callbacks import (
     CollapseCallback,
     EpochCallback,
@@ -31,7 +33,6 @@ from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining, check_complete_state
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import read_manifest
-from trainers.runs.interruption import ignore_signals_in_worker
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
 
@@ -114,12 +115,7 @@ class SynCoTrainer(CheckpointingTrainer):
     @cached_property
     def synthesis_window(self) -> range:
         """Optimizer steps in which synthetic negatives are made; known once the run's length is."""
-        window = synthetic_steps(
-            self.state.max_steps,
-            self.steps_per_epoch,
-            self.args.synthetic_warmup_epochs,
-            self.args.synthetic_cooldown_epochs,
-        )
+        window = self._plan_synthesis(self.state.max_steps)
         if self.unwrapped_model.objective.synthesises and not window:
             logger.warning(
                 "The synthesis window is empty (%d steps in all): no synthetic negative will be made. Lower "
@@ -180,10 +176,49 @@ class SynCoTrainer(CheckpointingTrainer):
         checkpoint = super().find_latest_checkpoint()
         if checkpoint is not None:
             manifest = read_manifest(Path(checkpoint))
+            self._warn_of_stretched_schedules(Path(checkpoint))
             self.ledger.record(manifest.get("bad_images", []))
             if self.stream is not None:
                 self.stream.show_skipping(manifest["step"] % self.steps_per_epoch)
         return checkpoint
+
+    def _warn_of_stretched_schedules(self, checkpoint: Path) -> None:
+        """Say what another length of the run does to the next step; every schedule ends where the run does."""
+        state = TrainerState.load_from_json(str(checkpoint / TRAINER_STATE_NAME))
+        step, planned = state.global_step, state.max_steps
+        if planned == self.total_steps or step >= self.total_steps or not self.is_world_process_zero():
+            return
+        was, now = (self._plan_step(step, total) for total in (planned, self.total_steps))
+        logger.warning(
+            "%s is of a run of %d steps that is now to have %d, which moves its schedules: at step %d %s. Give "
+            "--max-steps %d to end it as it was planned.",
+            *(checkpoint, planned, self.total_steps, step + 1),
+            "; ".join(f"{name} {was[name]} → {value}" for name, value in now.items() if value != was[name])
+            or "nothing yet",
+            planned,
+        )
+
+    def _plan_step(self, step: int, total_steps: int) -> dict[str, str]:
+        """What the schedules of a run of so many steps say about the step after `step`."""
+        rate = (self.args.learning_rate or 0.0) * self._scale_rate(min(step, total_steps), total_steps)
+        momentum = target_momentum(min(step + 1, total_steps), total_steps, self.args.momentum_start)
+        made = self.unwrapped_model.objective.synthesises and step in self._plan_synthesis(total_steps)
+        return {
+            "learning rate": f"{rate:.3g}",
+            "target momentum": f"{momentum:.6g}",
+            "synthetic negatives": "on" if made else "off",
+        }
+
+    def _plan_synthesis(self, total_steps: int) -> range:
+        warmup, cooldown = self.args.synthetic_warmup_epochs, self.args.synthetic_cooldown_epochs
+        return synthetic_steps(total_steps, self.steps_per_epoch, warmup, cooldown)
+
+    def _scale_rate(self, step: int, total_steps: int) -> float:
+        """Factor on the peak learning rate."""
+        peak = max(self.args.learning_rate or 0.0, 1e-30)
+        warmup = self.args.count_warmup_steps(total_steps, self.steps_per_epoch)
+        start, end = self.args.learning_rate_start / peak, self.args.learning_rate_end / peak
+        return learning_rate_factor(step, total_steps, warmup, start, end)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """AdamW; no weight decay on norms, biases, tokens, embeddings and relative position bias tables."""
@@ -206,11 +241,9 @@ class SynCoTrainer(CheckpointingTrainer):
                     "--warmup-epochs, or train longer.",
                     *(warmup, num_training_steps),
                 )
-            peak = max(self.args.learning_rate or 0.0, 1e-30)
-            start, end = self.args.learning_rate_start / peak, self.args.learning_rate_end / peak
             self.lr_scheduler = LambdaLR(
                 cast(torch.optim.Optimizer, optimizer or self.optimizer),
-                lambda step: learning_rate_factor(step, num_training_steps, warmup, start, end),
+                lambda step: self._scale_rate(step, num_training_steps),
             )
             self._created_lr_scheduler = True
         return self.lr_scheduler
@@ -268,9 +301,13 @@ class SynCoTrainer(CheckpointingTrainer):
                 "with --resume."
             )
 
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """Never write a state that a NaN has already reached, nor one that forgets an unreadable image."""
+    def refuse_broken_weights(self) -> None:
+        """As `CheckpointingTrainer.refuse_broken_weights`; the loss of a step tells it a step earlier."""
         self._refuse_bad_loss()
+        super().refuse_broken_weights()
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """Never write a state that forgets an unreadable image."""
         self._count_bad_images()
         super()._save_checkpoint(model, trial)
 

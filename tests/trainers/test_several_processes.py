@@ -17,8 +17,10 @@ from PIL import Image
 from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from trainers import several_processes
 from trainers.pretraining_model import SynCoForPreTraining
+from trainers.runs.checkpoints import find_damage, read_manifest
 
 # Plain gradient descent: Adam would turn the last bit of a gradient that should be zero into a whole step.
 FLAGS = (
@@ -106,6 +108,44 @@ def test_another_number_of_processes_continues_with_the_same_global_batch_only(r
     one, changing = state(runs, "one"), state(runs, "changing")
     for name, value in one.items():
         torch.testing.assert_close(changing[name], value, rtol=1e-5, atol=1e-5)
+
+
+def launch_without_gpu(command: list[str], output: Path) -> str:
+    """What a run said, whose processes see no GPU and are not told to use none."""
+    environment = {
+        **os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "SYNCO_HUB_HOME": str(output.parent),
+    }  # fmt: skip
+    command = [sys.executable, "-m", *command, "--output-dir", str(output)]
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert ended.returncode == 0, ended.stderr
+    assert "2 processes train together on the CPU" in ended.stderr
+    assert ended.stdout.count("train_runtime") == 1
+    return ended.stderr
+
+
+DRAWN = "fractals:num_classes=2,train_images_per_class=9,test_images_per_class=4"
+
+
+def test_without_a_gpu_processes_train_together_and_need_no_flag(tmp_path):
+    flags = [flag for flag in FLAGS if flag != "--use-cpu"]
+    command = ["synco_hub.cli", "pretrain", "--num-processes", "2", *flags, "--dataset", DRAWN]
+    launch_without_gpu([*command, "--per-device-train-batch-size", "2"], tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "pretraining_settings.json").read_text())
+    assert settings["training"]["world_size"] == 2
+    assert find_damage(tmp_path / "run" / "checkpoint-8") is None
+    assert read_manifest(tmp_path / "run" / "checkpoint-8")["world_size"] == 2
+
+
+@pytest.mark.parametrize("protocol", ["linear_probe", "fine_tune"])
+def test_classifiers_too(protocol, tmp_path):
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / "model")
+    image_processor(32).save_pretrained(tmp_path / "model")
+    command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", f"trainers.{protocol}"]
+    command += ["--model", str(tmp_path / "model"), "--dataset", DRAWN, "--per-device-train-batch-size", "3"]
+    command += ["--max-steps", "2", "--disable-tqdm", "true", "--dataloader-num-workers", "0"]
+    launch_without_gpu(command, tmp_path / "run")
+    settings = json.loads((tmp_path / "run" / "classification_settings.json").read_text())
+    assert settings["global_batch_size"] == 6
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from trainers.info_nce import info_nce
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
+from trainers.schedules import learning_rate_factor, target_momentum
 
 FLAGS = (
     "--depth 1 --queue-size 32 --num-hard-negatives 8 --projection-hidden-dim 16 --projection-dim 8 "
@@ -134,3 +135,58 @@ def test_accumulated_gradients_are_those_of_the_whole_batch(home, tmp_path, monk
     ours, theirs = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "parts"))
     for name, value in ours.items():
         torch.testing.assert_close(theirs[name], value, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("logging", [["--logging-steps", "50"], ["--logging-strategy", "no"]])
+def test_weights_that_are_no_numbers_are_never_the_result(home, tmp_path, monkeypatch, capsys, logging):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(home))
+    output = tmp_path / "run"
+    flags = ["--backbone", "vit-nano", "--max-steps", "12", "--output-dir", str(output), "--learning-rate", "1e8"]
+    with pytest.raises(SystemExit) as ended:
+        main([*FLAGS, *flags, *logging])
+    assert ended.value.code == 1
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    assert "Lower the learning rate" in last
+    assert sorted(path.name for path in output.iterdir()) == ["pretraining_settings.json"]
+
+
+def test_the_last_step_may_break_weights_whose_loss_was_a_number(home, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(home))
+    update = SynCoForPreTraining.update_target_network
+
+    def broken(self, momentum: float) -> None:
+        update(self, momentum)
+        if momentum == 1.0:
+            torch.nn.init.constant_(self.synco.backbone.blocks[0].attn.qkv.bias, float("inf"))
+
+    monkeypatch.setattr(SynCoForPreTraining, "update_target_network", broken)
+    for name, strategy in (("none", ["no"]), ("steps", ["steps", "--save-steps", "2"])):
+        output = tmp_path / name
+        with pytest.raises(SystemExit) as ended:
+            main([*FLAGS, "--backbone", "vit-nano", "--output-dir", str(output), "--save-strategy", *strategy])
+        assert ended.value.code == 1
+        assert "attn.qkv.bias" in capsys.readouterr().err
+        assert not (output / "model.safetensors").exists()
+    assert [path.name for path in output.glob("checkpoint-*")] == ["checkpoint-2"]
+
+
+def test_more_steps_on_resume_say_what_moves(home, tmp_path, monkeypatch, caplog):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(home))
+    flags = [*FLAGS, "--backbone", "vit-nano", "--output-dir", str(tmp_path), "--save-strategy", "steps"]
+    main([*flags, "--save-steps", "2", "--max-steps", "4"])
+    main([*flags, "--save-steps", "2", "--max-steps", "4", "--resume"])
+    assert "moves its schedules" not in caplog.text
+    main([*flags, "--save-steps", "2", "--max-steps", "12", "--resume"])
+    (said,) = [record.getMessage() for record in caplog.records if "moves its schedules" in record.getMessage()]
+    history = json.loads((tmp_path / "checkpoint-12" / "trainer_state.json").read_text())["log_history"]
+    planned, fifth = (next(entry for entry in history if entry["step"] == step) for step in (4, 5))
+    assert planned["momentum"] == 1.0
+    assert "checkpoint-4 is of a run of 4 steps that is now to have 12" in said
+    assert f"at step 5 learning rate 0 → {1e-3 * learning_rate_factor(4, 12, 2):.3g}; " in said
+    assert f"target momentum 1 → {target_momentum(5, 12):.6g}; synthetic negatives off → on." in said
+    assert said.endswith("Give --max-steps 4 to end it as it was planned.")
+    assert fifth["synthetic_active"] == 1.0
+    caplog.clear()
+    main([*flags, "--save-steps", "2", "--max-steps", "12", "--resume"])
+    assert "moves its schedules" not in caplog.text

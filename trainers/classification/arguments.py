@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -12,6 +13,13 @@ from trainers.classification.settings import (
     FineTuningOptions,
     LabelledDataArguments,
     LinearProbeOptions,
+)
+from trainers.refusals import (
+    CLASSIFICATION_DOES_OTHERWISE,
+    choose_cpu_without_gpu,
+    refuse_ignored,
+    refuse_impossible,
+    refuse_separate_processes,
 )
 from trainers.schedules import scaled_learning_rate
 
@@ -30,9 +38,15 @@ class ClassificationArguments(ClassificationOptions, TrainingArguments):  # type
     warmup_fraction: ClassVar[float] = 0.05
 
     def __post_init__(self) -> None:
+        refuse_impossible(vars(self))
+        refuse_ignored(
+            vars(self), {f.name: f.default for f in dataclasses.fields(self)}, CLASSIFICATION_DOES_OTHERWISE
+        )
+        self.use_cpu = choose_cpu_without_gpu(self.use_cpu)
         given = self.learning_rate
         self.learning_rate = 0.0 if given is None else given
         super().__post_init__()  # type: ignore[no-untyped-call]
+        refuse_separate_processes(self.world_size)
         # torch's DataParallel would split the batch behind the frozen network's back; several GPUs, several processes.
         self._n_gpu = min(self._n_gpu, 1)
         self.given_learning_rate = given

@@ -106,7 +106,7 @@ def _build_result(
         device=device_name(arguments.device),
         duration_s=duration,
         skipped_files=(*trainer.train_ledger.names(), *trainer.eval_ledger.names()),
-        partial=arguments.max_steps > 0,
+        partial=trainer.is_partial,
         notes=("metrics named best_epoch were chosen on the test split; last_epoch is the protocol's number",),
     )
 

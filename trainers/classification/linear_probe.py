@@ -202,7 +202,7 @@ def _build_result(
         device=device_name(probe.arguments.device),
         duration_s=duration,
         skipped_files=(*skipped, *train_bad.names(), *test_bad.names()),
-        partial=probe.arguments.max_steps > 0,
+        partial=trainer.is_partial,
         notes=tuple(notes),
     ), choice.classifier
 

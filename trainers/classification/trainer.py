@@ -6,6 +6,7 @@ import logging
 import math
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
 from synco_hub.data import EpochSampler, UnreadableImages
+from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network
 from trainers.callbacks import EpochCallback
@@ -28,6 +30,9 @@ from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.schedules import learning_rate_factor
 
 logger = logging.getLogger(__name__)
+
+# The square of anything larger is infinite in float32, so the weights behind it are as good as broken.
+LARGEST_LOSS = 1e19
 
 
 class ClassificationTrainer(CheckpointingTrainer):
@@ -71,9 +76,15 @@ class ClassificationTrainer(CheckpointingTrainer):
         if received is not None and self.state.global_step < self.state.max_steps:
             logger.warning("stopped by %s at step %d; continue with --resume", received.name, self.state.global_step)
             sys.exit(128 + received)
+        self.refuse_broken_weights()
         measured_at = [entry["step"] for entry in self.state.log_history if any("eval_" in key for key in entry)]
         if not measured_at or measured_at[-1] != self.state.global_step:
             self.evaluate()
+
+    @property
+    def is_partial(self) -> bool:
+        """Whether the run counts steps in place of epochs, or was ended before its last step."""
+        return self.args.max_steps > 0 or self.state.global_step < self.state.max_steps
 
     def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Scores of a test batch by a suffix for its metrics: "" for a single classifier. Shape: (batch, classes)."""
@@ -113,9 +124,11 @@ class ClassificationTrainer(CheckpointingTrainer):
             self.train_ledger.record(
                 self.accelerator.gather(self.accelerator.pad_across_processes(indices, pad_index=-1)).cpu()
             )
-        if not math.isfinite(logs.get("loss", 0.0)):
+        # The mean of the whole run comes at its end, also if no step is logged.
+        loss = logs.get("loss", logs.get("train_loss", 0.0))
+        if not abs(loss) < LARGEST_LOSS:
             raise FloatingPointError(
-                f"The loss is {logs['loss']} near step {self.state.global_step}: lower the learning rate, or check "
+                f"The loss is {loss} near step {self.state.global_step}: lower the learning rate, or check "
                 "the images and the checkpoint."
             )
         super().log(logs, start_time)
@@ -124,6 +137,7 @@ class ClassificationTrainer(CheckpointingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Measure the test split: every process a part of it, every metric over the whole."""
+        self.refuse_broken_weights()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         names = self.eval_targets.class_names
         kept: dict[str, ClassificationScores] = {}
@@ -157,6 +171,7 @@ class ClassificationTrainer(CheckpointingTrainer):
             part,
             batch_size=self.args.per_device_eval_batch_size,
             num_workers=self.args.dataloader_num_workers,
+            worker_init_fn=partial(ignore_signals_in_worker, None),
             pin_memory=self.args.device.type == "cuda",
         )
         hidden = self.args.disable_tqdm or not self.is_world_process_zero()

@@ -7,16 +7,18 @@ import shutil
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data.samplers import derive_random_key
+from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.results import library_versions
 from trainers.runs.checkpoints import (
     UNFINISHED,
@@ -27,7 +29,7 @@ from trainers.runs.checkpoints import (
     remove_unfinished,
     rotate_checkpoints,
 )
-from trainers.runs.interruption import InterruptionCallback, ignore_signals_in_worker
+from trainers.runs.interruption import InterruptionCallback
 
 logger = logging.getLogger(__name__)
 
@@ -111,15 +113,45 @@ class CheckpointingTrainer(Trainer):
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, whose workers leave signals to the main process."""
         loader: DataLoader[Any] = super().get_train_dataloader()
-        loader.worker_init_fn = partial(ignore_signals_in_worker, loader.worker_init_fn)
+        # accelerate iterates the loader within its own, and makes a new one of what its own says to skip batches.
+        prepare = partial(ignore_signals_in_worker, loader.worker_init_fn)
+        loader.worker_init_fn = getattr(loader, "base_dataloader", loader).worker_init_fn = prepare
         return loader
 
     def _get_output_dir(self, trial: Any) -> str:
         """While a checkpoint is being written, a folder in which nobody looks for one."""
         return super()._get_output_dir(trial) if self._saving_to is None else str(self._saving_to)
 
+    def refuse_broken_weights(self) -> None:
+        """Stop on every process before weights are kept that a NaN has reached, whatever was logged.
+
+        Raises:
+            FloatingPointError: Naming the step, a tensor and the last good checkpoint.
+        """
+        weights: dict[str, Tensor] = cast(nn.Module, self.accelerator.unwrap_model(self.model)).state_dict()
+        floats = {name: tensor for name, tensor in weights.items() if tensor.is_floating_point()}
+        # One transfer: asking for each tensor would make the device wait as often.
+        finite = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
+        broken = [name for name, good in zip(floats, finite, strict=True) if not good]
+        found = [broken] if self.args.world_size == 1 else gather_object([broken])
+        first = next((names for names in found if names), None)
+        if first is not None:
+            raise FloatingPointError(
+                f"{len(first)} of {len(floats)} weights are not finite after step {self.state.global_step} (such as "
+                f"{first[0]}), so they are not saved; the last good checkpoint is "
+                f"{self.last_good_checkpoint or 'none'}. Lower the learning rate or check the images, then continue "
+                "with --resume."
+            )
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """As `transformers.Trainer.save_model`, of finite weights only."""
+        if not _internal_call:
+            self.refuse_broken_weights()
+        super().save_model(output_dir, _internal_call)
+
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Write beside, and rename when every process has written its part."""
+        self.refuse_broken_weights()
         name = f"checkpoint-{self.state.global_step}"
         if self.is_world_process_zero():
             remove_unfinished(self._directory)

@@ -7,8 +7,10 @@ and the checkpoint fit in.
 from __future__ import annotations
 
 import logging
+import math
+import os
 import signal
-from collections.abc import Callable
+import time
 from types import FrameType
 from typing import Any
 
@@ -19,12 +21,12 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 logger = logging.getLogger(__name__)
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
-# How long a worker outlives a SIGTERM, so that the step that needs its images can be finished.
-WORKER_GRACE_SECONDS = 120
+# `timeout` and launchers of several processes send a signal to the process and to its group: both are one request.
+SAME_REQUEST_SECONDS = 2.0
 
 
 class InterruptionCallback(TrainerCallback):
-    """Turns the first signal into "save and stop after this step"; a second one acts as it always did.
+    """Turns the first signal into "save and stop after this step"; one that comes later acts as it always did.
 
     With several processes each contributes whether it was told to stop to a sum that is awaited one step later. So
     all stop after the same step, however the signals arrive, and no step waits for the sum.
@@ -35,6 +37,7 @@ class InterruptionCallback(TrainerCallback):
 
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
+        self._received_at = -math.inf
         self._previous: dict[signal.Signals, Any] = {}
         self._group: Any = None
         self._told: torch.Tensor | None = None
@@ -55,9 +58,13 @@ class InterruptionCallback(TrainerCallback):
             self._group = dist.new_group(backend="gloo")
 
     def _remember(self, number: int, frame: FrameType | None) -> None:
-        self.received = signal.Signals(number)
-        signal.signal(number, self._previous[self.received])
-        logger.warning("%s: stopping after this step, with a checkpoint; again stops at once", self.received.name)
+        now, heard = time.monotonic(), signal.Signals(number)
+        if self.received is None:
+            self.received, self._received_at = heard, now
+            logger.warning("%s: stopping after this step, with a checkpoint; again stops at once", heard.name)
+        elif now - self._received_at >= SAME_REQUEST_SECONDS:
+            signal.signal(number, self._previous[heard])
+            os.kill(os.getpid(), number)
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -97,15 +104,3 @@ class InterruptionCallback(TrainerCallback):
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
-
-
-def ignore_signals_in_worker(init: Callable[[int], None] | None, worker_id: int) -> None:
-    """In a worker process: leave signals that reached the whole group to the main process.
-
-    A worker that dies at once would take the step, and so the checkpoint, with it. After a SIGTERM it stays for two
-    minutes at most, also when the main process does not end it.
-    """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(WORKER_GRACE_SECONDS))
-    if init is not None:
-        init(worker_id)

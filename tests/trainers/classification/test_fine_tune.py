@@ -7,6 +7,7 @@ from transformers import AutoModelForImageClassification, ViTConfig, ViTImagePro
 from synco_hub.data import load_dataset
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
+from trainers.classification.trainer import FineTuningTrainer
 from trainers.fine_tune import main
 
 DATA = "fractals:num_classes=5,train_images_per_class=12,test_images_per_class=6"
@@ -81,3 +82,27 @@ def test_bad_input_is_one_line_and_nothing_is_written(model, tmp_path, capsys, f
     assert exit_info.value.code == 1
     assert message in capsys.readouterr().err.splitlines()[-1]
     assert not (tmp_path / "run").exists()
+
+
+def test_weights_that_are_no_numbers_are_never_the_result(model, tmp_path, capsys):
+    flags = ["--max-steps", "12", "--learning-rate", "1e30", "--logging-strategy", "no", "--save-strategy", "no"]
+    with pytest.raises(SystemExit) as ended:
+        tune(model, tmp_path / "run", *flags)
+    assert ended.value.code == 1
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    assert "ower the learning rate" in last
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["classification_settings.json"]
+
+
+def test_a_run_that_ended_before_its_last_step_is_partial(model, tmp_path, monkeypatch):
+    assert not tune(model, tmp_path / "whole", "--num-train-epochs", "1").partial
+    log = FineTuningTrainer.log
+
+    def stop_at_the_first_line(trainer, logs, *args) -> None:
+        log(trainer, logs, *args)
+        trainer.control.should_training_stop = True
+
+    monkeypatch.setattr(FineTuningTrainer, "log", stop_at_the_first_line)
+    result = tune(model, tmp_path / "ended", "--num-train-epochs", "2")
+    assert result.partial

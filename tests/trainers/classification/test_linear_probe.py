@@ -170,3 +170,15 @@ def test_broken_weights_and_another_run_are_refused(model, tmp_path, capsys):
         probe(model, tmp_path / "broken")
     assert "the features of 30 of 30 images are NaN or infinite, first at index 0" in capsys.readouterr().err
     assert not (tmp_path / "broken").exists()
+
+
+@pytest.mark.parametrize("rate", ["1e30", "3e38"])
+def test_weights_that_are_no_numbers_are_never_the_result(model, tmp_path, capsys, rate):
+    flags = ["--max-steps", "12", "--learning-rates", rate, "--logging-strategy", "no", "--save-strategy", "no"]
+    with pytest.raises(SystemExit) as ended:
+        probe(model, tmp_path / "run", *flags)
+    assert ended.value.code == 1
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    assert "ower the learning rate" in last
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["classification_settings.json"]
