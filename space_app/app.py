@@ -34,7 +34,7 @@ from space_app.board import (
     draw_panels,
     render_board,
 )
-from space_app.model_cache import ModelCache
+from space_app.model_cache import MOST_TYPED_WAITING, ModelCache
 from space_app.panels import ABOUT_TEXT, INTRODUCTION, UNTRAINED_NOTICE, render_examples, render_message
 from space_app.uploads import LARGEST_UPLOAD_BYTES, draw_examples, image_input, save_answer, start_deleting
 from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, ResultCache
@@ -45,6 +45,8 @@ _STYLE = Path(__file__).with_name("style.css")
 # Uploads and answers are deleted when they are this old, looked for this often, in seconds.
 _KEPT_SECONDS, _DELETE_EVERY_SECONDS = 600, 60
 _LONGEST_QUEUE = 64
+# One pool for the page and the programs. Visitors who wait for typed models take no more than half of it.
+_POOL: dict[str, Any] = {"concurrency_limit": 2 * MOST_TYPED_WAITING, "concurrency_id": "board"}
 # A click on a picture of the board chooses the patch there; sliders do the same for the keyboard.
 _CLICK_SCRIPT = """
 element.addEventListener('click', (event) => {
@@ -164,8 +166,7 @@ def _connect_board(
         "outputs": board,
         "trigger_mode": "always_last",
         "show_progress": "minimal",
-        "concurrency_limit": 2,
-        "concurrency_id": "board",
+        **_POOL,
         "api_visibility": "private",
     }
     gr.on([image.change, names.change, *(control.change for control in controls.values())], **drawing)
@@ -220,8 +221,8 @@ def _connect_api(results: ResultCache, image: Any, names: Any, controls: dict[st
         gallery, sentences = gr.Gallery(), gr.Textbox()
         for api_name, (view, wanted) in fields.items():
             inputs = [image, names, *(controls[field] for field in wanted)]
-            gr.Button().click(endpoint(view, wanted), inputs, gallery, api_name=api_name, concurrency_limit=2)
-        gr.Button().click(compare, [image, controls["other"], names], sentences, api_name="compare")
+            gr.Button().click(endpoint(view, wanted), inputs, gallery, api_name=api_name, **_POOL)
+        gr.Button().click(compare, [image, controls["other"], names], sentences, api_name="compare", **_POOL)
 
 
 def explain_error(error: Exception) -> str:

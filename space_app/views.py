@@ -40,6 +40,7 @@ from synco_hub.visualization import (
 from synco_hub.visualization.overlay import PreparedImage
 
 SHOWN_SIDE = 384
+_COMPUTED_AT_ONCE = 2
 ATTENTION_KINDS = ("[CLS], mean of the heads", "[CLS], one head", "patch self-attention", "rollout through all blocks")
 TOKEN_KINDS = ("similarity to one patch", "principal components", "foreground")
 GRADIENT_KINDS = ("Grad-CAM", "saliency", "windowed attention")
@@ -72,6 +73,8 @@ class ResultCache:
         self._keep = keep
         self._results: OrderedDict[tuple[Any, ...], Any] = OrderedDict()
         self._lock = threading.Lock()
+        # More at once would share the same cores and multiply the memory; whoever waits for a model takes no place.
+        self._computing = threading.BoundedSemaphore(_COMPUTED_AT_ONCE)
         self.computed = 0
 
     def __len__(self) -> int:
@@ -102,8 +105,9 @@ class ResultCache:
         self, compute: Callable[[Any, PreparedImage], _Result], picture: Image.Image, selection: Selection
     ) -> tuple[PreparedImage, _Result]:
         network, processor = self.models.get(selection.model)
-        prepared = prepared_image(picture, processor, selection.detail, SHOWN_SIDE)
-        return prepared, compute(network, prepared)
+        with self._computing:
+            prepared = prepared_image(picture, processor, selection.detail, SHOWN_SIDE)
+            return prepared, compute(network, prepared)
 
 
 def _attention(network: Any, prepared: PreparedImage) -> AttentionMaps:

@@ -11,6 +11,7 @@ from typing import Any
 
 from transformers import set_seed
 
+from synco_hub.atomic_write import usual_modes
 from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoViewDataset, load_dataset, open_stream
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
@@ -115,8 +116,9 @@ def _save_finished(
     directory: Path, model: SynCoForPreTraining, recorded: dict[str, Any], summary: dict[str, Any]
 ) -> None:
     """Put the online backbone where `AutoModel` finds it, with all that belongs to it."""
-    model.synco.save_pretrained(directory)
-    image_processor(model.config.image_size or 224).save_pretrained(directory)
+    with usual_modes(directory):
+        model.synco.save_pretrained(directory)
+        image_processor(model.config.image_size or 224).save_pretrained(directory)
     write_json(directory / SUMMARY_FILE, summary)
     write_card(directory, directory.name, model.config.to_dict(), recorded)
 

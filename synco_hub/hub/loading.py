@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelFor
 from transformers.image_utils import PILImageResampling
 from transformers.modeling_outputs import ImageClassifierOutput
 
-from synco_hub.atomic_write import atomic_write
+from synco_hub.atomic_write import atomic_write, usual_modes
 from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError, suggest
 from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
@@ -158,10 +158,11 @@ def save_classifier(directory: Path, model_name: str, model: nn.Module, processo
     """Write a trained head with its backbone, or with its backbone's name if the backbone is not ours."""
     directory.mkdir(parents=True, exist_ok=True)
     network = find_feature_network(model)
-    processor.save_pretrained(directory)
-    if isinstance(network, SynCoModel):
-        _synco_classifier(network, head).save_pretrained(directory)
-        return
+    with usual_modes(directory):
+        processor.save_pretrained(directory)
+        if isinstance(network, SynCoModel):
+            _synco_classifier(network, head).save_pretrained(directory)
+            return
     with atomic_write(directory / HEAD_FILE) as temporary:
         save_file({"weight": head.weight.contiguous(), "bias": head.bias.contiguous()}, temporary)
     name = find_backbone_name(model_name)

@@ -233,7 +233,7 @@ def _replace(destination: Path, directory: Path, origin: Mapping[str, str]) -> N
     try:
         for pattern in PATTERNS:
             for file in directory.glob(pattern):
-                shutil.copy2(file, staged / file.name)
+                shutil.copyfile(file, staged / file.name)  # without the mode that it had there
         (staged / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")
         if destination.exists():
             destination.rename(beside / "old")

@@ -41,12 +41,13 @@ class Fault:
 
 
 class FaultyApplication:
-    """Passes requests on to an application unless a fault is planned for them; keeps a log of all requests."""
+    """Passes requests on to an application unless a fault is planned for them; keeps a log of all requests, and headers."""
 
     def __init__(self, application: Any) -> None:
         self.application = application
         self.planned: list[Fault] = []
         self.log: list[str] = []
+        self.headers: list[tuple[str, dict[str, str]]] = []
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -54,6 +55,7 @@ class FaultyApplication:
             return
         line = f"{scope['method']} {scope['path']}"
         self.log.append(line)
+        self.headers.append((line, {key.decode(): value.decode() for key, value in scope["headers"]}))
         fault = next((f for f in self.planned if f.seen < f.times and re.search(f.pattern, line)), None)
         if fault is None:
             await self.application(scope, receive, send)

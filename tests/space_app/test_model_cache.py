@@ -1,7 +1,6 @@
 """What is offered, what is loaded, what is refused before anything is downloaded, and how much is kept."""
 
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from huggingface_hub import HfApi
@@ -64,60 +63,6 @@ def test_what_is_no_hub_id_never_reaches_the_hub(name):
 def test_a_zoo_name_that_is_not_here_says_how_to_get_it():
     with pytest.raises(ValueError, match="synco-v2-deit-s"):
         ModelCache().get("synco-v2-deit-s")
-
-
-def answering(monkeypatch, *files):
-    siblings = [SimpleNamespace(rfilename=name, size=size) for name, size in files]
-    monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: SimpleNamespace(siblings=siblings))
-    loaded = []
-    monkeypatch.setattr(model_cache, "load_with_head", loaded.append)
-    return loaded
-
-
-@pytest.mark.parametrize(
-    ("files", "message"),
-    [
-        ([("pytorch_model.bin", 1000)], "no model.safetensors"),
-        ([("model-00001-of-00002.safetensors", 1000)], "no model.safetensors"),
-        ([("model.safetensors", 3 * 1024**3)], r"3\.2 GB of weights, the limit here is 2\.1 GB"),
-    ],
-)
-def test_hub_repositories_are_measured_before_they_are_downloaded(monkeypatch, files, message):
-    loaded = answering(monkeypatch, *files)
-    with pytest.raises(ValueError, match=message):
-        ModelCache().get("someone/something")
-    assert loaded == []
-
-
-@pytest.mark.parametrize(
-    ("error", "message"),
-    [
-        (OSError("no preprocessor_config.json at /root/.cache"), "someone/something could not be loaded from the Hub"),
-        (ValueError("model type `x` is unknown\nand more lines"), "cannot be shown: model type `x` is unknown$"),
-        (ImportError("needs detectron"), "cannot be shown: needs detectron"),
-    ],
-)
-def test_what_the_library_says_becomes_one_line(monkeypatch, error, message):
-    answering(monkeypatch, ("model.safetensors", 1000))
-
-    def fail(_):
-        raise error
-
-    monkeypatch.setattr(model_cache, "load_with_head", fail)
-    with pytest.raises(ValueError, match=message) as said:
-        ModelCache().get("someone/something")
-    assert "/root" not in str(said.value)
-    assert "someone/something" not in ModelCache()
-
-
-def test_a_private_or_unknown_repository_is_one_sentence(monkeypatch):
-    def refuse(*_, **__):
-        raise PermissionError("401 with a token")
-
-    monkeypatch.setattr(HfApi, "model_info", refuse)
-    with pytest.raises(ValueError, match="does not exist, is private, or the Hub cannot be reached") as said:
-        ModelCache().get("someone/secret")
-    assert "token" not in str(said.value)
 
 
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):

@@ -2,13 +2,22 @@
 
 import os
 import signal
+import stat
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 
-from synco_hub.atomic_write import atomic_write, atomic_write_directory, refuse_filled
+from synco_hub.atomic_write import (
+    atomic_write,
+    atomic_write_directory,
+    refuse_filled,
+    set_usual_modes,
+    usual_modes,
+)
 
 
 def test_the_file_appears_when_the_block_ends(tmp_path: Path) -> None:
@@ -100,3 +109,79 @@ def test_a_killed_run_leaves_no_half_directory_under_its_name(tmp_path):
     done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "out")], cwd=os.getcwd(), check=False)
     assert done.returncode == -signal.SIGKILL
     assert not (tmp_path / "out").exists()
+
+
+@pytest.fixture(params=[0o022, 0o077, 0o002])
+def usual(request):
+    """The mode of a new file under a umask, which is in force during the test."""
+    before = os.umask(request.param)
+    yield 0o666 & ~request.param
+    os.umask(before)
+
+
+def mode(path):
+    return stat.S_IMODE(path.stat().st_mode)
+
+
+def write_weights(path):
+    """A file as libraries leave it that write a temporary one of their own and rename it."""
+    save_file({"weight": torch.zeros(2)}, path)
+    path.chmod(0o600)
+
+
+def test_a_file_gets_the_mode_of_the_umask(tmp_path, usual):
+    path = tmp_path / "weights.safetensors"
+    with atomic_write(path) as temporary:
+        write_weights(temporary)
+    (tmp_path / "config.json").write_text("{}")
+    assert mode(path) == mode(tmp_path / "config.json") == usual
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["config.json", "weights.safetensors"]
+
+
+@pytest.mark.parametrize("chosen", [0o600, 0o640, 0o664])
+def test_what_replaces_a_file_keeps_its_mode_as_writing_into_it_would(tmp_path, usual, chosen):
+    for name in ("plain", "atomic", "library"):
+        (tmp_path / name).write_text("old")
+        (tmp_path / name).chmod(chosen)
+    (tmp_path / "plain").write_text("new")
+    with atomic_write(tmp_path / "atomic") as temporary:
+        temporary.write_text("new")
+    with usual_modes(tmp_path):
+        (tmp_path / "renamed").write_text("new")
+        (tmp_path / "renamed").replace(tmp_path / "library")
+    assert [mode(tmp_path / name) for name in ("plain", "atomic", "library")] == [chosen] * 3
+    assert (tmp_path / "library").read_text() == (tmp_path / "atomic").read_text() == "new"
+
+
+def test_every_file_of_a_directory_gets_the_mode_of_the_umask(tmp_path, usual):
+    with atomic_write_directory(tmp_path / "out") as temporary:
+        (temporary / "deep").mkdir()
+        write_weights(temporary / "deep" / "model.safetensors")
+        write_weights(temporary / "model.safetensors")
+    files = [path for path in (tmp_path / "out").rglob("*") if path.is_file()]
+    assert [mode(path) for path in files] == [usual, usual]
+    (tmp_path / "beside").mkdir()
+    assert mode(tmp_path / "out") == mode(tmp_path / "out" / "deep") == mode(tmp_path / "beside")
+
+
+def test_an_empty_folder_that_is_filled_keeps_its_mode(tmp_path, usual):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o2750)
+    with atomic_write_directory(tmp_path / "out") as temporary:
+        (temporary / "a").write_text("a")
+    assert mode(tmp_path / "out") == 0o2750
+
+
+def test_only_what_a_library_wrote_changes_its_mode(tmp_path, usual):
+    write_weights(tmp_path / "secret")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "private").write_text("mine")
+    (tmp_path / "out" / "private").chmod(0o600)
+    (tmp_path / "out" / "link").symlink_to(tmp_path / "secret")
+    with usual_modes(tmp_path / "out"):
+        write_weights(tmp_path / "out" / "model.safetensors")
+    assert mode(tmp_path / "out" / "model.safetensors") == usual
+    assert mode(tmp_path / "out" / "private") == mode(tmp_path / "secret") == 0o600
+    set_usual_modes(tmp_path / "out")
+    assert mode(tmp_path / "out" / "private") == usual
+    assert mode(tmp_path / "secret") == 0o600

@@ -10,6 +10,7 @@ from typing import Any
 
 from transformers import set_seed
 
+from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.hub.loading import describe_model_facts
@@ -55,8 +56,9 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     result = _build_result(data_arguments.model, arguments, data, trainer, settings, time.perf_counter() - started)
     if trainer.is_world_process_zero():
         network: Any = trainer.accelerator.unwrap_model(trainer.model)
-        network.save_pretrained(directory)
-        processor.save_pretrained(directory)
+        with usual_modes(directory):
+            network.save_pretrained(directory)
+            processor.save_pretrained(directory)
         result.save(arguments.output or directory / f"{PROTOCOL}.json")
     return result
 

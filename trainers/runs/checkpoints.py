@@ -23,7 +23,7 @@ from typing import Any, TypeVar
 
 from accelerate.utils import broadcast_object_list
 
-from synco_hub.atomic_write import atomic_write
+from synco_hub.atomic_write import atomic_write, set_usual_modes
 from synco_hub.results import library_versions
 from trainers.runs.stream_loading import check_stream_position
 from trainers.settings import drop_retired
@@ -118,6 +118,7 @@ def write_json(file: Path, values: dict[str, Any]) -> None:
 
 def commit_checkpoint(unfinished: Path, final: Path, description: Mapping[str, Any]) -> None:
     """Make a written folder a checkpoint: manifest last, then the name that others look for."""
+    set_usual_modes(unfinished)
     files = {}
     for file in sorted(path for path in unfinished.rglob("*") if path.is_file()):
         _fsync(file)

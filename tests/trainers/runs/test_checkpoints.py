@@ -1,4 +1,5 @@
 import json
+import os
 import random
 from pathlib import Path
 
@@ -38,6 +39,24 @@ def test_a_committed_checkpoint_is_whole_and_knows_its_facts(tmp_path):
     assert read_manifest(checkpoint)["step"] == 3
     assert set(read_manifest(checkpoint)["files"]) == {"model.safetensors", "inner/state.json"}
     assert latest_valid_checkpoint(tmp_path) == checkpoint
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_who_may_read_a_checkpoint_is_said_by_the_umask(tmp_path, umask):
+    unfinished = tmp_path / UNFINISHED / "checkpoint-1"
+    before = os.umask(umask)
+    try:
+        (unfinished / "inner").mkdir(parents=True)
+        for name in ("model.safetensors", "inner/weights.safetensors", "state.json"):
+            (unfinished / name).write_text("{}")
+            (unfinished / name).chmod(0o600)  # as safetensors leaves it
+        commit_checkpoint(unfinished, tmp_path / "checkpoint-1", {})
+    finally:
+        os.umask(before)
+    files = [path for path in (tmp_path / "checkpoint-1").rglob("*") if path.is_file()]
+    assert {oct(path.stat().st_mode & 0o777) for path in files} == {oct(0o666 & ~umask)}
+    assert len(files) == 4
+    assert find_damage(tmp_path / "checkpoint-1") is None
 
 
 @pytest.mark.parametrize("seed", range(4))
