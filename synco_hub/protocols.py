@@ -228,7 +228,9 @@ def _check_kind(name: str, value: Any, kind: Any) -> Any:
     several = next((each for each in kinds if get_origin(each) is list), None)
     if several is not None and value is not None:
         (each,) = get_args(several)
-        return [_check_kind(name, one, each) for one in (value if isinstance(value, (list, tuple, range)) else [value])]
+        return [
+            _check_kind(name, one, each) for one in (value if isinstance(value, (list, tuple, range)) else [value])
+        ]
     numbers = {int: Integral, float: Real}
     fits = tuple(numbers.get(each, each) for each in kinds if get_origin(each) is not Literal)
     if len(fits) == len(kinds) and (not isinstance(value, fits) or (isinstance(value, bool) and bool not in kinds)):
