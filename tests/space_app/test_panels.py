@@ -9,7 +9,6 @@ import numpy as np
 from PIL import Image
 
 from space_app import app
-from space_app.model_cache import _HUB_ID
 from space_app.panels import (
     ABOUT_TEXT,
     INTRODUCTION,
@@ -20,6 +19,7 @@ from space_app.panels import (
     render_panels,
     to_image,
 )
+from space_app.typed_models import _HUB_ID
 from space_app.uploads import LARGEST_UPLOAD_BYTES
 from synco_hub.cli.main import COMMANDS
 
