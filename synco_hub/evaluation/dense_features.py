@@ -5,6 +5,7 @@ One feature a patch, at any image size: the last tokens of a ViT, or the map of 
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -157,7 +158,14 @@ def compute_dense_features(model: nn.Module, pixels: Tensor, stage: int | None =
     network: Any = find_feature_network(model)
     layer = getattr(network, "backbone", network).layers[stage - 1]
     outputs: list[Tensor] = []
-    handle = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    own_thread = threading.get_ident()
+
+    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        # A server shares the model between threads, and a hook hears the forward passes of all of them.
+        if threading.get_ident() == own_thread:
+            outputs.append(output)
+
+    handle = layer.register_forward_hook(note)
     try:
         with eval_mode(network), torch.no_grad():
             forward_any_size(network, pixels)

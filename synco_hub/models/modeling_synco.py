@@ -20,7 +20,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbones_synco import build_backbone
 from .configuration_synco import SynCoConfig
-from .recording_synco import record_attention, use_fused_attention
+from .recording_synco import forward_features, use_fused_attention
 
 AUTO_MAP = {
     "AutoConfig": "configuration_synco.SynCoConfig",
@@ -150,13 +150,14 @@ class SynCoModel(SynCoPreTrainedModel):
                 "the other attention code: use torch.no_grad() or gradient_checkpointing_disable()."
             )
         pixel_values = pixel_values.to(self.backbone.patch_embed.proj.weight.dtype)
-        with record_attention(self.backbone, bool(output_attentions), bool(output_hidden_states)) as recorded:
-            features = self.backbone.forward_features(pixel_values)
+        attentions: list[Tensor] | None = [] if output_attentions else None
+        hidden_states: list[Tensor] | None = [] if output_hidden_states else None
+        features = forward_features(self.backbone, pixel_values, attentions, hidden_states)
         return BaseModelOutputWithPooling(
             last_hidden_state=_tokens(features),
             pooler_output=self.backbone.forward_head(features, pre_logits=True),
-            hidden_states=tuple(map(_tokens, recorded.hidden_states)) if output_hidden_states else None,
-            attentions=tuple(recorded.attentions) if output_attentions else None,  # type: ignore[arg-type]
+            hidden_states=None if hidden_states is None else tuple(map(_tokens, hidden_states)),
+            attentions=None if attentions is None else tuple(attentions),  # type: ignore[arg-type]
         )
 
     def get_input_embeddings(self) -> nn.Module:

@@ -1,43 +1,71 @@
 """Every block's attention and hidden state of one forward, whatever the attention implementation.
 
+Threads share a network, so what one call wishes is nowhere on it: hidden states are taken in a loop over the blocks of
+that call, and the wish for attentions belongs to the thread that calls. A server's other forwards, plain ones too, are
+neither heard nor changed.
+
 This file travels to the Hub with every checkpoint, so it imports nothing of ours but its sibling.
 """
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+from timm.models import checkpoint_seq
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .backbones_synco import is_vision_transformer
 
 
-@dataclass
-class Recorded:
-    """What one forward left behind, in the order of the blocks.
+class _OfThisThread(threading.local):
+    """Where the forward that this thread is in leaves its attentions; None while nobody wants them."""
 
-    Attributes:
-        attentions: ViT: (batch, heads, tokens, tokens) a block; Swin: (batch * windows, heads, area, area) a block.
-        hidden_states: The embedding and every block's output; Swin: every stage's, (batch, height, width, dim).
+    attentions: list[Tensor] | None = None
+
+
+_OF_THIS_THREAD = _OfThisThread()
+
+
+class FusedUnlessRecorded(int):
+    """A timm attention's `fused_attn` that is false to a thread while it records attentions, else 0 or 1.
+
+    Fused attention never forms its weights. A switch on the module would switch it for every thread.
     """
 
-    attentions: list[Tensor] = field(default_factory=list)
-    hidden_states: list[Tensor] = field(default_factory=list)
+    def __bool__(self) -> bool:
+        return self == 1 and _OF_THIS_THREAD.attentions is None
+
+
+class RecordedDropout(nn.Dropout):
+    """Dropout of attention weights that also leaves them to the thread that records."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Drop at random while training."""
+        if not torch.jit.is_scripting():
+            _note_attention(input)
+        return F.dropout(input, self.p, self.training, self.inplace)
+
+
+def _note_attention(attention: Tensor) -> None:
+    if not torch.compiler.is_dynamo_compiling() and _OF_THIS_THREAD.attentions is not None:
+        _OF_THIS_THREAD.attentions.append(attention)
 
 
 def find_attention_modules(backbone: nn.Module) -> list[Any]:
     """Every block's attention, in order.
 
-    Fused attention never forms its weights; unfused, every timm attention passes them through its `attn_drop`.
-    Swin-V2's is always unfused and has no switch.
+    Unfused, every timm attention passes its weights through its `attn_drop`. Swin-V2's is always unfused and has no
+    switch.
 
     Raises:
         ValueError: If this timm network hides its attention.
     """
-    modules = [module for module in backbone.modules() if hasattr(module, "attn_drop") and hasattr(module, "qkv")]
+    modules = _attention_modules(backbone)
     if not modules:
         raise ValueError(
             f"The blocks of this {type(backbone).__name__} do not show their attention: leave output_attentions out."
@@ -46,50 +74,94 @@ def find_attention_modules(backbone: nn.Module) -> list[Any]:
 
 
 def use_fused_attention(backbone: Any, fused: bool) -> None:
-    """Choose between fused (sdpa) and unfused (eager) attention, where there is a choice."""
+    """Choose between fused (sdpa) and unfused (eager) attention, where there is a choice; either can be recorded."""
     for module in backbone.modules():
         if hasattr(module, "fused_attn"):
             module.fused_attn = fused
+    for module in _attention_modules(backbone):
+        _make_recordable(module)
 
 
-@contextmanager
-def record_attention(backbone: Any, attentions: bool, hidden_states: bool) -> Iterator[Recorded]:
-    """Within this context, every forward of the backbone is recorded.
+def forward_features(
+    backbone: Any, pixel_values: Tensor, attentions: list[Tensor] | None, hidden_states: list[Tensor] | None
+) -> Tensor:
+    """The backbone's `forward_features`, which also fills the lists it is given, in the order of the blocks.
 
     Args:
         backbone: A timm ViT or Swin.
-        attentions: Whether to record attentions; attention runs unfused meanwhile.
-        hidden_states: Whether to record hidden states.
+        pixel_values: Normalised images. Shape: (batch, channels, height, width).
+        attentions: ViT: (batch, heads, tokens, tokens) a block; Swin: (batch * windows, heads, area, area) a block.
+            Attention runs unfused meanwhile.
+        hidden_states: The embedding and every block's output; Swin: every stage's, (batch, height, width, dim).
+
+    Returns:
+        ViT: (batch, tokens, dim); Swin: (batch, height, width, dim).
 
     Raises:
         ValueError: If attentions are wanted of a network that hides them.
     """
-    recorded = Recorded()
-    with ExitStack() as restored:
-        for module in find_attention_modules(backbone) if attentions else []:
-            if getattr(module, "fused_attn", False):
-                module.fused_attn = False
-                restored.callback(setattr, module, "fused_attn", True)
-            handle = module.attn_drop.register_forward_pre_hook(_record_input(recorded.attentions))
-            restored.callback(handle.remove)
-        if hidden_states:
-            blocks = backbone.blocks if is_vision_transformer(backbone) else backbone.layers
-            handle = blocks[0].register_forward_pre_hook(_record_input(recorded.hidden_states))
-            restored.callback(handle.remove)
-            for block in blocks:
-                restored.callback(block.register_forward_hook(_record_output(recorded.hidden_states)).remove)
-        yield recorded
+    if attentions is not None:
+        return _record_attentions(backbone, pixel_values, attentions, hidden_states)
+    # A forward within another's, from a hook, must not be taken for it. Compiled code never records.
+    if not torch.compiler.is_dynamo_compiling() and _OF_THIS_THREAD.attentions is not None:
+        with _leave_attentions_to(None):
+            return _run(backbone, pixel_values, hidden_states)
+    return _run(backbone, pixel_values, hidden_states)
 
 
-def _record_input(store: list[Tensor]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        store.append(inputs[0])
+# Compilers take the switch for a constant and read no thread's state.
+@torch.compiler.disable
+def _record_attentions(
+    backbone: Any, pixel_values: Tensor, attentions: list[Tensor], hidden_states: list[Tensor] | None
+) -> Tensor:
+    modules = find_attention_modules(backbone)
+    for module in modules:
+        _make_recordable(module)  # its fused_attn may have been set by hand since
+    with _leave_attentions_to(attentions):
+        features = _run(backbone, pixel_values, hidden_states)
+    if len(attentions) != len(modules):
+        raise ValueError(
+            f"{len(attentions)} of {len(modules)} blocks showed their attention: blocks that are compiled one by one "
+            "show none, ask a model that is not compiled, or compiled as a whole."
+        )
+    return features
 
-    return hook
+
+def _attention_modules(backbone: nn.Module) -> list[Any]:
+    return [module for module in backbone.modules() if hasattr(module, "attn_drop") and hasattr(module, "qkv")]
 
 
-def _record_output(store: list[Tensor]) -> Any:
-    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        store.append(output)
+def _make_recordable(attention: Any) -> None:
+    """Give a timm attention the two parts that know about recording; nothing else about it changes."""
+    if getattr(attention, "fused_attn", None) is True:
+        attention.fused_attn = FusedUnlessRecorded(True)
+    dropout = attention.attn_drop
+    if type(dropout) is nn.Dropout:
+        attention.attn_drop = RecordedDropout(dropout.p, dropout.inplace).train(dropout.training)
 
-    return hook
+
+@contextmanager
+def _leave_attentions_to(store: list[Tensor] | None) -> Iterator[None]:
+    outer, _OF_THIS_THREAD.attentions = _OF_THIS_THREAD.attentions, store
+    try:
+        yield
+    finally:
+        _OF_THIS_THREAD.attentions = outer
+
+
+def _run(backbone: Any, pixel_values: Tensor, hidden_states: list[Tensor] | None) -> Tensor:
+    """What timm's `forward_features` does; where hidden states are wanted block by block (Swin: stage by stage)."""
+    if hidden_states is None:
+        features: Tensor = backbone.forward_features(pixel_values)
+        return features
+    tokens: Tensor = backbone.patch_embed(pixel_values)
+    is_vit = is_vision_transformer(backbone)
+    if is_vit:
+        tokens = backbone.norm_pre(backbone.patch_drop(backbone._pos_embed(tokens)))
+    hidden_states.append(tokens)
+    for block in backbone.blocks if is_vit else backbone.layers:
+        # A Swin's stages see to this by themselves.
+        tokens = checkpoint_seq([block], tokens) if is_vit and backbone.grad_checkpointing else block(tokens)
+        hidden_states.append(tokens)
+    features = backbone.norm(tokens)
+    return features

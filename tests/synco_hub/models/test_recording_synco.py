@@ -1,68 +1,159 @@
+import copy
+import pickle
+import threading
+
 import pytest
 import torch
 
-from synco_hub.models import SynCoConfig
+from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.models.backbones_synco import build_backbone
-from synco_hub.models.recording_synco import find_attention_modules, record_attention, use_fused_attention
+from synco_hub.models.recording_synco import (
+    FusedUnlessRecorded,
+    RecordedDropout,
+    find_attention_modules,
+    forward_features,
+    use_fused_attention,
+)
+
+WISHES = [
+    {"output_attentions": attentions, "output_hidden_states": hidden_states}
+    for attentions in (False, True)
+    for hidden_states in (False, True)
+]
 
 
 def _state(backbone) -> list[tuple[object, ...]]:
     return [
-        (getattr(m, "fused_attn", None), len(m._forward_hooks), len(m._forward_pre_hooks)) for m in backbone.modules()
+        (getattr(m, "fused_attn", None), len(m._forward_hooks), len(m._forward_pre_hooks), *map(id, m.children()))
+        for m in backbone.modules()
     ]
+
+
+def _backbone(name, fused=True):
+    backbone = build_backbone(SynCoConfig(name)).eval()
+    use_fused_attention(backbone, fused)
+    return backbone
+
+
+def _images(seed, number=2):
+    return torch.randn(number, 3, 32, 32, generator=torch.Generator().manual_seed(seed))
+
+
+def _outputs(model, seed, wishes) -> list[torch.Tensor]:
+    with torch.no_grad():
+        output = model(_images(seed), **wishes)
+    for name, wanted in (("attentions", "output_attentions"), ("hidden_states", "output_hidden_states")):
+        assert (output[name] is not None if name in output else False) == wishes[wanted]
+    return [
+        output.last_hidden_state,
+        output.pooler_output,
+        *(output.attentions or ()),
+        *(output.hidden_states or ()),
+    ]
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
+def test_threads_that_share_a_model_get_what_each_would_get_alone(name, implementation):
+    model = SynCoModel._from_config(SynCoConfig(name), attn_implementation=implementation).eval()
+    alone = [_outputs(model, kind, wishes) for kind, wishes in enumerate(WISHES)]
+    wrong: list[str] = []
+    together = threading.Barrier(4)
+
+    def call(number: int) -> None:
+        try:
+            together.wait()
+            for step in range(24):
+                kind = (number + step) % len(WISHES)
+                outputs = _outputs(model, kind, WISHES[kind])
+                if len(outputs) != len(alone[kind]):
+                    wrong.append(f"{WISHES[kind]}: {len(outputs)} tensors instead of {len(alone[kind])}")
+                elif not all(map(torch.equal, outputs, alone[kind])):
+                    wrong.append(f"{WISHES[kind]}: other values")
+        except Exception as error:
+            wrong.append(repr(error))
+
+    threads = [threading.Thread(target=call, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong, (len(wrong), wrong[:5])
+
+
+@pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
+def test_a_plain_forward_in_the_midst_of_anothers_recording_is_neither_heard_nor_changed(name):
+    model = SynCoModel._from_config(SynCoConfig(name), attn_implementation="sdpa").eval()
+    plain = {"output_attentions": False, "output_hidden_states": False}
+    alone, recorded = _outputs(model, 1, plain), _outputs(model, 2, WISHES[3])
+    within: list[list[torch.Tensor]] = []
+    busy = []
+
+    def call_in_between(module, inputs):
+        if not busy:
+            busy.append(1)
+            within.append(_outputs(model, 1, plain))  # the same thread
+            thread = threading.Thread(target=lambda: within.append(_outputs(model, 1, plain)))
+            thread.start()
+            thread.join()
+
+    find_attention_modules(model)[1].register_forward_pre_hook(call_in_between)
+    again = _outputs(model, 2, WISHES[3])
+    assert len(again) == len(recorded)
+    assert all(map(torch.equal, again, recorded))
+    assert len(within) == 2
+    assert all(torch.equal(one, other) for outputs in within for one, other in zip(outputs, alone, strict=True))
 
 
 @pytest.mark.parametrize(("name", "blocks", "states"), [("vit-nano", 3, 4), ("swin-nano", 4, 3)])
 def test_records_every_forward_in_order_and_leaves_no_trace(name, blocks, states):
-    backbone = build_backbone(SynCoConfig(name)).eval()
-    use_fused_attention(backbone, True)
+    backbone = _backbone(name)
     find_attention_modules(backbone)[1].fused_attn = False  # somebody's own choice is kept
     before = _state(backbone)
-    images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(41))
-    with record_attention(backbone, attentions=True, hidden_states=True) as recorded, torch.no_grad():
-        backbone.forward_features(images)
-        assert len(recorded.attentions) == blocks
-        assert len(recorded.hidden_states) == states
-        backbone.forward_features(images)
-    assert len(recorded.attentions) == 2 * blocks
-    assert all(torch.equal(recorded.attentions[i], recorded.attentions[i + blocks]) for i in range(blocks))
-    assert _state(backbone) == before
+    attentions, hidden_states, images = [], [], _images(41)
     with torch.no_grad():
-        backbone.forward_features(images)
-    assert len(recorded.attentions) == 2 * blocks
+        plain = backbone.forward_features(images)
+        features = forward_features(backbone, images, attentions, hidden_states)
+        assert (len(attentions), len(hidden_states)) == (blocks, states)
+        assert torch.allclose(features, plain, atol=1e-5)
+        again = []
+        forward_features(backbone, images, again, None)
+        assert len(again) == blocks
+        assert all(map(torch.equal, attentions, again))
+        assert torch.equal(forward_features(backbone, images, None, []), plain)
+        assert torch.equal(backbone.forward_features(images), plain)
+    assert _state(backbone) == before
+    assert len(attentions) == blocks
 
 
 @pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
 def test_leaves_no_trace_after_an_exception(name):
-    backbone = build_backbone(SynCoConfig(name)).eval()
-    use_fused_attention(backbone, True)
-    before = _state(backbone)
-    too_few_channels = torch.zeros(1, 1, 32, 32)
-    with (
-        pytest.raises(RuntimeError, match="channels"),
-        record_attention(backbone, attentions=True, hidden_states=True),
-    ):
-        backbone.forward_features(too_few_channels)
+    backbone = _backbone(name)
+    before, attentions = _state(backbone), []
+    with pytest.raises(RuntimeError, match="channels"):
+        forward_features(backbone, torch.zeros(1, 1, 32, 32), attentions, [])
     assert _state(backbone) == before
+    with torch.no_grad():
+        backbone.forward_features(_images(43))
+    assert not attentions
 
 
 @pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
-def test_records_only_what_is_wanted(name):
-    backbone = build_backbone(SynCoConfig(name)).eval()
-    use_fused_attention(backbone, True)
-    images = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(42))
+def test_fused_attention_runs_unfused_only_where_attentions_are_wanted(name, monkeypatch):
+    backbone, calls, fused = _backbone(name), [], torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: calls.append(1) or fused(*a, **k)
+    )
     with torch.no_grad():
-        with record_attention(backbone, attentions=False, hidden_states=True) as recorded:
-            assert all(module.fused_attn for module in find_attention_modules(backbone))
-            backbone.forward_features(images)
-        assert not recorded.attentions
-        assert recorded.hidden_states
-        before = _state(backbone)
-        with record_attention(backbone, attentions=False, hidden_states=False) as recorded:
-            assert _state(backbone) == before
-            backbone.forward_features(images)
-        assert not recorded.attentions
-        assert not recorded.hidden_states
+        for attentions, hidden_states, expected in (
+            (None, None, len(find_attention_modules(backbone))),
+            (None, [], len(find_attention_modules(backbone))),
+            ([], None, 0),
+            ([], [], 0),
+        ):
+            calls.clear()
+            forward_features(backbone, _images(42), attentions, hidden_states)
+            assert len(calls) == expected
 
 
 def test_fused_and_unfused_is_a_switch_where_there_is_one():
@@ -78,11 +169,53 @@ def test_fused_and_unfused_is_a_switch_where_there_is_one():
     assert not any(hasattr(module, "fused_attn") for module in find_attention_modules(second_version))
 
 
+def test_a_switch_set_by_hand_is_recorded_too():
+    backbone = _backbone("vit-nano")
+    for module in find_attention_modules(backbone):
+        module.fused_attn = True
+    attentions = []
+    with torch.no_grad():
+        forward_features(backbone, _images(44), attentions, None)
+    assert len(attentions) == 3
+
+
+@pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
+def test_copies_pickles_and_scripts_are_the_same_network(name):
+    backbone, images = _backbone(name), _images(45)
+    with torch.no_grad():
+        expected = backbone.forward_features(images)
+        for other in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+            modules = find_attention_modules(other)
+            assert {type(module.fused_attn) for module in modules} == {FusedUnlessRecorded}
+            assert {type(module.attn_drop) for module in modules} == {RecordedDropout}
+            assert torch.equal(other.forward_features(images), expected)
+        for fused in (True, False):
+            use_fused_attention(backbone, fused)
+            assert torch.allclose(torch.jit.script(backbone).forward_features(images), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("implementation", ["eager", "sdpa"])
+@pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
+def test_a_compiled_model_records_too(name, implementation):
+    model = SynCoModel._from_config(SynCoConfig(name), attn_implementation=implementation).eval()
+    torch.compiler.reset()
+    compiled = torch.compile(model, backend="eager")
+    for kind in (3, 0, 1, 2, 0):
+        outputs, expected = _outputs(compiled, 46, WISHES[kind]), _outputs(model, 46, WISHES[kind])
+        assert len(outputs) == len(expected)
+        assert all(map(torch.equal, outputs, expected))
+
+
+def test_blocks_compiled_one_by_one_are_named_instead_of_losing_their_attention():
+    model = SynCoModel._from_config(SynCoConfig("vit-nano"), attn_implementation="sdpa").eval()
+    torch.compiler.reset()
+    model.backbone.blocks[1].compile(backend="eager")
+    with pytest.raises(ValueError, match="2 of 3 blocks showed their attention"):
+        _outputs(model, 47, WISHES[2])
+
+
 def test_blocks_that_hide_their_attention_are_named_instead_of_returning_nothing():
     with torch.device("meta"):
         parallel = build_backbone(SynCoConfig("vit_base_patch16_xp_224", depth=1))
-    with (
-        pytest.raises(ValueError, match="VisionTransformer do not show their attention: leave output_attentions out"),
-        record_attention(parallel, attentions=True, hidden_states=False),
-    ):
-        pass
+    with pytest.raises(ValueError, match="VisionTransformer do not show their attention: leave output_attentions out"):
+        forward_features(parallel, torch.zeros(1, 3, 224, 224, device="meta"), [], None)
