@@ -6,7 +6,6 @@ import pytest
 from huggingface_hub import HfApi
 from transformers import BertConfig, BertModel
 
-from space_app import model_cache
 from space_app.model_cache import UNTRAINED, ModelCache
 from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoForImageClassification, SynCoModel
