@@ -41,7 +41,7 @@ class Fault:
 
 
 class FaultyApplication:
-    """Passes requests on to an application unless a fault is planned for them; keeps a log of requests and headers."""
+    """Passes requests on to an application unless a fault is planned for them; keeps a log of all with headers."""
 
     def __init__(self, application: Any) -> None:
         self.application = application

@@ -227,7 +227,7 @@ def test_typed_names_leave_places_for_offered_ones(monkeypatch, tmp_path, save_c
     cache = ModelCache([save_checkpoint(tmp_path / "ready")])
     waiting = [start(cache.get, f"lab/slow{number}") for number in range(MOST_TYPED_WAITING)]
     wait_for(lambda: len(begun) == MOST_TYPED_WAITING)
-    with pytest.raises(ValueError, match=r"visitors wait for typed models already. Try again in a minute"):
+    with pytest.raises(ValueError, match=r"visitors wait for typed models already\. Try again in a minute"):
         cache.get("lab/one-more")
     cache.get("ready")
     released.set()

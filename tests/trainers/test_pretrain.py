@@ -69,6 +69,8 @@ def test_a_run_leaves_what_automodel_needs(photographs, tmp_path):
     assert summary["skipped_files"] == []
     assert "| pretraining.method | synco-v2 |" in (output / "README.md").read_text()
     assert (output / "modeling_synco.py").is_file()
+    # Weights can be read by whoever can read the text files beside them.
+    assert len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
 
 
 def test_resume_continues_the_newest_checkpoint_to_the_same_bits(photographs, tmp_path):

@@ -1,3 +1,5 @@
+import os
+
 import pytest
 import timm
 import torch
@@ -97,6 +99,22 @@ def test_our_backbone_becomes_a_whole_classifier(tmp_path):
     with torch.no_grad():
         expected = network(images).pooler_output @ head.weight.T + head.bias
         assert torch.allclose(classifier(images).logits, expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_who_may_read_a_head_is_said_by_the_umask(tmp_path, umask):
+    ours = SynCoModel(SynCoConfig(backbone="vit-nano"))
+    foreign = ViTModel(ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32))
+    before = os.umask(umask)
+    try:
+        for name, network, width in (("ours", ours, 96), ("foreign", foreign, 16)):
+            head = LinearHead(torch.zeros(2, width), torch.zeros(2), ("a", "b"))
+            save_classifier(tmp_path / name, "org/name", network, image_processor(32), head)
+    finally:
+        os.umask(before)
+    written = {path.name: oct(path.stat().st_mode & 0o777) for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"model.safetensors", "linear_head.safetensors", "config.json", "modeling_synco.py"} <= set(written)
+    assert set(written.values()) == {oct(0o666 & ~umask)}, written
 
 
 def test_a_foreign_backbone_is_named(tmp_path):

@@ -1,4 +1,5 @@
 import errno
+import os
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -257,6 +258,23 @@ def test_an_installed_checkpoint_loads_by_name_and_is_replaced_whole(tmp_path):
     assert "my-vit" in [row.name for row in list_models() if row.installed]
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o077])
+def test_who_may_read_what_is_installed_is_said_by_the_umask(tmp_path, umask):
+    checkpoint(tmp_path / "run", 0)
+    (tmp_path / "run" / "model.safetensors").chmod(0o600)
+    (tmp_path / "run" / "config.json").chmod(0o664)
+    before = os.umask(umask)
+    try:
+        for _ in ("new", "replaced"):
+            directory = install_checkpoint(tmp_path / "run", "my-vit")
+            written = {path.name: oct(path.stat().st_mode & 0o777) for path in directory.iterdir()}
+            assert {"model.safetensors", "config.json"} <= set(written)
+            assert set(written.values()) == {oct(0o666 & ~umask)}, written
+            (directory / "model.safetensors").chmod(0o600)  # as an earlier version left it
+    finally:
+        os.umask(before)
+
+
 def test_what_is_no_checkpoint_or_no_name_is_refused(tmp_path):
     with pytest.raises(ValueError, match=r"config\.json"):
         install_checkpoint(tmp_path, "my-vit")
@@ -353,7 +371,7 @@ def test_a_disk_that_fails_leaves_the_old_one_installed(tmp_path, monkeypatch, f
 
     with monkeypatch.context() as patched:
         if fails == "copy":
-            patched.setattr(shutil, "copy2", full)
+            patched.setattr(shutil, "copyfile", full)
         else:
             patched.setattr(Path, "rename", lambda a, b: full(a, b) if a.name == "new" else rename(a, b))
         with pytest.raises(OSError, match="No space left"):

@@ -43,6 +43,8 @@ def test_a_pipeline_loads_what_was_tuned_and_resume_ends_at_the_same_bits(model,
     before = SynCoModel.from_pretrained(model).state_dict()
     assert any(not torch.equal(before[name], weights) for name, weights in tuned.synco.state_dict().items())
     assert whole.protocol.parameters["learning_rate"] == 0.01
+    # Weights can be read by whoever can read the text files beside them.
+    assert len({path.stat().st_mode for path in (tmp_path / "whole").rglob("*") if path.is_file()}) == 1
 
     tune(model, tmp_path / "stopped", *flags)
     last = max((tmp_path / "stopped").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))

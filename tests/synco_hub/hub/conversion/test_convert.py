@@ -66,6 +66,8 @@ def test_a_vit_of_the_authors_has_twelve_heads(tmp_path, branch):
     assert written["pretraining"] == {"method": "synco-v2"}
     processor = AutoImageProcessor.from_pretrained(tmp_path / "out")
     assert processor.crop_size["height"] == 32
+    # Weights can be read by whoever can read the text files beside them.
+    assert len({path.stat().st_mode for path in (tmp_path / "out").rglob("*") if path.is_file()}) == 1
 
 
 def test_the_number_of_heads_can_be_overridden_and_changes_the_features(tmp_path):
