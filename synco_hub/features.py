@@ -9,7 +9,6 @@ import itertools
 import json
 import logging
 import os
-import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
@@ -17,7 +16,6 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
-from weakref import WeakKeyDictionary
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -322,49 +320,18 @@ def join_features(found: Sequence[Features], starts: Sequence[int]) -> Features:
 def eval_mode(network: nn.Module, device: torch.device | str | None = None) -> Iterator[nn.Module]:
     """Yield the network in eval mode on a device; put training flags and device back, also after an error.
 
-    Where threads share the network, the last of them puts back what the first one found.
-
     Gradients are the caller's business: wrap the forward pass in ``torch.no_grad()`` or ``torch.inference_mode()``.
     """
-    thread = threading.get_ident()
-    with _BORROWING:
-        # Module by module: a frozen BatchNorm inside a training network must not come back in training mode.
-        modules = list(network.modules())
-        before = next(network.parameters()).device
-        for module in modules:
-            _BORROWED.setdefault(module, _Borrowed(module.training, before)).threads.append(thread)
-        network.eval()
+    # Module by module: a frozen BatchNorm inside a training network must not come back in training mode.
+    training = [(module, module.training) for module in network.modules()]
+    home = next(network.parameters()).device
     try:
+        network.eval()
         if device is not None:
             network.to(device)
         yield network
     finally:
-        with _BORROWING:
-            borrowed = _BORROWED[network]
-            others = [user for user in borrowed.threads if user != thread]
-            if device is not None and not others:
-                network.to(before if borrowed.threads.count(thread) > 1 else borrowed.home)
-            for module in modules:
-                _give_back(module, thread)
-
-
-@dataclass
-class _Borrowed:
-    """How a module was before the first of its present users came, and the thread of each user."""
-
-    training: bool
-    home: torch.device
-    threads: list[int] = field(default_factory=list)
-
-
-# Threads share networks: who comes first says how they were, who goes last puts them back.
-_BORROWED: WeakKeyDictionary[nn.Module, _Borrowed] = WeakKeyDictionary()
-_BORROWING = threading.Lock()
-
-
-def _give_back(module: nn.Module, thread: int) -> None:
-    borrowed = _BORROWED[module]
-    borrowed.threads.remove(thread)
-    if not borrowed.threads:
-        module.training = borrowed.training
-        del _BORROWED[module]
+        if device is not None:
+            network.to(home)
+        for module, flag in training:
+            module.training = flag

@@ -46,7 +46,7 @@ class RecordedDropout(nn.Dropout):
 
     def forward(self, input: Tensor) -> Tensor:
         """Drop at random while training."""
-        if not torch.jit.is_scripting():
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
             _note_attention(input)
         return F.dropout(input, self.p, self.training, self.inplace)
 
@@ -110,7 +110,7 @@ def forward_features(
 
 
 # Compilers take the switch for a constant and read no thread's state.
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def _record_attentions(
     backbone: Any, pixel_values: Tensor, attentions: list[Tensor], hidden_states: list[Tensor] | None
 ) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import concurrent.futures
-import threading
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -218,27 +217,6 @@ def test_training_flags_come_back_module_by_module() -> None:
         assert same is network
         assert not any(module.training for module in network.modules())
     assert [module.training for module in network.modules()] == before == [True, True, False, True]
-
-
-def test_of_threads_that_share_a_network_the_last_puts_it_back() -> None:
-    network = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)).train()
-    first_left, second_came = threading.Event(), threading.Event()
-    seen: list[bool] = []
-
-    def borrow() -> None:
-        with eval_mode(network, "cpu"):
-            second_came.set()
-            first_left.wait(10)
-            seen.append(network[1].training)
-
-    second = threading.Thread(target=borrow)
-    with eval_mode(network, "cpu"):
-        second.start()
-        second_came.wait(10)
-    first_left.set()
-    second.join()
-    assert seen == [False]
-    assert all(module.training for module in network.modules())
 
 
 def test_an_error_inside_changes_nothing() -> None:
