@@ -9,6 +9,7 @@ import sys
 import traceback
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from subprocess import CalledProcessError
 
 # Set by `--debug`, and inherited by the processes that a command starts.
 DEBUG_VARIABLE = "SYNCO_HUB_DEBUG"
@@ -38,6 +39,13 @@ def report_errors() -> Iterator[None]:
     except KeyboardInterrupt:
         print("stopped by the keyboard", file=sys.stderr)  # noqa: T201
         sys.exit(130)
+    except CalledProcessError as error:
+        if os.environ.get(DEBUG_VARIABLE):
+            traceback.print_exc()
+        if error.returncode > 0:  # the other process has said why, in a line of its own
+            sys.exit(error.returncode)
+        print(f"error: the process that this command started was ended by signal {-error.returncode}", file=sys.stderr)  # noqa: T201
+        sys.exit(128 - error.returncode)
     except Exception as error:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 import textwrap
 from argparse import Action, ArgumentDefaultsHelpFormatter, BooleanOptionalAction
 from collections.abc import Collection, Mapping, Sequence
@@ -78,6 +79,8 @@ class FlagParser(HfArgumentParser):
 
     def error(self, message: str, near: str = "") -> NoReturn:
         """Raises instead of printing the usage and leaving; `near` is the end of the line."""
+        # Of the two spellings of a flag, the one that the help shows.
+        message = re.sub(r"--\w+/(?=--)", "", message)
         raise FlagError(f"{message}; --help shows every flag and what it takes.{near}")
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:

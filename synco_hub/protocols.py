@@ -228,15 +228,15 @@ def _check_kind(name: str, value: Any, kind: Any) -> Any:
     several = next((each for each in kinds if get_origin(each) is list), None)
     if several is not None and value is not None:
         (each,) = get_args(several)
-        return [
-            _check_kind(name, one, each) for one in (value if isinstance(value, (list, tuple, range)) else [value])
-        ]
+        values = value if isinstance(value, (list, tuple, range)) else [value]
+        return [_check_kind(name, one, each) for one in values]
     numbers = {int: Integral, float: Real}
     fits = tuple(numbers.get(each, each) for each in kinds if get_origin(each) is not Literal)
     if len(fits) == len(kinds) and (not isinstance(value, fits) or (isinstance(value, bool) and bool not in kinds)):
         wanted = " or ".join("None" if each is NoneType else each.__name__ for each in kinds)
         raise ValueError(f"{name}={value!r} is of type {type(value).__name__}: give {wanted}.")
-    return value
+    # One of numpy's cannot be written as JSON.
+    return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 
 
 def find_evaluator(protocol: str) -> Evaluator:

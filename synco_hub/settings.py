@@ -60,6 +60,10 @@ class DatasetChoice:
         for name in ("dataset", "data_dir"):
             if isinstance(getattr(self, name), os.PathLike):
                 object.__setattr__(self, name, os.fspath(getattr(self, name)))
+        if self.dataset == "":
+            raise ValueError(
+                "dataset='' names no images: give fractals, a folder, a name of the catalog, or a Hub id."
+            )
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@ import errno
 import os
 import random
 import sys
+from subprocess import CalledProcessError
 
 import pytest
 
@@ -23,6 +24,17 @@ def test_an_exception_is_one_line_and_exit_code_1(error, line, capsys, monkeypat
         raise error
     assert exit_info.value.code == 1
     assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize(("code", "ended", "said"), [(1, 1, ""), (2, 2, ""), (-9, 137, "was ended by signal 9")])
+def test_another_process_that_failed_has_said_why_and_gives_the_exit_code(code, ended, said, capsys, monkeypatch):
+    monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
+    with pytest.raises(SystemExit) as exit_info, report_errors():
+        raise CalledProcessError(code, ["python", "-m", "trainers.pretrain"])
+    assert exit_info.value.code == ended
+    error = capsys.readouterr().err
+    assert said in error
+    assert bool(said) == bool(error)
 
 
 @pytest.mark.parametrize(

@@ -318,5 +318,9 @@ def test_a_part_names_and_reads_the_images_of_the_whole():
     assert [DatasetPart(Noise(10, bad=(5,)), 4, 7)[index]["bad_index"] for index in range(3)] == [-1, 1, -1]
 
 
-def test_the_best_device_is_an_accelerator_where_there_is_one() -> None:
-    assert choose_device() == ("cuda" if torch.cuda.is_available() else "cpu")
+@pytest.mark.parametrize(("there", "best"), [(True, "cuda"), (False, "cpu")])
+def test_the_best_device_is_an_accelerator_where_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, there: bool, best: str
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
+    assert choose_device() == best

@@ -18,6 +18,7 @@ class Options:
     kind: Literal["a", "b"] = setting("a", "Which.")
     scale: list[float] | None = repeated("Factors of 100 %% and more.")
     share: float | None = setting(None, "Share.")
+    top_k: int = setting(1, "Number.")
     progress: bool = setting(True, "Bar.", flag=False)
 
     def __post_init__(self) -> None:
@@ -46,6 +47,24 @@ def test_several_values_come_at_once_or_one_by_one():
     assert parse("x").scale is None
 
 
+@dataclass(frozen=True)
+class Several:
+    paths: list[Path] = setting(MISSING, "At least one.", positional=True)
+
+
+@dataclass(frozen=True)
+class MaybeOne:
+    place: str = setting("here", "Where.", positional=True)
+
+
+def test_positional_arguments_are_one_several_or_left_out():
+    assert FlagParser((Several,)).parse(["a", "b"]) == (Several([Path("a"), Path("b")]),)
+    with pytest.raises(FlagError, match="required: PATHS"):
+        FlagParser((Several,)).parse([])
+    assert FlagParser((MaybeOne,)).parse([]) == (MaybeOne("here"),)
+    assert FlagParser((MaybeOne,)).parse(["there"]) == (MaybeOne("there"),)
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [
@@ -53,10 +72,11 @@ def test_several_values_come_at_once_or_one_by_one():
         (["x", "y"], "y: not understood"),
         (["x", "--sca", "1"], "--sca, 1: not understood"),
         (["x", "--kind", "c"], "invalid choice: 'c'"),
+        (["x", "--top_k", "c"], "argument --top-k: invalid int value"),
         (["x", "--share", "2"], "--share 2.0: give at most 1"),
         (["x", "--json=1"], "ignored explicit argument"),
         (["x", "--progress"], "--progress: not understood"),
-        (["x", "--papr"], "what it takes. Did you mean '--paper' or '--no-paper'?"),
+        (["x", "--papr"], "what it takes. Did you mean '--paper'"),
         (["x", "--shar=1"], "what it takes. Did you mean '--share'"),
         (["x", "--origin", "a"], "--origin, a: not understood"),
     ],

@@ -429,6 +429,17 @@ def test_a_bad_place_is_refused_before_the_model_is_loaded(protocol, settings, m
         synco_hub.evaluate(protocol, "no-such-model", **settings)
 
 
+@pytest.mark.parametrize("asked", [None, "meta"])
+def test_the_device_is_the_one_asked_for_or_the_best(backbone, monkeypatch, asked):
+    monkeypatch.setattr("synco_hub.features.choose_device", lambda: "best")
+    seen = []
+    monkeypatch.setattr("synco_hub.evaluation.knn.evaluate", lambda *arguments: seen.append(arguments))
+    synco_hub.evaluate("knn", backbone, FRACTALS, device=asked)
+    ((model, data, settings, output),) = seen
+    assert settings == KnnSettings(device=asked or "best")
+    assert (model.name, data, output) == (backbone, DatasetChoice(FRACTALS), None)
+
+
 def test_the_table_is_read_without_torch():
     code = (
         "import sys, synco_hub, synco_hub.protocols as p; assert len(p.EVALUATORS) == 9; synco_hub.DatasetChoice(); "

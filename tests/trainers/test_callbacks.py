@@ -51,6 +51,16 @@ def test_the_gradient_norm_is_taken_at_logged_steps_only():
     assert taken == [3, 6, 9]
 
 
+@pytest.mark.parametrize("step", [0, 1])
+def test_the_gradient_norm_of_the_first_step_is_taken_if_that_is_logged(step):
+    taken: list[int] = []
+    trainer = SimpleNamespace(remember_gradient_norm=lambda: taken.append(step))
+    GradientNormCallback(trainer).on_pre_optimizer_step(
+        SimpleNamespace(logging_first_step=True), state(global_step=step), None
+    )
+    assert taken == ([0] if step == 0 else [])
+
+
 @pytest.mark.parametrize(("epoch", "expected"), [(None, 0), (0.0, 0), (1.999999, 1), (2.0, 2), (3 - 1e-12, 3)])
 def test_the_sampler_hears_of_the_epoch(epoch, expected):
     trainer = SimpleNamespace(epoch_sampler=EpochSampler(4))

@@ -73,6 +73,16 @@ def test_logs_show_everything_at_each_logging_step(folder, tmp_path):
     assert all(entry["grad_norm"] > 0 for entry in logs)
 
 
+def test_a_log_says_whether_its_own_step_was_one_of_the_window(folder, tmp_path):
+    trainer = trainer_for(folder, tmp_path)
+    trainer.state.max_steps = 10
+    assert trainer.synthesis_window == range(1, 7)
+    for step in range(1, 11):  # after so many steps
+        trainer.state.global_step = step
+        trainer.log({"loss": 1.0})
+    assert [entry["synthetic_active"] for entry in trainer.state.log_history] == [0.0] + [1.0] * 6 + [0.0] * 3
+
+
 def test_target_follows_the_definition_step_by_step(folder, tmp_path):
     trainer = trainer_for(folder, tmp_path, max_steps=4, learning_rate=1e-2, logging_steps=100)
     model, history = trainer.unwrapped_model, []

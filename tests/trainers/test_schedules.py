@@ -56,6 +56,9 @@ def test_synthesis_runs_in_epochs_30_to_199_at_any_number_of_processes(processes
 
 def test_synthetic_steps_in_epochs_and_their_errors():
     assert synthetic_steps(1000, 10, warmup_epochs=2.5, cooldown_epochs=0) == range(25, 1000)
+    # A tenth and a third of 8 steps, both rounded to the nearest.
+    assert synthetic_steps(8, 4) == range(1, 5)
+    assert synthetic_steps(1000, 10, warmup_epochs=0.07, cooldown_epochs=0.07) == range(1, 999)
     with pytest.raises(ValueError, match="negative"):
         synthetic_steps(1000, 10, warmup_epochs=-1)
 
@@ -77,3 +80,10 @@ def test_learning_rate_factor_is_a_linear_ramp_then_torchs_cosine():
         reference.step()
     assert learning_rate_factor(0, 10, 0) == 1.0
     assert math.isclose(learning_rate_factor(10, 10, 0), 0.0, abs_tol=1e-12)
+
+
+def test_learning_rate_factor_begins_and_ends_where_it_is_told_and_stays_there():
+    factors = [learning_rate_factor(step, 12, 4, start=0.2, end=0.1) for step in range(16)]
+    assert factors[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert factors[8] == pytest.approx((1.0 + 0.1) / 2)
+    assert factors[12:] == pytest.approx([0.1] * 4)

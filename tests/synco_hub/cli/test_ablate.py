@@ -189,9 +189,10 @@ def test_the_finding_names_whoever_is_ahead_and_whether_it_means_something(value
     assert verdict in describe_finding(summarize_runs(runs_of(values), "top1_k10"))
 
 
-def test_exactly_twice_the_standard_error_is_no_more_than_it():
-    # The error of the difference is √(6²/4 + 8²/4) = 5 points, without any rounding.
-    second = Row("byol", 4, 50.0, 8.0, 40.0, 60.0, 1.0)
+@pytest.mark.parametrize(("runs", "deviation"), [(4, 8.0), (16, 16.0)])
+def test_exactly_twice_the_standard_error_is_no_more_than_it(runs, deviation):
+    # The error of the difference is √(6²/4 + 8²/4) = √(6²/4 + 16²/16) = 5 points, without any rounding.
+    second = Row("byol", runs, 50.0, deviation, 40.0, 60.0, 1.0)
     at, above = (
         describe_finding([Row("moby", 4, mean, 6.0, 50.0, 70.0, 1.0), second])
         for mean in (60.0, math.nextafter(60.0, 61.0))

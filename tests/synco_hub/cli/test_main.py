@@ -86,7 +86,7 @@ def test_version():
         (["evaluate", "knn", "--precision", "int8"], "invalid choice: 'int8'"),
         (["evaluate", "classification"], "required: --model"),
         (["evaluate", "discovery", "--data-dir", "x"], "--model is missing: give the model"),
-        (["evaluate", "knn", "--modell", "x"], "Did you mean '--model'?"),
+        (["evaluate", "knn", "--modell", "x"], "what it takes. Did you mean '--model'"),
     ],
 )
 def test_what_there_is_not_is_one_line_and_exit_code_2(words, said):

@@ -21,6 +21,7 @@ def test_every_command_has_them_all_in_the_same_words(name):
         assert options == [f"--{flag.replace('_', '-')}"]
         assert default is None
         assert words == DatasetChoice.__dataclass_fields__[flag].metadata["help"]
+        assert words.endswith(".")
 
 
 @pytest.mark.parametrize("name", ["evaluate knn", "evaluate classification", "ablate"])

@@ -80,6 +80,8 @@ def test_every_index_once_in_another_order_each_epoch() -> None:
     assert orders[2] == order(EpochSampler(500, seed=1), 2)
     assert orders[2] != order(EpochSampler(500, seed=2), 2)
     assert len(sampler) == 500
+    # Runs of neighbouring seeds share no order, an epoch apart or with both exchanged.
+    assert len({tuple(order(EpochSampler(500, seed=seed), epoch)) for seed in range(4) for epoch in range(4)}) == 16
 
 
 def test_places_are_uniform() -> None:

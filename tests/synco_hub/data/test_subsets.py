@@ -205,6 +205,12 @@ def test_a_list_must_belong_to_the_data(numbered, tmp_path):
         take_listed_subset(numbered, tmp_path / "list.txt")
 
 
+def test_a_share_is_rounded_to_the_nearest_and_at_least_one(images):
+    for fraction, of_each in ((0.1, 1), (0.4, 1), (0.6, 2), (1, 3)):
+        kept = draw_subset(images, fraction, 0)
+        assert np.bincount(kept.labels).tolist() == [of_each] * 3
+
+
 def test_which_images_a_protocol_takes(numbered, tmp_path, monkeypatch):
     assert take_low_shot_subset(numbered, None, None, 0) is numbered
     assert np.array_equal(

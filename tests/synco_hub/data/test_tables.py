@@ -262,6 +262,10 @@ def test_rows_indices_and_names_say_the_same():
         assert (found == rows).all()
         assert found_names == (known or [str(number) for number in range(6)])
     assert (encode_multi_hot(indices, [], 6, "x")[0] == rows).all()
+    # Without known classes the names are those that occur, sorted.
+    found, found_names = encode_multi_hot([[names[index] for index in each] for each in indices], [], None, "x")
+    assert (found == rows).all()
+    assert found_names == names
 
 
 def test_lists_of_few_indices_are_no_rows():

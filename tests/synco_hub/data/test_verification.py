@@ -256,6 +256,8 @@ def test_rows_of_a_parquet_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert sizes.tolist() == [len(train.encoded(index)) for index in range(40)]
     # Two of twenty are no more than published sets have.
     assert measure_overlap(*table(tmp_path / "twice", [*range(40)], [0, 1, *range(40, 58)], monkeypatch)) is None
+    thrice = table(tmp_path / "thrice", [*range(40)], [0, 1, 2, *range(40, 57)], monkeypatch)
+    assert str(measure_overlap(*thrice)).startswith("3 of 20 test images looked for")
     train, test = table(tmp_path / "mixed", [*range(40)], [*range(40, 50), *range(7, 17)], monkeypatch)
     assert (
         measure_overlap(train, test) == "10 of 20 test images looked for are in train too (first test10.png (row 10))"

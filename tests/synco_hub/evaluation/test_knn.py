@@ -137,9 +137,10 @@ def test_skipped_files_of_both_sides_are_named(tmp_path: Path) -> None:
 def test_k_above_the_bank_is_an_error_when_it_was_asked_for(fractals: Any) -> None:
     train, test = fractals
     with pytest.raises(ValueError, match="k=61 with 60 training images"):
-        evaluate_knn(named(deit()), train, test, replace(QUIET, k=[10, 61]))
+        evaluate_knn(named(nn.Identity()), train, test, replace(QUIET, k=[10, 61]))  # before any forward pass
     assert usable_ks(None, 150) == ((10, 20, 100), (200,))
     assert usable_ks(None, 1000) == ((10, 20, 100, 200), ())
+    assert usable_ks(None, 20) == ((10, 20), (100, 200))
     assert usable_ks(None, 7) == ((7,), (10, 20, 100, 200))
     assert usable_ks([5, 1, 5], 5) == ((1, 5), ())
     for bad in ([0], [-3], []):

@@ -137,6 +137,9 @@ def test_a_round_trip_keeps_everything(tmp_path):
     check_same_model(model, source)
     with pytest.raises(ValueError, match="neighbours need one model"):
         check_same_model(model, ModelSource("n"))
+    for other in ({"feature": "another"}, {"revision": "abc"}, {"num_parameters": 8}):
+        with pytest.raises(ValueError, match="neighbours need one model"):
+            check_same_model(model, dataclasses.replace(source, **other))
     with pytest.raises(ValueError, match="does not say which split"):
         load_split(features.save(tmp_path / "bare.safetensors"))
     with pytest.raises(FileNotFoundError, match="--save-features"):

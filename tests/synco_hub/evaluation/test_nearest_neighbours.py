@@ -6,6 +6,7 @@ Packed keys against Python's own sorting, and one pass over the bank against a s
 import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import NearestNeighbors
 from torch import Tensor
 
 from synco_hub.evaluation.nearest_neighbours import (
@@ -116,6 +117,27 @@ def test_the_best_are_those_of_a_sort_of_all_similarities() -> None:
     unit_bank, unit_queries = (normalise(each, "cpu").double() for each in (bank, queries))
     expected = (unit_queries @ unit_bank.T).topk(40).values
     torch.testing.assert_close(scores.double(), expected, rtol=1.2e-7, atol=1e-6)
+
+
+def test_agrees_with_scikit_learn() -> None:
+    generator = torch.Generator().manual_seed(6)
+    bank, queries = torch.randn(2000, 64, generator=generator), torch.randn(60, 64, generator=generator)
+    found = nearest_neighbours(bank, queries, 10, blocks=SearchBlocks(16, 300, 8, 4))
+    theirs = NearestNeighbors(n_neighbors=10, metric="cosine", algorithm="brute").fit(bank.double().numpy())
+    distances, indices = theirs.kneighbors(queries.double().numpy())
+    np.testing.assert_allclose(found.similarities, 1 - distances, rtol=0, atol=1e-6)
+    assert (found.indices.numpy() == indices).mean() > 0.995  # theirs are of float64
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("k", [1, 20, 301])
+def test_equals_a_full_stable_sort_on_cuda(k: int) -> None:
+    generator = torch.Generator().manual_seed(k)
+    bank, queries = exact_vectors(generator, 301), exact_vectors(generator, 23)
+    found = nearest_neighbours(bank, queries, k, "cuda", SearchBlocks(7, 50, 4, 3))
+    similarities, order = sorted_in_full(bank, queries, k)
+    np.testing.assert_array_equal(found.similarities.numpy(), similarities)
+    np.testing.assert_array_equal(found.indices.numpy(), order)
 
 
 def test_empty_blocks_are_refused() -> None:

@@ -28,10 +28,10 @@ class WithBadRows(FeatureDataset):
         return item
 
 
-def run(tmp_path, train, test, **arguments):
+def run(tmp_path, train, test, rates=(8.0,), **arguments):
     args = LinearProbeArguments(
         output_dir=str(tmp_path),
-        learning_rates=[8.0],
+        learning_rates=list(rates),
         num_train_epochs=3,
         per_device_train_batch_size=64,
         use_cpu=True,
@@ -43,9 +43,9 @@ def run(tmp_path, train, test, **arguments):
         **arguments,
     )
     torch.manual_seed(0)
-    heads = LinearHeads(4, 3, 1, 0.1)
+    heads = LinearHeads(4, 3, len(rates), 0.1)
     targets = ClassificationTargets(test.targets, ("a", "b", "c"))
-    trainer = LinearProbeTrainer(heads, args, train, test, targets, None, FeatureRule("timm", "given"), (8.0,))
+    trainer = LinearProbeTrainer(heads, args, train, test, targets, None, FeatureRule("timm", "given"), rates)
     trainer.train()
     return trainer
 
@@ -66,6 +66,16 @@ def test_unreadable_rows_count_neither_in_training_nor_in_the_metrics(tmp_path):
     assert with_bad.train_ledger.indices == with_bad.eval_ledger.indices == [2, 5]
     with pytest.raises(TooManyBadImagesError, match="2 of 12 images cannot be read"):
         run(tmp_path, spoiled, clean, max_bad_fraction=0.1)
+
+
+def test_the_logged_loss_is_the_mean_of_the_heads(tmp_path):
+    data = FeatureDataset(*rows()), FeatureDataset(*rows(seed=1))
+    one, other, both = (
+        [entry["loss"] for entry in run(tmp_path, *data, rates=rates).state.log_history if "loss" in entry]
+        for rates in ((8.0,), (2.0,), (8.0, 2.0))
+    )
+    assert len(both) == 3
+    assert both == pytest.approx([(first + second) / 2 for first, second in zip(one, other, strict=True)], abs=1e-4)
 
 
 def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
