@@ -30,6 +30,7 @@ from synco_hub.settings import (
     RetrievalSettings,
     RobustnessSettings,
     VideoSegmentationSettings,
+    check_choice,
 )
 
 _EVERY = tuple(field.name for field in fields(DatasetChoice))
@@ -50,6 +51,7 @@ class Evaluator:
         summary: First lines of its help.
         example: A command that works.
         output: Where commands write the result: a file, or a folder where the name has no suffix.
+        anywhere: Whether `evaluate all` measures it on every data set that it is given.
     """
 
     function: str
@@ -60,6 +62,7 @@ class Evaluator:
     data: tuple[str, ...] = _EVERY
     dataset: str = DatasetChoice.dataset
     output: str = "results.json"
+    anywhere: bool = False
 
 
 EVALUATORS: dict[str, Evaluator] = {
@@ -69,6 +72,7 @@ EVALUATORS: dict[str, Evaluator] = {
         BACKBONE,
         "Weighted k-nearest-neighbour accuracy of frozen features (paper 8.1; the protocol of DINO).",
         "synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json",
+        anywhere=True,
     ),
     "classification": Evaluator(
         "synco_hub.evaluation.classification:evaluate",
@@ -77,6 +81,7 @@ EVALUATORS: dict[str, Evaluator] = {
         "Top-1, top-5 and mean per-class accuracy (or mAP) of a trained classifier on centre crops.",
         "synco-hub evaluate classification --model runs/probe --dataset fractals --output classification.json",
         output="classification.json",
+        anywhere=True,
     ),
     "robustness": Evaluator(
         "synco_hub.evaluation.robustness:evaluate",
@@ -172,8 +177,7 @@ def evaluate(
     """Measure a frozen model by a protocol of the paper.
 
     Args:
-        protocol: A key of `EVALUATORS`: knn, classification, robustness, ood, adversarial, retrieval,
-            video-segmentation, discovery, efficiency.
+        protocol: A key of `EVALUATORS`, as `synco-hub evaluate --help` lists them.
         model: Short name, checkpoint directory, Hub id, or ``timm:<name>``; where a classifier is measured, the
             output folder of linear probing or fine-tuning, or a classifier on the Hub.
         dataset: See `DatasetChoice.dataset`, or a whole choice; None for the protocol's own.
@@ -221,7 +225,7 @@ def measure(
 
 
 def _check_kind(name: str, value: Any, kind: Any) -> Any:
-    """The value as its flag would be read, where it is of that kind; the choices of literals are checked later."""
+    """The value as its flag would be read, where it is of that kind."""
     if isinstance(value, os.PathLike) or (name == "device" and value is not None):
         value = str(value)
     kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
@@ -235,6 +239,8 @@ def _check_kind(name: str, value: Any, kind: Any) -> Any:
     if len(fits) == len(kinds) and (not isinstance(value, fits) or (isinstance(value, bool) and bool not in kinds)):
         wanted = " or ".join("None" if each is NoneType else each.__name__ for each in kinds)
         raise ValueError(f"{name}={value!r} is of type {type(value).__name__}: give {wanted}.")
+    if get_origin(kind) is Literal:
+        check_choice(name, value, kind)
     # One of numpy's cannot be written as JSON.
     return int(value) if isinstance(value, Integral) and not isinstance(value, bool) else value
 

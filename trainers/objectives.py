@@ -21,17 +21,21 @@ class Objective:
         has_queue: Whether there are negatives, and so two memory queues.
         synthesises: Whether synthetic hard negatives join them.
         source: Where the method is defined.
+        drop_path_rate: Stochastic depth of the online encoder (7.4).
     """
 
     has_queue: bool
     synthesises: bool
     source: str
+    drop_path_rate: float = 0.2
 
 
 OBJECTIVES: dict[str, Objective] = {
     "synco-v2": Objective(has_queue=True, synthesises=True, source="paper section 7.4, SynCo-v2"),
     "moby": Objective(has_queue=True, synthesises=False, source="Xie et al. 2021; paper section 7"),
-    "byol": Objective(has_queue=False, synthesises=False, source="Grill et al. 2020; paper section 7.4, BYOL"),
+    "byol": Objective(
+        has_queue=False, synthesises=False, source="Grill et al. 2020; paper section 7.4, BYOL", drop_path_rate=0.0
+    ),
 }
 
 

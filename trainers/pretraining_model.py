@@ -64,7 +64,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             self.queue_2 = NegativeQueue(self.settings.queue_size, self.settings.projection_dim)
         if self.objective.synthesises:
             self.synthetic_negatives = build_synthetic_negatives(self.settings)
-        if not next(self.predictor.parameters()).is_meta:
+        if not next(self.projector.parameters()).is_meta:
             copy_parameters(self.synco, self.target)
             copy_parameters(self.projector, self.target_projector)
         self.freeze_fixed_parameters()

@@ -157,7 +157,7 @@ class PretrainingSettings:
                 + suggest(self.method, OBJECTIVES)
             )
         if self.online_drop_path_rate is None:
-            self.online_drop_path_rate = 0.0 if self.method == "byol" else 0.2
+            self.online_drop_path_rate = OBJECTIVES[self.method].drop_path_rate
         if self.head_norm not in ("batch", "none"):
             raise ValueError(f"head_norm={self.head_norm!r} is unknown: use 'batch' (the paper) or 'none'.")
         for name in ("projection_hidden_dim", "projection_dim", "queue_size", "num_hard_negatives"):
@@ -168,7 +168,7 @@ class PretrainingSettings:
                 raise ValueError(f"num_{name}={count} is negative: give 0 to leave the strategy out, or more.")
         if self.temperature <= 0:
             raise ValueError(f"temperature={self.temperature} is not positive: the paper uses 0.2.")
-        if self.method == "synco-v2" and self.num_hard_negatives > self.queue_size:
+        if OBJECTIVES[self.method].synthesises and self.num_hard_negatives > self.queue_size:
             raise ValueError(
                 f"num_hard_negatives={self.num_hard_negatives} exceeds queue_size={self.queue_size}, from which they "
                 "are chosen: lower --num-hard-negatives or raise --queue-size."

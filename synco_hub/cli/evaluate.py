@@ -105,7 +105,6 @@ PUBLISHED = (
     PublishedSet("video-segmentation", ("DAVIS",), "davis", inside=True),
     PublishedSet("discovery", ("VOCdevkit", "VOC2007"), "discovery.json"),
 )
-ON_ANY_DATA_SET = ("knn", "classification")
 
 
 @dataclass(frozen=True)
@@ -165,7 +164,7 @@ def plan_measurements(options: EvaluateAllOptions) -> tuple[list[Measurement], l
     for dataset in options.dataset or [DatasetChoice.dataset]:
         # A data set is a path or has settings: neither may lead out of the output folder.
         folder = "".join(letter if letter.isalnum() or letter in "-_." else "_" for letter in dataset.strip("./"))
-        for protocol in ON_ANY_DATA_SET:
+        for protocol in (name for name, row in EVALUATORS.items() if row.anywhere):
             choice = DatasetChoice(dataset, split_seed=options.split_seed)
             planned.append(Measurement(protocol, choice, options.output_dir / folder / f"{protocol}.json"))
     if options.data_dir is None:

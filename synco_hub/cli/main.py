@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ ABOUT = "SynCo-v2, MoBY and BYOL vision transformers: pretrain, load, measure, l
 HELP = ("-h", "--help")
 USAGE_ERROR = 2
 # Their names are given outright, or as the command's argument.
-_OTHER_THAN_DATASET = ("data_dir", "dataset_id", "config", "revision", "image_column", "label_column", "split_seed")
+_OTHER_THAN_DATASET = tuple(field.name for field in fields(DatasetChoice) if field.name != "dataset")
 
 
 @dataclass(frozen=True)

@@ -130,6 +130,8 @@ LAYOUTS: dict[str, Layout] = {
         "transformers",
     ),
 }
+# Keys under which some layout has its weights.
+CONTAINERS = tuple(dict.fromkeys(layout.container for layout in LAYOUTS.values() if layout.container))
 # A directory of `transformers` says what it is.
 CHOICES = ("auto", *(name for name in LAYOUTS if name != "transformers"))
 

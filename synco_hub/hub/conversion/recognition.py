@@ -5,12 +5,13 @@ The layout is told by the keys, the configuration and the position embedding.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from synco_hub.errors import escape, join_names, suggest
-from synco_hub.hub.conversion.layouts import CHOICES, LAYOUTS, Layout
+from synco_hub.hub.conversion.layouts import CHOICES, CONTAINERS, LAYOUTS, Layout
 from synco_hub.hub.conversion.source import CheckpointSource, find_weights
 from synco_hub.hub.conversion.tensor_names import has_sincos_position_embedding
 
@@ -44,15 +45,27 @@ def recognise(source: CheckpointSource, wanted: str = "auto") -> Recognised:
     content = source.content
     if {"student", "teacher"} & set(content):
         return Recognised("dino", "it holds student and teacher")
-    container = next((key for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)), None)
+    container = _find_container(content)
     keys = [str(key).removeprefix("module.") for key in (content[container] if container else content)]
-    if any(key.startswith(("base_encoder.", "momentum_encoder.")) for key in keys):
-        return Recognised("moco-v3", "keys begin with base_encoder. or momentum_encoder.")
-    if any(key.startswith("backbone.") for key in keys):
-        return Recognised("dino", "keys begin with backbone.")
+    if told := _told_by_beginnings(keys):
+        return told
     if told := _told_by_config(content.get("config")):
         return told
     return _told_by_position_embedding(source, container, keys)
+
+
+def _find_container(content: Mapping[str, Any]) -> str | None:
+    return next((key for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
+
+
+def _told_by_beginnings(keys: list[str]) -> Recognised | None:
+    """The layout whose backbones' keys begin as no other's; synco-v2 and moby share theirs."""
+    shared = Counter(text for layout in LAYOUTS.values() for text in layout.parts)
+    for name, layout in LAYOUTS.items():
+        own = [text for text, part in layout.parts.items() if part in BACKBONES_OF_A_PAIR and shared[text] == 1]
+        if any(key.startswith(tuple(own)) for key in keys):
+            return Recognised(name, f"keys begin with {' or '.join(own)}")
+    return None
 
 
 def _told_by_config(config: Any) -> Recognised | None:
@@ -115,7 +128,7 @@ def split_parts(source: CheckpointSource, recognised: Recognised) -> Parts:
         return _split_dino(source, layout)
     container = layout.container
     if container is None:
-        container = next((k for k in ("model", "state_dict") if isinstance(source.content.get(k), Mapping)), None)
+        container = _find_container(source.content)
     state = find_weights(source, container)
     parts, leftover = _sort_keys(state, layout.parts)
     if not {"online", "target"} & set(parts):

@@ -161,3 +161,8 @@ def test_what_is_said_of_tables_is_refused_where_there_is_none(flag: str, tmp_pa
         load_dataset(DatasetChoice("fractals", **{flag: "abc"}))
     with pytest.raises(ValueError, match=f"{text} .*, since it is a folder of image files"):
         load_dataset(DatasetChoice(str(folder(tmp_path / "images")), **{flag: "abc"}))
+
+
+def test_an_empty_name_is_not_the_current_folder():
+    with pytest.raises(ValueError, match="dataset='' names no images"):
+        load_dataset("")
