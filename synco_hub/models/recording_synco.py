@@ -37,8 +37,13 @@ class FusedUnlessRecorded(int):
     Fused attention never forms its weights. A switch on the module would switch it for every thread.
     """
 
+    def __init__(self, fused: bool) -> None:
+        # torch 2.11's compiler can follow an attribute, but neither compare nor convert a subclass of int.
+        self.is_on = bool(fused)
+
     def __bool__(self) -> bool:
-        return self == 1 and _OF_THIS_THREAD.attentions is None
+        # Compiled code never records, and must not guard what one thread wants.
+        return self.is_on and (torch.compiler.is_dynamo_compiling() or _OF_THIS_THREAD.attentions is None)
 
 
 class RecordedDropout(nn.Dropout):

@@ -105,6 +105,7 @@ def test_its_results_are_tabled(tmp_path):
 
 
 def test_its_robustness_goes_on_after_the_last_finished_cell(tmp_path):
+    pytest.importorskip("imagecorruptions")
     recorded, output = CONTINUATION["robustness"], tmp_path / "robustness.json"
     probe = unpacked("probe", tmp_path)
     output.write_bytes((DATA / "robustness.json").read_bytes())
