@@ -1,4 +1,6 @@
-"""What InfoNCE needs to know about real and synthetic negatives together, in the memory of the real ones.
+"""What InfoNCE needs to know about real and synthetic negatives together, in the memory of the real ones, on a CPU.
+
+`trainers.accelerator_contrastive_loss` is the form for everything else, which waits for launches rather than memory.
 
 Synthetic vectors are detached, so a logit's gradient in q is s / τ, and the mean negative Σ softmax · s is a sum of q,
 sign(q), queue vectors and noise. The weights of queue vectors are collected first: one matrix product serves real and
@@ -19,9 +21,8 @@ s = v / |v|, with v a mixture of a hard negative n and one more vector:
 The similarities ⟨q, n⟩ are known from ranking the queue, so ⟨q, s⟩ follows from a few dot products, |v| included.
 Norms of q and n are taken as they are, not as one: half precision leaves them a little off.
 
-Products of chosen pairs are sampled matrix products: on a CPU the pairs become the pattern of a sparse matrix, whose
-product fills in nothing else and copies no vector. An accelerator, and a compiler's trace, gathers the vectors a chunk
-at a time: sparse products were measured on CPUs only.
+Products of chosen pairs are sampled matrix products: the pairs become the pattern of a sparse matrix, whose product
+fills in nothing else and copies no vector.
 
 Source: paper §7.4 and §10.2; Giakoumoglou and Stathaki 2025 (SynCo).
 """
@@ -188,14 +189,17 @@ def find_hardest_negatives(query: Tensor, queue: Tensor, similarity: Tensor, num
 def find_largest_in_rows(values: Tensor, num: int) -> tuple[Tensor, Tensor]:
     """Picks the `num` largest values of each row, in no order: topk in a fraction of its time where rows are long.
 
-    If columns are put into groups, the largest values lie in the `num` groups of largest maximum. So topk only has to
-    see columns / size maxima and then num · size members; size = √(columns / num) makes both equal.
+    On a CPU, if columns are put into groups, the largest values lie in the `num` groups of largest maximum. So only
+    columns / size maxima and then num · size members have to be seen; size = √(columns / num) makes both equal.
     """
+    if not computes_eagerly_on_cpu(values):
+        found = values.topk(num, dim=1, sorted=False)
+        return found.values, found.indices
     columns = values.shape[1]
     size = math.isqrt(columns // num)
     while columns % size:
         size -= 1
-    if size == 1 or (size < 8 and computes_eagerly_on_cpu(values)):
+    if size < 8:
         index = _find_columns_of_largest(values, num)
     else:
         maxima = values.unflatten(1, (size, columns // size)).amax(dim=1)
@@ -207,10 +211,9 @@ def find_largest_in_rows(values: Tensor, num: int) -> tuple[Tensor, Tensor]:
 
 
 def _find_columns_of_largest(values: Tensor, num: int) -> Tensor:
-    if computes_eagerly_on_cpu(values):  # numpy partitions in a third to a half of the time of torch's topk
-        first = values.shape[1] - num
-        return torch.from_numpy(np.argpartition(values.numpy(), first, axis=1)[:, first:])
-    return values.topk(num, dim=1, sorted=False).indices
+    # numpy partitions in a third to a half of the time of torch's topk
+    first = values.shape[1] - num
+    return torch.from_numpy(np.argpartition(values.numpy(), first, axis=1)[:, first:])
 
 
 def _interpolation(hard: HardNegatives, draw: Draw) -> Mixture:
@@ -286,23 +289,17 @@ def _norm(first: Tensor, second: Tensor, between: Tensor) -> Tensor:
 def multiply_with_rows(left: Tensor, right: Tensor, index: Tensor) -> Tensor:
     """Each vector's dot products with the rows chosen for it: ⟨left[i], right[index[i, j]]⟩."""
     num, count = index.shape
-    if _can_be_sampled(left, index, len(right)):
-        starts = torch.arange(0, num * count + 1, count, device=left.device)
-        return _sampled_product(left, right, starts, index.flatten()).view(num, count)
-    chunks = query_chunks(left, count)
-    return torch.cat([compute_similarity_to(left[chunk], right[index[chunk]]) for chunk in chunks])
+    starts = torch.arange(0, num * count + 1, count, device=left.device)
+    return _sampled_product(left, right, starts, index.flatten()).view(num, count)
 
 
 def multiply_pairs(vectors: Tensor, first: Tensor, second: Tensor) -> Tensor:
     """Dot products of pairs out of one set: ⟨vectors[first[i, j]], vectors[second[i, j]]⟩."""
-    if _can_be_sampled(vectors, first, len(vectors)):
-        order = torch.from_numpy(first.flatten().numpy().argsort())  # a third of torch's time
-        starts = torch.bincount(first.flatten(), minlength=len(vectors)).cumsum(0)
-        starts = torch.cat([starts.new_zeros(1), starts])
-        in_order = _sampled_product(vectors, vectors, starts, second.flatten().gather(0, order))
-        return torch.empty_like(in_order).scatter_(0, order, in_order).view_as(first)
-    chunks = query_chunks(vectors[:1].expand(len(first), -1), first.shape[1])
-    return torch.cat([(vectors[first[chunk]] * vectors[second[chunk]]).sum(dim=-1) for chunk in chunks])
+    order = torch.from_numpy(first.flatten().numpy().argsort())  # a third of torch's time
+    starts = torch.bincount(first.flatten(), minlength=len(vectors)).cumsum(0)
+    starts = torch.cat([starts.new_zeros(1), starts])
+    in_order = _sampled_product(vectors, vectors, starts, second.flatten().gather(0, order))
+    return torch.empty_like(in_order).scatter_(0, order, in_order).view_as(first)
 
 
 def compute_similarity_to(left: Tensor, vectors: Tensor) -> Tensor:
@@ -323,9 +320,17 @@ def computes_eagerly_on_cpu(tensor: Tensor) -> bool:
     return type(tensor) in (Tensor, nn.Parameter) and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
 
 
-def _can_be_sampled(left: Tensor, index: Tensor, columns: int) -> bool:
-    # A pattern with repeated entries is taken as long as a matrix without any could have as many.
-    return computes_eagerly_on_cpu(left) and index.numel() <= len(left) * columns
+def can_be_sampled(query: Tensor, queue: Tensor, draws: Mapping[str, Draw]) -> bool:
+    """Whether the products that this form needs can be sampled matrix products here.
+
+    A pattern with repeated entries is taken as long as a matrix without any could have as many.
+    """
+    counts = {kind: draw.negative.shape[1] for kind, draw in draws.items()}
+    return (
+        computes_eagerly_on_cpu(query)
+        and counts.get("adversarial_perturbation", 0) <= len(queue)
+        and counts.get("mixup", 0) * len(query) <= len(queue) ** 2
+    )
 
 
 def _sampled_product(left: Tensor, right: Tensor, starts: Tensor, columns: Tensor) -> Tensor:

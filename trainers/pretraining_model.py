@@ -152,9 +152,8 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             return agreement_loss(query_1, key_2) + agreement_loss(query_2, key_1), None
         directions = ((query_1, key_2, self.queue_2.keys), (query_2, key_1, self.queue_1.keys))
         if synthetic_active and self.objective.synthesises:
-            outputs = [self.synthetic_negatives.contrast(*direction) for direction in directions]
-        else:
-            outputs = [info_nce(*direction, temperature=self.settings.temperature) for direction in directions]
+            return self.synthetic_negatives.contrast_both(*directions)
+        outputs = [info_nce(*direction, temperature=self.settings.temperature) for direction in directions]
         return outputs[0].loss + outputs[1].loss, (outputs[0].accuracy + outputs[1].accuracy) / 2
 
     def update_target_network(self, momentum: float) -> None:

@@ -19,7 +19,7 @@ from trainers.settings import SyntheticNegativesConfig
 
 # Vectors in work at a time, in bytes: on a CPU few calls within its caches, on an accelerator in little memory.
 CPU_CHUNK_BYTES = 2**22
-ACCELERATOR_CHUNK_BYTES = 2**24
+ACCELERATOR_CHUNK_BYTES = 3 * 2**23
 
 
 @dataclass(frozen=True)

@@ -4,9 +4,9 @@ For a query q of unit norm, n and n′ are drawn with replacement from the N que
 function below is one kind. What it returns is scaled to unit norm and detached: synthetic negatives repel the query
 and learn nothing themselves. `STRATEGIES` names the six in the paper's order.
 
-`SyntheticNegatives` computes InfoNCE with all of them exactly but without building them: that is
-`trainers.fused_contrastive_loss`. `sample` builds them, and `readable_loss` is the loss as one would write
-it from there: the oracle of the fast one.
+`SyntheticNegatives` computes InfoNCE with all of them exactly, in the form that is fastest where it runs: on a CPU
+that of `trainers.fused_contrastive_loss`, elsewhere that of `trainers.accelerator_contrastive_loss`. `sample` builds
+them, and `readable_loss` is the loss as one would write it from there: the oracle of the fast ones.
 
 Source: paper §7.4 (numbers), §10.2 (what each kind is for); Giakoumoglou and Stathaki 2025 (SynCo) for the formulas.
 """
@@ -19,9 +19,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from trainers.fused_contrastive_loss import find_largest_in_rows, summarise_negatives
+from trainers.accelerator_contrastive_loss import summarise_in_few_kernels
+from trainers.fused_contrastive_loss import (
+    can_be_sampled,
+    computes_eagerly_on_cpu,
+    find_largest_in_rows,
+    summarise_negatives,
+)
 from trainers.info_nce import (
     ContrastiveOutput,
+    NegativeSummary,
     check_contrastive_inputs,
     contrast_with_summary,
     info_nce,
@@ -136,19 +143,55 @@ class SyntheticNegatives(nn.Module):
         if self.num_synthetic == 0:
             return info_nce(query, key, queue, self.config.temperature)
         self._check(query, key, queue, generator)
+        return self._contrast(query, key, queue.unsqueeze(0), generator)
+
+    def contrast_both(
+        self,
+        first: tuple[Tensor, Tensor, Tensor],
+        second: tuple[Tensor, Tensor, Tensor],
+        generator: torch.Generator | None = None,
+    ) -> ContrastiveOutput:
+        """Both directions of a step: the sum of their losses and the mean of their accuracies.
+
+        On a CPU they are computed one after the other, elsewhere in one call, which draws other random numbers.
+
+        Args:
+            first: Query, key and queue of one direction, as in `contrast`.
+            second: Those of the other, of the same shapes.
+            generator: Source of randomness on the query's device.
+
+        Raises:
+            ValueError: As in `contrast`.
+        """
+        if self.num_synthetic == 0 or computes_eagerly_on_cpu(first[0].detach()):
+            outputs = [self.contrast(*direction, generator) for direction in (first, second)]
+            return ContrastiveOutput(
+                outputs[0].loss + outputs[1].loss, (outputs[0].accuracy + outputs[1].accuracy) / 2
+            )
+        for direction in (first, second):
+            self._check(*direction, generator)
+        query, key, queue = (torch.stack(pair) for pair in zip(first, second, strict=True))
+        output = self._contrast(query.flatten(0, 1), key.flatten(0, 1), queue, generator)
+        return ContrastiveOutput(2 * output.loss, output.accuracy)
+
+    def _contrast(
+        self, query: Tensor, key: Tensor, queues: Tensor, generator: torch.Generator | None
+    ) -> ContrastiveOutput:
+        """The mean over directions that lie one after the other: query and key (directions * batch, dim)."""
         with_mean = needs_gradient(query)
         with torch.no_grad(), torch.autocast(query.device.type, enabled=False):
-            exact_query, exact_queue = promote_precision(query, queue)
-            negatives = summarise_negatives(
-                exact_query,
-                exact_queue,
-                draw_synthetic(self.config, exact_query, generator),
-                self.config.num_hard_negatives,
-                self.config.temperature,
-                generator,
-                with_mean=with_mean,
-            )
+            exact_query, exact_queues = promote_precision(query, queues)
+            negatives = self._summarise(exact_query, exact_queues, generator, with_mean)
         return contrast_with_summary(query, key, negatives, self.config.temperature)
+
+    def _summarise(
+        self, query: Tensor, queues: Tensor, generator: torch.Generator | None, with_mean: bool
+    ) -> NegativeSummary:
+        draws = draw_synthetic(self.config, query, generator)
+        rest = (draws, self.config.num_hard_negatives, self.config.temperature, generator, with_mean)
+        if len(queues) == 1 and can_be_sampled(query, queues[0], draws):
+            return summarise_negatives(query, queues[0], *rest)
+        return summarise_in_few_kernels(query.unflatten(0, (len(queues), -1)), queues, *rest)
 
     @torch.no_grad()
     def sample(self, query: Tensor, queue: Tensor, generator: torch.Generator | None = None) -> dict[str, Tensor]:

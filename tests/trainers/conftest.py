@@ -4,12 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from trainers import fused_contrastive_loss
+from trainers import fused_contrastive_loss, synthetic_negatives
 
 
 @pytest.fixture
 def as_on_an_accelerator() -> Iterator[None]:
     """The loss computes on this CPU as it does on an accelerator and in a compiler's trace."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fused_contrastive_loss, "computes_eagerly_on_cpu", lambda _: False)
+        for module in (fused_contrastive_loss, synthetic_negatives):
+            patch.setattr(module, "computes_eagerly_on_cpu", lambda _: False)
         yield

@@ -6,11 +6,12 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional as F
 
-from trainers import fused_contrastive_loss, synthetic_draws
+from trainers import fused_contrastive_loss
 from trainers.fused_contrastive_loss import (
     CLOSED_FORMS,
     HardNegatives,
     Mixture,
+    can_be_sampled,
     compute_similarity_to,
     computes_eagerly_on_cpu,
     find_hardest_negatives,
@@ -93,11 +94,10 @@ def test_the_summary_is_that_of_all_vectors(temperature: float) -> None:
 
 def test_without_the_mean_the_rest_and_the_randomness_are_the_same() -> None:
     query, queue = unit_vectors(4, 16, seed=3), unit_vectors(20, 16, seed=4)
-    config = SyntheticNegativesConfig(num_hard_negatives=6)
     results = []
     for with_mean in (True, False):
         generator = torch.Generator().manual_seed(5)
-        draws = draw_synthetic(config, query, generator)
+        draws = draw_synthetic(CONFIG, query, generator)
         results.append((summarise_negatives(query, queue, draws, 6, 0.2, generator, with_mean), generator.get_state()))
     (full, first_state), (short, second_state) = results
     assert short.mean is None
@@ -279,18 +279,8 @@ def chosen(rows: int, *shape: int, seed: int) -> Tensor:
     return torch.randint(rows, shape, generator=torch.Generator().manual_seed(seed))
 
 
-@pytest.fixture(params=["sampled", "gathered in one chunk", "gathered in many chunks"])
-def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Accelerators gather: the same code runs here on a CPU."""
-    if request.param != "sampled":
-        monkeypatch.setattr(fused_contrastive_loss, "_can_be_sampled", lambda *_: False)
-    if request.param == "gathered in many chunks":
-        monkeypatch.setattr(synthetic_draws, "CPU_CHUNK_BYTES", 2**10)
-    return request.param
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_products_with_rows(way: str, dtype: torch.dtype) -> None:
+def test_products_with_rows(dtype: torch.dtype) -> None:
     left, right = (
         random(13, 20, seed=0).to(dtype),
         random(40, 20, seed=1).to(dtype),
@@ -317,7 +307,7 @@ def test_what_is_sampled_on_a_processor(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
-def test_products_of_pairs(way: str, dtype: torch.dtype) -> None:
+def test_products_of_pairs(dtype: torch.dtype) -> None:
     vectors = random(50, 20, seed=3).to(dtype)
     first, second = chosen(11, 13, 30, seed=4), chosen(50, 13, 30, seed=5)  # most rows are in no pair as first
     found = multiply_pairs(vectors, first, second)
@@ -327,14 +317,27 @@ def test_products_of_pairs(way: str, dtype: torch.dtype) -> None:
             torch.testing.assert_close(found[i, j], torch.dot(vectors[first[i, j]], vectors[second[i, j]]))
 
 
-def test_a_queue_of_one_vector(way: str) -> None:
-    vectors, left, index = (
-        random(1, 6, seed=6),
-        random(4, 6, seed=7),
-        torch.zeros(4, 3, dtype=torch.long),
-    )
-    torch.testing.assert_close(multiply_pairs(vectors, index, index), vectors.square().sum().expand(4, 3))
-    torch.testing.assert_close(multiply_with_rows(left, vectors, index), (left @ vectors[0]).unsqueeze(1).expand(4, 3))
+def test_a_queue_of_one_vector() -> None:
+    vectors, left, index = random(1, 6, seed=6), random(4, 6, seed=7), torch.zeros(4, 1, dtype=torch.long)
+    torch.testing.assert_close(multiply_pairs(vectors, index[:1], index[:1]), vectors.square().sum().expand(1, 1))
+    torch.testing.assert_close(multiply_with_rows(left, vectors, index), (left @ vectors[0]).unsqueeze(1))
+
+
+@pytest.mark.parametrize(
+    ("counts", "num", "sampled"),
+    [
+        ({"mixup": 9}, 6, True),
+        ({"mixup": 10}, 6, False),
+        ({"adversarial_perturbation": 7}, 6, False),
+        ({"adversarial_perturbation": 6}, 6, True),
+        ({"interpolation": 99}, 6, True),
+    ],
+)
+def test_what_can_be_sampled(counts: dict[str, int], num: int, sampled: bool) -> None:
+    query = random(4, 8, seed=1)
+    draws = draw_synthetic(SyntheticNegativesConfig(num_hard_negatives=2, counts=counts), query)
+    assert can_be_sampled(query, random(num, 8, seed=2), draws) == sampled
+    assert not can_be_sampled(query.to("meta"), random(num, 8, seed=2).to("meta"), draws)
 
 
 def test_similarity_to_is_a_dot_product_per_vector() -> None:
