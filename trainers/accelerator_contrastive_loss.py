@@ -14,7 +14,7 @@ all known after one product with the queue if x is the query, and after one more
 Source: paper §7.4 and §10.2; Giakoumoglou and Stathaki 2025 (SynCo).
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import torch
@@ -129,7 +129,7 @@ def _beside(first: Tensor, second: Tensor, num_first: int, num_second: int) -> T
 
 
 # The parts (a, b) of x and n, given the coefficient; x is the query, and of the last kind its sign.
-_PARTS = {
+_PARTS: dict[str, Callable[[Tensor], tuple[Tensor, Tensor]]] = {
     "interpolation": lambda alpha: (alpha, 1 - alpha),
     "extrapolation": lambda beta: (1 - beta, beta),
     "gradient_perturbation": lambda delta: (delta, torch.ones_like(delta)),

@@ -9,6 +9,7 @@ This file travels to the Hub with every checkpoint, so it imports nothing of our
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from .backbones_synco import is_vision_transformer
+
+# A CUDA grid's second dimension. torch 2.11's backward of scaled_dot_product_attention fails beyond it.
+MOST_WINDOWS = 65_535
 
 
 class _OfThisThread(threading.local):
@@ -105,6 +109,9 @@ def forward_features(
     Raises:
         ValueError: If attentions are wanted of a network that hides them.
     """
+    parts = _split_by_windows(backbone, pixel_values)
+    if len(parts) > 1:
+        return _forward_parts(backbone, parts, attentions, hidden_states)
     if attentions is not None:
         return _record_attentions(backbone, pixel_values, attentions, hidden_states)
     # A forward within another's, from a hook, must not be taken for it. Compiled code never records.
@@ -112,6 +119,32 @@ def forward_features(
         with _leave_attentions_to(None):
             return _run(backbone, pixel_values, hidden_states)
     return _run(backbone, pixel_values, hidden_states)
+
+
+def _split_by_windows(backbone: Any, pixel_values: Tensor) -> tuple[Tensor, ...]:
+    """Cut a batch into parts whose Swin windows a CUDA kernel's grid can count, where gradients are wanted."""
+    if is_vision_transformer(backbone) or not torch.is_grad_enabled():
+        return (pixel_values,)
+    patch, window = backbone.patch_embed.patch_size, backbone.layers[0].blocks[0].window_size
+    sides = (
+        math.ceil(side / own / wide) for side, own, wide in zip(pixel_values.shape[-2:], patch, window, strict=True)
+    )
+    return pixel_values.split(max(1, MOST_WINDOWS // math.prod(sides)))
+
+
+def _forward_parts(
+    backbone: Any, parts: tuple[Tensor, ...], attentions: list[Tensor] | None, hidden_states: list[Tensor] | None
+) -> Tensor:
+    """One part after the other, in their order; what was recorded is joined block by block."""
+    features, recorded = [], []
+    for part in parts:
+        of_part: list[Any] = [None if wanted is None else [] for wanted in (attentions, hidden_states)]
+        features.append(forward_features(backbone, part, *of_part))
+        recorded.append(of_part)
+    for wanted, of_parts in zip((attentions, hidden_states), zip(*recorded, strict=True), strict=True):
+        if wanted is not None:
+            wanted.extend(torch.cat(block) for block in zip(*of_parts, strict=True))
+    return torch.cat(features)
 
 
 # Compilers take the switch for a constant and read no thread's state.

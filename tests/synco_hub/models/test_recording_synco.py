@@ -1,11 +1,14 @@
 import copy
+import math
 import pickle
 import threading
 
 import pytest
 import torch
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
-from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.models import SynCoConfig, SynCoModel, recording_synco
 from synco_hub.models.backbones_synco import build_backbone
 from synco_hub.models.recording_synco import (
     FusedUnlessRecorded,
@@ -219,3 +222,56 @@ def test_blocks_that_hide_their_attention_are_named_instead_of_returning_nothing
         parallel = build_backbone(SynCoConfig("vit_base_patch16_xp_224", depth=1))
     with pytest.raises(ValueError, match="VisionTransformer do not show their attention: leave output_attentions out"):
         forward_features(parallel, torch.zeros(1, 3, 224, 224, device="meta"), [], None)
+
+
+class _AttentionBatches(TorchFunctionMode):
+    """How many windows or images each attention call sees."""
+
+    def __init__(self):
+        super().__init__()
+        self.sizes = []
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is F.scaled_dot_product_attention:
+            self.sizes.append(len(args[0]))
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "number"), [("swin-t", 512), ("swin-t", 1024), ("swin-t", 1025), ("vit-nano", 1025)])
+def test_no_attention_call_sees_more_windows_than_a_cuda_grid_counts(name, number):
+    with torch.device("meta"):
+        model = SynCoModel(SynCoConfig(name)).train()
+        images = torch.empty(2 * number, 3, model.config.image_size, model.config.image_size)
+        with _AttentionBatches() as calls:
+            features = model(images).pooler_output
+    assert features.shape == (2 * number, model.config.hidden_size)
+    assert max(calls.sizes) == (65_472 if name == "swin-t" else 2 * number)  # 1,023 images of 64 windows
+    blocks = len(find_attention_modules(model.backbone))
+    assert len(calls.sizes) == blocks * (math.ceil(2 * number / 1023) if name == "swin-t" else 1)
+
+
+@pytest.mark.parametrize("size", [32, (24, 48)])
+@pytest.mark.parametrize("wishes", WISHES)
+def test_a_swin_in_parts_is_the_same_network(wishes, size, monkeypatch):
+    model = SynCoModel(SynCoConfig("swin-nano")).eval().double()
+    images = torch.randn(7, 3, *(size if isinstance(size, tuple) else (size, size)), dtype=torch.float64)
+    passes = []
+    for most in (65_535, 40):  # 16 and 18 windows an image: all at once, or two images at a time
+        monkeypatch.setattr(recording_synco, "MOST_WINDOWS", most)
+        with _AttentionBatches() as calls:
+            output = model(images, interpolate_pos_encoding=True, **wishes)
+        model.zero_grad()
+        output.pooler_output.square().sum().backward()
+        gradients = [parameter.grad.clone() for parameter in model.parameters()]
+        passes.append((output, gradients, calls.sizes))
+    (whole, expected, _), (parts, gradients, sizes) = passes
+    assert wishes["output_attentions"] or max(sizes) <= 40
+    torch.testing.assert_close(parts.last_hidden_state, whole.last_hidden_state)
+    for name in ("attentions", "hidden_states"):
+        assert (getattr(parts, name) is None) == (getattr(whole, name) is None)
+        for ours, theirs in zip(getattr(parts, name) or (), getattr(whole, name) or (), strict=True):
+            torch.testing.assert_close(ours, theirs)
+    torch.testing.assert_close(gradients, expected)
+    with torch.no_grad(), _AttentionBatches() as calls:
+        model(images, interpolate_pos_encoding=True)
+    assert max(calls.sizes) > 40
