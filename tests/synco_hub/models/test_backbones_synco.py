@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import timm
 import torch
@@ -174,6 +176,69 @@ def test_drop_path_drops_whole_images_as_often_as_it_says():
 def test_colour_channels_and_patches_reach_the_first_layer():
     assert _on_meta(backbone="vit-nano", num_channels=5, patch_size=4).patch_embed.proj.weight.shape == (96, 5, 4, 4)
     assert _on_meta(backbone="swin-nano", num_channels=1).patch_embed.proj.weight.shape == (48, 1, 2, 2)
+
+
+@pytest.mark.parametrize(
+    ("numbers", "bound"),
+    [
+        # MoCo v3: sqrt(6 / (3 * patch * patch + dim)).
+        ({"backbone": "deit-s"}, 0.0722),
+        ({"backbone": "vit-b"}, 0.0625),
+        ({"backbone": "vit-nano", "position_embedding": "learned"}, 0.1443),
+        ({"backbone": "deit-t", "num_channels": 1, "patch_size": 8, "depth": 1}, 0.1531),
+    ],
+)
+def test_the_patch_projection_of_a_short_vit_name_is_moco_v3s(numbers, bound):
+    torch.manual_seed(2)
+    projection = build_backbone(SynCoConfig(**{"depth": 1, **numbers})).patch_embed.proj
+    weight = projection.weight.detach().flatten()
+    assert projection.bias.eq(0).all()
+    assert weight.abs().max().item() == pytest.approx(bound, rel=2e-3)
+    assert weight.abs().max() <= bound * 1.001
+    # Uniform: the sorted weights lie on a straight line (Kolmogorov and Smirnov's distance, at 1 in 10,000).
+    ranks = torch.linspace(0, 1, len(weight))
+    distance = (weight.sort().values / (2 * bound) + 0.5 - ranks).abs().max().item()
+    assert distance < 2.23 / math.sqrt(len(weight))
+
+
+def test_the_patch_projection_of_timms_own_names_and_of_swin_is_timms():
+    for name in ("vit_tiny_patch16_224", "swin-nano"):
+        projection = build_backbone(SynCoConfig(name, depth=1 if "vit" in name else None)).patch_embed.proj
+        assert projection.bias.abs().max() > 0
+        bound = 1 / math.sqrt(projection.weight[0].numel())  # torch's default of a convolution
+        assert 0.9 * bound < projection.weight.abs().max() <= bound
+
+
+def test_the_patch_projection_takes_one_draw_after_timms():
+    torch.manual_seed(5)
+    network = build_backbone(SynCoConfig("vit-nano"))
+    torch.manual_seed(5)
+    timm.create_model(
+        "vit_tiny_patch16_224",
+        num_classes=0,
+        weight_init="moco",
+        img_size=32,
+        patch_size=8,
+        embed_dim=96,
+        depth=3,
+        num_heads=3,
+    )
+    drawn = nn.init.xavier_uniform_(torch.empty(96, 3 * 8 * 8))
+    assert torch.equal(network.patch_embed.proj.weight.flatten(1), drawn)
+
+
+def test_no_fresh_network_has_weights_a_hundred_standard_deviations_out():
+    # timm's `trunc_normal_` gives exactly -2.0 where its uniform number is the lowest that float32 has.
+    torch.manual_seed(0)
+    expected = timm.create_model("swin_tiny_patch4_window7_224", num_classes=0).state_dict()
+    torch.manual_seed(0)
+    state = build_backbone(SynCoConfig("swin-t")).state_dict()
+    redrawn = {name: int((value != state[name]).sum()) for name, value in expected.items()}
+    assert {name: count for name, count in redrawn.items() if count} == {
+        "layers.3.blocks.0.attn.qkv.weight": 1,
+        "layers.3.blocks.1.attn.qkv.weight": 1,
+    }
+    assert all(weight.abs().max() < 0.02 * 8 for name, weight in state.items() if name.endswith("qkv.weight"))
 
 
 def test_suggest_is_empty_or_a_sentence():

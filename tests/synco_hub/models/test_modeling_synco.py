@@ -84,9 +84,15 @@ def test_timms_initialisation_survives_bit_for_bit(config, timm_name, arguments)
     model = SynCoModel(SynCoConfig(**config))
     state = model.backbone.state_dict()
     assert state.keys() == expected.keys()
-    different = {name for name, value in expected.items() if not torch.equal(value, state[name])}
-    assert different == ({"pos_embed"} if model.config.position_embedding == "sincos" else set())
-    assert {n for n, p in model.backbone.named_parameters() if not p.requires_grad} == different
+    # Exactly 2.0 is where `trunc_normal_` ends, a hundred standard deviations out; those few are drawn again.
+    kept = {name: value.abs() != 2.0 for name, value in expected.items()}
+    different = {
+        name for name, value in expected.items() if not torch.equal(value[kept[name]], state[name][kept[name]])
+    }
+    fixed = {"pos_embed"} if model.config.position_embedding == "sincos" else set()
+    projection = {"patch_embed.proj.weight", "patch_embed.proj.bias"} if "weight_init" in arguments else set()
+    assert different == fixed | projection
+    assert {n for n, p in model.backbone.named_parameters() if not p.requires_grad} == fixed
 
 
 def test_a_classifier_on_top_does_not_disturb_it():
