@@ -34,6 +34,8 @@ from synco_hub.settings import (
 )
 
 _EVERY = tuple(field.name for field in fields(DatasetChoice))
+# Draws the weights of a network that nobody trained.
+RANDOM_SEED = 0
 BACKBONE, CLASSIFIER, NOTHING = "backbone", "classifier", "nothing"
 
 
@@ -172,6 +174,8 @@ def evaluate(
     model: str | os.PathLike[str] | None = None,
     dataset: str | os.PathLike[str] | DatasetChoice | None = None,
     output: str | os.PathLike[str] | None = None,
+    model_revision: str | None = None,
+    random_network: bool = False,
     **settings: Any,
 ) -> EvaluationResult:
     """Measure a frozen model by a protocol of the paper.
@@ -183,6 +187,9 @@ def evaluate(
         dataset: See `DatasetChoice.dataset`, or a whole choice; None for the protocol's own.
         output: Where the result is written too, and what an interrupted measurement continues from; a folder for
             video-segmentation. None writes nothing.
+        model_revision: Commit, branch or tag of a model on the Hub.
+        random_network: Measure the model's architecture with weights that are drawn anew: what the data gives for
+            nothing. Backbones only.
         settings: Fields of the protocol's settings (`synco_hub.settings`) and of `DatasetChoice`.
 
     Raises:
@@ -210,16 +217,23 @@ def evaluate(
     data = {"dataset": row.dataset, **{name: value for name, value in values.items() if name not in own}}
     chosen = row.settings(**{name: value for name, value in values.items() if name in own})
     place = None if output is None else Path(output)
-    return measure(protocol, None if model is None else os.fspath(model), DatasetChoice(**data), chosen, place)
+    name = None if model is None else os.fspath(model)
+    return measure(protocol, name, DatasetChoice(**data), chosen, place, model_revision, random_network)
 
 
 def measure(
-    protocol: str, model: str | None, data: DatasetChoice, settings: Any, output: Path | None = None
+    protocol: str,
+    model: str | None,
+    data: DatasetChoice,
+    settings: Any,
+    output: Path | None = None,
+    model_revision: str | None = None,
+    random_network: bool = False,
 ) -> EvaluationResult:
     """As :func:`evaluate`, for settings that are made already."""
     row = find_evaluator(protocol)
     _check_places(row, settings, output)
-    loaded = _loaded(row, model, settings)
+    loaded = _loaded(row, model, settings, model_revision, random_network)
     settings = replace(settings, device=resolve("synco_hub.features:choose_device")(settings.device))
     return resolve(row.function)(loaded, data, settings, output)
 
@@ -263,9 +277,13 @@ def resolve(name: str) -> Callable[..., Any]:
     return found
 
 
-def _loaded(row: Evaluator, model: str | None, settings: Any) -> Any:
+def _loaded(row: Evaluator, model: str | None, settings: Any, revision: str | None, random_network: bool) -> Any:
     """What is measured, as `evaluation.measurement.EvaluatedModel`; None where nothing is needed."""
-    if getattr(settings, "features", None) is not None:
+    kept = getattr(settings, "features", None) is not None
+    if (kept or model is None) and (revision is not None or random_network):
+        flag = "--random-network" if random_network else f"--model-revision {revision}"
+        raise FlagError(f"{flag} is about the model of --model: {'leave out --features' if kept else 'give it'}.")
+    if kept:
         return None
     if model is None:
         if row.model == NOTHING:
@@ -273,11 +291,17 @@ def _loaded(row: Evaluator, model: str | None, settings: Any) -> Any:
         instead = ", or --features of an earlier measurement" if hasattr(settings, "features") else ""
         raise FlagError(f"--model is missing: give the model to measure{instead}.")
     evaluated = resolve("synco_hub.evaluation.measurement:EvaluatedModel")
+    found = resolve("synco_hub.hub.loading:find_revision")(model, revision)
+    at = {} if found.commit is None else {"revision": found.commit}
     if row.model == CLASSIFIER:
-        classifier, processor, class_names = resolve("synco_hub.hub.loading:load_classifier")(model)
-        return evaluated(classifier, processor, model, class_names)
-    network, processor = resolve("synco_hub.hub.loading:load_model")(model)
-    return evaluated(network, processor, model)
+        classifier, processor, class_names = resolve("synco_hub.hub.loading:load_classifier")(model, **at)
+        return evaluated(classifier, processor, model, class_names, found.words)
+    if random_network:
+        at["random_seed"] = RANDOM_SEED
+    network, processor = resolve("synco_hub.hub.loading:load_model")(model, **at)
+    if random_network:
+        return evaluated(network, processor, f"{model}, random weights", (), f"none: weights of seed {RANDOM_SEED}")
+    return evaluated(network, processor, model, (), found.words)
 
 
 def _check_places(row: Evaluator, settings: Any, output: Path | None) -> None:

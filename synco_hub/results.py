@@ -10,6 +10,7 @@ import json
 import math
 import os
 import platform
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 1
+_HASH = re.compile(r"[0-9a-f]{16}")
 
 Record = TypeVar("Record")
 
@@ -55,14 +57,19 @@ class ModelSource:
     Attributes:
         name: Short name, directory or Hub id.
         feature: Which token, which pooling and which norm the feature was, in words.
-        revision: Commit or hash of the weights, if known.
+        revision: Commit on the Hub, or in words why there is none; None in results of older versions.
         num_parameters: Parameters of the network without heads, if known.
+        weights: Hash of what was measured, see :mod:`synco_hub.weights_identity`; None in results of older versions,
+            and where no network was measured.
+        precision: Type of the weights and of the arithmetic; None in results of older versions.
     """
 
     name: str
     feature: str = ""
     revision: str | None = None
     num_parameters: int | None = None
+    weights: str | None = None
+    precision: str | None = None
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,13 @@ class ProtocolFacts:
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
 
-def library_versions() -> dict[str, str]:
-    """Versions that can change a number: ``python``, ``torch``, ``timm``, ``transformers``, ``synco_hub``."""
-    measured_with = {name: metadata.version(name) for name in ("torch", "timm", "transformers")}
+def library_versions(*further: str) -> dict[str, str]:
+    """Versions that can change a number: ``python``, ``torch``, ``timm``, ``transformers``, ``synco_hub``.
+
+    Args:
+        further: Other packages that a protocol computes with.
+    """
+    measured_with = {name: metadata.version(name) for name in ("torch", "timm", "transformers", *further)}
     return {"python": platform.python_version(), **measured_with, "synco_hub": __version__}
 
 
@@ -110,6 +121,7 @@ class EvaluationResult:
         skipped_files: Files that could not be read and did not enter the numbers.
         partial: True if less was measured than the protocol asks for (a subset, an interrupted run).
         notes: What a reader of the numbers has to know, one sentence each.
+        standard_errors: Of the metrics that are shares of independent images, in the metric's unit, by its name.
 
     Raises:
         ValueError: If there is no metric, a metric is NaN or infinite, or a setting is not a JSON value.
@@ -128,6 +140,7 @@ class EvaluationResult:
     skipped_files: tuple[str, ...] = ()
     partial: bool = False
     notes: tuple[str, ...] = ()
+    standard_errors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not self.metrics:
@@ -178,7 +191,7 @@ class EvaluationResult:
         rest = {key: value for key, value in values.items() if key != "schema_version"}
         try:
             nested = {
-                "model": _build(ModelSource, rest.pop("model")),
+                "model": _build(ModelSource, _read_model(rest.pop("model"))),
                 "dataset": _build(DataSource, rest.pop("dataset")),
                 "protocol": _build(ProtocolFacts, rest.pop("protocol")),
             }
@@ -221,6 +234,14 @@ class EvaluationResult:
                 f"give a file that `evaluate {protocol}` wrote"
             )
         return result
+
+
+def _read_model(values: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Older versions wrote the hash of a classifier's weights in the place of the commit."""
+    revision = values.get("revision")
+    if "weights" not in values and isinstance(revision, str) and _HASH.fullmatch(revision):
+        return {**values, "revision": None, "weights": revision}
+    return values
 
 
 def _build(kind: type[Record], values: Mapping[str, Any]) -> Record:

@@ -12,6 +12,7 @@ from typing import Any, Literal, get_args
 
 DEFAULT_MAX_BAD_FRACTION = 0.01
 Precision = Literal["fp32", "bf16", "fp16"]
+MODEL_REVISION = "Commit, branch or tag of the model on the Hub; default: the newest."
 
 
 def setting(default: Any, help: str, **flag: Any) -> Any:
@@ -239,13 +240,18 @@ class DiscoverySettings:
 class EfficiencySettings:
     """What a network costs to use and to train (Tables 10, 15)."""
 
-    backbone: str = setting("deit-s", "Backbone of the training steps, and of the network without --model.")
-    methods: str = setting("synco-v2", "Methods whose steps are timed, separated by commas; '' for none.")
+    backbone: str | None = setting(None, "Backbone of the network without --model. Default: deit-s.")
+    methods: str | None = setting(
+        None,
+        "Methods whose training steps of this network are timed, separated by commas; '' for none. Default: synco-v2, "
+        "with --model none.",
+    )
     batch_size: int = setting(64, "Images of a forward pass and of a training step.")
     processes: int = setting(1, "Devices that share an epoch in the extrapolation.")
     repeats: int = setting(10, "Timed batches and steps; the median counts.")
     precision: Precision = setting("fp32", "Arithmetic of the network.")
     device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+    progress: bool = setting(True, "Show a progress bar.", flag=False)
 
     def __post_init__(self) -> None:
         check_choice("precision", self.precision, Precision)

@@ -129,7 +129,7 @@ def find_installed_directory(name: str) -> Path | None:
 def list_models() -> list[ZooRow]:
     """Every checkpoint of the zoo, then the installed ones that are not in it, each with where it is and whence."""
     installed: dict[str, dict[str, Any]] = {
-        directory.name: {"installed": str(directory), **_origin(directory)}
+        directory.name: {"installed": str(directory), **read_origin(directory)}
         for directory in sorted((home_directory() / "checkpoints").glob("*"))
         if find_installed_directory(directory.name)
     }
@@ -139,7 +139,7 @@ def list_models() -> list[ZooRow]:
     return [replace(row, **installed.get(row.name, {})) for row in (*ZOO.values(), *others)]
 
 
-def _origin(directory: Path) -> dict[str, str]:
+def read_origin(directory: Path) -> dict[str, str]:
     """What the installer noted about where a checkpoint came from; nothing if there is no readable note."""
     try:
         noted = json.loads((directory / ORIGIN_FILE).read_text(encoding="utf-8"))

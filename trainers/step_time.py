@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from synco_hub.errors import report_errors
 from synco_hub.evaluation.efficiency import count_parameters, measure_peak_memory_mb, measure_seconds
@@ -37,6 +38,7 @@ class StepSettings:
     Attributes:
         method: `synco-v2`, `moby` or `byol`.
         backbone: Short name or timm name.
+        config: Folder with the config.json of the network, in the place of `backbone`; "" for none.
         batch_size: Images of a step on one device.
         processes: Devices that the epoch is divided by; time of their communication is not included.
         steps: Timed steps of each kind; the median counts.
@@ -53,9 +55,12 @@ class StepSettings:
     warmup: int = 2
     device: str = "cpu"
     precision: str = "fp32"
+    config: str = ""
 
 
-def measure_step(settings: StepSettings, model: SynCoForPreTraining | None = None) -> EvaluationResult:
+def measure_step(
+    settings: StepSettings, model: SynCoForPreTraining | None = None, progress: bool = False
+) -> EvaluationResult:
     """Time whole steps: both views through both branches, loss, gradients, AdamW, target update, queue.
 
     Steps with and without synthetic negatives take turns, so that both meet the same state of the machine. Images are
@@ -67,8 +72,7 @@ def measure_step(settings: StepSettings, model: SynCoForPreTraining | None = Non
             f"least 1 and precision={settings.precision!r} one of {', '.join(AUTOCAST_TYPES)}."
         )
     if model is None:
-        pretraining = asdict(PretrainingSettings(method=settings.method))
-        model = SynCoForPreTraining(SynCoConfig(backbone=settings.backbone, pretraining=pretraining))
+        model = SynCoForPreTraining(_build_config(settings))
     network: Any = model
     network.to(settings.device).train()
     if torch.device(settings.device).type == "cuda":
@@ -76,12 +80,23 @@ def measure_step(settings: StepSettings, model: SynCoForPreTraining | None = Non
     step, memory = _step_function(model, settings)
     kinds = [False, True] if model.objective.synthesises else [False]
     seconds: dict[bool, list[float]] = {kind: [] for kind in kinds}
-    for number in range(settings.warmup + settings.steps):
+    title = f"steps of {settings.method}"
+    for number in tqdm(range(settings.warmup + settings.steps), title, unit="step", disable=not progress):
         for kind in kinds:
             taken = measure_seconds(lambda kind=kind: step(kind), 1, 0, settings.device)[0]  # type: ignore[misc]
             if number >= settings.warmup:
                 seconds[kind].append(taken)
     return _result(model, settings, {kind: statistics.median(taken) for kind, taken in seconds.items()}, memory)
+
+
+def _build_config(settings: StepSettings) -> SynCoConfig:
+    """A network of the paper's heads, or a given one with those that it was pretrained with."""
+    pretraining = asdict(PretrainingSettings(method=settings.method))
+    if not settings.config:
+        return SynCoConfig(backbone=settings.backbone, pretraining=pretraining)
+    config: Any = SynCoConfig.from_pretrained(settings.config)
+    config.pretraining = {**pretraining, **(config.pretraining or {}), "method": settings.method}
+    return config
 
 
 def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[Callable[[bool], None], list[float]]:
@@ -140,11 +155,16 @@ def _result(
         metrics["synthesis_overhead_percent"] = 100 * (seconds[True] / seconds[False] - 1)
     return EvaluationResult(
         metrics=metrics,
-        model=ModelSource(f"{settings.method}-{settings.backbone}", "pretraining network", None, total),
+        model=ModelSource(
+            f"{settings.method}-{model.config.backbone}", "pretraining network", "none: random weights", total
+        ),
         dataset=DataSource(
             "random pixels", "none", settings.batch_size, description="Normal noise; no image is read."
         ),
-        protocol=ProtocolFacts("step_time", asdict(settings)),
+        protocol=ProtocolFacts(
+            "step_time",
+            {**asdict(settings), "backbone": model.config.backbone, "config": model.config.to_diff_dict()},
+        ),
         device=device_name(settings.device),
         notes=(
             "Hours are this device's steps divided by the processes, without communication and reading of images.",
@@ -160,11 +180,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     for name, default in asdict(StepSettings()).items():
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    parser.add_argument("--no-progress", action="store_true", help="Show no progress bar.")
     parser.add_argument("--output", type=Path, required=True, help="Where to write the result.")
     with report_errors():
         values = vars(parser.parse_args(sys.argv[1:] if argv is None else argv))
-        output = values.pop("output")
-        measure_step(StepSettings(**values)).save(output)
+        output, silent = values.pop("output"), values.pop("no_progress")
+        measure_step(StepSettings(**values), progress=not silent).save(output)
 
 
 if __name__ == "__main__":

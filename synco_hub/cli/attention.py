@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from synco_hub.cli.options import AttentionOptions
 from synco_hub.data import decode_rgb
-from synco_hub.hub.loading import load_with_head
+from synco_hub.hub.loading import find_revision, load_with_head
 from synco_hub.visualization import (
     MAP_KINDS,
     FigureStyle,
@@ -33,7 +33,10 @@ _SHOWN_SIDE = 224
 def attention(options: AttentionOptions) -> None:
     """`synco-hub attention`."""
     pictures = [decode_rgb(path) for path in options.image]
-    models = {title: load_with_head(name) for title, name in _titles(options.model).items()}
+    models = {
+        title: load_with_head(name, find_revision(name, revision).commit)
+        for title, (name, revision) in _titles(options.model, _revisions(options)).items()
+    }
     first, processor = next(iter(models.values()))
     if len(models) == len(pictures) == 1 and not options.kind and not attends_in_windows(first):
         figure = _heads_figure(first, processor, pictures[0], next(iter(models)), options)
@@ -42,10 +45,26 @@ def attention(options: AttentionOptions) -> None:
     print(f"wrote {save_figure(figure, options.output)}")
 
 
-def _titles(names: list[str]) -> dict[str, str]:
+def _revisions(options: AttentionOptions) -> list[str | None]:
+    """Of each model."""
+    given, count = options.model_revision, len(options.model)
+    if given is None:
+        return [None] * count
+    if len(given) != count:
+        raise ValueError(
+            f"--model-revision {' '.join(given)}: {len(given)} for {count} models; give one each, '' for none."
+        )
+    return [revision or None for revision in given]
+
+
+def _titles(names: list[str], revisions: list[str | None]) -> dict[str, tuple[str, str | None]]:
     """What each model is called in the figure: a checkpoint directory by its last part, if that names one alone."""
     short = [Path(name).resolve().name if Path(name).is_dir() else name for name in names]
-    return {title if short.count(title) == 1 else name: name for title, name in zip(short, names, strict=True)}
+    titles = [title if short.count(title) == 1 else name for title, name in zip(short, names, strict=True)]
+    return {
+        title if revision is None else f"{title} at {revision}": (name, revision)
+        for title, name, revision in zip(titles, names, revisions, strict=True)
+    }
 
 
 def _heads_figure(network: Any, processor: Any, picture: Any, title: str, options: AttentionOptions) -> Figure:

@@ -37,7 +37,7 @@ def evaluate_protocol(
 ) -> int:
     """`synco-hub evaluate <protocol>`: measure, print the table and what a reader has to know."""
     output = place.output_dir if isinstance(place, ResultFolder) else place.output
-    result = measure(protocol, measured.model, data, settings, output)
+    result = measure(protocol, data=data, settings=settings, output=output, **vars(measured))
     module = EVALUATORS[protocol].function.partition(":")[0]
     print(resolve(f"{module}:format_table")(result))
     print_end(result, output)
@@ -127,13 +127,14 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
         print(f"skipped {reason}")
     results: list[EvaluationResult] = []
     failed: list[str] = []
+    at = {} if options.model_revision is None else {"model_revision": options.model_revision}
     for measurement in planned:
         row = EVALUATORS[measurement.protocol]
         known = {field.name for field in fields(row.settings)}
         settings = row.settings(**{name: value for name, value in vars(forward).items() if name in known})
         print(f"{measurement}:")
         try:
-            result = measure(measurement.protocol, options.model, measurement.data, settings, measurement.output)
+            result = measure(measurement.protocol, options.model, measurement.data, settings, measurement.output, **at)
         except DoesNotApplyError as error:
             skipped.append(f"{measurement}: {_one_line(error)}")
             print(f"skipped {skipped[-1]}")

@@ -9,7 +9,7 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
-from synco_hub.settings import repeated, setting
+from synco_hub.settings import MODEL_REVISION, repeated, setting
 
 
 def _check_range(flag: str, value: float | None, least: float, most: float | None = None) -> None:
@@ -27,6 +27,8 @@ class BackboneOption:
     """The network that a protocol measures."""
 
     model: str | None = setting(None, "Short name, checkpoint directory, Hub id, or timm:<name>.")
+    model_revision: str | None = setting(None, MODEL_REVISION)
+    random_network: bool = setting(False, "Measure its architecture with random weights: what is due to no training.")
 
 
 @dataclass(frozen=True)
@@ -34,13 +36,15 @@ class ClassifierOption:
     """The classifier that a protocol measures."""
 
     model: str = setting(MISSING, "Output folder of linear-probe or fine-tune, or a classifier on the Hub.")
+    model_revision: str | None = setting(None, MODEL_REVISION)
 
 
 @dataclass(frozen=True)
 class NetworkOption:
     """The network whose cost is measured."""
 
-    model: str | None = setting(None, "Checkpoint or short name; left out: random weights of --backbone.")
+    model: str | None = setting(None, "As evaluate knn takes it; left out: random weights of --backbone.")
+    model_revision: str | None = setting(None, MODEL_REVISION)
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class EvaluateAllOptions:
         None, "Folder of published archives: robustness, ood, retrieval, video and discovery run on what it holds."
     )
     split_seed: int = setting(0, "Seed of the 80/20 split of a folder without test images.")
+    model_revision: str | None = setting(None, MODEL_REVISION)
 
 
 # Demonstrations and comparisons
@@ -285,6 +290,9 @@ class AttentionOptions:
     )
     image: list[Path] = setting(
         MISSING, "JPEG, PNG, WebP, … of any mode and size; several are as many rows.", action="extend"
+    )
+    model_revision: list[str] | None = repeated(
+        "Commit, branch or tag on the Hub, one for each model in their order; '' for none."
     )
     output: Path = setting(Path("attention.png"), "The figure to write: .png or .pdf.")
     kind: list[str] | None = repeated(

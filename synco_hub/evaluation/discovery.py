@@ -90,7 +90,7 @@ def evaluate_discovery(
     partial = listed is not None and len(images) < listed
     result = EvaluationResult(
         metrics={"corloc": corloc},
-        model=model_source(model.network, model.name),
+        model=model_source(model.network, model.name, model.revision),
         dataset=DataSource(
             "voc2007", settings.split, len(images), description="Boxes of all classes, difficult ones included"
         ),

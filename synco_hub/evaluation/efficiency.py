@@ -22,9 +22,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
+from synco_hub.errors import FlagError
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
-from synco_hub.feature_pooling import find_feature_network
+from synco_hub.feature_pooling import (
+    FeatureRule,
+    compute_image_features,
+    find_expected_image_size,
+    find_feature_network,
+    find_feature_rule,
+)
 from synco_hub.features import AUTOCAST_TYPES, eval_mode
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
@@ -32,18 +40,30 @@ from synco_hub.settings import DatasetChoice, EfficiencySettings, Precision
 
 # Batches before those that are timed.
 _WARMUP = 3
+_BACKBONE, _METHOD, _IMAGE_SIZE = "deit-s", "synco-v2", 224
 
 
 def evaluate(
     model: EvaluatedModel | None, data: DatasetChoice, settings: EfficiencySettings, output: Path | None = None
 ) -> EvaluationResult:
-    """Measure a backbone, or random weights of `settings.backbone`, and training steps of `settings.methods`."""
+    """Measure a backbone, or random weights of `settings.backbone`, and its training steps of `settings.methods`."""
+    wanted = settings.methods
     if model is None:
-        network = SynCoModel(SynCoConfig(backbone=settings.backbone))
-        model = EvaluatedModel(network, None, f"random {settings.backbone}")
+        backbone = settings.backbone or _BACKBONE
+        model = EvaluatedModel(SynCoModel(SynCoConfig(backbone=backbone)), None, f"random {backbone}")
+        wanted = _METHOD if wanted is None else wanted
+    elif settings.backbone is not None:
+        raise FlagError(f"--backbone {settings.backbone} names the network without --model: leave one of them out.")
+    methods = [name.strip() for name in (wanted or "").split(",") if name.strip()]
+    network = find_feature_network(model.network)
+    if methods and not isinstance(network, SynCoModel):
+        raise FlagError(
+            f"--methods {wanted}: training steps are those of this package's networks, and {model.name} is a "
+            f"{type(network).__name__}; leave --methods out, or give a --backbone in the place of --model."
+        )
     result = evaluate_efficiency(model, settings)
-    for method in filter(None, (name.strip() for name in settings.methods.split(","))):
-        result = _merge_step(result, _measure_step(method, settings), method)
+    for method in methods:
+        result = _merge_step(result, _measure_step(method, network.config, settings), method)
     return save_each([result], output)
 
 
@@ -54,21 +74,27 @@ def format_table(result: EvaluationResult) -> str:
 
 
 def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | None = None) -> EvaluationResult:
-    """Measure what a forward pass of a frozen model costs."""
+    """Measure what the features of a frozen model cost."""
     settings = settings or EfficiencySettings()
     started = time.perf_counter()
-    device, size = settings.device or "cpu", _image_size(model.network)
+    device = settings.device or "cpu"
     total, trainable = count_parameters(model.network)
-    network: Any = find_feature_network(model.network)
-    pixels = torch.randn(settings.batch_size, 3, size, size, device=device)
+    network, rule = find_feature_network(model.network), find_feature_rule(model.network)
+    channels, height, width = _input_shape(model)
+    pixels = torch.randn(settings.batch_size, channels, height, width, device=device)
     if torch.device(device).type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     with eval_mode(network, device), torch.inference_mode():
         # Kernels that the counter does not know would be missing: one image in full precision is counted.
-        operations = count_operations(lambda: network(pixels[:1]))
-        seconds = measure_seconds(
-            lambda: _forward(network, pixels, settings.precision), settings.repeats, _WARMUP, device
-        )
+        operations = count_operations(lambda: compute_image_features(network, pixels[:1], rule))
+        title = f"batches of {settings.batch_size}"
+        with tqdm(total=_WARMUP + settings.repeats, desc=title, disable=not settings.progress) as bar:
+
+            def forward() -> None:
+                _forward(network, pixels, rule, settings.precision)
+                bar.update()
+
+            seconds = measure_seconds(forward, settings.repeats, _WARMUP, device)
     median = statistics.median(seconds)
     return EvaluationResult(
         metrics={
@@ -79,7 +105,7 @@ def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | No
             "milliseconds_per_batch": 1e3 * median,
             "peak_memory_mb": measure_peak_memory_mb(device),
         },
-        model=model_source(model.network, model.name),
+        model=model_source(model.network, model.name, model.revision, settings.precision),
         dataset=DataSource(
             "random pixels", "none", settings.batch_size, description="Normal noise; no image is read."
         ),
@@ -87,7 +113,8 @@ def evaluate_efficiency(model: EvaluatedModel, settings: EfficiencySettings | No
             "efficiency",
             {
                 "batch_size": settings.batch_size,
-                "image_size": size,
+                "image_size": height,
+                "input": [channels, height, width],
                 "repeats": settings.repeats,
                 "warmup": _WARMUP,
                 "device": device,
@@ -141,25 +168,32 @@ def measure_peak_memory_mb(device: torch.device | str) -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e6
 
 
-def _forward(network: Any, pixels: Tensor, precision: Precision) -> None:
+def _forward(network: nn.Module, pixels: Tensor, rule: FeatureRule, precision: Precision) -> None:
     dtype = AUTOCAST_TYPES[precision]
     with torch.autocast(pixels.device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-        network(pixels)
+        compute_image_features(network, pixels, rule)
 
 
-def _image_size(network: nn.Module) -> int:
-    size: Any = getattr(getattr(network, "config", None), "image_size", None) or 224
-    return int(size)
+def _input_shape(model: EvaluatedModel) -> tuple[int, int, int]:
+    """Channels, height and width of what the network takes: by its weights, else by its processor, else 224 pixels."""
+    first = next((each for each in model.network.modules() if isinstance(each, nn.Conv2d)), None)
+    channels = 3 if first is None else first.in_channels
+    size = find_expected_image_size(model.network)
+    if size is None and model.processor is not None:
+        size = (model.transform.image_size,) * 2
+    return channels, *(size or (_IMAGE_SIZE, _IMAGE_SIZE))
 
 
-def _measure_step(method: str, settings: EfficiencySettings) -> EvaluationResult:
-    """Time training steps in a process of their own, since nothing here steps an optimizer."""
-    flags = {"method": method, "backbone": settings.backbone, "batch-size": settings.batch_size}
+def _measure_step(method: str, config: SynCoConfig, settings: EfficiencySettings) -> EvaluationResult:
+    """Time training steps of a network in a process of their own, since nothing here steps an optimizer."""
+    flags: dict[str, Any] = {"method": method, "backbone": config.backbone, "batch-size": settings.batch_size}
     flags |= {"processes": settings.processes, "steps": settings.repeats}
     flags |= {"device": settings.device or "cpu", "precision": settings.precision}
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "step.json"
-        words = [*(f"--{name}={value}" for name, value in flags.items()), f"--output={file}"]
+        (Path(folder) / "config.json").write_text(config.to_json_string(use_diff=False), encoding="utf-8")
+        words = [*(f"--{name}={value}" for name, value in flags.items()), f"--config={folder}"]
+        words += [*([] if settings.progress else ["--no-progress"]), f"--output={file}"]
         subprocess.run([sys.executable, "-m", "trainers.step_time", *words], check=True)
         return EvaluationResult.load(file, "step_time")
 

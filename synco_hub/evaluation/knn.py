@@ -109,7 +109,7 @@ def evaluate_knn(
     _check_same_classes(train.images.class_names, test.images.class_names)
     usable_ks(settings.k, len(train))
     check_temperature(temperature)
-    source = model_source(model.network, model.name)
+    source = model_source(model.network, model.name, model.revision, settings.precision)
     bank, queries = (measure_split(model.network, dataset, settings) for dataset in (train, test))
     if settings.save_features is not None:
         for split, file in zip((bank, queries), _FILES, strict=True):

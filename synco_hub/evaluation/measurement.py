@@ -15,9 +15,11 @@ from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTran
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
 from synco_hub.results import DataSource, EvaluationResult, ModelSource
-from synco_hub.settings import DatasetChoice, ExtractionSettings
+from synco_hub.settings import DatasetChoice, ExtractionSettings, Precision
+from synco_hub.weights_identity import hash_weights
 
 _KEY = "measured_split"
+IN_MEMORY = "none: a network in memory"
 
 
 @dataclass(frozen=True)
@@ -29,12 +31,14 @@ class EvaluatedModel:
         processor: Its image processor.
         name: What results call it.
         class_names: Of a classifier, in the order of its logits.
+        revision: Commit on the Hub, or in words why there is none.
     """
 
     network: nn.Module
     processor: Any
     name: str
     class_names: tuple[str, ...] = ()
+    revision: str = IN_MEMORY
 
     @property
     def transform(self) -> EvaluationTransform:
@@ -130,12 +134,16 @@ def data_source(about: DatasetDescription, count: int) -> DataSource:
     return DataSource(about.name, about.split, count, about.fingerprint, words, about.num_classes)
 
 
-def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
+def model_source(
+    model: nn.Module, name: str | None = None, revision: str = IN_MEMORY, precision: Precision = "fp32"
+) -> ModelSource:
     """What a result says about a model.
 
     Args:
         model: Any model that :mod:`synco_hub.feature_pooling` knows.
         name: What the user called it; None for the name it was loaded by, else its class.
+        revision: Commit on the Hub, or in words why there is none.
+        precision: Of the forward passes.
     """
     network = find_feature_network(model)
     config: Any = getattr(network, "config", None)
@@ -143,15 +151,27 @@ def model_source(model: nn.Module, name: str | None = None) -> ModelSource:
     return ModelSource(
         name=name or loaded_by or type(network).__name__,
         feature=find_feature_rule(model).description,
-        revision=getattr(config, "_commit_hash", None),
+        revision=revision,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        weights=hash_weights(network),
+        precision=describe_precision(network, precision),
     )
 
 
-def describe_classifier(model: EvaluatedModel, revision: str | None = None) -> ModelSource:
-    """What a result says about a classifier; its revision is the hash of its weights, where they were hashed."""
-    count = sum(parameter.numel() for parameter in model.network.parameters())
-    return ModelSource(model.name, "classifier", revision, count)
+def describe_classifier(model: EvaluatedModel, weights: str | None = None) -> ModelSource:
+    """What a result says about a classifier; `weights` is the hash of its weights, where they are hashed already."""
+    network = model.network
+    count = sum(parameter.numel() for parameter in network.parameters())
+    weights = hash_weights(network) if weights is None else weights
+    return ModelSource(model.name, "classifier", model.revision, count, weights, describe_precision(network))
+
+
+def describe_precision(network: nn.Module, precision: Precision = "fp32") -> str:
+    """Types of a network's weights, and of its arithmetic where that is another."""
+    types = dict.fromkeys(each.dtype for each in network.parameters() if each.is_floating_point())
+    words = " and ".join(str(each).removeprefix("torch.") for each in types)
+    autocast = AUTOCAST_TYPES[precision]
+    return words if autocast is None else f"{words}, autocast to {str(autocast).removeprefix('torch.')}"
 
 
 def save_split(split: MeasuredSplit, model: ModelSource, path: Path) -> Path:

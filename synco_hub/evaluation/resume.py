@@ -15,7 +15,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -25,6 +24,7 @@ from synco_hub.data import ImageDataset, UnreadableImageError
 from synco_hub.data.corruptions import WatermarkedImages
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.feature_pooling import find_feature_network
+from synco_hub.weights_identity import hash_weights
 
 _FILE = "measurement.json"
 _CONTENTS = "contents"
@@ -137,18 +137,10 @@ def read_json(file: Path) -> dict[str, Any]:
 
 def identify_model(model: nn.Module) -> dict[str, str]:
     """What two measurements must have in common to be of one model."""
-    return {"weights": hash_weights(model), "configuration": fingerprint(_configuration(model))}
-
-
-def hash_weights(network: nn.Module) -> str:
-    """Hash of every parameter and buffer, in the order of their names; another training has another one."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in sorted(network.state_dict().items()):
-        plain = tensor.detach().cpu().contiguous()
-        digest.update(f"{name}/{plain.dtype}/{tuple(plain.shape)}".encode())
-        # As bytes: numpy has no bfloat16.
-        digest.update(plain.flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    facts = {"weights": hash_weights(model), "configuration": fingerprint(_configuration(model))}
+    # The hash is that of the values: a network in another type computes otherwise with the same ones.
+    types = sorted({str(each.dtype).removeprefix("torch.") for each in model.parameters()} - {"float32"})
+    return {**facts, "types": ", ".join(types)} if types else facts
 
 
 def _configuration(model: nn.Module) -> str:

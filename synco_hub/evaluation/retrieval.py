@@ -111,7 +111,7 @@ def evaluate_retrieval(
     started = time.perf_counter()
     settings = settings or RetrievalSettings()
     form = prepare_retrieval_input(model, settings)
-    source = model_source(model.network, model.name)
+    source = model_source(model.network, model.name, model.revision)
     identity = {
         **{"data": data.name, "ground_truth": data.fingerprint, "input": asdict(form)},
         **identify_model(find_feature_network(model.network)),

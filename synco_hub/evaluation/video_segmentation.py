@@ -100,6 +100,7 @@ def evaluate_video_segmentation(
     finished: list[VideoScores] = []
     faults: dict[str, str] = {}
     result = None
+    source = model_source(model.network, model.name, model.revision)
     with eval_mode(network, settings.device):
         for number, video in enumerate(videos, start=1):
             try:
@@ -110,7 +111,7 @@ def evaluate_video_segmentation(
                 continue
             result = EvaluationResult(
                 metrics=measure_video(finished),
-                model=model_source(model.network, model.name),
+                model=source,
                 dataset=_data_source(finished, len(videos), settings.split),
                 protocol=ProtocolFacts("video-segmentation", {**how, "frames_scored": "all but first and last"}),
                 preprocessing={"short_side": settings.short_side, "mean": model.mean, "std": model.std},

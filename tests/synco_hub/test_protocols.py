@@ -44,6 +44,7 @@ from synco_hub.settings import (
     RobustnessSettings,
     VideoSegmentationSettings,
 )
+from synco_hub.weights_identity import hash_saved_weights
 
 FRACTALS = "fractals:num_classes=5,train_images_per_class=6,test_images_per_class=3"
 QUIET = {"batch_size": 8, "num_workers": 0, "device": "cpu", "progress": False}
@@ -80,12 +81,12 @@ def classifier(tmp_path_factory) -> str:
 
 
 def loaded(name: str) -> EvaluatedModel:
-    return EvaluatedModel(*load_model(name), name)
+    return EvaluatedModel(*load_model(name), name, revision="none: a local directory")
 
 
 def loaded_classifier(name: str) -> EvaluatedModel:
     network, processor, names = load_classifier(name)
-    return EvaluatedModel(network, processor, name, names)
+    return EvaluatedModel(network, processor, name, names, "none: a local directory")
 
 
 def split(name: str, which: str, model: EvaluatedModel) -> EvaluationDataset:
@@ -104,6 +105,11 @@ def same(result: EvaluationResult, inner: EvaluationResult) -> None:
 
 def checked_file(result: EvaluationResult, file: Path) -> None:
     assert EvaluationResult.load(file).metrics == result.metrics
+    kept = EvaluationResult.load(file).model
+    assert (kept.revision, kept.precision) == ("none: a local directory", "float32")
+    # The classifier as a whole, or the backbone alone: as the files have them.
+    whole, backbone = hash_saved_weights(Path(kept.name))
+    assert kept.weights == (whole if kept.feature == "classifier" else backbone)
 
 
 def test_knn(backbone, tmp_path):
@@ -359,7 +365,7 @@ def test_efficiency(backbone, tmp_path, monkeypatch):
     monkeypatch.setattr(subprocess, "run", step)
     chosen = {"batch_size": 2, "repeats": 1, "methods": "moby, synco-v2", "device": "cpu"}
     result = synco_hub.evaluate("efficiency", output=tmp_path / "e.json", backbone="vit-nano", **chosen)
-    checked_file(result, tmp_path / "e.json")
+    assert EvaluationResult.load(tmp_path / "e.json").metrics == result.metrics
     assert result.model.name == "random vit-nano"
     assert result.metrics["train_moby_hours"] == result.metrics["train_synco-v2_hours"] == 3.0
     assert result.protocol.parameters["train_moby"] == {"batch_size": 2}
@@ -368,6 +374,7 @@ def test_efficiency(backbone, tmp_path, monkeypatch):
     assert {"--method=moby", "--backbone=vit-nano", "--batch-size=2", "--steps=1"} <= set(asked[0])
     given = synco_hub.evaluate("efficiency", backbone, **{**chosen, "methods": ""})
     assert (given.model.name, given.metrics["parameters_m"] < result.metrics["parameters_m"]) == (backbone, True)
+    assert given.model.weights == hash_saved_weights(Path(backbone))[1]
 
 
 @pytest.mark.parametrize("protocol", EVALUATORS)

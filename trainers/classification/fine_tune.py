@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,16 @@ from transformers import set_seed
 from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.hub.loading import describe_model_facts
-from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
+from synco_hub.hub.loading import describe_model_facts, find_revision
+from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
+from synco_hub.weights_identity import hash_weights
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
 from trainers.classification.heads import check_fine_tunable, load_processor, make_classifier
 from trainers.classification.metrics import choose_final_metrics, log_metrics
-from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
+from trainers.classification.settings import LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
 from trainers.command import parse_flags
-from trainers.runs.checkpoints import claim_directory
 
 logger = logging.getLogger(__name__)
 
@@ -33,27 +34,31 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     """Fine-tune a model, and leave the classifier and the result in the output directory."""
     started = time.perf_counter()
     check_fine_tunable(data_arguments.model)
-    processor = load_processor(data_arguments.model)
+    revision = find_revision(data_arguments.model, data_arguments.model_revision)
+    processor = load_processor(data_arguments.model, revision.commit)
     data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
     set_seed(arguments.seed)
-    model = make_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout)
+    model = make_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout, revision.commit)
+    start = model_source(model, data_arguments.model, revision.words)
     facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
     directory = Path(str(arguments.output_dir))
     settings = _describe_settings(arguments, data)
-    if trainer.is_world_process_zero():
-        identity = {
+    trainer.claim_directory(
+        {
             "protocol": PROTOCOL,
             "model": data_arguments.model,
+            "model_revision": data_arguments.model_revision,
+            "backbone_weights": start.weights,
             "train": data.train.images.description.to_dict(),
             "test": data.test.images.description.to_dict(),
             "seed": arguments.seed,
             **settings,
         }
-        claim_directory(directory, identity, arguments.resume, SETTINGS_FILE, identity=None)
+    )
     trainer.train_and_measure()
-    result = _build_result(data_arguments.model, arguments, data, trainer, settings, time.perf_counter() - started)
+    result = _build_result(start, arguments, data, trainer, settings, time.perf_counter() - started)
     if trainer.is_world_process_zero():
         network: Any = trainer.accelerator.unwrap_model(trainer.model)
         with usual_modes(directory):
@@ -87,7 +92,7 @@ def _describe_settings(arguments: FineTuningArguments, data: LabelledData) -> di
 
 
 def _build_result(
-    name: str,
+    start: ModelSource,
     arguments: FineTuningArguments,
     data: LabelledData,
     trainer: FineTuningTrainer,
@@ -97,11 +102,18 @@ def _build_result(
     metrics, choice = choose_final_metrics(trainer.state.log_history, ("",), data.test_targets.primary_metric)
     return EvaluationResult(
         metrics=metrics,
-        model=model_source(trainer.accelerator.unwrap_model(trainer.model), name),
+        # What was measured, and what a card beside it is about: the network that is saved.
+        model=replace(start, weights=hash_weights(trainer.accelerator.unwrap_model(trainer.model))),
         dataset=data_source(data.test.images, len(trainer.eval_ledger)),
         training_dataset=data_source(data.train.images, len(trainer.train_ledger)),
         protocol=ProtocolFacts(
-            PROTOCOL, {**settings, "best_epoch": choice.best_epoch, "epochs_trained": choice.last_epoch}
+            PROTOCOL,
+            {
+                **settings,
+                "started_from_weights": start.weights,
+                "best_epoch": choice.best_epoch,
+                "epochs_trained": choice.last_epoch,
+            },
         ),
         preprocessing=preprocessing(data.test),
         seed=arguments.seed,

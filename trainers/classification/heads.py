@@ -81,18 +81,19 @@ def check_fine_tunable(name: str) -> None:
     check_model_name(name)
 
 
-def load_processor(name: str) -> Any:
+def load_processor(name: str, revision: str | None = None) -> Any:
     """The image processor of a model."""
     register()
-    return AutoImageProcessor.from_pretrained(name)
+    return AutoImageProcessor.from_pretrained(name, revision=revision)
 
 
-def make_classifier(name: str, targets: ClassificationTargets, dropout: float) -> Any:
+def make_classifier(name: str, targets: ClassificationTargets, dropout: float, revision: str | None = None) -> Any:
     """Load a pretrained backbone under a head that is drawn anew."""
     register()
     names = targets.class_names
     model, info = AutoModelForImageClassification.from_pretrained(
         name,
+        revision=revision,
         num_labels=len(names),
         id2label=dict(enumerate(names)),
         label2id={label: index for index, label in enumerate(names)},

@@ -14,19 +14,26 @@ from transformers import set_seed
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.feature_pooling import find_feature_rule
+from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import Features, extract_features
-from synco_hub.hub.loading import LinearHead, describe_model_facts, load_model, save_classifier
+from synco_hub.hub.loading import (
+    LinearHead,
+    Revision,
+    describe_model_facts,
+    find_revision,
+    load_model,
+    save_classifier,
+)
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import ExtractionSettings
+from synco_hub.weights_identity import hash_weights
 from trainers.classification.arguments import LINEAR_PROBE_KINDS, LinearProbeArguments
 from trainers.classification.data import FeatureDataset, LabelledData, data_source, load_labelled_data
 from trainers.classification.heads import LinearHeads
 from trainers.classification.metrics import choose_final_metrics, log_metrics
-from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
+from trainers.classification.settings import LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
 from trainers.command import parse_flags
-from trainers.runs.checkpoints import claim_directory
 
 logger = logging.getLogger(__name__)
 
@@ -37,6 +44,7 @@ class Probe:
 
     data_arguments: LabelledDataArguments
     arguments: LinearProbeArguments
+    revision: Revision
     model: Any
     processor: Any
     data: LabelledData
@@ -75,21 +83,23 @@ class Probe:
 def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeArguments) -> EvaluationResult:
     """Probe a model, and leave the classifier and the result in the output directory."""
     started = time.perf_counter()
-    model, processor = load_model(data_arguments.model)
+    revision = find_revision(data_arguments.model, data_arguments.model_revision)
+    model, processor = load_model(data_arguments.model, revision.commit)
     logger.warning("%s: %s", data_arguments.model, describe_model_facts(model, processor))
     data = load_labelled_data(data_arguments, processor, arguments.seed, "linear probing")
-    probe = Probe(data_arguments, arguments, model, processor, data)
+    probe = Probe(data_arguments, arguments, revision, model, processor, data)
     trainer, skipped = _build_trainer(probe)
     directory = Path(str(arguments.output_dir))
-    if trainer.is_world_process_zero():
-        claim_directory(directory, _describe_run(probe), arguments.resume, SETTINGS_FILE, identity=None)
+    trainer.claim_directory(_describe_run(probe))
     trainer.train_and_measure()
     result, chosen = _build_result(probe, trainer, skipped, time.perf_counter() - started)
     if trainer.is_world_process_zero():
         weight, bias = trainer.accelerator.unwrap_model(trainer.model).head(chosen)
         targets = data.train_targets
         head = LinearHead(weight, bias, targets.class_names, targets.multi_label)
-        save_classifier(directory, data_arguments.model, model, processor, head)
+        weights = save_classifier(directory, data_arguments.model, model, processor, head, revision.commit)
+        # The number is that of backbone and head together, which is what a card beside them is about.
+        result = replace(result, model=replace(result.model, weights=weights))
         result.save(arguments.output or directory / f"{probe.protocol}.json")
     return result
 
@@ -98,6 +108,8 @@ def _describe_run(probe: Probe) -> dict[str, Any]:
     return {
         "protocol": probe.protocol,
         "model": probe.data_arguments.model,
+        "model_revision": probe.data_arguments.model_revision,
+        "backbone_weights": hash_weights(find_feature_network(probe.model)),
         "train": probe.data.train.images.description.to_dict(),
         "test": probe.data.test.images.description.to_dict(),
         "seed": probe.arguments.seed,
@@ -176,6 +188,7 @@ def _build_result(
     """The result, and which head is the chosen one."""
     targets, rates = probe.data.test_targets, [f"_lr{rate:g}" for rate in probe.base_rates]
     metrics, choice = choose_final_metrics(trainer.state.log_history, rates, targets.primary_metric)
+    backbone = model_source(probe.model, probe.data_arguments.model, probe.revision.words)
     notes = []
     if len(rates) > 1:
         notes.append("the learning rate was chosen on the test split, as the grid search of the paper's section 7.5")
@@ -185,13 +198,14 @@ def _build_result(
     test_bad, train_bad = trainer.eval_ledger, trainer.train_ledger
     return EvaluationResult(
         metrics=metrics,
-        model=model_source(probe.model, probe.data_arguments.model),
+        model=backbone,
         dataset=data_source(probe.data.test.images, len(test_bad) or _count_skipped(probe.data.test, skipped)),
         training_dataset=data_source(probe.data.train.images, len(train_bad)),
         protocol=ProtocolFacts(
             probe.protocol,
             {
                 **probe.settings(),
+                "backbone_weights": backbone.weights,
                 "chosen_base_learning_rate": probe.base_rates[choice.classifier],
                 "best_epoch": choice.best_epoch,
                 "epochs_trained": choice.last_epoch,

@@ -8,10 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, DatasetChoice, setting
+from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, MODEL_REVISION, DatasetChoice, setting
 from trainers.settings import toggle
 
 SETTINGS_FILE = "classification_settings.json"
+# What runs of earlier versions did not record about themselves.
+LATER_FACTS = ("model_revision", "backbone_weights")
 
 
 @dataclass(frozen=True)
@@ -21,6 +23,7 @@ class LabelledDataArguments(DatasetChoice):
     _argument_group_name: ClassVar[str] = "model and data"
 
     model: str = setting("", "Zoo or installed short name, checkpoint directory, Hub id, or timm:<name>. Required.")
+    model_revision: str | None = setting(None, MODEL_REVISION)
     train_fraction: float | None = setting(
         None,
         "Low-shot: share of the training images; 0.01 and 0.1 of imagenet-1k are SimCLR's lists, anything else is "

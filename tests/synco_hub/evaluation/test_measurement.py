@@ -27,6 +27,7 @@ from synco_hub.features import Features
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, image_processor
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
 from synco_hub.settings import DatasetChoice, ExtractionSettings
+from synco_hub.weights_identity import hash_weights
 
 QUIET = ExtractionSettings(num_workers=0, batch_size=4, max_bad_fraction=0.5, progress=False)
 
@@ -104,7 +105,9 @@ def test_parameters_are_those_of_the_backbone() -> None:
 def test_a_classifier_counts_with_its_head_and_a_split_says_how_it_was_made(tmp_path: Path) -> None:
     model = synco()
     source = describe_classifier(EvaluatedModel(model, None, "probe"), "abc")
-    assert (source.name, source.feature, source.revision) == ("probe", "classifier", "abc")
+    assert (source.name, source.feature, source.weights) == ("probe", "classifier", "abc")
+    assert describe_classifier(EvaluatedModel(model, None, "probe")).weights == hash_weights(model)
+    assert source.revision == "none: a network in memory"
     assert source.num_parameters == sum(parameter.numel() for parameter in model.parameters())
     about = FractalDataset("test", FractalParameters(3, 1, 4, 32), tmp_path).description
     said = data_source(about, 7)
