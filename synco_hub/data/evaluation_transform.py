@@ -181,11 +181,10 @@ class ProcessorTransform(EvaluationTransform):
 
     def __init__(self, processor: Any) -> None:
         self.processor = processor
-        means = getattr(processor, "image_mean", None)
-        # One mean stands for a network of one channel, which is given grey images.
-        self._is_grey = isinstance(means, (list, tuple)) and len(means) == 1
         self._normalises = True
-        shapes = {tuple(self._view(Image.new("RGB", size)).shape) for size in ((97, 64), (64, 97), (300, 300))}
+        shapes = {
+            tuple(make_view(processor, Image.new("RGB", size)).shape) for size in ((97, 64), (64, 97), (300, 300))
+        }
         if len(shapes) > 1 or len(next(iter(shapes))) != 3:
             raise ValueError(
                 f"{type(processor).__name__} makes views of the shapes {sorted(shapes)} from pictures of different "
@@ -197,42 +196,12 @@ class ProcessorTransform(EvaluationTransform):
         self.image_size = min(self._shape[1:])
         self.resize_size = list(self._shape[1:])
         self.interpolation = _interpolation(processor) or InterpolationMode.BICUBIC
-        self._colours = self._tell_colours()
+        self._colours = tell_colours(processor)
 
     @property
     def shape(self) -> tuple[int, int, int]:
         """Channels, height and width of a view."""
         return self._shape
-
-    def _view(self, image: Image.Image) -> torch.Tensor:
-        made = self.processor(image.convert("L") if self._is_grey else image, return_tensors="pt")
-        pixel_values = made.get("pixel_values") if isinstance(made, Mapping) else None
-        if not isinstance(pixel_values, torch.Tensor) or len(pixel_values) != 1:
-            raise ValueError(
-                f"{type(self.processor).__name__} does not give one view of an image as pixel_values: use a model "
-                "whose image processor does"
-            )
-        return pixel_values[0].float()
-
-    def _tell_colours(self) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-        views = [self._view(Image.new("RGB", (64, 64), colour)) for colour in _TRIED_COLOURS]
-        black, white, coloured = (view.double().mean(dim=(1, 2)) for view in views)
-        even = all(float((view - view[:, :1, :1]).abs().max()) <= _ROUNDING for view in views)
-        if not even or not bool((white > black).all()) or self._is_grey != (len(black) == 1):
-            return None
-        mean, std = -black / (white - black), 1 / (white - black)
-        if not self._is_grey:
-            due = (torch.tensor(_TRIED_COLOURS[2]) / 255 - mean) / std
-            if len(mean) != 3 or float((coloured - due).abs().max()) > _ROUNDING:
-                return None
-        said = getattr(self.processor, "image_mean", None), getattr(self.processor, "image_std", None)
-        told = mean.tolist(), std.tolist()
-        # The processor's own numbers are the same without the rounding of 32 bits.
-        same = all(
-            each is not None and np.allclose(each, one, atol=1e-5) for each, one in zip(said, told, strict=True)
-        )
-        mean_of, std_of = said if same else told
-        return tuple(map(float, mean_of)), tuple(map(float, std_of))
 
     def without_normalisation(self) -> EvaluationTransform:
         """The same view, values in [0, 1]."""
@@ -251,7 +220,7 @@ class ProcessorTransform(EvaluationTransform):
         self, image: Image.Image, after_crop: Callable[[torch.Tensor], torch.Tensor] | None = None
     ) -> torch.Tensor:
         """Makes the view: as the processor does, or with its pixels changed in between."""
-        view = self._view(image)
+        view = make_view(self.processor, image)
         if after_crop is None and self._normalises:
             return view
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in self._known_colours())
@@ -262,7 +231,50 @@ class ProcessorTransform(EvaluationTransform):
 
     def __repr__(self) -> str:
         height, width = self._shape[1:]
-        return f"{type(self.processor).__name__} itself, {height} x {width}"
+        timm = getattr(self.processor, "data_config", {})  # of the wrapper of timm's transforms
+        words = "".join(f", {key} {timm[key]}" for key in ("interpolation", "crop_pct", "crop_mode") if key in timm)
+        return f"{type(self.processor).__name__} itself, {height} x {width}{words}"
+
+
+def make_view(processor: Any, image: Image.Image, **changes: Any) -> torch.Tensor:
+    """What an image processor makes of an RGB image. Shape: (channels, height, width)."""
+    made = processor(image.convert("L") if _is_grey(processor) else image, return_tensors="pt", **changes)
+    pixel_values = made.get("pixel_values") if isinstance(made, Mapping) else None
+    if not isinstance(pixel_values, torch.Tensor) or len(pixel_values) != 1:
+        raise ValueError(
+            f"{type(processor).__name__} does not give one view of an image as pixel_values: use a model whose image "
+            "processor does"
+        )
+    return pixel_values[0].float()
+
+
+def _is_grey(processor: Any) -> bool:
+    """One mean stands for a network of one channel, which is given grey images."""
+    means = getattr(processor, "image_mean", None)
+    return isinstance(means, (list, tuple)) and len(means) == 1
+
+
+def tell_colours(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation of all that a processor does to colours in [0, 1]; None where that is another thing.
+
+    Pictures of one colour tell: a processor may rescale to other values first, normalise twice or exchange channels.
+    """
+    views = [make_view(processor, Image.new("RGB", (64, 64), colour)) for colour in _TRIED_COLOURS]
+    black, white, coloured = (view.double().mean(dim=(1, 2)) for view in views)
+    even = all(float((view - view[:, :1, :1]).abs().max()) <= _ROUNDING for view in views)
+    if not even or not bool((white > black).all()) or _is_grey(processor) != (len(black) == 1):
+        return None
+    mean, std = -black / (white - black), 1 / (white - black)
+    if len(mean) > 1:
+        due = (torch.tensor(_TRIED_COLOURS[2]) / 255 - mean) / std
+        if len(mean) != 3 or float((coloured - due).abs().max()) > _ROUNDING:
+            return None
+    told = mean.tolist(), std.tolist()
+    said = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
+    # The processor's own numbers are the same without the rounding of 32 bits.
+    same = all(each is not None and np.allclose(each, one, atol=1e-5) for each, one in zip(said, told, strict=True))
+    mean_of, std_of = said if same else told
+    return tuple(map(float, mean_of)), tuple(map(float, std_of))
 
 
 def draw_pictures(size: tuple[int, int]) -> Iterator[Image.Image]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,8 +17,13 @@ import torch
 from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, ViTImageProcessor
-from transformers.image_utils import PILImageResampling
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    TimmWrapperImageProcessor,
+)
 from transformers.modeling_outputs import ImageClassifierOutput
 
 from synco_hub.atomic_write import atomic_write, usual_modes
@@ -35,11 +39,6 @@ TIMM_PREFIX = "timm:"
 HEAD_FACTS = "linear_head.json"
 # Families whose every network can interpolate its positions, for images of other sizes than its own.
 _ANY_SIZE_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
-_RESAMPLING = {
-    "bilinear": PILImageResampling.BILINEAR,
-    "bicubic": PILImageResampling.BICUBIC,
-    "nearest": PILImageResampling.NEAREST,
-}
 HEAD_FILE = "linear_head.safetensors"
 
 
@@ -93,18 +92,7 @@ def _timm_model(name: str) -> tuple[Any, Any]:
     any_size = timm.model_entrypoint(name).__module__ in _ANY_SIZE_MODULES
     further: dict[str, Any] = {"dynamic_img_size": True} if any_size else {}
     model = timm.create_model(name, pretrained=True, num_classes=0, **further).eval()
-    config = resolve_model_data_config(model)
-    side = config["input_size"][-1]
-    processor = ViTImageProcessor(
-        size={"shortest_edge": math.floor(side / config["crop_pct"])},
-        resample=_RESAMPLING.get(config["interpolation"], PILImageResampling.BICUBIC),
-        do_center_crop=True,
-        crop_size={"height": side, "width": side},
-        image_mean=list(config["mean"]),
-        image_std=list(config["std"]),
-        do_convert_rgb=True,
-    )
-    return model, processor
+    return model, TimmWrapperImageProcessor(resolve_model_data_config(model), architecture=name)
 
 
 @dataclass(frozen=True)
