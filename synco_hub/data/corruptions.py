@@ -61,7 +61,7 @@ class ChangedDataset(EvaluationDataset):
     """
 
     def __init__(self, images: ImageDataset, transform: EvaluationTransform, change: PixelChange) -> None:
-        super().__init__(images, build_pixel_transform(transform))
+        super().__init__(images, transform.without_normalisation())
         self.normalised = transform
         self.change = change
 
@@ -86,18 +86,6 @@ class Corruption:
         key = derive_corruption_key(self.seed, index, self.name, self.severity)
         changed = corrupt_image(np.ascontiguousarray(image), self.name, self.severity, key)
         return torch.from_numpy(np.array(changed)).permute(2, 0, 1).float() / 255
-
-
-def build_pixel_transform(transform: EvaluationTransform) -> EvaluationTransform:
-    """The same resize and crop, values left in [0, 1]."""
-    size, channels = transform.resize_size, len(transform.mean)
-    return EvaluationTransform(
-        transform.image_size,
-        size[0] if len(size) == 1 else (size[0], size[1]),
-        transform.interpolation,
-        (0.0,) * channels,
-        (1.0,) * channels,
-    )
 
 
 class WatermarkedImages(ImageDataset):

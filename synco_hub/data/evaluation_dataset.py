@@ -14,8 +14,8 @@ from synco_hub.data.unreadable_images import GOOD
 class EvaluationItem(TypedDict):
     """One image of an evaluation; the default collation of torch stacks these.
 
-    Keys: pixel_values of shape (3, height, width), all zero for an unreadable image; label; index, the position in the
-    data set; bad_index, -1 or the position again if the image is unreadable and its row must be left out.
+    Keys: pixel_values of shape (channels, height, width), all zero for an unreadable image; label; index, the position
+    in the data set; bad_index, -1 or the position again if the image is unreadable and its row must be left out.
     """
 
     pixel_values: torch.Tensor
@@ -47,8 +47,7 @@ class EvaluationDataset(Dataset[EvaluationItem]):
         try:
             image = self.images.load_image(index)
         except UnreadableImageError:
-            size = self.transform.image_size
-            blank = torch.zeros(3, size, size)
+            blank = torch.zeros(self.transform.shape)
             return EvaluationItem(pixel_values=blank, label=label, index=index, bad_index=index)
         view = self.transform(image, getattr(self.images, "after_crop", None))
         return EvaluationItem(pixel_values=view, label=label, index=index, bad_index=GOOD)

@@ -17,7 +17,6 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, UnreadableImages
-from synco_hub.data.corruptions import build_pixel_transform
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.subsets import sample_images
@@ -111,7 +110,7 @@ class AdversarialRun:
     def results(self) -> Iterator[EvaluationResult]:
         """Attack, and yield the result so far after the clean images and after each attack."""
         transform = self.dataset.transform
-        pixels = EvaluationDataset(self.dataset.images, build_pixel_transform(transform))
+        pixels = EvaluationDataset(self.dataset.images, transform.without_normalisation())
         with make_attackable(self.model.network, transform.mean, transform.std, self.settings.device) as network:
             self.device = device_name(network.mean.device)
             plain = self.batches.measured(PLAIN, PLAIN, self.dataset, self._classify_with(network.plain_logits))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -40,7 +41,7 @@ class EvaluatedModel:
     class_names: tuple[str, ...] = ()
     revision: str = IN_MEMORY
 
-    @property
+    @cached_property
     def transform(self) -> EvaluationTransform:
         """How an image becomes the network's input: resized and centre-cropped by the model's own numbers."""
         return EvaluationTransform.from_image_processor(self.processor)
@@ -48,19 +49,18 @@ class EvaluatedModel:
     @property
     def mean(self) -> tuple[float, ...]:
         """Of each channel, for values in [0, 1]."""
-        return tuple(self.processor.image_mean)
+        return self.transform.mean
 
     @property
     def std(self) -> tuple[float, ...]:
         """Of each channel, for values in [0, 1]."""
-        return tuple(self.processor.image_std)
+        return self.transform.std
 
 
 def open_split(data: DatasetChoice, split: str, model: EvaluatedModel) -> EvaluationDataset:
     """One split of a data set, each image as the model wants it."""
-    crop = getattr(model.processor, "crop_size", None)
-    images = load_dataset(data, split, image_size=crop["height"] if crop else None)
-    return EvaluationDataset(images, model.transform)
+    transform = model.transform
+    return EvaluationDataset(load_dataset(data, split, image_size=transform.image_size), transform)
 
 
 @dataclass(frozen=True)
@@ -117,15 +117,7 @@ def measure_split(
 
 def preprocessing(dataset: EvaluationDataset) -> dict[str, Any]:
     """The evaluation transform of a data set as JSON values."""
-    transform = dataset.transform
-    return {
-        "steps": repr(transform),
-        "resize_size": transform.resize_size,
-        "image_size": transform.image_size,
-        "interpolation": transform.interpolation.value,
-        "mean": list(transform.mean),
-        "std": list(transform.std),
-    }
+    return dataset.transform.facts()
 
 
 def data_source(about: DatasetDescription, count: int) -> DataSource:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import math
 import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,8 +20,13 @@ from huggingface_hub.errors import RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, ViTImageProcessor
-from transformers.image_utils import PILImageResampling
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForImageClassification,
+    TimmWrapperImageProcessor,
+)
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.utils import hub as transformers_files
 
@@ -40,11 +44,6 @@ TIMM_PREFIX = "timm:"
 HEAD_FACTS = "linear_head.json"
 # Families whose every network can interpolate its positions, for images of other sizes than its own.
 _ANY_SIZE_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
-_RESAMPLING = {
-    "bilinear": PILImageResampling.BILINEAR,
-    "bicubic": PILImageResampling.BICUBIC,
-    "nearest": PILImageResampling.NEAREST,
-}
 HEAD_FILE = "linear_head.safetensors"
 
 
@@ -206,18 +205,7 @@ def _timm_model(name: str, revision: str | None = None, pretrained: bool = True)
     if revision is not None:
         further["pretrained_cfg_overlay"] = {"hf_hub_id": f"{_find_timm_repository(name)}@{revision}"}
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **further).eval()
-    config = resolve_model_data_config(model)
-    side = config["input_size"][-1]
-    processor = ViTImageProcessor(
-        size={"shortest_edge": math.floor(side / config["crop_pct"])},
-        resample=_RESAMPLING.get(config["interpolation"], PILImageResampling.BICUBIC),
-        do_center_crop=True,
-        crop_size={"height": side, "width": side},
-        image_mean=list(config["mean"]),
-        image_std=list(config["std"]),
-        do_convert_rgb=True,
-    )
-    return model, processor
+    return model, TimmWrapperImageProcessor(resolve_model_data_config(model), architecture=name)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,9 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
+from transformers import TimmWrapperImageProcessor
+
+from synco_hub.data.evaluation_transform import make_view, tell_colours
 
 # Uniform in lightness, so that they read the same in grey and for every kind of colour vision.
 COLOUR_MAPS = ("viridis", "cividis", "magma", "inferno", "plasma")
@@ -190,22 +193,34 @@ def prepared_image(picture: Image.Image, processor: Any, detail: int = 1, shown_
         )
     if detail < 1:
         raise ValueError(f"detail={detail} is below 1: it multiplies the model's own input size, give 1, 2 or 3")
-    pixel_values: Tensor = processor(picture, return_tensors="pt", **_scaled(processor, detail)).pixel_values
-    seen = min(pixel_values.shape[-2:])
-    if seen >= shown_side:
-        if not getattr(processor, "do_normalize", True):
-            return PreparedImage(pixel_values, as_rgb(pixel_values.clamp(0, 1)))
-        return PreparedImage(
-            pixel_values, as_rgb(denormalised(pixel_values[0], processor.image_mean, processor.image_std))
-        )
-    scale = _scaled(processor, detail * math.ceil(shown_side / seen))
-    enlarged = processor(picture, return_tensors="pt", do_normalize=False, **scale).pixel_values
-    return PreparedImage(pixel_values, as_rgb(enlarged.clamp(0, 1)))
+    view = _enlarged_view(picture, processor, detail)
+    mean, std = tell_colours(processor) or ((0.0,) * len(view), (1.0,) * len(view))
+    shown = _shown(view, mean, std)
+    if (seen := min(view.shape[-2:])) < shown_side:
+        larger = _enlarged_view(picture, processor, detail * math.ceil(shown_side / seen))
+        # Some processors crop small views and squeeze large ones: maps belong on what the model sees.
+        if show_same_part(enlarged := _shown(larger, mean, std), shown):
+            shown = enlarged
+    return PreparedImage(view[None], shown)
+
+
+def _shown(view: Tensor, mean: Sequence[float], std: Sequence[float]) -> FloatArray:
+    pixels = denormalised(view, mean, std)
+    return as_rgb(pixels if len(pixels) == 3 else pixels.mean(dim=0, keepdim=True).expand(3, -1, -1))
+
+
+def _enlarged_view(picture: Image.Image, processor: Any, factor: int) -> Tensor:
+    """What the processor makes of a picture in so many times more pixels a side. Shape: (channels, height, width)."""
+    if factor > 1 and isinstance(processor, TimmWrapperImageProcessor):
+        channels, height, width = processor.data_config["input_size"]
+        size = (channels, height * factor, width * factor)
+        return make_view(TimmWrapperImageProcessor({**processor.data_config, "input_size": size}), picture)
+    return make_view(processor, picture, **_scaled(processor, factor))
 
 
 def _scaled(processor: Any, factor: int) -> dict[str, dict[str, int]]:
     """The processor's own sizes times a factor, as arguments of its call."""
-    scaled = {}
+    scaled: dict[str, dict[str, int]] = {}
     for name in ("size", "crop_size"):
         own = getattr(processor, name, None)
         if factor > 1 and own is not None:

@@ -44,7 +44,13 @@ class CropAndFlip:
     """Random resized crop with scale (0.08, 1) and horizontal flip, resized and normalised as the model wants it."""
 
     def __init__(self, evaluation: EvaluationTransform) -> None:
-        self.image_size = evaluation.image_size
+        _, height, width = evaluation.shape
+        if height != width:
+            raise ValueError(
+                f"{evaluation!r}: training views are square crops, and this model's are {height} x {width}: use a "
+                "model of square images"
+            )
+        self.image_size = height
         self.parameters = TwoViewParameters(
             color_jitter_probability=0.0,
             color_dropping_probability=0.0,

@@ -19,7 +19,6 @@ from synco_hub.data.corruptions import (
     _impulse_noise,
     _plasma,
     _watermark,
-    build_pixel_transform,
     corrupt_image,
     derive_corruption_key,
 )
@@ -205,7 +204,7 @@ def test_a_corruption_is_drawn_after_the_crop_by_the_position_of_the_image(image
     transform = EvaluationTransform(32)
     cell = ChangedDataset(images, transform, Corruption("impulse_noise", 4, seed=9))
     for index in (1, 0):
-        crop = build_pixel_transform(transform)(images.load_image(index))
+        crop = transform.without_normalisation()(images.load_image(index))
         pixels = (crop * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         expected = corrupt_image(pixels, "impulse_noise", 4, derive_corruption_key(9, index, "impulse_noise", 4))
         mean, std = (torch.tensor(values).view(3, 1, 1) for values in (transform.mean, transform.std))

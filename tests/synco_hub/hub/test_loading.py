@@ -1,11 +1,13 @@
 import os
 
+import numpy as np
 import pytest
 import timm
 import torch
 from PIL import Image
 from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.dense_features import compute_any_size_features
 from synco_hub.feature_pooling import compute_image_features, find_feature_rule
@@ -21,6 +23,7 @@ from synco_hub.hub.loading import (
 )
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from synco_hub.visualization import attention_maps, class_score
+from synco_hub.visualization.overlay import prepared_image
 
 
 @pytest.fixture(autouse=True)
@@ -71,9 +74,10 @@ def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeyp
     model, processor = load_model("timm:vit_tiny_patch16_224")
     assert not model.training
     assert describe_model_facts(model, processor) == (
-        "feature: [CLS] token after the final norm; images: resize 248 bicubic, centre crop 224"
+        "feature: [CLS] token after the final norm; images: TimmWrapperImageProcessor itself, 224 x 224, "
+        "interpolation bicubic, crop_pct 0.9, crop_mode center"
     )
-    assert list(processor.image_mean) == [0.5, 0.5, 0.5]
+    assert EvaluationTransform.from_image_processor(processor).mean == pytest.approx((0.5, 0.5, 0.5), abs=1e-6)
     pixels = torch.randn(1, 3, 224, 224, generator=torch.Generator().manual_seed(0))
     fixed = create("vit_tiny_patch16_224", num_classes=0).eval()
     fixed.load_state_dict(model.state_dict())
@@ -84,6 +88,33 @@ def test_a_timm_name_gives_the_headless_network_with_timms_preprocessing(monkeyp
             compute_any_size_features(model, pixels[..., :60, :96], find_feature_rule(model))
     with pytest.raises(ValueError, match=r"no model 'vit_tini_patch16_224'.*vit_tiny_patch16_224"):
         load_model("timm:vit_tini_patch16_224")
+
+
+@pytest.mark.parametrize(
+    "documented",
+    [
+        {"crop_mode": "center", "crop_pct": 0.875, "interpolation": "bilinear"},
+        {"crop_mode": "squash", "crop_pct": 1.0, "interpolation": "bicubic"},
+        {"crop_mode": "squash", "crop_pct": 0.95, "interpolation": "lanczos"},
+        {"crop_mode": "border", "crop_pct": 1.0, "interpolation": "bicubic", "mean": (0.5, 0.4, 0.3)},
+    ],
+)
+def test_a_timm_name_sees_images_as_timm_documents_it(monkeypatch, documented):
+    create = timm.create_model
+    monkeypatch.setattr(
+        timm, "create_model", lambda name, pretrained, **rest: create(name, pretrained_cfg_overlay=documented, **rest)
+    )
+    model, processor = load_model("timm:test_vit")
+    theirs = timm.data.create_transform(**timm.data.resolve_model_data_config(model), is_training=False)
+    transform = EvaluationTransform.from_image_processor(processor)
+    for size in ((300, 200), (187, 301), (90, 70)):
+        picture = Image.effect_noise((9, 7), 90).convert("RGB").resize(size)
+        assert (transform(picture) - theirs(picture)).abs().max() < 1e-6
+        prepared = prepared_image(picture, processor, 2, shown_side=400)
+        assert prepared.pixel_values.shape[-2:] == (320, 320)
+        small = Image.fromarray((prepared.shown * 255).astype("uint8")).resize((160, 160), Image.Resampling.BOX)
+        pixels = transform.without_normalisation()(picture).permute(1, 2, 0).numpy()
+        assert abs(np.asarray(small) / 255 - pixels).mean() < 0.03
 
 
 def test_our_backbone_becomes_a_whole_classifier(tmp_path):

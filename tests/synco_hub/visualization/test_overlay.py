@@ -5,8 +5,9 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import ViTImageProcessor
+from transformers import ConvNextImageProcessor, EfficientNetImageProcessor, ViTImageProcessor
 
+from synco_hub.data import EvaluationTransform
 from synco_hub.models import image_processor
 from synco_hub.visualization import prepared_image
 from synco_hub.visualization.overlay import (
@@ -122,6 +123,22 @@ def test_a_processor_that_squeezes_instead_of_cropping_is_followed():
     prepared = prepared_image(gradient(200, 50), processor, 2, shown_side=96)
     assert prepared.pixel_values.shape == (1, 3, 96, 96)
     assert prepared.shown[0, :, 1].max() > 0.97  # the right border is still there
+
+
+def test_what_is_shown_is_what_the_model_sees_whatever_the_processor_does_to_colours_and_sizes():
+    pictures = {
+        # Rescales to [-1, 1] first, and normalises twice.
+        "EfficientNet": EfficientNetImageProcessor(size={"height": 48, "width": 48}, rescale_offset=True),
+        # Crops below 384 pixels and squeezes from there on, so a larger view shows other parts.
+        "ConvNeXt": ConvNextImageProcessor(size={"shortest_edge": 64}, crop_pct=0.5),
+        "one channel": ViTImageProcessor(size={"height": 48, "width": 48}, image_mean=[0.4], image_std=[0.2]),
+    }
+    for name, processor in pictures.items():
+        transform = EvaluationTransform.from_image_processor(processor)
+        shown = prepared_image(gradient(96, 64), processor, shown_side=400).shown
+        seen = as_rgb(transform.without_normalisation()(gradient(96, 64)).expand(3, -1, -1))
+        assert show_same_part(shown, seen), name
+        assert (shown.shape == seen.shape) == (name == "ConvNeXt")
 
 
 @pytest.mark.parametrize(
