@@ -51,7 +51,7 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
             "seed": arguments.seed,
             **settings,
         }
-        claim_directory(directory, identity, arguments.resume, SETTINGS_FILE, identity=None)
+        claim_directory(directory, identity, trainer.resumes, SETTINGS_FILE, identity=None)
     trainer.train_and_measure()
     result = _build_result(data_arguments.model, arguments, data, trainer, settings, time.perf_counter() - started)
     if trainer.is_world_process_zero():

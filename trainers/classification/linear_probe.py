@@ -82,7 +82,7 @@ def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeAr
     trainer, skipped = _build_trainer(probe)
     directory = Path(str(arguments.output_dir))
     if trainer.is_world_process_zero():
-        claim_directory(directory, _describe_run(probe), arguments.resume, SETTINGS_FILE, identity=None)
+        claim_directory(directory, _describe_run(probe), trainer.resumes, SETTINGS_FILE, identity=None)
     trainer.train_and_measure()
     result, chosen = _build_result(probe, trainer, skipped, time.perf_counter() - started)
     if trainer.is_world_process_zero():
