@@ -6,20 +6,25 @@ import copy
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
+from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn import functional as F
+from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.generic import ModelOutput
 
 from synco_hub.models import SynCoConfig, SynCoModel, SynCoPreTrainedModel
 from trainers.info_nce import info_nce
 from trainers.negative_queue import NegativeQueue
 from trainers.objectives import OBJECTIVES, agreement_loss
-from trainers.settings import PretrainingSettings
+from trainers.settings import BackboneArguments, PretrainingSettings
 from trainers.synthetic_negatives import SyntheticNegatives
 
+# What of a configuration makes the backbone.
+_BACKBONE = tuple(field.name for field in dataclasses.fields(BackboneArguments))
 _NORMS = {"batch": nn.BatchNorm1d, "none": nn.Identity}
 
 
@@ -231,4 +236,29 @@ def check_complete_state(missing: Any, unexpected: Any) -> None:
             f"The checkpoint is not a complete pretraining state of this network: {len(missing)} keys are missing "
             f"({sorted(missing)[:3]}) and {len(unexpected)} are superfluous ({sorted(unexpected)[:3]}). Give the "
             "method and backbone it was made with, or start a new run in another directory."
+        )
+
+
+def check_same_network(checkpoint: str | Path, model: SynCoForPreTraining) -> None:
+    """Refuse a checkpoint of another backbone, method or objective, naming what differs."""
+    weights = Path(checkpoint) / SAFE_WEIGHTS_NAME
+    if weights.is_file():  # else in shards, whose names are looked at when they are loaded
+        with safe_open(weights, framework="pt") as stored:
+            found = set(stored.keys())
+        wanted = set(model.state_dict())
+        check_complete_state(wanted - found, found - wanted)
+    theirs, ours = (config.to_dict() for config in (SynCoConfig.from_pretrained(checkpoint), model.config))
+    theirs["pretraining"], ours["pretraining"] = (
+        dataclasses.asdict(PretrainingSettings.from_dict(config["pretraining"])) for config in (theirs, ours)
+    )
+    flat = [{**config["pretraining"], **{name: config[name] for name in _BACKBONE}} for config in (theirs, ours)]
+    differing = [
+        f"{name} was {flat[0][name]!r} and is now {flat[1][name]!r}"
+        for name in flat[1]
+        if flat[0][name] != flat[1][name]
+    ]
+    if differing:
+        raise ValueError(
+            f"{checkpoint} is of another pretraining network ({'; '.join(differing[:5])}): give the settings it was "
+            "made with, or start a new run in another directory."
         )

@@ -20,7 +20,7 @@ from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import PretrainingRun, parse
-from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, read_manifest, run_on_main_process, write_json
+from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, run_on_main_process, write_json
 from trainers.runs.stream_loading import StreamedData
 from trainers.runs.training_curve import CURVE_FILE, save_training_curve
 from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
@@ -47,15 +47,8 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs))
     directory = Path(str(run.training.output_dir))
     recorded = run.recorded(config, images.description.to_dict())
-    run_on_main_process(lambda: claim_directory(directory, recorded, run.training.resume), *processes)
-    checkpoint = trainer.find_latest_checkpoint() if run.training.resume else None
-    if run.training.resume and trainer.is_world_process_zero():
-        logger.warning("resuming from %s", checkpoint or "the beginning: there is no complete checkpoint")
-    if checkpoint is not None and read_manifest(Path(checkpoint))["step"] >= trainer.total_steps:
-        # The Trainer would take one step more.
-        trainer.load_finished(checkpoint)
-    else:
-        trainer.train(resume_from_checkpoint=checkpoint)
+    run_on_main_process(lambda: claim_directory(directory, recorded, trainer.resumes), *processes)
+    trainer.train()
     if len(trainer.ledger) and trainer.is_world_process_zero():
         logger.warning("%s", trainer.ledger.summary())
     _exit_if_interrupted(trainer)

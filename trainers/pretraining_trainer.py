@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +29,7 @@ from trainers.callbacks import (
     compute_gradient_norm,
 )
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.pretraining_model import SynCoForPreTraining, check_complete_state
+from trainers.pretraining_model import SynCoForPreTraining, check_complete_state, check_same_network
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import read_manifest
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
@@ -99,19 +98,6 @@ class SynCoTrainer(CheckpointingTrainer):
         model: SynCoForPreTraining = self.accelerator.unwrap_model(self.model)
         return model
 
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch, over all processes."""
-        micro_batches = self.num_images // (self.args.per_device_train_batch_size * self.args.world_size)
-        return max(math.ceil(micro_batches / self.args.gradient_accumulation_steps), 1)
-
-    @property
-    def total_steps(self) -> int:
-        """Optimizer steps of the whole run."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
-
     @cached_property
     def synthesis_window(self) -> range:
         """Optimizer steps in which synthetic negatives are made; known once the run's length is."""
@@ -163,24 +149,23 @@ class SynCoTrainer(CheckpointingTrainer):
             f"{self.last_good_checkpoint or 'nothing yet'}. When it can be read again, continue with --resume."
         )
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
         """As `CheckpointingTrainer.train`; what reads ahead is ended also after an error."""
         try:
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, *args, **kwargs)
         finally:
             if self.stream is not None:
                 self.stream.sampler.close()
 
-    def find_latest_checkpoint(self) -> str | None:
-        """As `CheckpointingTrainer.find_latest_checkpoint`; the way to a stream's place gets a progress bar."""
-        checkpoint = super().find_latest_checkpoint()
-        if checkpoint is not None:
-            manifest = read_manifest(Path(checkpoint))
-            self._warn_of_stretched_schedules(Path(checkpoint))
-            self.ledger.record(manifest.get("bad_images", []))
-            if self.stream is not None:
-                self.stream.show_skipping(manifest["step"] % self.steps_per_epoch)
-        return checkpoint
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """As `CheckpointingTrainer.check_checkpoint`; the way to a stream's place gets a progress bar."""
+        check_same_network(checkpoint, self.unwrapped_model)
+        super().check_checkpoint(checkpoint)
+        manifest = read_manifest(Path(checkpoint))
+        self._warn_of_stretched_schedules(Path(checkpoint))
+        self.ledger.record(manifest.get("bad_images", []))
+        if self.stream is not None:
+            self.stream.show_skipping(manifest["step"] % self.steps_per_epoch)
 
     def _warn_of_stretched_schedules(self, checkpoint: Path) -> None:
         """Say what another length of the run does to the next step; every schedule ends where the run does."""
@@ -316,8 +301,6 @@ class SynCoTrainer(CheckpointingTrainer):
         place = None if self.stream is None else self.stream.position(self.state.global_step % self.steps_per_epoch)
         return {
             **super().describe_run(),
-            "steps_per_epoch": self.steps_per_epoch,
-            "num_images": self.num_images,
             "stream": place,
             "bad_images": self.ledger.indices,
             "augment_on": place_of(self._transform),

@@ -42,7 +42,6 @@ _ORDER = "--seed draws the order, another one in each epoch"
 # Flags of `transformers.TrainingArguments`, which every training here inherits and does otherwise.
 _DONE_OTHERWISE = {
     "warmup_steps": "give --warmup-epochs",
-    "resume_from_checkpoint": "give --resume, which finds the newest complete checkpoint of --output-dir",
     "do_predict": "measure the finished run with `synco-hub evaluate`",
     "push_to_hub": _PUBLISH,
     "hub_model_id": _PUBLISH,

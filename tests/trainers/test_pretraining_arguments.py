@@ -121,7 +121,6 @@ def test_every_field_is_a_flag_with_dashes_or_underscores(tmp_path):
     ("values", "text"),
     [
         ({"lr_scheduler_type": "constant"}, "--warmup-epochs"),
-        ({"resume_from_checkpoint": "checkpoint-3"}, "--resume,"),
         ({"dataloader_drop_last": False}, "full batches"),
         ({"save_only_model": True}, "could not be continued"),
         ({"per_device_train_batch_size": 0}, "--per-device-train-batch-size 0: give at least 1"),

@@ -1,10 +1,14 @@
+import json
 import math
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 from pillow_views import PillowTwoViewTransform
+from safetensors.torch import load_file
 from torch import nn
 
 from synco_hub.data import ImageDataset, TwoViewDataset, load_dataset
@@ -118,6 +122,107 @@ def test_half_a_run_resumed_is_the_whole_run_bit_for_bit(folder, tmp_path, place
     ours, theirs = state_of(resumed), state_of(whole)
     assert ours.keys() == theirs.keys()
     assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
+
+
+SAVED = {"max_steps": 12, "save_strategy": "steps", "save_steps": 4, "learning_rate": 1e-3, "save_total_limit": 5}
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory):
+    """A finished run with checkpoints after 4, 8 and 12 steps; an epoch has 5."""
+    output = tmp_path_factory.mktemp("whole")
+    trainer_for(folder, output, **SAVED).train()
+    return output
+
+
+@pytest.fixture
+def stopped(whole, tmp_path):
+    """The same run, stopped after step 8."""
+    return Path(shutil.copytree(whole, tmp_path / "run", ignore=shutil.ignore_patterns("checkpoint-12")))
+
+
+def damage(checkpoint: Path) -> None:
+    weights = (checkpoint / "model.safetensors").read_bytes()
+    (checkpoint / "model.safetensors").write_bytes(weights[:-4000] + bytes(4000))
+
+
+def ends_alike(one: Path, other: Path) -> bool:
+    names = ("model.safetensors", "trainer_state.json")
+    weights, states = ([(run / "checkpoint-12" / name).read_bytes() for run in (one, other)] for name in names)
+    rates = [[entry["learning_rate"] for entry in json.loads(state)["log_history"]] for state in states]
+    return weights[0] == weights[1] and rates[0] == rates[1]
+
+
+@pytest.mark.parametrize("asked", ["the call", "a path", "the run", "resume", "resume_from_checkpoint"])
+def test_every_way_to_resume_passes_over_damage_and_ends_at_the_same_bits(
+    folder, whole, stopped, asked, monkeypatch, caplog
+):
+    damage(stopped / "checkpoint-8")
+    arguments = {"resume": {"resume": True}, "resume_from_checkpoint": {"resume_from_checkpoint": True}}
+    calls = {"the call": True, "a path": str(stopped / "checkpoint-4"), "the run": stopped}
+    trainer = trainer_for(folder, stopped, **SAVED, **arguments.get(asked, {}))
+    steps = []
+    original = trainer.unwrapped_model.update_target_network
+    monkeypatch.setattr(trainer.unwrapped_model, "update_target_network", lambda m: (steps.append(m), original(m)))
+    trainer.train(calls.get(asked))
+    assert len(steps) == 8
+    assert ends_alike(whole, stopped)
+    assert f"resuming from {stopped / 'checkpoint-4'}" in caplog.text
+
+
+def test_what_is_named_and_damaged_or_not_there_is_refused(folder, stopped):
+    damage(stopped / "checkpoint-8")
+    trainer = trainer_for(folder, stopped, **SAVED)
+    with pytest.raises(ValueError, match=r"checkpoint-8 is damaged: model\.safetensors was changed.*--resume"):
+        trainer.train(str(stopped / "checkpoint-8"))
+    with pytest.raises(ValueError, match="checkpoint-99 is no folder"):
+        trainer.train(resume_from_checkpoint=str(stopped / "checkpoint-99"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"per_device_train_batch_size": 4}, "global_batch_size=8 and is now"),
+        ({"seed": 1}, "seed=0 and is now to be continued with seed=1"),
+        ({"settings": {"method": "byol"}}, "superfluous"),
+        ({"settings": {"temperature": 0.5}}, "temperature was 0.2 and is now 0.5"),
+        ({"settings": {"projection_dim": 8}}, "projection_dim was 16 and is now 8"),
+    ],
+)
+def test_what_another_run_wrote_is_not_continued(folder, stopped, changes, message):
+    before = {path: path.stat().st_mtime_ns for path in stopped.rglob("*")}
+    with pytest.raises(ValueError, match=message):
+        trainer_for(folder, stopped, **{**SAVED, **changes}).train(resume_from_checkpoint=True)
+    assert {path: path.stat().st_mtime_ns for path in stopped.rglob("*")} == before
+
+
+def test_nothing_to_continue_is_said_and_the_run_begins(folder, tmp_path, caplog):
+    trainer = trainer_for(folder, tmp_path / "new", max_steps=1, resume=True)
+    trainer.train()
+    assert trainer.state.global_step == 1
+    assert "resuming from the beginning: there is no complete checkpoint" in caplog.text
+
+
+def test_a_finished_run_takes_no_step_more(folder, whole, caplog):
+    trainer = trainer_for(folder, whole, **SAVED, resume=True)
+    before = {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()}
+    trainer.unwrapped_model.update_target_network = None  # type: ignore[assignment]
+    ended = trainer.train()
+    assert ended.global_step == trainer.state.global_step == 12
+    stored = load_file(whole / "checkpoint-12" / "model.safetensors")
+    assert all(torch.equal(value, stored[name]) for name, value in trainer.unwrapped_model.state_dict().items())
+    assert {path: path.read_bytes() for path in whole.rglob("*") if path.is_file()} == before
+    assert "there is nothing to train" in caplog.text
+
+
+def test_a_new_training_neither_overwrites_nor_deletes_an_earlier_ones_checkpoints(folder, stopped, caplog):
+    earlier = {name: (stopped / name / "model.safetensors").read_bytes() for name in ("checkpoint-4", "checkpoint-8")}
+    trainer_for(folder, stopped, **{**SAVED, "learning_rate": 1e-2, "save_total_limit": 2}).train()
+    assert "holds checkpoint-4, checkpoint-8, which this training does not continue" in caplog.text
+    assert sorted(path.name for path in stopped.glob("checkpoint-*")) == ["checkpoint-12", "checkpoint-8"]
+    kept = {path.name: (path / "model.safetensors").read_bytes() for path in (stopped / "earlier-1").iterdir()}
+    assert kept == earlier
+    assert trainer_for(folder, stopped, **SAVED).find_latest_checkpoint() == str(stopped / "checkpoint-12")
 
 
 def test_the_device_finishes_the_views_that_the_worker_would_have_made(folder, tmp_path):

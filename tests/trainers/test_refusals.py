@@ -85,7 +85,6 @@ def test_every_inherited_flag_that_is_done_otherwise_is_refused_with_its_remedy(
         ({"label_smoothing_factor": 0.5}, "label"),
         ({"data_seed": 3}, "--seed draws the order"),
         ({"auto_find_batch_size": True}, "lower --per-device-train-batch-size"),
-        ({"resume_from_checkpoint": "/nowhere"}, "give --resume"),
         ({"push_to_hub": True}, "synco-hub publish"),
         ({"hub_model_id": "tester/model"}, "synco-hub publish"),
     ],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -81,13 +80,11 @@ class ClassificationTrainer(CheckpointingTrainer):
         file = directory / SETTINGS_FILE
         recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else dict(facts)
         compared = sorted({*recorded, *facts} - (set(LATER_FACTS) - set(recorded)))
-        claim_directory(directory, dict(facts), self.args.resume, SETTINGS_FILE, identity=compared)
+        claim_directory(directory, dict(facts), self.resumes, SETTINGS_FILE, identity=compared)
 
     def train_and_measure(self) -> None:
         """Train, from the newest complete checkpoint if the run is resumed, and measure the end of it."""
-        directory = Path(str(self.args.output_dir))
-        checkpoint = self.find_latest_checkpoint() if self.args.resume and directory.is_dir() else None
-        self.train(resume_from_checkpoint=checkpoint)
+        self.train()
         received = self.interruption.received
         if received is not None and self.state.global_step < self.state.max_steps:
             logger.warning("stopped by %s at step %d; continue with --resume", received.name, self.state.global_step)
@@ -105,11 +102,6 @@ class ClassificationTrainer(CheckpointingTrainer):
     def scores(self, batch: Mapping[str, Any]) -> dict[str, Tensor]:
         """Scores of a test batch by a suffix for its metrics: "" for a single classifier. Shape: (batch, classes)."""
         raise NotImplementedError
-
-    @property
-    def steps_per_epoch(self) -> float:
-        """Optimizer steps of one epoch, over all processes."""
-        return max(math.ceil(self.num_images / self.args.global_batch_size), 1)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         self.epoch_sampler = EpochSampler(self.num_images, seed=self.args.seed)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import shutil
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, cast
@@ -16,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import TrainOutput
 
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.worker_signals import ignore_signals_in_worker
@@ -24,10 +27,13 @@ from trainers.runs.checkpoints import (
     UNFINISHED,
     check_continuation,
     commit_checkpoint,
+    find_named_checkpoint,
+    later_checkpoints,
     latest_valid_checkpoint,
     read_manifest,
     remove_unfinished,
     rotate_checkpoints,
+    set_aside,
 )
 from trainers.runs.interruption import InterruptionCallback
 
@@ -49,6 +55,8 @@ class CheckpointingTrainer(Trainer):
         self.last_good_checkpoint: str | None = None
         self._earlier_seconds = 0.0
         self._started: float | None = None
+        # Checkpoints that this training did not write and does not continue, until they are out of its way.
+        self._in_the_way: list[Path] = []
         super().__init__(*args, **kwargs)
         self.interruption = InterruptionCallback()
         self.add_callback(self.interruption)
@@ -62,27 +70,92 @@ class CheckpointingTrainer(Trainer):
             "seconds": round(self.seconds, 3),
             "world_size": args.world_size,
             "global_batch_size": args.per_device_train_batch_size * args.world_size * args.gradient_accumulation_steps,
+            "steps_per_epoch": self.steps_per_epoch,
+            "num_images": len(cast(Any, self.train_dataset)),
+            "seed": args.seed,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "num_workers": args.dataloader_num_workers,
             "precision": precision,
             "versions": library_versions(),
         }
 
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch, over all processes."""
+        args, images = self.args, len(cast(Any, self.train_dataset))
+        batches = images / (args.per_device_train_batch_size * args.world_size)
+        batches = math.floor(batches) if args.dataloader_drop_last else math.ceil(batches)
+        return max(math.ceil(batches / args.gradient_accumulation_steps), 1)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimizer steps of the whole run."""
+        if self.args.max_steps > 0:
+            return self.args.max_steps
+        return math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
+
+    @property
+    def resumes(self) -> bool:
+        """Whether the arguments ask to continue a run."""
+        return bool(getattr(self.args, "resume", False) or self.args.resume_from_checkpoint)
+
     def find_latest_checkpoint(self) -> str | None:
-        """The newest complete checkpoint of the output directory, the same on every process, or None."""
-        chosen: list[str | None] = [None]
-        if self.is_world_process_zero():
+        """The newest complete checkpoint of the output directory, the same on every process, or None.
+
+        Raises:
+            ValueError: If it cannot be continued with these arguments.
+        """
+
+        def look() -> Path | None:
             remove_unfinished(self._directory)
-            found = latest_valid_checkpoint(self._directory)
-            chosen = [None if found is None else str(found)]
-        if self.args.world_size > 1:
-            broadcast_object_list(chosen)
-        checkpoint = chosen[0]
+            return latest_valid_checkpoint(self._directory)
+
+        checkpoint = self._find_for_all(look)
         if checkpoint is not None:
-            manifest = read_manifest(Path(checkpoint))
-            check_continuation(Path(checkpoint), manifest, self.describe_run())
-            self._earlier_seconds = float(manifest.get("seconds", 0.0))
-            self.last_good_checkpoint = checkpoint
+            self.check_checkpoint(checkpoint)
+        return checkpoint
+
+    def _find_for_all(self, look: Callable[[], Path | None]) -> str | None:
+        """What the main process finds, or its refusal, on every process."""
+        answer: list[str | None] = [None, None]
+        if self.is_world_process_zero():
+            try:
+                found = look()
+                answer[0] = None if found is None else str(found)
+            except ValueError as error:
+                answer[1] = str(error)
+        if self.args.world_size > 1:
+            broadcast_object_list(answer)
+        if answer[1] is not None:
+            raise ValueError(answer[1])
+        return answer[0]
+
+    def check_checkpoint(self, checkpoint: str) -> None:
+        """Take over what a checkpoint says of its run.
+
+        Raises:
+            ValueError: If it cannot be continued with these arguments.
+        """
+        manifest = read_manifest(Path(checkpoint))
+        check_continuation(Path(checkpoint), manifest, self.describe_run())
+        self._earlier_seconds = float(manifest.get("seconds", 0.0))
+        self.last_good_checkpoint = checkpoint
+
+    def _choose_checkpoint(self, wanted: str | Path | bool | None) -> str | None:
+        """What to continue: as `train` was told, else as the arguments say."""
+        if wanted is None:
+            wanted = self.args.resume_from_checkpoint or self.resumes
+        if wanted is False:
+            return None
+        if wanted is True:
+            checkpoint = self.find_latest_checkpoint()
+        else:
+            named = Path(wanted)
+            checkpoint = self._find_for_all(lambda: find_named_checkpoint(named))
+            assert checkpoint is not None
+            self.check_checkpoint(checkpoint)
+        if self.is_world_process_zero():
+            logger.warning("resuming from %s", checkpoint or "the beginning: there is no complete checkpoint")
         return checkpoint
 
     @property
@@ -90,25 +163,55 @@ class CheckpointingTrainer(Trainer):
         """Wall-clock seconds of training so far, those before the checkpoint it continues included."""
         return self._earlier_seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
 
-    def load_finished(self, checkpoint: str) -> None:
-        """Take over model and log of a checkpoint of the last step, after which there is nothing to train."""
+    def _take_finished(self, checkpoint: str) -> TrainOutput:
+        """Take over model and log of a checkpoint of the last step: the Trainer would take one step more."""
         self._load_from_checkpoint(checkpoint)
         self.state = TrainerState.load_from_json(str(Path(checkpoint) / TRAINER_STATE_NAME))
+        if self.is_world_process_zero():
+            logger.warning("%s is of the last of %d steps: there is nothing to train.", checkpoint, self.total_steps)
+        losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
+        return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 
     @property
     def _directory(self) -> Path:
         return Path(str(self.args.output_dir))
 
-    def train(self, *args: Any, **kwargs: Any) -> Any:
-        """As `transformers.Trainer.train`; signals are given back to the caller also after an error."""
+    def train(self, resume_from_checkpoint: str | Path | bool | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As `transformers.Trainer.train`, guarded; signals are given back to the caller also after an error.
+
+        Args:
+            resume_from_checkpoint: True continues the newest complete checkpoint of the output directory, if there is
+                one; a path that checkpoint, or the newest of that run; False begins anew; None does as the arguments
+                say. A run that is at its end stays as it is.
+            *args: As `transformers.Trainer.train`.
+            **kwargs: As `transformers.Trainer.train`.
+
+        Raises:
+            ValueError: If what is named is damaged, or was made with other arguments.
+        """
+        checkpoint = self._choose_checkpoint(resume_from_checkpoint)
+        step = 0 if checkpoint is None else int(read_manifest(Path(checkpoint))["step"])
+        if checkpoint is not None and step >= self.total_steps:
+            return self._take_finished(checkpoint)
+        self._warn_of_other_checkpoints(step)
         if self.args.world_size > 1:
             # Weights were drawn alike everywhere; drop path and synthesis shall not be.
             seed_process(self.args.seed, self.args.process_index, 0)
         self._started = time.perf_counter()
         try:
-            return super().train(*args, **kwargs)
+            return super().train(checkpoint, *args, **kwargs)
         finally:
             self.interruption.stop_listening()
+
+    def _warn_of_other_checkpoints(self, step: int) -> None:
+        """Say what will become of whole checkpoints that lie after the step at which this training begins."""
+        self._in_the_way = later_checkpoints(self._directory, step) if self.is_world_process_zero() else []
+        if self._in_the_way:
+            logger.warning(
+                "%s holds %s, which this training does not continue: its first checkpoint moves them into a folder "
+                "beside. To continue the newest, stop, and train(resume_from_checkpoint=True).",
+                *(self._directory, ", ".join(path.name for path in self._in_the_way)),
+            )
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         """The Trainer's loader, whose workers leave signals to the main process."""
@@ -168,6 +271,8 @@ class CheckpointingTrainer(Trainer):
         self._refuse_failed_save(name, failure)
         if self.is_world_process_zero():
             try:
+                set_aside(self._in_the_way)
+                self._in_the_way = []
                 commit_checkpoint(self._directory / UNFINISHED / name, self._directory / name, self.describe_run())
                 rotate_checkpoints(self._directory, self.args.save_total_limit)
                 remove_unfinished(self._directory)

@@ -169,6 +169,40 @@ def latest_valid_checkpoint(directory: Path) -> Path | None:
     return None
 
 
+def find_named_checkpoint(path: Path) -> Path:
+    """The checkpoint that somebody named, or the newest complete one of the run that was named."""
+    if not path.is_dir():
+        raise ValueError(f"checkpoint {path} is no folder: name one checkpoint-N of a run, or the run's folder.")
+    newest = latest_valid_checkpoint(path) if _checkpoints(path) else None
+    if newest is not None:
+        return newest
+    damage = find_damage(path)
+    if damage is not None:
+        raise ValueError(
+            f"checkpoint {path} is damaged: {damage}. Name another one, or leave the name out and give --resume "
+            "(resume_from_checkpoint=True), which takes the newest complete one."
+        )
+    return path
+
+
+def later_checkpoints(directory: Path, step: int) -> list[Path]:
+    """The complete checkpoints of a run after a step."""
+    found = [path for path in _checkpoints(directory) if int(_NAME.fullmatch(path.name)[1]) > step]  # type: ignore[index]
+    return [path for path in found if find_damage(path) is None]
+
+
+def set_aside(checkpoints: Sequence[Path]) -> None:
+    """Move checkpoints of an earlier training to where the next one neither finds, overwrites nor deletes them."""
+    if not checkpoints:
+        return
+    numbers = range(1, 2 + sum(1 for _ in checkpoints[0].parent.iterdir()))
+    folders = (checkpoints[0].parent / f"earlier-{number}" for number in numbers)
+    folder = next(folder for folder in folders if not folder.exists())
+    folder.mkdir()
+    for checkpoint in checkpoints:
+        checkpoint.rename(folder / checkpoint.name)
+
+
 def rotate_checkpoints(directory: Path, limit: int | None) -> None:
     """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone."""
     finished = [path for path in _checkpoints(directory) if (path / MANIFEST_FILE).is_file()]
@@ -214,13 +248,19 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
     is shared out among the processes, so there it is allowed at the start of an epoch only.
     """
     for name in _COUNTED_IN:
-        if saved.get(name) != now.get(name):
+        # Earlier versions did not write all of them for every training.
+        if name in saved and saved[name] != now.get(name):
             raise ValueError(
                 f"{checkpoint} was made with {name}={saved.get(name)} and is now to be continued with "
                 f"{name}={now.get(name)}: the position in the data and the schedules count in it. Keep micro-batch × "
                 f"processes × accumulation at {saved.get('global_batch_size')} and the same images, or start a new "
                 "run."
             )
+    if saved.get("seed", now.get("seed")) != now.get("seed"):
+        raise ValueError(
+            f"{checkpoint} was made with seed={saved['seed']} and is now to be continued with seed={now.get('seed')}, "
+            "which draws another order and other views: give the same seed, or start a new run."
+        )
     check_stream_position(checkpoint, saved.get("stream"), now.get("stream"))
     others = [
         f"{name} was {saved.get(name)}, is {now.get(name)}"

@@ -108,3 +108,24 @@ def test_a_run_that_ended_before_its_last_step_is_partial(model, tmp_path, monke
     monkeypatch.setattr(FineTuningTrainer, "log", stop_at_the_first_line)
     result = tune(model, tmp_path / "ended", "--num-train-epochs", "2")
     assert result.partial
+
+
+def test_a_finished_run_that_is_resumed_stays_as_it_is(model, tmp_path):
+    flags = ["--num-train-epochs", "2", "--learning-rate", "0.01"]
+    first = tune(model, tmp_path / "run", *flags)
+    weights = (tmp_path / "run" / "model.safetensors").read_bytes()
+    again = tune(model, tmp_path / "run", *flags, "--resume")
+    assert (tmp_path / "run" / "model.safetensors").read_bytes() == weights
+    assert again.metrics == first.metrics
+    assert not again.partial
+    checkpoints = sorted(path.name for path in (tmp_path / "run").glob("checkpoint-*"))
+    assert checkpoints == ["checkpoint-3", "checkpoint-6"]
+
+
+def test_a_named_checkpoint_is_continued(model, tmp_path):
+    flags = ["--num-train-epochs", "2", "--learning-rate", "0.01"]
+    whole = tune(model, tmp_path / "run", *flags)
+    named = str(tmp_path / "run" / "checkpoint-3")
+    assert tune(model, tmp_path / "other", *flags, "--resume-from-checkpoint", named).metrics == whole.metrics
+    files = [tmp_path / run / "model.safetensors" for run in ("run", "other")]
+    assert files[0].read_bytes() == files[1].read_bytes()
