@@ -270,7 +270,7 @@ def knn_accuracy(
         ks: Numbers of neighbours, each from 1 to the size of the bank.
         num_classes: Number of classes.
         temperature: Temperature of the vote, above 0.
-        device: Where similarities are computed; the vote is always counted on the CPU, in a fixed order.
+        device: Where similarities are computed and the vote is counted, in a fixed order.
         progress: Show a progress bar.
 
     Returns:
@@ -292,8 +292,10 @@ def knn_accuracy(
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
     guesses = (1, 5) if num_classes >= 5 else (1,)
-    right = {(guess, k): 0 for k in sorted(set(ks)) for guess in guesses}
-    neighbour_labels, query_labels = bank_labels.cpu()[found.indices], query_labels.cpu()
+    right = {
+        (guess, k): torch.zeros((), dtype=torch.long, device=device) for k in sorted(set(ks)) for guess in guesses
+    }
+    neighbour_labels, query_labels = bank_labels.to(device)[found.indices], query_labels.to(device)
     for start in range(0, len(query_labels), _VOTED_TOGETHER):
         rows = slice(start, start + _VOTED_TOGETHER)
         for k, votes in weighted_knn_votes(
@@ -301,8 +303,8 @@ def knn_accuracy(
         ):
             ranks = target_ranks(votes, query_labels[rows])
             for guess in guesses:
-                right[guess, k] += int((ranks < guess).sum())
-    return {f"top{guess}_k{k}": 100.0 * count / len(query_labels) for (guess, k), count in right.items()}
+                right[guess, k] += (ranks < guess).sum()
+    return {f"top{guess}_k{k}": 100.0 * int(count) / len(query_labels) for (guess, k), count in right.items()}
 
 
 def check_temperature(temperature: float) -> None:
@@ -350,7 +352,7 @@ def knn_average_precision(
         query_targets: As the bank's. Shape: (queries, num_classes).
         ks: Numbers of neighbours, each from 1 to the size of the bank.
         temperature: Temperature of the vote, above 0.
-        device: Where similarities are computed; the vote is always counted on the CPU.
+        device: Where similarities are computed and the vote is counted.
         progress: Show a progress bar.
 
     Returns:
@@ -372,13 +374,13 @@ def knn_average_precision(
         )
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
-    metrics = {}
+    bank_targets, query_targets, metrics = bank_targets.to(device), query_targets.cpu(), {}
     for k in sorted(set(ks)):
         blocks = [
             _shares(found.similarities[rows, :k], bank_targets[found.indices[rows, :k]], temperature)
             for rows in map(_rows, range(0, len(query_features), _VOTED_TOGETHER))
         ]
-        scores = torch.cat(blocks)
+        scores = torch.cat(blocks).cpu()
         metrics[f"map_11_point_k{k}"] = 100.0 * voc_average_precision_11_point(scores, query_targets)
         metrics[f"map_integral_k{k}"] = 100.0 * average_precision(scores, query_targets)
     return metrics

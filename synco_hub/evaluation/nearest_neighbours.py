@@ -178,7 +178,7 @@ def nearest_neighbours(
         progress: Show a progress bar in similarities a second.
 
     Returns:
-        Neighbours on the CPU.
+        Neighbours on that device.
 
     Raises:
         ValueError: If shapes do not fit or k is out of range.
@@ -191,4 +191,4 @@ def nearest_neighbours(
     if not 1 <= k <= len(bank):
         raise ValueError(f"k={k} neighbours in a bank of {len(bank)} images: choose k from 1 to the size of the bank")
     keys = find_best_keys(bank, queries, k, device, blocks or SearchBlocks(), progress)
-    return Neighbours(*unpack(keys.cpu()))
+    return Neighbours(*unpack(keys))

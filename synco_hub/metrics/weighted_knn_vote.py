@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor
 
 from synco_hub.metrics.accuracy import check_label_range
@@ -69,8 +70,12 @@ def weighted_knn_votes(
     labels = targets.long()
     votes = weights.new_zeros(len(scores), num_classes)
     counted = 0
+    rows = torch.arange(len(scores), device=scores.device)[:, None]
     for k in sorted(set(ks)):
-        votes.scatter_add_(1, labels[:, counted:k], weights[:, counted:k])
+        if votes.is_cuda:  # adds in a fixed order, which scatter_add_ does on a CPU only
+            votes.index_put_((rows, labels[:, counted:k]), weights[:, counted:k], accumulate=True)
+        else:
+            votes.scatter_add_(1, labels[:, counted:k], weights[:, counted:k])
         counted = k
         yield k, votes
 
