@@ -110,7 +110,7 @@ def _build_result(
             PROTOCOL,
             {
                 **settings,
-                "started_from_weights": start.weights,
+                "backbone_weights": start.weights,
                 "best_epoch": choice.best_epoch,
                 "epochs_trained": choice.last_epoch,
             },
