@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 STANDARD_ERROR = "± is one standard error: what another draw of as many test images would change."
+CHOSEN = "chosen on the test split"
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 Record = TypeVar("Record")

@@ -167,21 +167,26 @@ def results_table(results: Sequence[EvaluationResult]) -> str:
     """The measured numbers as the card shows them, each with protocol, data, split and number of images."""
     if not results:
         return "Not measured yet: `synco-hub evaluate` writes results beside the weights."
+    scatter = any(r.standard_errors for r in results)
     rows = [
         f"| {_cell(r.protocol.name)} | {_cell(r.dataset.name)} ({_cell(r.dataset.split)}, {r.dataset.count} images) "
-        f"| {metric} | {value:.2f}{_error(r, metric)}{' (partial)' if r.partial else ''} |"
+        f"| {metric} | {value:.2f}{' (partial)' if r.partial else ''} |{_error(r, metric) if scatter else ''}"
         for r in results
         for metric, value in select_metrics(r).items()
     ]
-    lines = ["| protocol | data | metric | value |", "|---|---|---|---:|", *rows]
+    lines = [
+        f"| protocol | data | metric | value |{' ± |' if scatter else ''}",
+        f"|---|---|---|---:|{'---:|' if scatter else ''}",
+        *rows,
+    ]
     notes = [f"{r.protocol.name} on {r.dataset.name}: {_plain(note)}" for r in results for note in r.notes]
-    if any(r.standard_errors for r in results):
+    if scatter:
         notes.insert(0, STANDARD_ERROR)
     return "\n".join(lines) + (f"\n\n{_bullets(list(dict.fromkeys(notes)))}" if notes else "")
 
 
 def _error(result: EvaluationResult, metric: str) -> str:
-    return f" ± {result.standard_errors[metric]:.2f}" if metric in result.standard_errors else ""
+    return f" {result.standard_errors[metric]:.2f} |" if metric in result.standard_errors else "  |"
 
 
 def _plain(text: str) -> str:
