@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 1
+STANDARD_ERROR = "± is one standard error: what another draw of as many test images would change."
+CHOSEN = "chosen on the test split"
 _HASH = re.compile(r"[0-9a-f]{16}")
 
 Record = TypeVar("Record")

@@ -6,11 +6,18 @@ import csv
 import io
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from synco_hub.paper_tables import read_paper_table
-from synco_hub.results import EvaluationResult
+from synco_hub.results import CHOSEN, STANDARD_ERROR, EvaluationResult
+
+_DRAWN_HERE = "robustness_on_the_fly"
+_DETECTION_NOTES = (
+    "FPR95: share of the known images that are taken for unknown by the threshold that finds 95 % of the unknown ones "
+    "(guessing: 95). AUROC: guessing has 50. AUPR: unknown images are the positives, so guessing has their share.",
+    "CSV and JSON hold the same with known images as the positives (*_known_positive), and more.",
+)
 
 
 @dataclass(frozen=True)
@@ -22,12 +29,14 @@ class PaperColumns:
         columns: Column of the table to the metric that it is compared with.
         data: What was measured.
         images: Test images.
+        datasets: What results call this data; all others are data sets of one's own.
     """
 
     number: int
     columns: dict[str, str]
     data: str = "ImageNet (validation)"
     images: int = 50_000
+    datasets: tuple[str, ...] = ("imagenet-1k", "ILSVRC/imagenet-1k")
 
 
 PAPER_COLUMNS = {
@@ -50,8 +59,9 @@ PAPER_COLUMNS = {
         "ImageNet variants (test)",
         # IN, W and 75 cells of C of 50,000 each, V2 three times 10,000, A, Sketch, R.
         77 * 50_000 + 3 * 10_000 + 7_500 + 50_889 + 30_000,
+        ("ImageNet variants",),
     ),
-    "ood": PaperColumns(13, {"IN-O_FPR95": "fpr95_msp"}, "imagenet-o (test)", 2_000),
+    "ood": PaperColumns(13, {"IN-O_FPR95": "fpr95_msp"}, "imagenet-o (test)", 2_000, ("imagenet-o",)),
     "adversarial": PaperColumns(
         14,
         {
@@ -81,6 +91,10 @@ class TableRow:
         metrics: Numbers by name, percent where the metric is a share.
         partial: True if less was measured than the protocol asks for.
         null_metrics: Metrics that have no value because an attack left every input as it was.
+        times: How often each image was measured, once for each corruption.
+        standard_errors: Of metrics, by name.
+        papers_data: Whether the data is what the paper measured.
+        known_images: Of a detection, images that are not to be detected.
     """
 
     protocol: str
@@ -91,6 +105,10 @@ class TableRow:
     metrics: dict[str, float]
     partial: bool = False
     null_metrics: tuple[str, ...] = ()
+    times: int = 1
+    standard_errors: dict[str, float] = field(default_factory=dict)
+    papers_data: bool = False
+    known_images: int | None = None
 
 
 def find_results(paths: Sequence[Path], protocol: str | None = None) -> list[EvaluationResult]:
@@ -120,24 +138,35 @@ def _result_or_none(file: Path) -> EvaluationResult | None:
 
 def compare_results(results: Iterable[EvaluationResult], with_paper: bool = True) -> list[TableRow]:
     """Rows of all results, grouped by protocol, each group followed by the paper's rows for it."""
-    rows = [
-        TableRow(
-            result.protocol.name,
-            result.model.name,
-            f"{result.dataset.name} ({result.dataset.split})",
-            result.dataset.count,
-            "measured here",
-            dict(result.metrics),
-            result.partial,
-            _find_null_metrics(result),
-        )
-        for result in results
-    ]
+    rows = [_make_row(result) for result in results]
     grouped: list[TableRow] = []
     for protocol in dict.fromkeys(row.protocol for row in rows):
         grouped += [row for row in rows if row.protocol == protocol]
         grouped += find_paper_rows(protocol) if with_paper else []
     return grouped
+
+
+def _make_row(result: EvaluationResult) -> TableRow:
+    images, times = result.dataset.count, 1
+    cells = result.protocol.parameters.get("cells")
+    if cells and result.protocol.name == _DRAWN_HERE:
+        # Older versions counted an image once for each corruption.
+        images, times = max(cell["images"] for cell in cells.values()), len(cells)
+    paper = PAPER_COLUMNS.get(result.protocol.name)
+    return TableRow(
+        result.protocol.name,
+        result.model.name,
+        f"{result.dataset.name} ({result.dataset.split})",
+        images,
+        "measured here",
+        dict(result.metrics),
+        result.partial,
+        _find_null_metrics(result),
+        times,
+        dict(result.standard_errors),
+        paper is not None and result.dataset.name in paper.datasets,
+        result.protocol.parameters.get("in-distribution images"),
+    )
 
 
 def find_paper_rows(protocol: str) -> list[TableRow]:
@@ -153,6 +182,7 @@ def find_paper_rows(protocol: str) -> list[TableRow]:
             where.images,
             f"paper, Table {where.number}",
             {name: float(row[column]) for column, name in where.columns.items()},
+            papers_data=True,
         )
         for row in read_paper_table(where.number)
     ]
@@ -164,23 +194,62 @@ def _find_null_metrics(result: EvaluationResult) -> tuple[str, ...]:
 
 
 def to_markdown(rows: Sequence[TableRow]) -> str:
-    """One Markdown table a protocol; a star marks a partial measurement."""
+    """One Markdown table a protocol, and a second one for the paper's data where there is other data beside it.
+
+    A star marks a partial measurement.
+    """
     parts = []
     for protocol in dict.fromkeys(row.protocol for row in rows):
         group = [row for row in rows if row.protocol == protocol]
-        names = _shown(protocol, _metric_names(group))
-        lines = [
-            "| model | data | images | " + " | ".join(names) + " | source |",
-            "|---|---|---:|" + "---:|" * len(names) + "---|",
-        ]
-        for row in group:
-            values = [_value(row, name) for name in names]
-            star = "\\*" if row.partial else ""
-            cells = [_cell(row.model) + star, _cell(row.data), f"{row.images:,}", *values, row.source]
-            lines.append("| " + " | ".join(cells) + " |")
-        note = "\n\\* less was measured than the protocol asks for\n" if any(row.partial for row in group) else ""
-        parts.append(f"### {protocol}\n\n" + "\n".join(lines) + "\n" + note)
+        own, papers = ([row for row in group if row.papers_data is side] for side in (False, True))
+        parts.append(f"### {protocol}\n\n" + _render_table(protocol, own or papers))
+        if own and papers:
+            parts.append(f"#### {protocol}, the paper's data: {papers[-1].data}\n\n" + _render_table(protocol, papers))
+        notes = [STANDARD_ERROR] if any(row.standard_errors for row in group) else []
+        notes += list(_DETECTION_NOTES) if protocol.startswith("ood") else []
+        notes += [f"best_epoch: {CHOSEN}"] if any(map(_is_chosen, _metric_names(group))) else []
+        notes += ["\\* less was measured than the protocol asks for"] if any(row.partial for row in group) else []
+        parts += [f"{note}\n" for note in notes]
     return "\n".join(parts)
+
+
+def _render_table(protocol: str, rows: Sequence[TableRow]) -> str:
+    if protocol.startswith("ood"):
+        return _render_detection(rows)
+    names = _shown(protocol, _metric_names(rows))
+    titles = [f"{name} ({CHOSEN})" if _is_chosen(name) else name for name in names]
+    lines = [
+        "| model | data | images | " + " | ".join(titles) + " | source |",
+        "|---|---|---:|" + "---:|" * len(names) + "---|",
+    ]
+    lines += [_join([*_begin(row), *(_value(row, name) for name in names), row.source]) for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _render_detection(rows: Sequence[TableRow]) -> str:
+    """A line for each score, whose metrics stand side by side."""
+    lines = ["| model | data | images | score | FPR95 | AUROC | AUPR | AUPR by chance | source |"]
+    lines.append("|---|---|---:|---|---:|---:|---:|---:|---|")
+    for row in rows:
+        chance = "" if row.known_images is None else f"{100 * row.images / (row.images + row.known_images):.2f}"
+        found = [name.removeprefix("fpr95_") for name in row.metrics if name.startswith("fpr95_")]
+        for score in (name for name in found if not name.startswith("known_positive")):
+            values = [_value(row, f"{metric}_{score}") for metric in ("fpr95", "auroc", "aupr")]
+            lines.append(_join([*_begin(row), score, *values, chance, row.source]))
+    return "\n".join(lines) + "\n"
+
+
+def _begin(row: TableRow) -> list[str]:
+    images = f"{row.images:,}" if row.times == 1 else f"{row.images:,} × {row.times}"
+    return [_cell(row.model) + ("\\*" if row.partial else ""), _cell(row.data), images]
+
+
+def _join(cells: Iterable[str]) -> str:
+    return "| " + " | ".join(cells) + " |"
+
+
+def _is_chosen(name: str) -> bool:
+    return name.endswith("_best_epoch")
 
 
 def to_csv(rows: Sequence[TableRow]) -> str:
@@ -188,10 +257,13 @@ def to_csv(rows: Sequence[TableRow]) -> str:
     names = _metric_names(rows)
     stream = io.StringIO()
     writer = csv.writer(stream, lineterminator="\n")
-    writer.writerow(["protocol", "model", "data", "images", "source", "partial", *names])
+    errors = [name for name in names if any(name in row.standard_errors for row in rows)]
+    titles = [*names, *(f"{name}_standard_error" for name in errors)]
+    writer.writerow(["protocol", "model", "data", "images", "times", "source", "partial", *titles])
     for row in rows:
         values = [row.metrics.get(name, "null" if name in row.null_metrics else "") for name in names]
-        writer.writerow([row.protocol, row.model, row.data, row.images, row.source, row.partial, *values])
+        values += [row.standard_errors.get(name, "") for name in errors]
+        writer.writerow([row.protocol, row.model, row.data, row.images, row.times, row.source, row.partial, *values])
     return stream.getvalue()
 
 
@@ -212,14 +284,13 @@ def _shown(protocol: str, names: Sequence[str]) -> list[str]:
         single = ("imagenet_c_", "corrupted_")  # 75 cells and 15 means
         kept = ("imagenet_c_top1", "imagenet_c_mce", "corrupted_top1")
         return [name for name in names if name in kept or not name.startswith(single)]
-    if protocol.startswith("ood"):
-        return [name for name in names if not name.startswith("tied_share")]
     return list(names)
 
 
 def _value(row: TableRow, name: str) -> str:
     if name in row.metrics:
-        return f"{row.metrics[name]:.2f}"
+        error = f" ± {row.standard_errors[name]:.2f}" if name in row.standard_errors else ""
+        return f"{row.metrics[name]:.2f}{error}"
     return "null" if name in row.null_metrics else ""
 
 

@@ -57,7 +57,7 @@ def demo(options: DemoOptions) -> None:
     if run.exists():
         raise ValueError(f"{run} exists already: remove it, or choose another folder with --output-dir.")
     before = measure(save_random_network(options.seed), f"random {SETTINGS['backbone']}")
-    print(f"random network:   k-NN top-1 (k = 10) {before.metrics['top1_k10']:.1f} % on held-out fractals\n")
+    print(f"random network:   k-NN top-1 (k = 10) {_top1(before)} on held-out fractals\n")
     flags = [f"--{name}={value}" for name, value in SETTINGS.items()]
     flags += [
         f"--method={method}",
@@ -72,8 +72,8 @@ def demo(options: DemoOptions) -> None:
     picture = draw_attention_example(name, options.output_dir)
     ratio = after.metrics["top1_k10"] / before.metrics["top1_k10"]
     print(
-        f"\nrandom network:   k-NN top-1 (k = 10) {before.metrics['top1_k10']:.1f} %"
-        f"\nafter {method:<10}: k-NN top-1 (k = 10) {after.metrics['top1_k10']:.1f} %, {ratio:.2f} times as much"
+        f"\nrandom network:   k-NN top-1 (k = 10) {_top1(before)}"
+        f"\nafter {method:<10}: k-NN top-1 (k = 10) {_top1(after)}, {ratio:.2f} times as much"
         f"\nattention figure: {picture}"
         f"\ninstalled as:     {name}\n\nNext:\n"
         f"  python -c 'import synco_hub, transformers; print(transformers.AutoModel.from_pretrained(\"{name}\"))'\n"
@@ -81,6 +81,11 @@ def demo(options: DemoOptions) -> None:
         f"  synco-hub attention --model {name} --image YOUR.jpg --output attention.png\n"
         f"  synco-hub pretrain --method {method} --backbone deit-s --dataset YOUR_FOLDER --output-dir runs/first"
     )
+
+
+def _top1(result: EvaluationResult) -> str:
+    """With its standard error."""
+    return f"{result.metrics['top1_k10']:.1f} % ± {result.standard_errors['top1_k10']:.1f}"
 
 
 def save_random_network(seed: int) -> SynCoModel:

@@ -5,6 +5,7 @@ Source: paper, section 8.3: linear classifiers trained on clean images, untarget
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
@@ -25,6 +26,7 @@ from synco_hub.evaluation.attacks import (
     UNCHANGED,
     AttackedBatch,
     AttackSettings,
+    AutoAttack,
     PixelClassifier,
     attack_batch,
     choose_attacks,
@@ -37,6 +39,7 @@ from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     data_source,
     describe_classifier,
+    find_standard_errors,
     format_metrics,
     open_split,
     preprocessing,
@@ -45,10 +48,12 @@ from synco_hub.evaluation.measurement import (
 from synco_hub.evaluation.resume import ResumableFolder, hash_images, identify_model
 from synco_hub.metrics import target_ranks
 from synco_hub.output_paths import check_output_folder
-from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
+from synco_hub.results import EvaluationResult, ProtocolFacts, device_name, library_versions
 from synco_hub.settings import AdversarialSettings, DatasetChoice, ForwardSettings
 
 PROTOCOL = "adversarial"
+# Of AutoAttack: Croce and Hein, "Reliable evaluation of adversarial robustness" (2020).
+_ORIGINAL_STEPS = 100
 CLEAN, PLAIN = "clean", "clean without wrapper"
 Batches = Sequence[AttackedBatch]
 BatchMeasure = Callable[[Tensor, Tensor, int], AttackedBatch]
@@ -72,7 +77,7 @@ def evaluate(
 def format_table(result: EvaluationResult) -> str:
     """Accuracy on clean images and under each attack."""
     top1 = {name: value for name, value in result.metrics.items() if name.startswith("top1_")}
-    return format_metrics(top1, 16)
+    return format_metrics(top1, 16, result.standard_errors)
 
 
 def list_null_attacks(result: EvaluationResult) -> list[str]:
@@ -141,6 +146,8 @@ class AdversarialRun:
             dataset=data_source(self.dataset.images.description, sum(len(batch.correct) for batch in clean)),
             protocol=self._protocol(measured),
             preprocessing=preprocessing(self.dataset),
+            standard_errors=find_standard_errors(metrics, _count(clean)),
+            versions=library_versions("torchattacks"),
             seed=self.settings.seed,
             device=self.device,
             duration_s=time.perf_counter() - self.started,
@@ -315,10 +322,19 @@ def attack_metrics(name: str, batches: Batches) -> dict[str, float]:
 def attack_facts(attack: AttackSettings, batches: Batches | None) -> dict[str, Any]:
     """What a result says about an attack; its batches are None while it is not finished."""
     facts: dict[str, Any] = {"parameters": asdict(attack), "library defaults": list(attack.from_library)}
+    if isinstance(attack, AutoAttack):
+        facts |= {"steps": _read_library_steps(), "steps of the original": _ORIGINAL_STEPS}
     if batches is not None:
         changed = sum(value > UNCHANGED for batch in batches for value in batch.linf)
         facts |= {"null": is_null(batches), "forwards": forwards(batches), "changed images": changed}
     return facts
+
+
+def _read_library_steps() -> dict[str, int]:
+    """Steps of each part of AutoAttack, which the library builds with its own defaults."""
+    library = require_library()
+    parts = ("APGD", "APGDT", "FAB")
+    return {name: inspect.signature(getattr(library, name)).parameters["steps"].default for name in parts}
 
 
 def forwards(batches: Batches) -> int:

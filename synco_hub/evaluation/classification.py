@@ -28,6 +28,7 @@ from synco_hub.evaluation.measurement import (
 )
 from synco_hub.features import eval_mode
 from synco_hub.metrics import average_precision, mean_per_class_share, target_ranks, voc_average_precision_11_point
+from synco_hub.metrics.accuracy import mean_per_class_error, standard_error
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import ClassificationSettings, DatasetChoice, ForwardSettings
 
@@ -41,7 +42,7 @@ def evaluate(
 
 def format_table(result: EvaluationResult) -> str:
     """The metrics, a line each."""
-    return format_metrics(result.metrics, 14)
+    return format_metrics(result.metrics, 14, result.standard_errors)
 
 
 def evaluate_classification(
@@ -76,6 +77,7 @@ def evaluate_classification(
                 bar.update(len(good))
     return EvaluationResult(
         metrics=scores.metrics(),
+        standard_errors=scores.standard_errors(),
         model=describe_classifier(model),
         dataset=data_source(dataset.images.description, len(dataset) - len(ledger)),
         protocol=ProtocolFacts("classification", {"view": "centre crop", "ties": "lower class index first"}),
@@ -183,3 +185,12 @@ class ClassificationScores:
         guesses = (1, 5) if self.num_classes >= 5 else (1,)
         shares = {f"top{guess}": 100.0 * int((kept < guess).sum()) / len(kept) for guess in guesses}
         return {**shares, "mean_per_class": 100.0 * mean_per_class_share(kept == 0, targets, self.num_classes)}
+
+    def standard_errors(self) -> dict[str, float]:
+        """Of the metrics that are accuracies, in percentage points."""
+        if self.multi_label:
+            return {}
+        kept, targets = torch.cat(self.kept), torch.cat(self.targets)
+        shares = {name: value for name, value in self.metrics().items() if name.startswith("top")}
+        errors = {name: standard_error(value, len(kept)) for name, value in shares.items()}
+        return {**errors, "mean_per_class": mean_per_class_error(kept == 0, targets, self.num_classes)}

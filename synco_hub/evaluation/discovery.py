@@ -20,11 +20,12 @@ from synco_hub.data import decode_rgb
 from synco_hub.data.voc_boxes import BoxedImage, load_voc_boxes
 from synco_hub.errors import FlagError
 from synco_hub.evaluation.dense_features import pad_to_patches, patch_sides, pixel_values
-from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
+from synco_hub.evaluation.measurement import EvaluatedModel, format_metrics, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
 from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import eval_mode
 from synco_hub.metrics import correct_localization
+from synco_hub.metrics.accuracy import standard_error
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, DiscoverySettings
@@ -62,7 +63,7 @@ def format_table(result: EvaluationResult) -> str:
     about = result.dataset
     return (
         f"{result.protocol.parameters['method']} on {about.count} images of {about.name} ({about.split})\n"
-        f"  CorLoc {result.metrics['corloc']:6.2f} %"
+        f"{format_metrics(result.metrics, 6, result.standard_errors)}"
     )
 
 
@@ -90,6 +91,7 @@ def evaluate_discovery(
     partial = listed is not None and len(images) < listed
     result = EvaluationResult(
         metrics={"corloc": corloc},
+        standard_errors={"corloc": standard_error(corloc, len(images))},
         model=model_source(model.network, model.name, model.revision),
         dataset=DataSource(
             "voc2007", settings.split, len(images), description="Boxes of all classes, difficult ones included"

@@ -25,6 +25,7 @@ from synco_hub.evaluation.measurement import (
     EvaluatedModel,
     MeasuredSplit,
     check_same_model,
+    find_standard_errors,
     format_metrics,
     load_split,
     measure_split,
@@ -68,10 +69,10 @@ def evaluate(
 
 def format_table(result: EvaluationResult) -> str:
     """Which feature of which images, and the metrics."""
-    about = result.dataset
+    about, numbers = result.dataset, format_metrics(result.metrics, 12, result.standard_errors)
     return (
         f"{result.model.name}: feature: {result.model.feature}; images: {result.preprocessing.get('steps')}\n"
-        f"{about.count} test images of {about.name}: {about.description}\n{format_metrics(result.metrics, 12)}"
+        f"{about.count} test images of {about.name}: {about.description}\n{numbers}"
     )
 
 
@@ -170,6 +171,7 @@ def evaluate_knn_features(
         device=device_name(device),
         duration_s=time.perf_counter() - started,
         skipped_files=(*bank.skipped_files, *queries.skipped_files),
+        standard_errors=find_standard_errors(metrics, queries.source.count),
         notes=tuple(f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out),
     )
 

@@ -15,7 +15,8 @@ from torch import nn
 from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTransform, load_dataset
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
-from synco_hub.results import DataSource, EvaluationResult, ModelSource
+from synco_hub.metrics.accuracy import standard_error
+from synco_hub.results import STANDARD_ERROR, DataSource, EvaluationResult, ModelSource
 from synco_hub.settings import DatasetChoice, ExtractionSettings, Precision
 from synco_hub.weights_identity import hash_weights
 
@@ -208,9 +209,19 @@ def check_same_model(train: ModelSource, test: ModelSource) -> None:
         )
 
 
-def format_metrics(metrics: Mapping[str, float], width: int) -> str:
-    """A line for each metric in percent, the names as wide as given."""
-    return "\n".join(f"  {name:<{width}} {value:6.2f} %" for name, value in metrics.items())
+def find_standard_errors(metrics: Mapping[str, float], count: int) -> dict[str, float]:
+    """Of the accuracies among metrics that are shares of `count` images, in percentage points."""
+    return {name: standard_error(value, count) for name, value in metrics.items() if name.startswith("top")}
+
+
+def format_metrics(metrics: Mapping[str, float], width: int, errors: Mapping[str, float] | None = None) -> str:
+    """A line for each metric in percent with its standard error where there is one, the names as wide as given."""
+    known = errors or {}
+    lines = (
+        f"  {name:<{width}} {value:6.2f} %" + (f" ± {known[name]:.2f}" if name in known else "")
+        for name, value in metrics.items()
+    )
+    return "\n".join([*lines, *([f"  {STANDARD_ERROR}"] if known else [])])
 
 
 def save_each(results: Iterable[EvaluationResult], output: Path | None) -> EvaluationResult:

@@ -70,9 +70,21 @@ def evaluate(
 
 def format_table(result: EvaluationResult) -> str:
     """How many images of both kinds, and every rate."""
-    known = result.protocol.parameters["in-distribution images"]
-    lines = [f"{result.dataset.count} unknown images, {known} known ones"]
-    return "\n".join([*lines, *(f"  {name:<38} {value:7.2f} %" for name, value in result.metrics.items())])
+    known, unknown = int(result.protocol.parameters["in-distribution images"]), result.dataset.count
+    shares = [100 * each / (known + unknown) for each in (unknown, known)]
+    titles = ("FPR95", "AUROC", "AUPR", "FPR95*", "AUPR*", "tied")
+    kinds = ("fpr95", "auroc", "aupr", "fpr95_known_positive", "aupr_known_positive", "tied_share")
+    lines = [f"{unknown} unknown images, {known} known ones; in percent"]
+    lines.append(f"  {'score':<20}" + "".join(f"{title:>9}" for title in titles))
+    for score in (name.removeprefix("auroc_") for name in result.metrics if name.startswith("auroc_")):
+        lines.append(f"  {score:<20}" + "".join(f"{result.metrics[f'{kind}_{score}']:9.2f}" for kind in kinds))
+    guessing = ("95", "50", f"{shares[0]:.2f}", "95", f"{shares[1]:.2f}", "")
+    lines.append(f"  {'by guessing':<20}" + "".join(f"{text:>9}" for text in guessing))
+    lines += [
+        "  FPR95: known images taken for unknown by the threshold that finds 95 % of the unknown ones.",
+        "  AUPR: unknown images are the positives. *: known images are. tied: images whose score another has too.",
+    ]
+    return "\n".join(lines)
 
 
 @dataclass(frozen=True)

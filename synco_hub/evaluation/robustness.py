@@ -29,7 +29,15 @@ from synco_hub.evaluation.resume import check_same_measurement, hash_images, ide
 from synco_hub.evaluation.robustness_sets import PlannedCell, RobustnessPlan, plan_on_the_fly, plan_published
 from synco_hub.features import eval_mode
 from synco_hub.metrics import mean_corruption_error, target_ranks
-from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
+from synco_hub.metrics.accuracy import standard_error
+from synco_hub.results import (
+    STANDARD_ERROR,
+    DataSource,
+    EvaluationResult,
+    ProtocolFacts,
+    device_name,
+    library_versions,
+)
 from synco_hub.settings import DatasetChoice, ForwardSettings, RobustnessSettings
 
 logger = logging.getLogger(__name__)
@@ -62,8 +70,9 @@ def format_table(result: EvaluationResult) -> str:
                 lines.append(f"  {name:<26}" + "".join("       -" if at is None else f"{at:8.2f}" for at in row))
     for name, value in result.metrics.items():
         if not any(f"_{corruption}_" in name for corruption in BENCHMARK_CORRUPTIONS):
-            lines.append(f"  {name:<32} {value:7.2f} %")
-    return "\n".join(lines)
+            error = f" ± {result.standard_errors[name]:.2f}" if name in result.standard_errors else ""
+            lines.append(f"  {name:<32} {value:7.2f} %{error}")
+    return "\n".join([*lines, *([f"  {STANDARD_ERROR}"] if result.standard_errors else [])])
 
 
 class RobustnessRun:
@@ -134,7 +143,8 @@ class RobustnessRun:
             dataset=DataSource(
                 self.plan.data_name,
                 "test",
-                sum(cell.images for cell in cells.values()),
+                # Corruptions drawn here are all of the same images.
+                (sum if self.plan.data_fingerprint is None else max)(cell.images for cell in cells.values()),
                 fingerprint([str(cell.fingerprint) for cell in cells.values()]),
                 self.plan.description,
                 len(self.model.class_names),
@@ -150,6 +160,8 @@ class RobustnessRun:
                 },
             ),
             preprocessing=self.plan.preprocessing,
+            standard_errors=compute_standard_errors(cells),
+            versions=library_versions(*(["imagecorruptions"] if self.plan.data_fingerprint is not None else [])),
             seed=self.plan.seed,
             device=self.device,
             duration_s=self.duration,
@@ -313,6 +325,25 @@ def compute_robustness_metrics(cells: Cells) -> dict[str, float]:
     for family in dict.fromkeys(key.split("/")[0] for key in cells if "/" in key):
         metrics |= _corruption_metrics(family, cells)
     return metrics
+
+
+def compute_standard_errors(cells: Cells) -> dict[str, float]:
+    """Of the accuracies, in percentage points.
+
+    Means over corruptions are of the same images: theirs is what it would be if each image were right under all
+    corruptions or under none, and no less.
+    """
+    metrics = compute_robustness_metrics(cells)
+    errors = {}
+    for key, cell in cells.items():
+        begin = key.replace("/", "_")
+        names = (f"{begin}_top1", f"{begin}_top1_of_200", f"{begin}_top1_of_1000")
+        errors |= {name: standard_error(metrics[name], cell.images) for name in names if name in metrics}
+    for family in dict.fromkeys(key.split("/")[0] for key in cells if "/" in key):
+        fewest = min(cell.images for key, cell in cells.items() if key.startswith(f"{family}/"))
+        means = (f"{family}_top1", *(f"{family}_{corruption}_top1" for corruption in BENCHMARK_CORRUPTIONS))
+        errors |= {name: standard_error(metrics[name], fewest) for name in means if name in metrics}
+    return errors
 
 
 def tabulate_severities(family: str, cells: Cells) -> dict[str, list[float | None]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -87,6 +89,30 @@ def mean_per_class_share(right: Tensor, targets: Tensor, num_classes: int) -> fl
     hits = torch.bincount(labels[right], minlength=num_classes)
     present = images > 0
     return float((hits[present].double() / images[present]).mean())
+
+
+def standard_error(percent: float, count: int) -> float:
+    """Standard error in percentage points of a share of `count` independent images, √(p (1 − p) / n).
+
+    It is 0 at 0 and 100 %, where the images at hand show no scatter.
+    """
+    share = min(max(percent / 100.0, 0.0), 1.0)
+    return float(100.0 * math.sqrt(share * (1.0 - share) / count))
+
+
+def mean_per_class_error(right: Tensor, targets: Tensor, num_classes: int) -> float:
+    """Standard error in percentage points of :func:`mean_per_class_share`, whose classes are independent.
+
+    Args:
+        right: Whether an image was classified rightly. Shape: (batch,).
+        targets: Class indices in [0, num_classes). Shape: (batch,).
+        num_classes: Number of classes; those without an image are left out.
+    """
+    labels = targets.long()
+    images = torch.bincount(labels, minlength=num_classes).double()
+    present = images > 0
+    shares = torch.bincount(labels[right], minlength=num_classes).double()[present] / images[present]
+    return float(100.0 * (shares * (1.0 - shares) / images[present]).sum().sqrt() / int(present.sum()))
 
 
 def check_class_targets(scores: Tensor, targets: Tensor) -> None:

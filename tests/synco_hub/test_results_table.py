@@ -1,6 +1,7 @@
 import csv
 import io
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,50 @@ def test_tables_13_and_14_stand_beside_robustness_detection_and_attacks():
     assert "linf" not in text
     assert "tied" not in text
     assert "imagenet_c_fog_3_top1" in to_csv(rows)
+
+
+def test_own_data_stands_apart_from_the_papers_and_with_its_scatter():
+    own = replace(result("mine", top1_k10=61.5), standard_errors={"top1_k10": 4.87})
+    papers = replace(own, model=ModelSource("ours"), dataset=DataSource("imagenet-1k", "test", 50_000))
+    text = to_markdown(compare_results([own, papers]))
+    first, second = text.split("#### knn, the paper's data: ImageNet (validation)")
+    assert "| mine | fractals (test) | 100 | 61.50 ± 4.87 | measured here |" in first
+    assert "paper, Table 12" not in first
+    assert "| ours | imagenet-1k (test) | 50,000 | 61.50 ± 4.87 |" in second
+    assert second.count("paper, Table 12") == 6
+    assert "± is one standard error" in second
+    row = next(csv.DictReader(io.StringIO(to_csv(compare_results([own])))))
+    assert (row["top1_k10"], row["top1_k10_standard_error"]) == ("61.5", "4.87")
+    assert "####" not in to_markdown(compare_results([papers]))
+    assert "####" not in to_markdown(compare_results([own], with_paper=False))
+
+
+def test_the_best_epoch_is_named_as_chosen_on_the_test_images():
+    text = to_markdown(compare_results([result("probe", "linear_probe", top1_last_epoch=43.0, top1_best_epoch=44.5)]))
+    assert "| top1_last_epoch | top1_best_epoch (chosen on the test split) |" in text
+
+
+def test_images_that_were_corrupted_in_several_ways_count_once():
+    drawn = result("a", "robustness_on_the_fly", clean_top1=50.0)
+    drawn.protocol.parameters["cells"] = {str(number): {"images": 50} for number in range(76)}
+    of_version_0_1 = replace(drawn, dataset=DataSource("fractals", "test", 3_800))
+    for each in (drawn, of_version_0_1):
+        (row,) = compare_results([each])
+        assert (row.images, row.times) == (50, 76)
+        assert "| 50 × 76 | 50.00 |" in to_markdown([row])
+
+
+def test_detections_are_a_line_a_score_beside_what_guessing_has():
+    metrics = {"fpr95": 80.0, "auroc": 70.0, "aupr": 60.0, "fpr95_known_positive": 1.0, "tied_share": 2.0}
+    found = result(
+        "a", "ood_pair", **{f"{kind}_{name}": at for name in ("msp", "knn") for kind, at in metrics.items()}
+    )
+    found.protocol.parameters["in-distribution images"] = 300
+    text = to_markdown(compare_results([found]))
+    assert "| a | fractals (test) | 100 | msp | 80.00 | 70.00 | 60.00 | 25.00 | measured here |" in text
+    assert len([line for line in text.splitlines() if line.startswith("| a ")]) == 2
+    assert max(map(len, text.splitlines()[2:6])) < 120
+    assert "known images that are taken for unknown" in text
 
 
 def test_an_attack_that_did_nothing_is_null_and_not_a_number():

@@ -20,7 +20,7 @@ from synco_hub.weights_identity import hash_weights
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
 from trainers.classification.heads import check_fine_tunable, load_processor, make_classifier
-from trainers.classification.metrics import choose_final_metrics, log_metrics
+from trainers.classification.metrics import choose_final_metrics, find_last_errors, show_result
 from trainers.classification.settings import LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
 from trainers.command import parse_flags
@@ -100,17 +100,19 @@ def _build_result(
     duration: float,
 ) -> EvaluationResult:
     metrics, choice = choose_final_metrics(trainer.state.log_history, ("",), data.test_targets.primary_metric)
+    tested = data_source(data.test.images, len(trainer.eval_ledger))
     return EvaluationResult(
         metrics=metrics,
+        standard_errors=find_last_errors(metrics, tested.count),
         # What was measured, and what a card beside it is about: the network that is saved.
         model=replace(start, weights=hash_weights(trainer.accelerator.unwrap_model(trainer.model))),
-        dataset=data_source(data.test.images, len(trainer.eval_ledger)),
+        dataset=tested,
         training_dataset=data_source(data.train.images, len(trainer.train_ledger)),
         protocol=ProtocolFacts(
             PROTOCOL,
             {
                 **settings,
-                "started_from_weights": start.weights,
+                "backbone_weights": start.weights,
                 "best_epoch": choice.best_epoch,
                 "epochs_trained": choice.last_epoch,
             },
@@ -127,4 +129,4 @@ def _build_result(
 
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
-    log_metrics(fine_tune(*parse_flags(FINE_TUNING_KINDS, argv)).metrics)
+    show_result(fine_tune(*parse_flags(FINE_TUNING_KINDS, argv)))

@@ -30,7 +30,7 @@ from synco_hub.weights_identity import hash_weights
 from trainers.classification.arguments import LINEAR_PROBE_KINDS, LinearProbeArguments
 from trainers.classification.data import FeatureDataset, LabelledData, data_source, load_labelled_data
 from trainers.classification.heads import LinearHeads
-from trainers.classification.metrics import choose_final_metrics, log_metrics
+from trainers.classification.metrics import choose_final_metrics, find_last_errors, show_result
 from trainers.classification.settings import LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
 from trainers.command import parse_flags
@@ -196,10 +196,12 @@ def _build_result(
     if probe.arguments.cached_features:
         notes.append("cached features of centre crops, no augmentation: not the paper's protocol")
     test_bad, train_bad = trainer.eval_ledger, trainer.train_ledger
+    tested = data_source(probe.data.test.images, len(test_bad) or _count_skipped(probe.data.test, skipped))
     return EvaluationResult(
         metrics=metrics,
+        standard_errors=find_last_errors(metrics, tested.count),
         model=backbone,
-        dataset=data_source(probe.data.test.images, len(test_bad) or _count_skipped(probe.data.test, skipped)),
+        dataset=tested,
         training_dataset=data_source(probe.data.train.images, len(train_bad)),
         protocol=ProtocolFacts(
             probe.protocol,
@@ -228,4 +230,4 @@ def _count_skipped(test: Any, skipped: tuple[str, ...]) -> int:
 
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
-    log_metrics(linear_probe(*parse_flags(LINEAR_PROBE_KINDS, argv)).metrics)
+    show_result(linear_probe(*parse_flags(LINEAR_PROBE_KINDS, argv)))

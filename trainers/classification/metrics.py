@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from synco_hub.evaluation.measurement import find_standard_errors
+from synco_hub.results import CHOSEN, STANDARD_ERROR, EvaluationResult
+
 logger = logging.getLogger(__name__)
 
 _PREFIX = "eval_"
@@ -59,7 +62,24 @@ def _pick_metrics(entry: Mapping[str, Any], suffix: str, suffixes: Sequence[str]
     return {name + ending: float(value) for name, value in found.items() if value is not None}
 
 
-def log_metrics(metrics: Mapping[str, float]) -> None:
-    """Show metrics in percent, a line each."""
+def log_metrics(metrics: Mapping[str, float], errors: Mapping[str, float] | None = None) -> None:
+    """Show metrics in percent, a line each, and say which were chosen on the test split."""
+    known = errors or {}
     for name, value in metrics.items():
-        logger.warning("  %-32s %6.2f %%", name, value)
+        error = f" ± {known[name]:.2f}" if name in known else ""
+        chosen = f"  ({CHOSEN})" if name.endswith("_best_epoch") else ""
+        logger.warning("  %-32s %6.2f %%%s%s", name, value, error, chosen)
+    if known:
+        logger.warning("  %s", STANDARD_ERROR)
+
+
+def show_result(result: EvaluationResult) -> None:
+    """Show what was measured, and what a reader has to know."""
+    log_metrics(result.metrics, result.standard_errors)
+    for note in result.notes:
+        logger.warning("  %s", note)
+
+
+def find_last_errors(metrics: Mapping[str, float], count: int) -> dict[str, float]:
+    """Standard errors of the last epoch's accuracies on `count` images; what was chosen on them has another law."""
+    return find_standard_errors({name: value for name, value in metrics.items() if "_last_epoch" in name}, count)

@@ -16,6 +16,9 @@ FOLDER = ".eval_results"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Cost and speed are no scores of a task; they stand in the card's table only.
 _NO_SCORES = ("efficiency",)
+# Binary fractions of percentages are no facts: 43.00000000000001.
+_DIGITS = 4
+_OF_OTHER_WEIGHTS = re.compile(r"_best_epoch$|_last_epoch_lr")
 
 
 def find_hub_dataset(result: EvaluationResult) -> str | None:
@@ -24,6 +27,13 @@ def find_hub_dataset(result: EvaluationResult) -> str | None:
     if row := CATALOG.get(name):
         return row.dataset_id
     return name if _HUB_ID.fullmatch(name) else None
+
+
+def select_metrics(result: EvaluationResult) -> dict[str, float]:
+    """The metrics of the weights that are shipped, rounded: not of epochs and learning rates that were not kept."""
+    return {
+        name: round(value, _DIGITS) for name, value in result.metrics.items() if not _OF_OTHER_WEIGHTS.search(name)
+    }
 
 
 def build_model_index(results: Sequence[EvaluationResult]) -> list[EvalResult]:
@@ -40,7 +50,7 @@ def build_model_index(results: Sequence[EvaluationResult]) -> list[EvalResult]:
         )
         for result in results
         if result.protocol.name not in _NO_SCORES
-        for metric, value in result.metrics.items()
+        for metric, value in select_metrics(result).items()
     ]
 
 
@@ -51,7 +61,7 @@ def render_evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, st
         dataset = find_hub_dataset(result)
         if dataset is None or result.protocol.name in _NO_SCORES:
             continue
-        for metric, value in result.metrics.items():
+        for metric, value in select_metrics(result).items():
             entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=value, notes=_notes(result, metric))
             name = re.sub(r"[^\w.-]+", "-", f"{result.dataset.name}_{result.protocol.name}_{metric}").strip(".-")
             text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
@@ -65,8 +75,9 @@ def render_evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, st
 
 def _notes(result: EvaluationResult, metric: str) -> str:
     kind = "partial measurement" if result.partial else "frozen features"
+    error = f" ± {result.standard_errors[metric]:.2f}" if metric in result.standard_errors else ""
     return (
-        f"{result.protocol.name}, {metric} in percent, {kind}, split {result.dataset.split} "
+        f"{result.protocol.name}, {metric}{error} in percent, {kind}, split {result.dataset.split} "
         f"({result.dataset.count} images), synco-hub {result.versions.get('synco_hub', 'unknown')}"
     )
 

@@ -10,16 +10,19 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard
+from safetensors import SafetensorError
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.hub.card.evaluation_entries import write_evaluation_files
 from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, read_zoo_facts, write_facts
-from synco_hub.hub.card.rendering import render_card
+from synco_hub.hub.card.rendering import CLASSIFIER, render_card
 from synco_hub.results import EvaluationResult
+from synco_hub.weights_identity import hash_saved_weights
 from synco_hub.zoo import ZOO
 
 CARD_FILE = "README.md"
 SETTINGS_FILE = "pretraining_settings.json"
+CLASSIFICATION_FILE = "classification_settings.json"
 CONVERSION_REPORT = "conversion_report.json"
 RESULTS_FOLDER = "results"
 # It stands inside quotes in the card's code.
@@ -103,14 +106,57 @@ def _config(directory: Path) -> dict[str, Any]:
 
 
 def find_results_in(directory: Path) -> list[EvaluationResult]:
-    """The measurements beside the weights: result files in the directory itself and below its `results`."""
-    found = []
+    """The measurements of the weights in a directory: result files in it and below its `results`."""
+    return _sort_results(directory)[0]
+
+
+def list_foreign_results(directory: Path) -> list[str]:
+    """A line for each result file in a directory that is not known to be about the weights there."""
+    return _sort_results(directory)[1]
+
+
+def _sort_results(directory: Path) -> tuple[list[EvaluationResult], list[str]]:
+    found = {}
     for file in [*sorted(directory.glob("*.json")), *sorted((directory / RESULTS_FOLDER).rglob("*.json"))]:
         try:
-            found.append(EvaluationResult.load(file))
+            found[file] = EvaluationResult.load(file)
         except ValueError:
             continue  # settings, configurations and the like lie beside results
-    return found
+    if not found or not any(directory.glob("*.safetensors")):
+        return list(found.values()), []
+    own: list[EvaluationResult] = []
+    foreign: list[str] = []
+    try:
+        whole, backbone = hash_saved_weights(directory)
+    except (SafetensorError, ValueError) as error:
+        why = " ".join(str(error).split())
+        return [], [f"{file.relative_to(directory)} cannot be compared with the weights: {why}" for file in found]
+    for file, result in found.items():
+        if _is_about(result, whole, backbone):
+            own.append(result)
+            continue
+        stated = result.model.weights
+        what = "does not say which weights it is about" if stated is None else "is about other weights than these"
+        foreign.append(
+            f"{file.relative_to(directory)} {what} ({stated or 'an older version wrote it'}, here {whole}): measure "
+            f"again on {result.dataset.name} with `synco-hub evaluate {_find_command(result)} --model {directory} "
+            f"--output {file}`, or move it away"
+        )
+    return own, foreign
+
+
+def _is_about(result: EvaluationResult, whole: str, backbone: str) -> bool:
+    """Whether these weights were measured, or, where they have no head, a head that was trained on them."""
+    if result.model.weights is None:
+        return False
+    trained_on = result.protocol.parameters.get("backbone_weights")
+    return result.model.weights in (whole, backbone) or (whole == backbone == trained_on)
+
+
+def _find_command(result: EvaluationResult) -> str:
+    """What measures a directory by a result's protocol; a trained classifier's number without training it again."""
+    name = result.protocol.name
+    return "classification" if name.startswith(("linear_probe", "fine_tune")) else name.split("_")[0]
 
 
 def _choose_facts(directory: Path, facts: str | None, config: Mapping[str, Any]) -> CardFacts:
@@ -143,10 +189,16 @@ def _add_licence(facts: CardFacts, licence: str) -> CardFacts:
 
 
 def _made_by(directory: Path) -> dict[str, Any]:
-    """How the weights came to be, by the file that the trainer or the converter left; empty if neither did."""
+    """How the weights came to be, by the files that trainers and the converter left; empty if none did."""
+    made: dict[str, Any] = {}
     for file, kept in ((SETTINGS_FILE, None), (CONVERSION_REPORT, _CONVERSION_KEYS)):
-        if (directory / file).is_file():
-            values = json.loads((directory / file).read_text(encoding="utf-8"))
-            if isinstance(values, dict):
-                return {key: value for key, value in values.items() if kept is None or key in kept}
-    return {}
+        if not made:
+            made = {key: value for key, value in _read_mapping(directory / file).items() if not kept or key in kept}
+    # What the classifier was trained on and how; the backbone's own training is said by the model that it names.
+    classifier = _read_mapping(directory / CLASSIFICATION_FILE)
+    return {**made, CLASSIFIER: classifier} if classifier else made
+
+
+def _read_mapping(file: Path) -> dict[str, Any]:
+    values = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    return values if isinstance(values, dict) else {}

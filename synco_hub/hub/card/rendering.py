@@ -8,10 +8,10 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from synco_hub.hub.card.evaluation_entries import build_model_index
+from synco_hub.hub.card.evaluation_entries import build_model_index, select_metrics
 from synco_hub.hub.card.facts import CardFacts, find_package_file
 from synco_hub.paper_tables import read_paper_table
-from synco_hub.results import EvaluationResult
+from synco_hub.results import STANDARD_ERROR, EvaluationResult
 from synco_hub.version import __version__
 
 _NO_LICENCE = "No licence has been chosen yet, so nobody may use these weights: `synco-hub card DIR --licence ID`."
@@ -37,6 +37,8 @@ _BACKBONE_KEYS = (
     "position_embedding",
     "hidden_size",
 )
+# Of what a checkpoint was made by, the training of its classifier.
+CLASSIFIER = "classifier"
 _NOT_NUMBERS = ("backbone", "method", "epochs")
 _TABLES = {
     12: ("k-NN, top-1 accuracy on ImageNet in percent (section 8.1)", {}),
@@ -64,8 +66,14 @@ def render_card(
         summary=facts.summary or _summary(config),
         model_id=name,
         hidden_size=config["hidden_size"],
+        classifies=_pipeline(config) == "image-classification",
+        num_classes=len(config.get("id2label") or ()),
         backbone_table=_table({key: value for key, value in config.items() if key in _BACKBONE_KEYS}),
-        training_data=_trained_on(pretraining) or facts.training_data or _UNKNOWN_DATA,
+        training_data=" ".join(
+            filter(
+                None, (_trained_on(pretraining) or facts.training_data or _UNKNOWN_DATA, _classifies_on(pretraining))
+            )
+        ),
         recipe=facts.recipe if facts.recipe and not pretraining.get("training") else "",
         pretraining_table=_table(pretraining) or ("" if facts.recipe else _UNKNOWN_TRAINING),
         results=results_table(results),
@@ -107,17 +115,28 @@ def _pipeline(config: Mapping[str, Any]) -> str:
 def _summary(config: Mapping[str, Any]) -> str:
     method = (config.get("pretraining") or {}).get("method")
     by = f" by {method}" if method else ""
-    return f"A {config['backbone']} backbone pretrained without labels{by}."
+    backbone = f"A {config['backbone']} backbone pretrained without labels{by}"
+    if _pipeline(config) != "image-classification":
+        return f"{backbone}."
+    return f"{backbone}, with a classifier of {len(config.get('id2label') or ())} classes that was trained on labels."
 
 
 def _trained_on(pretraining: Mapping[str, Any]) -> str:
     """The data that a run recorded; empty if none did."""
-    data = pretraining.get("data")
+    return _name_data(pretraining.get("data"), "", "without labels")
+
+
+def _classifies_on(pretraining: Mapping[str, Any]) -> str:
+    """The data that the classifier was trained on; empty if none is recorded."""
+    return _name_data(pretraining.get(CLASSIFIER, {}).get("train"), "The classifier: ", "with labels")
+
+
+def _name_data(data: Any, beginning: str, labels: str) -> str:
     if not isinstance(data, Mapping) or not data.get("name"):
         return ""
     count = f", {data['num_images']} images" if data.get("num_images") else ""
     source = f" ({data['source']})" if data.get("source") else ""
-    return f"{data['name']}{count}{source}, without labels."
+    return f"{beginning}{data['name']}{count}{source}, {labels}."
 
 
 def _licence_text(facts: CardFacts) -> str:
@@ -148,13 +167,31 @@ def results_table(results: Sequence[EvaluationResult]) -> str:
     """The measured numbers as the card shows them, each with protocol, data, split and number of images."""
     if not results:
         return "Not measured yet: `synco-hub evaluate` writes results beside the weights."
+    scatter = any(r.standard_errors for r in results)
     rows = [
         f"| {_cell(r.protocol.name)} | {_cell(r.dataset.name)} ({_cell(r.dataset.split)}, {r.dataset.count} images) "
-        f"| {metric} | {value:.2f}{' (partial)' if r.partial else ''} |"
+        f"| {metric} | {value:.2f}{' (partial)' if r.partial else ''} |{_error(r, metric) if scatter else ''}"
         for r in results
-        for metric, value in r.metrics.items()
+        for metric, value in select_metrics(r).items()
     ]
-    return "\n".join(["| protocol | data | metric | value |", "|---|---|---|---:|", *rows])
+    lines = [
+        f"| protocol | data | metric | value |{' ± |' if scatter else ''}",
+        f"|---|---|---|---:|{'---:|' if scatter else ''}",
+        *rows,
+    ]
+    notes = [f"{r.protocol.name} on {r.dataset.name}: {_plain(note)}" for r in results for note in r.notes]
+    if scatter:
+        notes.insert(0, STANDARD_ERROR)
+    return "\n".join(lines) + (f"\n\n{_bullets(list(dict.fromkeys(notes)))}" if notes else "")
+
+
+def _error(result: EvaluationResult, metric: str) -> str:
+    return f" {result.standard_errors[metric]:.2f} |" if metric in result.standard_errors else "  |"
+
+
+def _plain(text: str) -> str:
+    """One line, in which nothing begins a heading or a table."""
+    return " ".join(text.split())
 
 
 def _cell(value: Any) -> str:

@@ -14,7 +14,7 @@ from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.card.facts import FACTS_FILE, find_package_file
-from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER
+from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER, list_foreign_results
 from synco_hub.hub.client_errors import ANSWER_SECONDS, COMMIT_SECONDS, explain_errors, limit_silence
 from synco_hub.hub.publication.checks import (
     find_card_problems,
@@ -115,7 +115,8 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
         problems.append("preprocessor_config.json is missing: save the image processor beside the weights")
     unreadable = find_config_problems(directory, AUTO_MAP) + find_weight_problems(directory)
     problems += (unreadable or fit_problems(directory)) + find_conversion_problems(directory)
-    problems += find_card_problems(directory) + name_problems(directory, repo_id) + find_secrets(files.values())
+    problems += find_card_problems(directory) + ([] if unreadable else list_foreign_results(directory))
+    problems += name_problems(directory, repo_id) + find_secrets(files.values())
     if problems:
         raise ValueError(f"{directory} is not fit to be published: {'; '.join(problems)}.")
     return UploadPlan(files, tuple(left))

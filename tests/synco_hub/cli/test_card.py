@@ -1,6 +1,7 @@
 """A card is written from what lies in the directory, and its numbers are measured again (`synco_hub.cli.card`)."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -71,6 +72,19 @@ def test_true_numbers_hold_and_false_ones_do_not(run):
     finally:
         (run / "results_knn.json").write_text(original)
         refresh_card(run)
+
+
+def test_a_result_of_other_weights_is_left_out_by_name(run, tmp_path):
+    further = tmp_path / "further"
+    shutil.copytree(run, further)
+    torch.manual_seed(1)
+    SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(further)
+    done = invoke(["card", str(further)])
+    assert done.exit_code == 0, done.exception
+    assert "left out: results_knn.json is about other weights than these" in done.output
+    assert "measure again on fractals with `synco-hub evaluate knn --model" in done.output
+    assert "with 0 measured numbers" in done.output
+    assert "results_knn.json is about other weights" in str(verify(further).exception)
 
 
 def test_what_cannot_be_measured_here_is_said_and_is_no_success(run, tmp_path):

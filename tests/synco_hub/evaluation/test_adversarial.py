@@ -57,6 +57,7 @@ def test_an_attack_that_did_nothing_has_no_accuracy_but_its_forwards():
     facts = attack_facts(ATTACKS["square"], STILL)
     assert (facts["null"], facts["forwards"], facts["changed images"]) == (True, 400, 0)
     assert attack_facts(ATTACKS["pgd"], MOVED)["changed images"] == 3
+    assert "steps" not in attack_facts(ATTACKS["pgd"], MOVED)
     assert "null" not in attack_facts(ATTACKS["pgd"], None)
 
 

@@ -43,6 +43,8 @@ def test_numbers_are_those_of_a_loop_over_images(tmp_path):
     ]
     assert result.metrics["top1"] == result.metrics["mean_per_class"] == pytest.approx(100 * sum(right) / 20)
     assert result.metrics["top5"] == 100.0
+    share = sum(right) / 20
+    assert result.standard_errors["top1"] == pytest.approx(100 * (share * (1 - share) / 20) ** 0.5)
     assert result.dataset.count == 20
     assert classifier.training
     with pytest.raises(ValueError, match="the head has 4 classes, the data set 5"):

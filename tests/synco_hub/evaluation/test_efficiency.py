@@ -1,7 +1,12 @@
+import subprocess
+
 import pytest
+import timm
 import torch
 from torch import nn
+from transformers import ViTConfig, ViTImageProcessor, ViTModel
 
+import synco_hub
 from synco_hub.evaluation.efficiency import (
     count_operations,
     count_parameters,
@@ -10,8 +15,10 @@ from synco_hub.evaluation.efficiency import (
     measure_seconds,
 )
 from synco_hub.evaluation.measurement import EvaluatedModel
-from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.settings import EfficiencySettings
+from trainers.pretraining_model import SynCoForPreTraining
+from trainers.step_time import main
 
 
 def vit_operations(size: int, patch: int, width: int, depth: int) -> int:
@@ -83,3 +90,46 @@ def test_peak_memory_sees_a_large_tensor():
 def test_impossible_settings_are_refused(values, message):
     with pytest.raises(ValueError, match=message):
         EfficiencySettings(**values)
+
+
+def test_the_cost_of_a_model_is_its_own(tmp_path, monkeypatch):
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / "run")
+    image_processor(32).save_pretrained(tmp_path / "run")
+    backbone = tmp_path / "run"
+
+    def step(command, check):
+        measured.append(command)
+        main(command[3:])
+
+    measured: list = []
+    monkeypatch.setattr(subprocess, "run", step)
+    quick = {"batch_size": 2, "repeats": 1, "device": "cpu", "progress": False}
+    used = synco_hub.evaluate("efficiency", tmp_path / "run", **quick)
+    assert not measured
+    assert not [name for name in used.metrics if name.startswith("train_")]
+    both = synco_hub.evaluate("efficiency", backbone, methods="moby", **quick)
+    pretraining = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining={"method": "moby"}))
+    assert (
+        both.metrics["train_moby_total_parameters_m"] == sum(each.numel() for each in pretraining.parameters()) / 1e6
+    )
+    with pytest.raises(ValueError, match="--backbone deit-s names the network without --model"):
+        synco_hub.evaluate("efficiency", backbone, backbone="deit-s", **quick)
+
+
+def test_the_cost_of_networks_that_are_not_ours(tmp_path, monkeypatch):
+    create = timm.create_model
+    monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    quick = {"batch_size": 2, "repeats": 1, "device": "cpu", "progress": False}
+    result = synco_hub.evaluate("efficiency", "timm:test_vit", **quick)
+    assert result.protocol.parameters["input"] == [3, 160, 160]
+    assert result.metrics["gflops_per_image"] > 0
+    with pytest.raises(ValueError, match="training steps are those of this package's networks"):
+        synco_hub.evaluate("efficiency", "timm:test_vit", methods="moby", **quick)
+    config = ViTConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=(48, 32),
+        patch_size=8, num_channels=1,
+    )  # fmt: skip
+    ViTModel(config).save_pretrained(tmp_path / "vit")
+    ViTImageProcessor(size={"height": 48, "width": 32}).save_pretrained(tmp_path / "vit")
+    assert synco_hub.evaluate("efficiency", tmp_path / "vit", **quick).protocol.parameters["input"] == [1, 48, 32]

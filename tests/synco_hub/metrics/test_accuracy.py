@@ -6,6 +6,7 @@ import torch
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
 from synco_hub.metrics import check_label_range, mean_per_class_accuracy, target_ranks, top_k_accuracy
+from synco_hub.metrics.accuracy import mean_per_class_error, standard_error
 
 
 def ranks_by_sorting(scores: np.ndarray, targets: np.ndarray) -> list[int]:
@@ -89,3 +90,21 @@ def test_a_rare_class_counts_as_much_as_a_frequent_one():
 def test_a_label_out_of_range_is_named():
     with pytest.raises(ValueError, match="target 1 has label 3"):
         mean_per_class_accuracy(torch.zeros(2, 3), torch.tensor([0, 3]))
+
+
+def test_standard_errors_are_the_scatter_of_repeated_draws() -> None:
+    # 43.4 % of 76 pictures: 5.7 points.
+    assert standard_error(43.4, 76) == pytest.approx(5.685, abs=1e-3)
+    assert standard_error(100.0, 50) == standard_error(0.0, 50) == 0.0
+    generator = np.random.default_rng(0)
+    drawn = 100 * generator.binomial(200, 0.3, 20_000) / 200
+    assert standard_error(30.0, 200) == pytest.approx(drawn.std(), rel=0.02)
+
+
+def test_the_error_of_a_mean_over_classes_is_that_of_its_draws() -> None:
+    # Of 10 and of 40 images, 80 % and 30 % are right.
+    targets = torch.tensor([0] * 10 + [1] * 40)
+    right = torch.tensor([True] * 8 + [False] * 2 + [True] * 12 + [False] * 28)
+    generator = np.random.default_rng(1)
+    shares = [100 * generator.binomial(n, p, 20_000) / n for n, p in ((10, 0.8), (40, 0.3))]
+    assert mean_per_class_error(right, targets, 3) == pytest.approx(np.mean(shares, axis=0).std(), rel=0.02)

@@ -1,22 +1,27 @@
 import json
+import re
+from dataclasses import replace
 
 import pytest
+import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
+from PIL import Image
 
 from synco_hub.hub.card.facts import read_zoo_facts
-from synco_hub.hub.card.model_card import refresh_card, write_card
-from synco_hub.models import SynCoConfig
+from synco_hub.hub.card.model_card import find_results_in, list_foreign_results, refresh_card, write_card
+from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
+from synco_hub.weights_identity import hash_weights
 from synco_hub.zoo import ZOO
 
 
-def result(**metrics: float) -> EvaluationResult:
+def result(protocol="knn", parameters=None, weights=None, **metrics: float) -> EvaluationResult:
     return EvaluationResult(
         metrics=metrics,
-        model=ModelSource("my-vit"),
+        model=ModelSource("my-vit", weights=weights),
         dataset=DataSource("photographs", "test", 40),
-        protocol=ProtocolFacts("knn", {"temperature": 0.07}),
+        protocol=ProtocolFacts(protocol, {"temperature": 0.07} if parameters is None else parameters),
     )
 
 
@@ -91,6 +96,68 @@ def test_a_card_is_written_anew_from_what_lies_there_and_keeps_what_was_chosen(t
     assert {entry.metric_value for entry in card.data.eval_results} == {61.25, 12.5}
     assert "photographs, 40 images" in card.text
     assert "Reported by the paper" not in card.text
+
+
+def test_a_card_shows_numbers_of_its_own_weights_only(tmp_path):
+    torch.manual_seed(0)
+    backbone, other = (SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)) for _ in range(2))
+    run = tmp_path / "run"
+    backbone.save_pretrained(run)
+    own, foreign = hash_weights(backbone), hash_weights(other)
+    result(top1_k10=61.25, weights=own).save(run / "own.json")
+    result(top1_k10=12.5, weights=foreign).save(run / "trained_further.json")
+    result(top1_k10=33.0).save(run / "results" / "of_version_0_1.json")
+    # A head that was trained on these weights is about them, one that was trained on others is not.
+    for name, trained_on in (("probe", own), ("other_probe", foreign)):
+        probe = result("linear_probe", {"backbone_weights": trained_on}, top1_last_epoch=70.0, weights="0" * 16)
+        probe.save(run / f"{name}.json")
+    refresh_card(run)
+    assert [each.metrics for each in find_results_in(run)] == [{"top1_k10": 61.25}, {"top1_last_epoch": 70.0}]
+    card = (run / "README.md").read_text()
+    assert "61.25" in card
+    assert "12.5" not in card
+    assert "33.0" not in card
+    other_probe, stale, old = list_foreign_results(run)
+    assert stale.startswith(f"trained_further.json is about other weights than these ({foreign}, here {own})")
+    assert old.startswith("results/of_version_0_1.json does not say which weights it is about")
+    assert f"synco-hub evaluate classification --model {run}" in other_probe
+
+
+def test_the_card_of_a_classifier_has_its_code_and_the_number_of_the_weights_that_it_ships(tmp_path):
+    run = tmp_path / "classifier"
+    names = {0: "fern", 1: "tree", 2: "leaf"}
+    config = SynCoConfig(backbone="vit-nano", depth=1, id2label=names, label2id={b: a for a, b in names.items()})
+    classifier = SynCoForImageClassification(config).eval()
+    classifier.save_pretrained(run)
+    image_processor(32).save_pretrained(run)
+    metrics = {"top1_last_epoch": 43.00000000000001, "top1_best_epoch": 44.5, "top1_last_epoch_lr0.1": 41.0}
+    probe = result("linear_probe", {}, **metrics, weights=hash_weights(classifier))
+    probe = replace(probe, notes=("the learning rate was chosen on the test split",))
+    probe.save(run / "linear_probe.json")
+    trained = {"protocol": "linear_probe", "epochs": 3, "train": {"name": "garden", "num_images": 30}}
+    (run / "classification_settings.json").write_text(json.dumps(trained))
+    refresh_card(run, str(run), licence="mit")
+    card = ModelCard.load(run / "README.md")
+    assert [(each.metric_type, each.metric_value) for each in card.data.eval_results] == [("top1_last_epoch", 43.0)]
+    assert "43.00000" not in card.content
+    assert "44.5" not in card.content
+    assert "linear_probe on photographs: the learning rate was chosen on the test split" in card.text
+    assert "with a classifier of 3 classes" in card.text
+    assert "The classifier: garden, 30 images, with labels." in card.text
+    assert "| classifier.epochs | 3 |" in card.text
+    (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
+    space: dict = {"image": Image.new("RGB", (40, 50), "red")}
+    exec(code, space)
+    inputs = image_processor(32)(space["image"], return_tensors="pt")
+    with torch.no_grad():
+        assert torch.equal(space["logits"], classifier(**inputs).logits)
+    # A replaced head is another classifier, though the backbone is the same.
+    with torch.no_grad():
+        classifier.classifier.bias += 1
+    classifier.save_pretrained(run)
+    assert find_results_in(run) == []
+    result(top1_k10=50.0, weights=hash_weights(classifier.synco)).save(run / "knn.json")
+    assert [each.metrics for each in find_results_in(run)] == [{"top1_k10": 50.0}]
 
 
 def test_what_a_run_recorded_goes_before_what_the_paper_says(tmp_path):

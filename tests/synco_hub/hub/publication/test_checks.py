@@ -20,6 +20,11 @@ from synco_hub.hub.publication.checks import (
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.models.modeling_synco import AUTO_MAP
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
+from synco_hub.weights_identity import hash_saved_weights
+
+
+def measured(directory):
+    return ModelSource("my-vit", weights=hash_saved_weights(directory)[0])
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +33,7 @@ def saved(tmp_path_factory):
     SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(directory)
     image_processor(32).save_pretrained(directory)
     EvaluationResult(
-        {"top1_k10": 61.25}, ModelSource("my-vit"), DataSource("cifar10", "test", 40), ProtocolFacts("knn")
+        {"top1_k10": 61.25}, measured(directory), DataSource("cifar10", "test", 40), ProtocolFacts("knn")
     ).save(directory / "results_knn.json")
     refresh_card(directory, licence="mit")
     return directory
@@ -147,9 +152,9 @@ def test_what_somebody_typed_into_the_card_is_found_wherever_it_stands(run, type
 
 
 def test_a_result_that_the_card_does_not_show_is_found(run):
-    EvaluationResult(
-        {"top1_k20": 3.0}, ModelSource("my-vit"), DataSource("cifar10", "test", 40), ProtocolFacts("knn")
-    ).save(run / "later.json")
+    EvaluationResult({"top1_k20": 3.0}, measured(run), DataSource("cifar10", "test", 40), ProtocolFacts("knn")).save(
+        run / "later.json"
+    )
     problems = find_card_problems(run)
     assert len(problems) == 1
     assert "the card does not say knn top1_k20 = 3.0, which a result file has and 2 more: write it anew" in problems[0]

@@ -12,9 +12,17 @@ from synco_hub.hub.card.model_card import refresh_card
 from synco_hub.hub.publication.publish import publish, upload_plan
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
+from synco_hub.weights_identity import hash_saved_weights
 
 REPO = "tester/my-vit"
 MODEL_CODE = {path.name for path in (Path(__file__).parents[4] / "synco_hub" / "models").glob("*_synco.py")}
+
+
+def measure(directory):
+    source = ModelSource("my-vit", weights=hash_saved_weights(directory)[0])
+    EvaluationResult({"top1_k10": 61.25}, source, DataSource("cifar10", "test", 40), ProtocolFacts("knn")).save(
+        directory / "results_knn.json"
+    )
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +31,7 @@ def saved(tmp_path_factory):
     torch.manual_seed(0)
     SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(directory)
     image_processor(32).save_pretrained(directory)
-    EvaluationResult(
-        {"top1_k10": 61.25}, ModelSource("my-vit"), DataSource("cifar10", "test", 40), ProtocolFacts("knn")
-    ).save(directory / "results_knn.json")
+    measure(directory)
     (directory / "checkpoint-3").mkdir()
     (directory / "checkpoint-3" / "optimizer.pt").write_bytes(b"a pickle")
     (directory / "training_args.bin").write_bytes(b"a pickle")
@@ -42,8 +48,29 @@ def changed(run: Path) -> dict[str, bytes]:
     """Other weights and another card: what a second revision would be."""
     tensors = load_file(run / "model.safetensors")
     save_file({name: value + 1 for name, value in tensors.items()}, run / "model.safetensors", {"format": "pt"})
+    measure(run)
     refresh_card(run, licence="cc-by-4.0")
     return {path: file.read_bytes() for path, file in upload_plan(run, REPO).files.items()}
+
+
+def test_numbers_of_other_weights_are_not_published(run):
+    tensors = load_file(run / "model.safetensors")
+    save_file({name: torch.randn_like(value) for name, value in tensors.items()}, run / "model.safetensors")
+    command = f"measure again on cifar10 with `synco-hub evaluate knn --model {run} --output {run}/results_knn.json`"
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"results_knn\.json is about other weights than these") as caught:
+            upload_plan(run, REPO)
+        assert command in str(caught.value)
+        refresh_card(run)  # the card is right then, and the file still is not of these weights
+    assert "61.25" not in (run / "README.md").read_text()
+    values = json.loads((run / "results_knn.json").read_text())
+    del values["model"]["weights"]
+    (run / "results_knn.json").write_text(json.dumps(values))
+    with pytest.raises(ValueError, match=r"results_knn\.json does not say which weights it is about"):
+        upload_plan(run, REPO)
+    measure(run)
+    refresh_card(run)
+    assert "results_knn.json" in upload_plan(run, REPO).files
 
 
 def test_what_measurements_keep_to_be_continued_stays_here(run):
