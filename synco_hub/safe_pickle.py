@@ -100,24 +100,24 @@ def _encode(text: str, encoding: str = "latin1") -> bytes:
 
 
 # What numpy 1 and numpy 2 call the same things.
-_STAND_INS: dict[str, Any] = {
+NUMPY_STAND_INS: dict[str, Any] = {
     "numpy.ndarray": PickledArray,
     "numpy.dtype": _NumberType,
     "_codecs.encode": _Function(_encode),
     "__builtin__.bytes": _Function(lambda: b""),
 }
 for _home in ("numpy.core", "numpy._core"):
-    _STAND_INS[f"{_home}.multiarray._reconstruct"] = _Function(lambda kind, shape, code: PickledArray())
-    _STAND_INS[f"{_home}.multiarray.scalar"] = _Function(_scalar)
-    _STAND_INS[f"{_home}.numeric._frombuffer"] = _Function(_array_of_buffer)
+    NUMPY_STAND_INS[f"{_home}.multiarray._reconstruct"] = _Function(lambda kind, shape, code: PickledArray())
+    NUMPY_STAND_INS[f"{_home}.multiarray.scalar"] = _Function(_scalar)
+    NUMPY_STAND_INS[f"{_home}.numeric._frombuffer"] = _Function(_array_of_buffer)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         # Dots inside the name would walk from a stand-in to any attribute of it.
-        if "." in name or f"{module}.{name}" not in _STAND_INS:
+        if "." in name or f"{module}.{name}" not in NUMPY_STAND_INS:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which is neither data nor a known class")
-        return _STAND_INS[f"{module}.{name}"]
+        return NUMPY_STAND_INS[f"{module}.{name}"]
 
 
 def _refuse_absurd(data: bytes) -> None:

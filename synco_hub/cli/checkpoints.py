@@ -22,7 +22,13 @@ def convert(options: ConvertOptions) -> None:
     print(f"reading {options.source}")
     choices = Choices(options.backbone, options.num_heads, options.image_size)
     settings = ConversionSettings(
-        options.layout, options.branch, options.whole_pretraining_state, options.head, choices
+        options.layout,
+        options.branch,
+        options.whole_pretraining_state,
+        options.head,
+        choices,
+        options.preprocessing,
+        options.revision,
     )
     for line in convert_checkpoint(options.source, options.output, settings).lines():
         print(line)

@@ -183,7 +183,8 @@ class ConvertOptions:
 
     source: str = setting(
         MISSING,
-        "The downloaded .pth, .pt, .tar or .safetensors, a directory of a stock ViT or Swin, or timm:<name>.",
+        "The downloaded .pth, .pt, .tar or .safetensors, a directory or Hub id of a stock ViT or Swin or of timm, or "
+        "timm:<name>.",
         positional=True,
     )
     output: Path = setting(MISSING, "Directory to write; it must not exist, or be empty.")
@@ -194,10 +195,17 @@ class ConvertOptions:
     )
     image_size: int | None = setting(None, "Side of the input in pixels; default: by the shapes.")
     branch: str | None = setting(
-        None, "online or target; default: the one that the project itself evaluates (DINO: target)."
+        None,
+        "online or target, or another copy of the network in the file, such as model_ema; default: the one that the "
+        "project itself evaluates (DINO: target).",
     )
     whole_pretraining_state: bool = setting(False, "Keep both networks, heads and queues, to pretrain further.")
     head: str | None = setting(None, "File with a linear classifier for the backbone: gives a classifier.")
+    preprocessing: str | None = setting(
+        None,
+        "Directory, file or Hub id of the image processor, or imagenet; default: the source's own, else ImageNet's.",
+    )
+    revision: str | None = setting(None, "Branch, tag or commit of a source on the Hub.")
 
     def __post_init__(self) -> None:
         _check_range("--num-heads", self.num_heads, 1)

@@ -106,12 +106,8 @@ class EvaluationTransform:
             ValueError: If the processor makes views of several sizes, or none.
         """
         itself = ProcessorTransform(processor)
-        translated = _translate(processor)
-        if translated is not None and translated.shape == itself.shape:
-            pictures = draw_pictures(itself.shape[1:])
-            if all(float((translated(each) - itself(each)).abs().max()) <= _ROUNDING for each in pictures):
-                return translated
-        return itself
+        translated = read_numbers(processor)
+        return itself if translated is None or not itself.equals(translated) else translated
 
     def without_normalisation(self) -> EvaluationTransform:
         """The same resize and crop, values left in [0, 1]."""
@@ -203,6 +199,17 @@ class ProcessorTransform(EvaluationTransform):
         """Channels, height and width of a view."""
         return self._shape
 
+    def equals(self, other: EvaluationTransform) -> bool:
+        """Whether another transform makes the same views of drawn pictures, up to rounding."""
+        if other.shape != self.shape:
+            return False
+        try:
+            return all(
+                float((other(each) - self(each)).abs().max()) <= _ROUNDING for each in draw_pictures(self.shape[1:])
+            )
+        except NotImplementedError:  # of a kind of resize that torchvision has not
+            return False
+
     def without_normalisation(self) -> EvaluationTransform:
         """The same view, values in [0, 1]."""
         self._known_colours()
@@ -250,7 +257,7 @@ def make_view(processor: Any, image: Image.Image, **changes: Any) -> torch.Tenso
 
 def _is_grey(processor: Any) -> bool:
     """One mean stands for a network of one channel, which is given grey images."""
-    means = getattr(processor, "image_mean", None)
+    means = getattr(processor, "image_mean", getattr(processor, "data_config", {}).get("mean"))
     return isinstance(means, (list, tuple)) and len(means) == 1
 
 
@@ -289,7 +296,7 @@ def draw_pictures(size: tuple[int, int]) -> Iterator[Image.Image]:
         yield Image.fromarray((smooth + grain + stripes - 45).clip(0, 255).astype(np.uint8))
 
 
-def _translate(processor: Any) -> EvaluationTransform | None:
+def read_numbers(processor: Any) -> EvaluationTransform | None:
     """The numbers that most processors have; whether they say everything is seen by pictures."""
     size = getattr(processor, "size", None)
     edge, exact = _side(size, "shortest_edge"), _height_and_width(size)

@@ -5,19 +5,28 @@ from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 
 
-def image_processor(image_size: int = 224) -> ViTImageProcessor:
+def image_processor(image_size: int = 224, num_channels: int = 3) -> ViTImageProcessor:
     """Build the evaluation preprocessing for one image size.
 
     The shorter side is resized (bicubic) to 256 / 224 of the image size, then the centre is cropped.
 
     Args:
         image_size: Side of the crop in pixels.
+        num_channels: 3, or 1 for a network of grey images (mode `L` of Pillow).
 
     Returns:
-        A `ViTImageProcessor` whose output has shape (batch, 3, image_size, image_size).
+        A `ViTImageProcessor` whose output has shape (batch, num_channels, image_size, image_size).
+
+    Raises:
+        ValueError: If pictures have no such number of channels.
 
     Source: paper section 8.2 (centre crops); the sizes are those of the k-NN protocol of DINO.
     """
+    if num_channels not in (1, 3):
+        raise ValueError(f"num_channels={num_channels}: an image processor gives 3 channels, or 1 of grey images.")
+    mean, std = IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
+    if num_channels == 1:
+        mean, std = [sum(mean) / 3], [sum(std) / 3]
     return ViTImageProcessor(
         do_resize=True,
         size={"shortest_edge": round(image_size * 256 / 224)},
@@ -26,7 +35,7 @@ def image_processor(image_size: int = 224) -> ViTImageProcessor:
         crop_size={"height": image_size, "width": image_size},
         do_rescale=True,
         do_normalize=True,
-        do_convert_rgb=True,
-        image_mean=IMAGENET_DEFAULT_MEAN,
-        image_std=IMAGENET_DEFAULT_STD,
+        do_convert_rgb=num_channels == 3,
+        image_mean=mean,
+        image_std=std,
     )

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from synco_hub.safe_pickle import _STAND_INS, PickledArray, load_arrays
+from synco_hub.safe_pickle import NUMPY_STAND_INS, PickledArray, load_arrays
 
 
 def read(data: bytes) -> Any:
@@ -155,7 +155,7 @@ def test_absurd_claims_are_refused(data: bytes):
         read(data)
 
 
-@pytest.mark.parametrize("function", sorted(_STAND_INS))
+@pytest.mark.parametrize("function", sorted(NUMPY_STAND_INS))
 def test_stand_ins_cannot_be_changed(function: str):
     """`BUILD` on one gives it a state, which on a plain function would set attributes."""
     module, _, name = function.rpartition(".")

@@ -17,6 +17,9 @@ from synco_hub.models import BACKBONES, SynCoConfig
 from synco_hub.models.backbones_synco import find_specification
 
 _SWIN_HEADS = "--num-heads was given, but a Swin's heads are told by the shapes of its weights: leave it out."
+# Arguments of timm's networks that shapes tell, and those that change no feature.
+_TOLD_BY_SHAPES = {"patch_size", "embed_dim", "depth", "depths", "mlp_ratio", "window_size", "in_chans"}
+_WITHOUT_EFFECT = {"num_classes", "drop_rate", "drop_path_rate", "weight_init", "dynamic_img_size", "strict_img_size"}
 # What transformers' configurations take when config.json leaves a number out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "vit": {"image_size": 224, "patch_size": 16, "num_channels": 3, "layer_norm_eps": 1e-12, "hidden_act": "gelu"},
@@ -70,6 +73,7 @@ def infer_configuration(
     backbone: BackboneTensors, layout_name: str, layout: Layout, choices: Choices, recorded: Any = None
 ) -> tuple[SynCoConfig, HeadsDecision]:
     """The configuration that shapes tell, the layout where they say nothing, and what the user decided before both."""
+    _refuse_other_networks(backbone.tensors)
     try:
         if choices.backbone is not None:
             return _find_named_configuration(backbone, layout_name, layout, choices, recorded)
@@ -81,6 +85,20 @@ def infer_configuration(
             f"The weights are neither a ViT's nor a Swin's ({error} is missing or misshapen; first keys: "
             f"{join_names(sorted(backbone.tensors), 5)}): give --backbone and the right --layout."
         ) from error
+
+
+def _refuse_other_networks(tensors: Mapping[str, Any]) -> None:
+    """Networks whose keys look like a ViT's and which no choice of the user turns into one."""
+    if any(key.startswith("patch_embed.proj.0.") for key in tensors):
+        raise ValueError(
+            "The weights are those of a ViT with a convolutional stem (patch_embed.proj.0. …), which no network of "
+            "this package has: convert a release whose patch projection is one layer (MoCo v3: ViT-S, ViT-B)."
+        )
+    if any(key.startswith("blocks.") for key in tensors) and "cls_token" not in tensors:
+        raise ValueError(
+            "The weights are those of a ViT without a [CLS] token (no cls_token), whose feature is a mean of its "
+            "patches; every ViT of this package has one. Measure it as it is, by timm:<name> or its directory."
+        )
 
 
 def _find_named_configuration(
@@ -268,6 +286,25 @@ def read_stock_configuration(
         )
     reason = "as given by --num-heads" if choices.num_heads else "as the stock model's config.json says"
     return config, HeadsDecision(config.num_heads, reason)
+
+
+def read_timm_arguments(arguments: Any, architecture: str, choices: Choices) -> Choices:
+    """What a timm repository says it was built with, beyond the architecture's name; the rest is told by shapes."""
+    known = {*_TOLD_BY_SHAPES, *_WITHOUT_EFFECT, "num_heads", "img_size"}
+    if not isinstance(arguments, Mapping) or set(arguments) - known:
+        unknown = join_names(sorted(set(arguments) - known), 5) if isinstance(arguments, Mapping) else arguments
+        raise ValueError(
+            f"config.json says that the network was built with model_args ({unknown}) which no network of this "
+            "package has: use it as it is, by its Hub id or directory."
+        )
+    own = find_specification(architecture.split(".")[0])
+    heads = arguments.get("num_heads", own.num_heads)
+    size = arguments.get("img_size")
+    return Choices(
+        choices.backbone,
+        choices.num_heads or (heads if own.family == "vit" else None),
+        choices.image_size or (size if isinstance(size, int) else None),
+    )
 
 
 def read_exported_configuration(source: CheckpointSource) -> SynCoConfig:

@@ -10,6 +10,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from huggingface_hub import HfApi
+
 from synco_hub.atomic_write import atomic_write_directory, refuse_filled
 from synco_hub.errors import join_names
 from synco_hub.hub.conversion.configuration import (
@@ -19,6 +21,7 @@ from synco_hub.hub.conversion.configuration import (
     infer_configuration,
     read_exported_configuration,
     read_stock_configuration,
+    read_timm_arguments,
 )
 from synco_hub.hub.conversion.pretraining_state import collect_pretraining_state, find_pretraining_method
 from synco_hub.hub.conversion.recognition import BACKBONES_OF_A_PAIR, Parts, Recognised, recognise, split_parts
@@ -29,14 +32,17 @@ from synco_hub.hub.conversion.report import (
     compute_feature_checksum,
     write_converted,
 )
-from synco_hub.hub.conversion.source import CheckpointSource, open_source, read_tensors
+from synco_hub.hub.conversion.source import CheckpointSource, find_states, open_source, read_tensors
 from synco_hub.hub.conversion.tensor_names import BackboneTensors, map_to_timm_names
 from synco_hub.hub.conversion.weights import linear_head, list_expected_shapes, load_strictly, read_head, refuse_misfit
 from synco_hub.hub.export.to_transformers import from_stock_names
 from synco_hub.hub.loading import TIMM_PREFIX, LinearHead
+from synco_hub.hub.preprocessing import choose_preprocessing
 from synco_hub.models import SynCoConfig, SynCoModel
 
 _SHOWN = 20
+# What DINO calls its two networks.
+_OTHER_NAMES = {"student": "online", "teacher": "target"}
 _NUMBERS = ("backbone", "image_size", "patch_size", "embed_dim", "depth", "num_heads", "window_size")
 
 
@@ -46,10 +52,13 @@ class ConversionSettings:
 
     Attributes:
         layout: `auto`, or the name of a layout.
-        branch: `online` or `target`; None: the one that the project itself evaluates.
+        branch: `online`, `target`, or the name of another copy of the network in the file, such as `model_ema`; None:
+            the one that the project itself evaluates.
         whole_pretraining_state: Whether to carry over both networks, heads and queues.
         head: A file with a linear classifier for the backbone.
         choices: Backbone, heads, image size.
+        preprocessing: `imagenet`, or where an image processor is; None: the source's own, ImageNet's if it has none.
+        revision: Of a source on the Hub: branch, tag or commit.
     """
 
     layout: str = "auto"
@@ -57,17 +66,21 @@ class ConversionSettings:
     whole_pretraining_state: bool = False
     head: str | None = None
     choices: Choices = field(default_factory=Choices)
+    preprocessing: str | None = None
+    revision: str | None = None
 
 
-def convert(source_name: str, output: Path, settings: ConversionSettings | None = None) -> ConversionReport:
+def convert(
+    source_name: str, output: Path, settings: ConversionSettings | None = None, api: HfApi | None = None
+) -> ConversionReport:
     """Convert a checkpoint; nothing is written unless everything fits."""
     settings = settings or ConversionSettings()
     refuse_filled(output)
     if settings.head and settings.whole_pretraining_state:
         raise ValueError("A pretraining state has no classifier: give --head or --whole-pretraining-state, not both.")
-    source = open_source(source_name)
-    recognised = recognise(source, settings.layout)
-    parts = split_parts(source, recognised)
+    source = open_source(source_name, settings.revision, api)
+    recognised = recognise(source, settings.layout, settings.branch)
+    parts = split_parts(source, recognised, settings.branch)
     if parts.leftover:
         raise ValueError(
             f"{source.name} has {len(parts.leftover)} tensors that do not belong to the layout {recognised.name!r}: "
@@ -75,16 +88,25 @@ def convert(source_name: str, output: Path, settings: ConversionSettings | None 
         )
     method = find_pretraining_method(recognised.name, parts.tensors, source.content.get("config"))
     converted = _convert_tensors(source, recognised, parts, settings, method)
+    preprocessing = choose_preprocessing(
+        settings.preprocessing,
+        source.processor,
+        converted.model.config.image_size,
+        converted.model.config.num_channels,
+        source.kind in ("transformers", "timm"),
+    )
     report = _report(source, recognised, parts, settings.head is None, converted)
     with atomic_write_directory(output) as directory:
-        write_converted(directory, output.absolute().name, source, recognised, converted, report)
+        report = write_converted(
+            directory, output.absolute().name, source, recognised, converted, report, preprocessing
+        )
     return report
 
 
 def _convert_tensors(
     source: CheckpointSource, recognised: Recognised, parts: Parts, settings: ConversionSettings, method: str | None
 ) -> Converted:
-    branch = _branch(recognised, parts, settings)
+    branch = _branch(source, recognised, parts, settings)
     backbone = _rename_to_timm(source, parts.tensors[branch[0]])
     config, heads = _configuration(source, recognised, backbone, settings.choices)
     config.pretraining = {"method": method} if method else config.pretraining
@@ -117,20 +139,30 @@ def _own_head(source: CheckpointSource, backbone: BackboneTensors) -> LinearHead
     return linear_head(backbone.head, source.config.get("id2label")) if backbone.head else None
 
 
-def _branch(recognised: Recognised, parts: Parts, settings: ConversionSettings) -> tuple[str, str]:
+def _branch(
+    source: CheckpointSource, recognised: Recognised, parts: Parts, settings: ConversionSettings
+) -> tuple[str, str]:
     """Which backbone, and why."""
     there = [name for name in ("online", "target") if name in parts.tensors]
     if settings.whole_pretraining_state:
         return "online", "both are kept; features come from this one"
-    if settings.branch is not None:
-        if settings.branch not in ("online", "target"):
-            raise ValueError(f"branch={settings.branch!r} is unknown: use online or target.")
-        if settings.branch not in there:
-            raise ValueError(f"The file has no {settings.branch} backbone, only {' and '.join(there)}.")
-        return settings.branch, "as given by --branch"
+    wanted = settings.branch
+    if wanted not in there and _OTHER_NAMES.get(str(wanted)) in there:
+        wanted = _OTHER_NAMES[str(wanted)]
+    if wanted in there:
+        return str(wanted), "as given by --branch"
+    if wanted is not None and wanted not in ("online", "target"):
+        if not any(name == wanted or name.startswith(f"{wanted}.") for name in find_states(source)):
+            known = join_names([*there, *parts.copies], 8)
+            raise ValueError(f"branch={settings.branch!r} is unknown: the file has {known}.")
+        return there[0], f"under {wanted!r}, as given by --branch"
+    if wanted is not None:
+        raise ValueError(f"The file has no {settings.branch} backbone, only {join_names([*there, *parts.copies], 8)}.")
     usual = recognised.layout.branch
     if usual in there and len(there) > 1:
         return usual, f"the one that {recognised.layout.source} evaluates"
+    if parts.copies:
+        return there[0], f"beside it the file has {join_names(parts.copies, 8)}, which --branch takes"
     return there[0], "the only one in the file"
 
 
@@ -154,7 +186,9 @@ def _configuration(
         return config, HeadsDecision(config.num_heads, "as the file says, which this package exported")
     named = source.name.removeprefix(TIMM_PREFIX) if source.name.startswith(TIMM_PREFIX) else None
     named = named or source.config.get("architecture")
-    if named and choices.backbone is None:
+    if arguments := source.config.get("model_args"):
+        choices = read_timm_arguments(arguments, str(named), choices)
+    elif named and choices.backbone is None:
         # timm's own name may end in a tag of the weights.
         choices = Choices(str(named).split(".")[0], choices.num_heads, choices.image_size)
     model = (source.content.get("config") or {}) if isinstance(source.content.get("config"), dict) else {}
@@ -181,7 +215,12 @@ def _report(
     mapped, dropped, total = account(source, parts, converted.backbones, whole, own_head)
     facts = converted.backbones[converted.branch[0]].facts
     return ConversionReport(
-        source={"name": Path(source.name).name, "kind": source.kind, "sha256": source.sha256},
+        source={
+            "name": source.name if source.revision else Path(source.name).name,
+            "kind": source.kind,
+            "sha256": source.sha256,
+            **({"revision": source.revision} if source.revision else {}),
+        },
         layout={"name": recognised.name, "reason": recognised.reason, "source": layout.source},
         branch={"name": converted.branch[0], "reason": converted.branch[1]},
         backbone={name: getattr(config, name) for name in (*_NUMBERS, "position_embedding", "layer_norm_eps")},
@@ -219,10 +258,12 @@ def account(
         else:
             reason = "the other network" if name in BACKBONES_OF_A_PAIR else "part of the pretraining state"
             dropped.append(_row(name, reason, list(tensors)))
+    # Place by place: two names of a file can be one object.
+    there = {str(key): sum(1 for _ in read_tensors(value)) for key, value in source.content.items()}
     for key, reason in parts.dropped.items():
-        count = sum(1 for _ in read_tensors(source.content[key]))
+        count = there[key] - parts.taken.get(key, 0)
         dropped.append({"what": key, "reason": reason, "tensors": count, "keys": []})
-    total = sum(1 for _ in read_tensors(dict(source.content)))
+    total = sum(there.values())
     accounted = sum(mapped.values()) + sum(row["tensors"] for row in dropped)
     assert accounted == total, f"{accounted} of {total} tensors are accounted for"
     return mapped, dropped, total

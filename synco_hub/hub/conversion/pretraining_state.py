@@ -19,6 +19,14 @@ from synco_hub.hub.conversion.weights import finite
 _LAYERS = {"linear_hidden.1.": "0.", "linear_hidden.2.": "1.", "linear_out.": "3."}
 _QUEUES = {"queue1": "queue_1.keys", "queue2": "queue_2.keys"}
 _POINTER = "queue_ptr"
+# What the synco-v2 authors' code computes, whatever the file's configuration says: it does not reach their model. The
+# trainers' group of flags for that code says the same; nothing here may import it.
+AUTHORS_OBJECTIVE: Mapping[str, Any] = {
+    "num_noise_injection": 64,
+    "num_gradient_perturbation": 64,
+    "num_adversarial_perturbation": 64,
+    "noise_std": 0.1,
+}
 
 
 def find_pretraining_method(layout_name: str, parts: Mapping[str, Any], config: Any) -> str | None:
@@ -62,6 +70,8 @@ def collect_pretraining_state(
         queues = _queues(parts["queue"], settings["projection_dim"])
         state |= queues
         settings["queue_size"] = queues["queue_1.keys"].shape[0]
+    if method == "synco-v2":
+        settings |= AUTHORS_OBJECTIVE
     return state, settings
 
 

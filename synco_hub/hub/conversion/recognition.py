@@ -6,14 +6,14 @@ The layout is told by the keys, the configuration and the position embedding.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from synco_hub.errors import escape, join_names, suggest
 from synco_hub.hub.conversion.layouts import CHOICES, CONTAINERS, LAYOUTS, Layout
-from synco_hub.hub.conversion.source import CheckpointSource, find_weights
-from synco_hub.hub.conversion.tensor_names import has_sincos_position_embedding
+from synco_hub.hub.conversion.source import CheckpointSource, choose_state, find_states, read_tensors
+from synco_hub.hub.conversion.tensor_names import has_sincos_position_embedding, map_to_timm_names
 
 # The names of the parts of a checkpoint; `online` and `target` are backbones.
 BACKBONES_OF_A_PAIR = ("online", "target")
@@ -32,8 +32,8 @@ class Recognised:
         return LAYOUTS[self.name]
 
 
-def recognise(source: CheckpointSource, wanted: str = "auto") -> Recognised:
-    """Tell a checkpoint's layout from its keys."""
+def recognise(source: CheckpointSource, wanted: str = "auto", branch: str | None = None) -> Recognised:
+    """Tell a checkpoint's layout from the keys of the weights that are taken."""
     if wanted not in CHOICES:
         raise ValueError(f"layout={wanted!r} is unknown: use one of {', '.join(CHOICES)}.{suggest(wanted, CHOICES)}")
     if source.kind == "transformers":
@@ -43,19 +43,19 @@ def recognise(source: CheckpointSource, wanted: str = "auto") -> Recognised:
     if source.kind == "timm" or source.config:
         return Recognised("timm", "the network of a timm name, or a file of timm keys that says how it was built")
     content = source.content
-    if {"student", "teacher"} & set(content):
+    if _holds_student_and_teacher(content):
         return Recognised("dino", "it holds student and teacher")
-    container = _find_container(content)
-    keys = [str(key).removeprefix("module.") for key in (content[container] if container else content)]
-    if told := _told_by_beginnings(keys):
+    state = choose_state(source, CONTAINERS, branch)[1].tensors
+    if told := _told_by_beginnings(list(state)):
         return told
     if told := _told_by_config(content.get("config")):
         return told
-    return _told_by_position_embedding(source, container, keys)
+    return _told_by_position_embedding(source, state)
 
 
-def _find_container(content: Mapping[str, Any]) -> str | None:
-    return next((key for key in CONTAINERS if isinstance(content.get(key), Mapping)), None)
+def _holds_student_and_teacher(content: Mapping[str, Any]) -> bool:
+    """Either is enough, but a teacher beside a model is an average of it."""
+    return "student" in content or ("teacher" in content and not set(CONTAINERS) & set(content))
 
 
 def _told_by_beginnings(keys: list[str]) -> Recognised | None:
@@ -79,8 +79,8 @@ def _told_by_config(config: Any) -> Recognised | None:
     return Recognised("moby", "its config has MODEL and no MODEL.ENCODER, as in Microsoft's code")
 
 
-def _told_by_position_embedding(source: CheckpointSource, container: str | None, keys: list[str]) -> Recognised:
-    state = {key.removeprefix("module."): value for key, value in find_weights(source, container).items()}
+def _told_by_position_embedding(source: CheckpointSource, state: Mapping[str, Any]) -> Recognised:
+    keys = list(state)
     pair = any(key.startswith("encoder.") for key in keys)
     embedding = next((state[key] for key in ("encoder.pos_embed", "pos_embed") if key in state), None)
     if embedding is not None and not has_sincos_position_embedding(embedding):
@@ -114,57 +114,86 @@ class Parts:
         tensors: `online`, `target`, `projector`, `target_projector`, `predictor`, `queue` to key to tensor.
         dropped: What is at the top of the file beside the weights: name to reason.
         leftover: Keys that belong to no part.
+        taken: Of what is at the top of the file, how many tensors are in parts; empty text for the file itself.
+        copies: Names of other copies of the network in the file, such as an average of its weights.
     """
 
     tensors: dict[str, dict[str, Any]]
     dropped: dict[str, str]
     leftover: list[str]
+    taken: Mapping[str, int]
+    copies: tuple[str, ...] = ()
 
 
-def split_parts(source: CheckpointSource, recognised: Recognised) -> Parts:
-    """Sort every tensor of a checkpoint into its part."""
+def split_parts(source: CheckpointSource, recognised: Recognised, branch: str | None = None) -> Parts:
+    """Sort every tensor of a checkpoint into its part; of several copies of the network, the one that is named."""
     layout = recognised.layout
-    if recognised.name == "dino" and {"student", "teacher"} & set(source.content):
+    if recognised.name == "dino" and _holds_student_and_teacher(source.content):
         return _split_dino(source, layout)
-    container = layout.container
-    if container is None:
-        container = _find_container(source.content)
-    state = find_weights(source, container)
+    name, chosen = choose_state(source, [*filter(None, [layout.container]), *CONTAINERS], branch)
+    parts, leftover = _split_state(chosen.tensors, layout)
+    copies = tuple(
+        other
+        for other, state in find_states(source).items()
+        if other != name and not state.others and _is_copy(_split_state(state.tensors, layout)[0], parts)
+    )
+    dropped = {} if chosen.place == "" else _beside(source.content, {chosen.place: name}, copies)
+    return Parts(parts, dropped, leftover, {chosen.place: len(chosen.tensors)}, copies)
+
+
+def _split_state(state: Mapping[str, Any], layout: Layout) -> tuple[dict[str, dict[str, Any]], list[str]]:
     parts, leftover = _sort_keys(state, layout.parts)
     if not {"online", "target"} & set(parts):
         # A plain backbone, as linear probes and timm write it: every key is the online network's.
-        parts, leftover = {"online": {key.removeprefix("module."): value for key, value in state.items()}}, []
-    dropped = {} if state is source.content else _beside(source.content, {container})
-    return Parts(parts, dropped, leftover)
+        return {"online": dict(state)}, []
+    return parts, leftover
+
+
+def _is_copy(parts: Mapping[str, Mapping[str, Any]], of: Mapping[str, Mapping[str, Any]]) -> bool:
+    """Whether a dictionary of weights holds every tensor of a backbone, in its shapes."""
+    ours, theirs = (map_to_timm_names(each.get("online", {})).tensors for each in (of, parts))
+    return bool(ours) and all(key in theirs and theirs[key].shape == tensor.shape for key, tensor in ours.items())
 
 
 def _split_dino(source: CheckpointSource, layout: Layout) -> Parts:
     """The student is the online network, the teacher the target."""
     found: dict[str, dict[str, Any]] = {}
     leftover: list[str] = []
+    taken: dict[str, int] = {}
+    states = find_states(source)
     for key, backbone, head in (("student", "online", "projector"), ("teacher", "target", "target_projector")):
-        if key in source.content:
-            parts, left = _sort_keys(find_weights(source, key), layout.parts)
+        if key in states:
+            parts, left = _sort_keys(states[key].tensors, layout.parts)
             found |= {{"online": backbone, "projector": head}[name]: tensors for name, tensors in parts.items()}
             leftover += [f"{key}.{name}" for name in left]
-    return Parts(found, _beside(source.content, {"student", "teacher"}), leftover)
+            taken[key] = len(states[key].tensors)
+    return Parts(found, _beside(source.content, {key: key for key in taken}, ()), leftover, taken)
 
 
 def _sort_keys(state: Mapping[str, Any], beginnings: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], list[str]]:
     parts: dict[str, dict[str, Any]] = {}
     leftover = []
     for key, value in state.items():
-        bare = key.removeprefix("module.")
-        beginning = next((text for text in beginnings if bare.startswith(text)), None)
+        beginning = next((text for text in beginnings if key.startswith(text)), None)
         if beginning is None:
             leftover.append(key)
             continue
         # `queue1` keeps its name: there the beginning is part of it.
-        name = bare.removeprefix(beginning) if beginning.endswith(".") else bare
+        name = key.removeprefix(beginning) if beginning.endswith(".") else key
         parts.setdefault(beginnings[beginning], {})[name] = value
     return parts, leftover
 
 
-def _beside(content: Mapping[str, Any], used: set[str | None]) -> dict[str, str]:
+def _beside(content: Mapping[str, Any], used: Mapping[str, str], copies: Sequence[str]) -> dict[str, str]:
+    """Reason for everything at the top of a file that is not taken, or not wholly (`used`: key to what of it is)."""
     reasons = {"optimizer": "state of the optimizer", "lr_scheduler": "state of the schedule"}
-    return {str(key): reasons.get(str(key), "no weights of the networks") for key in content if key not in used}
+    dropped = {}
+    for key in map(str, content):
+        copy = next((name for name in copies if name.split(".")[0] == key), None)
+        if copy is not None:
+            dropped[key] = f"another copy of the network: --branch {copy} takes it"
+        elif used.get(key) != key:
+            holds = any(True for _ in read_tensors(content[key]))
+            other = "tensors of nothing that is converted" if holds else "no weights of the networks"
+            dropped[key] = reasons.get(key, other)
+    return dropped

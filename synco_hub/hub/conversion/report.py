@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,9 @@ from torch import Tensor
 from transformers import AutoModel
 
 from synco_hub.atomic_write import atomic_write
+from synco_hub.data.evaluation_transform import EvaluationTransform, make_view
 from synco_hub.errors import escape
+from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.hub.card.facts import FACTS_FILE, write_facts
 from synco_hub.hub.card.model_card import CONVERSION_REPORT, refresh_card
 from synco_hub.hub.conversion.configuration import HeadsDecision
@@ -27,12 +29,14 @@ from synco_hub.hub.conversion.tensor_names import BackboneTensors
 from synco_hub.hub.conversion.weights import PRETRAINING_ARCHITECTURE
 from synco_hub.hub.export.network import SEED, make_fixed_input
 from synco_hub.hub.loading import LinearHead, save_classifier
+from synco_hub.hub.preprocessing import REMEDY, Preprocessing, make_pair_pictures, open_processor, save_processor
 from synco_hub.hub.short_names import register
-from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import library_versions
 
 SCHEMA_VERSION = 1
 _SHOWN_VALUES = 8
+_TOLERANCE = 1e-4
 # Side in pixels up to which features are computed here; what anybody pretrained on has less than half of it.
 MAX_IMAGE_SIZE = 2048
 
@@ -57,6 +61,8 @@ class ConversionReport:
         missing: Tensors of the network that the file does not have.
         wrong_shaped: Tensors of another shape than the network's.
         clean: Whether every tensor was accounted for.
+        preprocessing: How images are prepared: `source`, `steps`, `processor`, and where there was a pair before,
+            `pixels` and `features`: by how much drawn pictures differ through it and through the new one.
         versions: Library versions.
     """
 
@@ -75,6 +81,7 @@ class ConversionReport:
     missing: tuple[str, ...] = ()
     wrong_shaped: tuple[str, ...] = ()
     clean: bool = True
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
     versions: Mapping[str, str] = field(
         default_factory=lambda: {**library_versions(), "safetensors": safetensors.__version__}
     )
@@ -101,9 +108,21 @@ class ConversionReport:
             *(f"dropped: {escape(row['what'])}, {row['tensors']} tensors ({row['reason']})" for row in lost),
             f"accounted for: all {self.tensors_in_file} tensors of the file",
             f"source sha256: {self.source['sha256']}",
+            *self._preprocessing_lines(),
             f"features of the fixed input: mean {self.features['mean']:.6f}, std {self.features['std']:.6f}, "
             f"first {first}, sha256 {self.features['sha256'][:16]}…",
         ]
+
+    def _preprocessing_lines(self) -> list[str]:
+        if not self.preprocessing:
+            return []
+        said = [f"preprocessing: {self.preprocessing['steps']} ({self.preprocessing['source']})"]
+        if "features" in self.preprocessing:
+            said.append(
+                f"drawn pictures through the pair that was and through this one: pixels differ by up to "
+                f"{self.preprocessing['pixels']:.1e}, features by up to {self.preprocessing['features']:.1e}"
+            )
+        return said
 
 
 @torch.no_grad()
@@ -155,21 +174,23 @@ def write_converted(
     recognised: Recognised,
     converted: Converted,
     report: ConversionReport,
-) -> None:
-    """Write a checkpoint directory and load it as a user would."""
+    preprocessing: Preprocessing,
+) -> ConversionReport:
+    """Write a checkpoint directory and load it as a user would; gives the report with what was seen then."""
     model: Any = converted.model
-    processor = source.processor or image_processor(model.config.image_size)
     if converted.head is not None:
-        save_classifier(directory, name, model, processor, converted.head)
+        save_classifier(directory, name, model, preprocessing.processor, converted.head)
     else:
         model.save_pretrained(directory)
-        processor.save_pretrained(directory)
+    save_processor(preprocessing.processor, directory)
     if converted.state is not None:
         _write_state(directory, model.config, converted.state)
+    loaded = _check_written(directory, model)
+    report = replace(report, preprocessing=_check_pair(directory, loaded, source, preprocessing))
     report.save(directory)
     write_facts(directory / FACTS_FILE, describe_licence(recognised.layout))
     refresh_card(directory, name)
-    _check_written(directory, model)
+    return report
 
 
 def _write_state(directory: Path, config: SynCoConfig, state: dict[str, Tensor]) -> None:
@@ -180,7 +201,7 @@ def _write_state(directory: Path, config: SynCoConfig, state: dict[str, Tensor])
 
 
 @torch.no_grad()
-def _check_written(directory: Path, model: SynCoModel) -> None:
+def _check_written(directory: Path, model: SynCoModel) -> Any:
     """Load what was written as a user would, and compare every weight."""
     register()
     loaded = AutoModel.from_pretrained(directory)
@@ -188,3 +209,36 @@ def _check_written(directory: Path, model: SynCoModel) -> None:
     differ = [key for key in ours if key not in theirs or not torch.equal(ours[key], theirs[key])]
     if differ or loaded.config.num_heads != model.config.num_heads:
         raise RuntimeError(f"{directory} does not load as it was written (first: {differ[:3]}).")
+    return loaded.eval()
+
+
+@torch.no_grad()
+def _check_pair(directory: Path, model: Any, source: CheckpointSource, preprocessing: Preprocessing) -> dict[str, Any]:
+    """Send drawn pictures through what was written, and through the pair that it was made from."""
+    processor = open_processor(directory)
+    transform = EvaluationTransform.from_image_processor(processor)
+    if transform.shape[0] != model.config.num_channels:
+        raise ValueError(
+            f"the image processor ({preprocessing.source}) gives {transform.shape[0]} channels, the network reads "
+            f"{model.config.num_channels}: {REMEDY}. Nothing was written."
+        )
+    said = json.loads(json.dumps(processor.to_dict(), default=str))
+    facts: dict[str, Any] = {"source": preprocessing.source, "steps": repr(transform), "processor": said}
+    if source.processor is None or preprocessing.source.endswith("given by --preprocessing"):
+        model(pixel_values=make_pair_pictures(processor)[0][1])
+        return facts
+    network = AutoModel.from_pretrained(source.directory, dtype=torch.float32).eval() if source.directory else model
+    pixels = features = scale = 0.0
+    for picture, view in make_pair_pictures(processor):
+        before = make_view(preprocessing.original or source.processor, picture)[None]
+        ours = compute_image_features(find_feature_network(model), view, find_feature_rule(model))
+        theirs = compute_image_features(find_feature_network(network), before, find_feature_rule(network))
+        pixels = max(pixels, float((view - before).abs().max()))
+        features, scale = max(features, float((ours - theirs).abs().max())), max(scale, float(theirs.abs().max()))
+    if source.directory and features > _TOLERANCE * max(scale, 1.0):
+        raise ValueError(
+            f"{source.name}: a picture through its own network and image processor gives other features than through "
+            f"the converted ones (by {features:.1e}, the largest is {scale:.1e}): this network computes something "
+            "that ours does not. Nothing was written: use it as it is."
+        )
+    return {**facts, "pixels": pixels, "features": features}

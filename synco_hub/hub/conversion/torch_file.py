@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from synco_hub.errors import escape
+from synco_hub.safe_pickle import NUMPY_STAND_INS
 
 _LEGACY_START = pickle.dumps(0x1950A86A20F9469CFC6C, 2)
 _DTYPES = (
@@ -43,6 +44,8 @@ def _path_text(*parts: Any) -> str:
 _STAND_INS: list[Any] = [
     *((OrderedDict, name) for name in ("yacs.config.CfgNode", "easydict.EasyDict", "builtins.dict")),
     *((_Namespace, name) for name in ("argparse.Namespace", "types.SimpleNamespace")),
+    # Numbers of numpy beside the weights, such as the best accuracy; read as in `synco_hub.safe_pickle`.
+    *((stand_in, name) for name, stand_in in NUMPY_STAND_INS.items()),
     *((_path_text, f"pathlib.{name}") for name in ("PosixPath", "WindowsPath", "_local.PosixPath")),
 ]
 

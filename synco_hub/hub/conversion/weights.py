@@ -17,7 +17,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from torch import Tensor, nn
 
 from synco_hub.errors import escape, join_names
-from synco_hub.hub.conversion.source import open_source
+from synco_hub.hub.conversion.source import choose_state, open_source
 from synco_hub.hub.loading import LinearHead
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
@@ -142,9 +142,7 @@ def finite(key: str, tensor: Tensor) -> Tensor:
 
 def read_head(name: str) -> LinearHead:
     """The linear layer of a file that a linear probe wrote; other weights in it are not looked at."""
-    content: Mapping[str, Any] = open_source(name).content
-    nested = [content[key] for key in ("model", "state_dict") if isinstance(content.get(key), Mapping)]
-    state = {str(key).removeprefix("module."): value for key, value in (nested or [content])[0].items()}
+    state = choose_state(open_source(name), ("model", "state_dict"))[1].tensors
     for layer in _LAYERS:
         dot = "." if layer else ""
         found = {kind: state.get(f"{layer}{dot}{kind}") for kind in ("weight", "bias")}

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
+from synco_hub.data.evaluation_transform import make_view
 from synco_hub.hub.loading import check_model_name
+from synco_hub.hub.preprocessing import make_pair_pictures, save_processor
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
 
@@ -114,6 +119,33 @@ def make_fixed_input(num_channels: int, height: int, width: int, batch: int = 2)
     """
     generator = torch.Generator().manual_seed(SEED)
     return torch.randn(batch, num_channels, height, width, generator=generator)
+
+
+@torch.no_grad()
+def compare_pairs(
+    exported: Exported, outputs: Callable[[Tensor], Tensor], view: Callable[[Image.Image], Tensor]
+) -> dict[str, float]:
+    """Send drawn pictures through the checkpoint and its processor, and through the export and its own.
+
+    Returns:
+        `pixels` and `outputs`, the largest absolute differences; empty where the processor makes views of another
+        size than the network's, for which stock models have no positions.
+    """
+    config = exported.config
+    pairs = make_pair_pictures(exported.processor)
+    if any(ours.shape[1:] != (config.num_channels, config.image_size, config.image_size) for _, ours in pairs):
+        return {}
+    views = [(ours, view(picture)[None]) for picture, ours in pairs]
+    differences = [(exported.outputs(ours) - outputs(theirs)).abs().max() for ours, theirs in views]
+    return {
+        "pixels": max(float((ours - theirs).abs().max()) for ours, theirs in views),
+        "outputs": max(map(float, differences)),
+    }
+
+
+def export_processor(exported: Exported, directory: Path) -> Callable[[Image.Image], Tensor]:
+    """Write the image processor beside the export; gives what the one that was written makes of an image."""
+    return partial(make_view, save_processor(exported.processor, directory))
 
 
 @torch.no_grad()

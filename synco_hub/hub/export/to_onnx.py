@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from synco_hub.hub.export.network import Exported, compared
+from synco_hub.hub.export.network import Exported, compare_pairs, compared, export_processor
 
 _TOLERANCE = 1e-4
 _BATCHES = (1, 3)
@@ -50,7 +50,7 @@ def export_onnx(exported: Exported, directory: Path) -> dict[str, Any]:
             dynamic_shapes={"pixel_values": {0: torch.export.Dim("batch")}},
         )
     program.save(directory / "model.onnx")
-    exported.processor.save_pretrained(directory)
+    view = export_processor(exported, directory)
     session = runtime.InferenceSession(str(directory / "model.onnx"), providers=["CPUExecutionProvider"])
 
     def outputs(images: Tensor) -> Tensor:
@@ -67,6 +67,7 @@ def export_onnx(exported: Exported, directory: Path) -> dict[str, Any]:
         "exact": True,
         "batches": differences,
         "outputs": list(network.names),
+        "pictures": compare_pairs(exported, outputs, view),
         "opset": int(program.model.opset_imports.get("", 0)),
         "how_to_load": (
             "import onnxruntime\n\n"

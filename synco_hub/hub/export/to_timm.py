@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import timm
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from transformers import TimmWrapperImageProcessor
 
-from synco_hub.hub.export.network import Exported, compared, layer_norm_epsilons, make_plain_config
+from synco_hub.data.evaluation_transform import make_view
+from synco_hub.hub.export.network import (
+    Exported,
+    compare_pairs,
+    compared,
+    export_processor,
+    layer_norm_epsilons,
+    make_plain_config,
+)
+from synco_hub.hub.preprocessing import translate_to_timm
 from synco_hub.models.backbones_synco import find_specification, make_timm_arguments
 
 _TOLERANCE = 1e-5
+_ROUNDING = (
+    "timm resizes images with Pillow, which rounds a few pixels to the next grey level, and where half a pixel is "
+    "left beside the crop, the crop may lie one pixel further."
+)
 # What a config.json of timm has elsewhere, or what changes no feature.
 _NOT_ARGUMENTS = ("model_name", "num_classes", "drop_path_rate", "weight_init", "dynamic_img_size", "strict_img_size")
 
@@ -38,7 +53,7 @@ def export_timm(exported: Exported, directory: Path) -> dict[str, Any]:
         "num_classes": num_classes,
         "num_features": config.hidden_size,
         "model_args": own,
-        "pretrained_cfg": _preprocessing(exported),
+        "pretrained_cfg": {**translate_to_timm(exported.processor), "num_classes": num_classes},
         # What timm does not read: everything that this package needs to take the weights back.
         "synco_config": make_plain_config(config),
     }
@@ -46,32 +61,21 @@ def export_timm(exported: Exported, directory: Path) -> dict[str, Any]:
         values["label_names"] = [config.id2label[index] for index in range(num_classes)]
     (directory / "config.json").write_text(json.dumps(values, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
     save_file(make_timm_state(exported), directory / "model.safetensors", {"format": "pt"})
-    return _checked(exported, directory, architecture, {"num_classes": num_classes, **own})
+    return _checked(exported, directory, values, {"num_classes": num_classes, **own})
 
 
-def _preprocessing(exported: Exported) -> dict[str, Any]:
-    processor, config = exported.processor, exported.config
-    size: Any = getattr(processor, "size", None)
-    edge = size.get("shortest_edge") if hasattr(size, "get") else getattr(size, "shortest_edge", None)
-    return {
-        "input_size": [config.num_channels, config.image_size, config.image_size],
-        "interpolation": "bicubic",
-        "crop_pct": config.image_size / edge if edge else 1.0,
-        "crop_mode": "center",
-        "mean": list(processor.image_mean),
-        "std": list(processor.image_std),
-        "num_classes": config.num_labels if exported.is_classifier else 0,
-    }
-
-
-def _checked(exported: Exported, directory: Path, architecture: str, arguments: dict[str, Any]) -> dict[str, Any]:
+def _checked(exported: Exported, directory: Path, values: dict[str, Any], arguments: dict[str, Any]) -> dict[str, Any]:
+    architecture, said = values["architecture"], values["pretrained_cfg"]
     network = timm.create_model(architecture, **arguments).eval()
     network.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
     mixed = layer_norm_epsilons(network) != layer_norm_epsilons(exported.backbone)
     difference, scale = compared(exported, lambda images: _outputs(network, images, exported.is_classifier))
     if difference > _TOLERANCE * max(1.0, scale) and not mixed:
         raise ValueError(f"timm's {architecture} gives features that differ by {difference:.1e}: export to onnx.")
+    view = partial(make_view, TimmWrapperImageProcessor(said))
+    pictures = compare_pairs(exported, lambda images: _outputs(network, images, exported.is_classifier), view)
     facts: dict[str, Any] = {"architecture": architecture, "difference": difference, "exact": not mixed}
+    facts |= {"pictures": pictures, "note": _ROUNDING}
     lines = [
         "import timm",
         "",
@@ -79,8 +83,8 @@ def _checked(exported: Exported, directory: Path, architecture: str, arguments: 
         "features = model.forward_head(model.forward_features(images), pre_logits=True)",
     ]
     if mixed:
-        facts["note"] = (
-            "The norms' epsilons are not timm's, and timm's file cannot say so: features differ by up to "
+        facts["note"] += (
+            " The norms' epsilons are not timm's, and timm's file cannot say so: features differ by up to "
             f"{difference:.1e} unless they are set after loading, as shown."
         )
         lines[3:3] = _epsilon_lines(exported.backbone)
@@ -113,6 +117,7 @@ def _outputs(network: Any, images: Tensor, logits: bool) -> Tensor:
 def export_safetensors(exported: Exported, directory: Path) -> dict[str, Any]:
     """Write one file of tensors under timm's names; what the shapes do not tell stands in its metadata."""
     config = make_plain_config(exported.config)
+    export_processor(exported, directory)
     facts = {"format": "pt", "num_heads": json.dumps(config["num_heads"]), "synco_config": json.dumps(config)}
     state = make_timm_state(exported)
     save_file(state, directory / "backbone.safetensors", facts)

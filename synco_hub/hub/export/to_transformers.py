@@ -23,7 +23,7 @@ from transformers import (
     ViTModel,
 )
 
-from synco_hub.hub.export.network import Exported, compared, layer_norm_epsilons
+from synco_hub.hub.export.network import Exported, compare_pairs, compared, export_processor, layer_norm_epsilons
 from synco_hub.models.backbones_synco import find_specification
 
 _TOLERANCE = 1e-5
@@ -83,7 +83,6 @@ def export_transformers(exported: Exported, directory: Path) -> dict[str, Any]:
     save_file(
         {key: tensor.clone() for key, tensor in tensors.items()}, directory / "model.safetensors", {"format": "pt"}
     )
-    exported.processor.save_pretrained(directory)
     return _checked(exported, directory, base if exported.head is None else classifier, epsilons)
 
 
@@ -125,6 +124,8 @@ def _checked(exported: Exported, directory: Path, model_class: Any, epsilons: di
             f"{sorted(info['missing_keys'])[:3]}, extra {sorted(info['unexpected_keys'])[:3]}. Export to timm or onnx."
         )
     difference, scale = compared(exported, lambda images: _outputs(model.eval(), images))
+    view = export_processor(exported, directory)
+    pictures = compare_pairs(exported, lambda images: _outputs(model, images), view)
     mixed = len(set(epsilons.values())) > 1
     if difference > _TOLERANCE * max(1.0, scale) and not mixed:
         raise ValueError(
@@ -132,6 +133,7 @@ def _checked(exported: Exported, directory: Path, model_class: Any, epsilons: di
             "computes something that the stock model does not. Export to timm, onnx or safetensors."
         )
     facts: dict[str, Any] = {"class": model_class.__name__, "difference": difference, "exact": not mixed}
+    facts["pictures"] = pictures
     if mixed:
         facts["note"] = (
             f"The norms have several epsilons ({sorted(set(epsilons.values()))}), a stock model has one "

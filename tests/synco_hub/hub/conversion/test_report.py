@@ -13,9 +13,11 @@ from synco_hub.hub.conversion.report import ConversionReport, Converted, compute
 from synco_hub.hub.conversion.source import CheckpointSource
 from synco_hub.hub.export.network import make_fixed_input
 from synco_hub.hub.loading import LinearHead
+from synco_hub.hub.preprocessing import choose_preprocessing
 from synco_hub.models import SynCoConfig, SynCoModel
 
 SOURCE = CheckpointSource("file.pth", "torch", "0" * 64, {})
+ASSUMED = choose_preprocessing(None, None, 32, 3, told=False)
 REPORT = ConversionReport(
     source={"name": "file.pth", "kind": "torch", "sha256": "0" * 64},
     layout={"name": "moby", "reason": "told", "source": "somebody"},
@@ -90,7 +92,7 @@ def converted(seed=0, **kwargs):
 
 def test_a_backbone_lies_there_with_everything_that_belongs_to_it(tmp_path):
     network = converted()
-    write_converted(tmp_path, "my-vit", SOURCE, Recognised("moby", "told"), network, REPORT)
+    write_converted(tmp_path, "my-vit", SOURCE, Recognised("moby", "told"), network, REPORT, ASSUMED)
     there = {path.name for path in tmp_path.iterdir()}
     assert {"config.json", "model.safetensors", "preprocessor_config.json", "conversion_report.json"} <= there
     assert {"README.md", "card_facts.yaml"} <= there
@@ -102,7 +104,9 @@ def test_a_backbone_lies_there_with_everything_that_belongs_to_it(tmp_path):
 
 def test_a_head_makes_a_classifier(tmp_path):
     head = LinearHead(torch.randn(2, 96), torch.randn(2), ["fern", "tree"])
-    write_converted(tmp_path, "my-vit", SOURCE, Recognised("moby", "told"), replace(converted(), head=head), REPORT)
+    write_converted(
+        tmp_path, "my-vit", SOURCE, Recognised("moby", "told"), replace(converted(), head=head), REPORT, ASSUMED
+    )
     loaded = AutoModelForImageClassification.from_pretrained(tmp_path)
     assert torch.equal(loaded.classifier.weight, head.weight)
     assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": "fern", "1": "tree"}
@@ -113,5 +117,5 @@ def test_what_does_not_load_as_it_was_is_no_checkpoint(tmp_path):
     other = {f"synco.{key}": value for key, value in converted(seed=1).model.state_dict().items()}
     with pytest.raises(RuntimeError, match="does not load as it was written"):
         write_converted(
-            tmp_path, "my-vit", SOURCE, Recognised("moby", "told"), replace(converted(), state=other), REPORT
+            tmp_path, "my-vit", SOURCE, Recognised("moby", "told"), replace(converted(), state=other), REPORT, ASSUMED
         )

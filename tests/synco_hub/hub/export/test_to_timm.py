@@ -13,7 +13,7 @@ from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoMode
 def exported(backbone, classes=None, **numbers):
     config = SynCoConfig(backbone, **numbers, **({"num_labels": classes} if classes else {}))
     model = SynCoForImageClassification(config) if classes else SynCoModel(config)
-    return Exported("x", model.eval(), image_processor(config.image_size))
+    return Exported("x", model.eval(), image_processor(config.image_size, config.num_channels))
 
 
 @pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano"])
