@@ -73,7 +73,9 @@ class SyntheticNegativesConfig:
         kinds = _paper_counts()
         for kind, count in self.counts.items():
             if kind not in kinds:
-                raise ValueError(f"counts names the unknown kind {kind!r}; the kinds are {', '.join(kinds)}.")
+                raise ValueError(
+                    f"counts names the unknown kind {kind!r}; the kinds are {', '.join(kinds)}.{suggest(kind, kinds)}"
+                )
             if not isinstance(count, int) or count < 0:
                 raise ValueError(f"counts[{kind!r}]={count} must be a whole number from 0 up; 0 leaves the kind out.")
         for name in ("interpolation_range", "extrapolation_range", "mixup_range"):
