@@ -18,7 +18,7 @@ from trainers.refusals import (
     refuse_separate_processes,
 )
 from trainers.schedules import scaled_learning_rate
-from trainers.settings import PretrainingOptions
+from trainers.settings import PretrainingOptions, check_schedules
 
 
 @dataclass
@@ -32,6 +32,7 @@ class SynCoTrainingArguments(PretrainingOptions, TrainingArguments):  # type: ig
     _argument_group_name: ClassVar[str] = "training (section 7.4; the rest are transformers.TrainingArguments)"
 
     def __post_init__(self) -> None:
+        check_schedules(self)
         refuse_impossible(vars(self))
         refuse_ignored(vars(self), {f.name: f.default for f in dataclasses.fields(self)}, PRETRAINING_DOES_OTHERWISE)
         self.use_cpu = choose_cpu_without_gpu(self.use_cpu)

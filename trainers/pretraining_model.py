@@ -216,7 +216,7 @@ def _normalised_std(features: Tensor) -> Tensor:
 
 def build_synthetic_negatives(settings: PretrainingSettings) -> SyntheticNegatives:
     """The synthesis that the settings describe."""
-    return SyntheticNegatives(
+    module = SyntheticNegatives(
         num_hard_negatives=settings.num_hard_negatives,
         counts=settings.counts,
         temperature=settings.temperature,
@@ -227,6 +227,9 @@ def build_synthetic_negatives(settings: PretrainingSettings) -> SyntheticNegativ
         gradient_step=settings.gradient_step,
         adversarial_step=settings.adversarial_step,
     )
+    # They are made here, and a look at them would wait for the device.
+    module.knows_lengths = True
+    return module
 
 
 def check_complete_state(missing: Any, unexpected: Any) -> None:

@@ -33,7 +33,14 @@ from trainers.pretraining_model import SynCoForPreTraining, check_complete_state
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import read_manifest
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
-from trainers.schedules import learning_rate_factor, synthetic_steps, target_momentum
+from trainers.schedules import (
+    learning_rate_factor,
+    learning_rate_factor_of_authors,
+    scaled_learning_rate,
+    synthetic_steps,
+    target_momentum,
+)
+from trainers.settings import AUTHORS_CODE
 
 logger = logging.getLogger(__name__)
 
@@ -196,13 +203,16 @@ class SynCoTrainer(CheckpointingTrainer):
 
     def _plan_synthesis(self, total_steps: int) -> range:
         warmup, cooldown = self.args.synthetic_warmup_epochs, self.args.synthetic_cooldown_epochs
-        return synthetic_steps(total_steps, self.steps_per_epoch, warmup, cooldown)
+        return synthetic_steps(total_steps, self.steps_per_epoch, warmup, cooldown, self.args.synthetic_last_epoch)
 
     def _scale_rate(self, step: int, total_steps: int) -> float:
         """Factor on the peak learning rate."""
         peak = max(self.args.learning_rate or 0.0, 1e-30)
         warmup = self.args.count_warmup_steps(total_steps, self.steps_per_epoch)
         start, end = self.args.learning_rate_start / peak, self.args.learning_rate_end / peak
+        if self.args.learning_rate_curve == AUTHORS_CODE:
+            scale = scaled_learning_rate(1.0, self.args.global_batch_size)
+            return learning_rate_factor_of_authors(step, total_steps, warmup, start * scale, end * scale)
         return learning_rate_factor(step, total_steps, warmup, start, end)
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
@@ -217,7 +227,7 @@ class SynCoTrainer(CheckpointingTrainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
-        """Linear warm-up from zero, then a cosine to zero, per optimizer step."""
+        """Linear warm-up, then a cosine, per optimizer step."""
         if self.lr_scheduler is None:
             warmup = self.args.count_warmup_steps(num_training_steps, self.steps_per_epoch)
             if warmup >= num_training_steps > 1:

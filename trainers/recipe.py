@@ -1,17 +1,20 @@
 """From recipe, fidelity and command line to one run of pretraining.
 
 A recipe is a YAML file of flags, nothing but what differs from the defaults. A file holds one recipe, or a set of
-them: what all share under `base`, and under `variants` one mapping a name. A variant is called `file/variant`.
+them: what all share under `base`, and under `variants` one mapping a name. A variant is called `file/variant`. What
+stands under `paper` is the paper's number where the authors' code has another: it is left out under that fidelity.
 
 A fidelity says whom to follow where the paper and the authors' published code differ: the paper is the default, the
-code a group of flags. What no flag can say stays with the paper: the authors' step counter ignores the number of
-processes, so their window of synthesis moves with it; ours counts global steps.
+code a group of flags. What a recipe names wins over the group, what the user names over both. What no flag can say
+stays with the paper: the authors' step counter ignores the number of processes, so their window of synthesis moves
+with it; ours counts global steps.
 """
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +26,7 @@ from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
 from trainers.command import list_flags, parse_flags
 from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.runs.checkpoints import SETTINGS_FILE
 from trainers.settings import (
     AUTHORS_CODE,
     PAPER,
@@ -47,9 +51,11 @@ def list_recipes() -> list[str]:
     return names
 
 
-def read_recipe(name_or_path: str, known: Sequence[str]) -> list[str]:
+def read_recipe(name_or_path: str, known: Sequence[str], fidelity: str = PAPER) -> list[str]:
     """Read a recipe as command-line flags, to be put before the user's own, which win."""
-    return to_flags(_settings(name_or_path), known, f"recipe {name_or_path}")
+    settings = _settings(name_or_path)
+    papers = settings.pop(PAPER, {})
+    return to_flags(settings | (papers if fidelity == PAPER else {}), known, f"recipe {name_or_path}")
 
 
 def to_flags(settings: Mapping[str, Any], known: Sequence[str], origin: str) -> list[str]:
@@ -106,6 +112,7 @@ _COMMON: Mapping[str, Any] = {
     "base_learning_rate": 1e-3,
     "weight_decay": 0.05,
     "warmup_epochs": 5,
+    "learning_rate_curve": AUTHORS_CODE,
     "learning_rate_start": 5e-7,
     "learning_rate_end": 5e-6,
     "max_grad_norm": 5.0,
@@ -117,9 +124,9 @@ _OF_METHOD: Mapping[str, Mapping[str, Any]] = {
         "num_adversarial_perturbation": 64,
         "num_noise_injection": 64,
         "noise_std": 0.1,
-        # Epochs 30 to 100 of 300, both included.
+        # Epochs 30 to 100, both included, whatever the length of the run.
         "synthetic_warmup_epochs": 30,
-        "synthetic_cooldown_epochs": 199,
+        "synthetic_last_epoch": 100,
     },
     "byol": {
         "base_learning_rate": 2e-4,
@@ -173,9 +180,11 @@ class PretrainingRun:
                 "base_learning_rate",
                 "weight_decay",
                 "warmup_epochs",
+                "learning_rate_curve",
                 "momentum_start",
                 "synthetic_warmup_epochs",
                 "synthetic_cooldown_epochs",
+                "synthetic_last_epoch",
                 "augment_on",
                 "per_device_train_batch_size",
                 "gradient_accumulation_steps",
@@ -200,7 +209,7 @@ def parse(argv: Sequence[str]) -> PretrainingRun:
 
 
 def _insert_groups(argv: list[str]) -> list[str]:
-    """The flags of a recipe and of a fidelity before the user's own, which win."""
+    """The flags of a fidelity, then of a recipe, before the user's own: what stands later wins."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     for name, default in (("recipe", None), ("fidelity", PAPER), ("method", None), ("backbone", None)):
         first.add_argument(f"--{name}", default=default)
@@ -209,7 +218,32 @@ def _insert_groups(argv: list[str]) -> list[str]:
     flags = read_recipe(given.recipe, known) if given.recipe else []
     chosen = first.parse_known_args([*flags, *argv])[0]
     method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
-    flags += to_flags(
-        choose_fidelity_settings(chosen.fidelity, method, backbone), known, f"fidelity {chosen.fidelity}"
-    )
-    return [*flags, *argv]
+    group = choose_fidelity_settings(chosen.fidelity, method, backbone)
+    if given.recipe:
+        flags = read_recipe(given.recipe, known, chosen.fidelity)
+    named = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in [*flags, *argv]}
+    held = _recall_earlier_group(argv) if group and "learning_rate_curve" not in named else {}
+    if held:
+        # Then the group won over the recipe, and a run goes on with what it had.
+        group.pop("synthetic_last_epoch", None)
+        return [*flags, *to_flags(group | held, known, f"fidelity {chosen.fidelity}"), *argv]
+    if "synthetic_cooldown_epochs" in named:
+        group.pop("synthetic_last_epoch", None)
+    return [*to_flags(group, known, f"fidelity {chosen.fidelity}"), *flags, *argv]
+
+
+def _recall_earlier_group(argv: Sequence[str]) -> dict[str, Any]:
+    """What version 0.1 set for the authors' code otherwise than today, of a run of it that is to be resumed."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--output-dir", "--output_dir", type=Path, default=Path())
+    parser.add_argument("--resume", nargs="?", const="true", default="false")
+    given = parser.parse_known_args(argv)[0]
+    file = given.output_dir / SETTINGS_FILE
+    if given.resume.lower() in ("false", "f", "no", "n", "0") or not file.is_file():
+        return {}
+    training = json.loads(file.read_text()).get("training", {})
+    if training.get("fidelity") != AUTHORS_CODE or training.get("learning_rate_curve", PAPER) != PAPER:
+        return {}
+    window = ("synthetic_warmup_epochs", "synthetic_cooldown_epochs")
+    held = {name: training[name] for name in window if training.get(name) is not None}
+    return {"learning_rate_curve": PAPER, **held}

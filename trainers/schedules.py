@@ -38,8 +38,12 @@ def synthetic_steps(
     steps_per_epoch: float,
     warmup_epochs: float | None = None,
     cooldown_epochs: float | None = None,
+    last_epoch: float | None = None,
 ) -> range:
     """Optimizer steps in which synthetic negatives are made, counted from 0.
+
+    With ``last_epoch`` the window is the authors' code's: it ends with that epoch whatever the run's length, and a
+    step counts as the next one there, so that it begins and ends one step earlier.
 
     Source: paper section 7.4; the global optimizer step counts, so the window does not depend on the processes.
     """
@@ -47,6 +51,9 @@ def synthetic_steps(
         if value is not None and value < 0:
             raise ValueError(f"A synthetic {name} of {value} epochs is negative: give 0 or more.")
     warmup = total_steps * SYNTHETIC_WARMUP_FRACTION if warmup_epochs is None else warmup_epochs * steps_per_epoch
+    if last_epoch is not None:
+        end = min(round((last_epoch + 1) * steps_per_epoch) - 1, total_steps)
+        return range(max(round(warmup) - 1, 0), max(round(warmup) - 1, end, 0))
     cooldown = (
         total_steps * SYNTHETIC_COOLDOWN_FRACTION if cooldown_epochs is None else cooldown_epochs * steps_per_epoch
     )
@@ -72,3 +79,19 @@ def learning_rate_factor(
         return start + (1.0 - start) * step / warmup_steps
     progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
     return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * min(progress, 1.0)))
+
+
+def learning_rate_factor_of_authors(
+    step: int, total_steps: int, warmup_steps: int, start: float = 0.0, end: float = 0.0
+) -> float:
+    """Factor on the peak learning rate in the authors' code: each step has the rate of the one before.
+
+    Linear from `start` over the warm-up, then the rest of a cosine to `end` that began at step 0, so that the rate
+    falls at the end of the warm-up.
+
+    Source: MoBY's code, timm's `CosineLRScheduler` with `warmup_prefix=False`, updated by k after step k.
+    """
+    step = max(step - 1, 0)
+    if step < warmup_steps:
+        return start + (1.0 - start) * step / warmup_steps
+    return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * min(step / max(total_steps, 1), 1.0)))

@@ -73,7 +73,9 @@ class SyntheticNegativesConfig:
         kinds = _paper_counts()
         for kind, count in self.counts.items():
             if kind not in kinds:
-                raise ValueError(f"counts names the unknown kind {kind!r}; the kinds are {', '.join(kinds)}.")
+                raise ValueError(
+                    f"counts names the unknown kind {kind!r}; the kinds are {', '.join(kinds)}.{suggest(kind, kinds)}"
+                )
             if not isinstance(count, int) or count < 0:
                 raise ValueError(f"counts[{kind!r}]={count} must be a whole number from 0 up; 0 leaves the kind out.")
         for name in ("interpolation_range", "extrapolation_range", "mixup_range"):
@@ -209,13 +211,15 @@ def drop_retired(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RecipeArguments:
-    """Groups of flags, which those given beside them override."""
+    """Groups of flags: what a recipe names wins over a fidelity, what is given beside them wins over both."""
 
     recipe: str | None = setting(
         None, "Name of a recipe or a YAML file of flags, such as synco-v2-deit-s; flags given here override it."
     )
     fidelity: str = setting(
-        PAPER, f"{PAPER}, or {AUTHORS_CODE}: the settings of the authors' published code where it differs."
+        PAPER,
+        f"{PAPER}, or {AUTHORS_CODE}: the settings of the authors' published code where it differs; what a recipe or "
+        "a flag names stays as it is named.",
     )
 
 
@@ -288,6 +292,11 @@ class PretrainingOptions:
     learning_rate: float | None = setting(None, "Peak learning rate, used as it is; default: the scaled base rate.")
     weight_decay: float = setting(0.1, "AdamW weight decay, not on norms or biases (7.4).")
     warmup_epochs: float | None = setting(None, "Epochs of linear warm-up; default: 40 / 300 of the run (7.4).")
+    learning_rate_curve: str = setting(
+        PAPER,
+        f"{PAPER}: a cosine after the warm-up. {AUTHORS_CODE}: the cosine counts from step 0, each step has the rate "
+        "of the one before, start and end are given for a global batch of 512.",
+    )
     learning_rate_start: float = setting(0.0, "Learning rate at the first step (7.4: 0).")
     learning_rate_end: float = setting(0.0, "Learning rate at the end of the run (7.4: 0).")
     decay_tokens_and_tables: bool = toggle(
@@ -300,6 +309,11 @@ class PretrainingOptions:
     )
     synthetic_cooldown_epochs: float | None = setting(
         None, "Last epochs without them; default: a third of the run (7.4: 100 of 300)."
+    )
+    synthetic_last_epoch: float | None = setting(
+        None,
+        "Last epoch with them, from 0 and whatever the run's length, instead of --synthetic-cooldown-epochs, as the "
+        "authors' code counts (one step ahead).",
     )
     augment_on: str = setting(
         "auto",
@@ -327,3 +341,17 @@ class PretrainingOptions:
     remove_unused_columns: bool = toggle(False, "Off: the views are not model columns.")
     ddp_broadcast_buffers: bool | None = toggle(False, "Off: queues are equal anyway, and 8 MB a step are saved.")
     ddp_find_unused_parameters: bool | None = toggle(False, "Off: every trainable parameter takes part in every step.")
+
+
+def check_schedules(options: PretrainingOptions) -> None:
+    """Refuses a curve that is none, and two ends of the window of synthesis."""
+    if options.learning_rate_curve not in (PAPER, AUTHORS_CODE):
+        raise ValueError(
+            f"--learning-rate-curve {options.learning_rate_curve!r} is unknown: use {PAPER} or {AUTHORS_CODE}."
+            + suggest(options.learning_rate_curve, (PAPER, AUTHORS_CODE))
+        )
+    if options.synthetic_last_epoch is not None and options.synthetic_cooldown_epochs is not None:
+        raise ValueError(
+            f"--synthetic-last-epoch {options.synthetic_last_epoch:g} and --synthetic-cooldown-epochs "
+            f"{options.synthetic_cooldown_epochs:g} both say where synthesis ends: give one of them."
+        )

@@ -11,6 +11,7 @@ them, and `readable_loss` is the loss as one would write it from there: the orac
 Source: paper §7.4 (numbers), §10.2 (what each kind is for); Giakoumoglou and Stathaki 2025 (SynCo) for the formulas.
 """
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from synco_hub.errors import suggest
 from trainers.accelerator_contrastive_loss import summarise_in_few_kernels
 from trainers.fused_contrastive_loss import (
     can_be_sampled,
@@ -37,6 +39,11 @@ from trainers.info_nce import (
 )
 from trainers.settings import SyntheticNegativesConfig
 from trainers.synthetic_draws import Draw, draw_noise, draw_synthetic
+
+logger = logging.getLogger(__name__)
+
+# Half-precision vectors of unit length are this near to it.
+_LENGTH_TOLERANCE = 0.02
 
 
 def interpolation(query: Tensor, negative: Tensor, partner: Tensor, alpha: Tensor) -> Tensor:
@@ -91,20 +98,31 @@ class SyntheticNegatives(nn.Module):
 
     Args:
         config: Settings; None means the paper's.
-        settings: Single fields of `SyntheticNegativesConfig` that replace those of `config`.
+        settings: Single fields of `SyntheticNegativesConfig` that replace those of `config`; `num_mixup=64` and its
+            like, as on the command line, replace the count of one kind.
 
     Raises:
         ValueError: If a setting is out of its range.
-        TypeError: If a setting is unknown.
+        TypeError: If a setting is unknown, naming the nearest.
 
     Example:
-        >>> synthetic_negatives = SyntheticNegatives(num_hard_negatives=1024)
+        >>> synthetic_negatives = SyntheticNegatives(num_hard_negatives=1024, num_mixup=64)
         >>> loss = synthetic_negatives.loss(query, key.detach(), queue)
     """
 
+    # Whether the first vectors were looked at; a trainer that makes them itself need not wait for the device.
+    knows_lengths = False
+
     def __init__(self, config: SyntheticNegativesConfig | None = None, **settings: Any) -> None:
         super().__init__()
-        self.config = replace(config or SyntheticNegativesConfig(), **settings)
+        config = config or SyntheticNegativesConfig()
+        counts = {kind: settings.pop(f"num_{kind}") for kind in STRATEGIES if f"num_{kind}" in settings}
+        known = [*vars(config), *(f"num_{kind}" for kind in STRATEGIES)]
+        for name in settings:
+            if name not in known:
+                raise TypeError(f"{name} is no setting of SyntheticNegatives.{suggest(name, known)}")
+        config = replace(config, **settings)
+        self.config = replace(config, counts={**config.counts, **counts}) if counts else config
 
     @property
     def num_synthetic(self) -> int:
@@ -251,6 +269,9 @@ class SyntheticNegatives(nn.Module):
 
     def _check(self, query: Tensor, key: Tensor, queue: Tensor, generator: torch.Generator | None) -> None:
         check_contrastive_inputs(query, key, queue)
+        if not (self.knows_lengths or torch.compiler.is_compiling()):
+            self.knows_lengths = True
+            _warn_of_other_lengths({"query": query, "key": key, "queue": queue})
         if len(queue) < self.config.num_hard_negatives:
             raise ValueError(
                 f"num_hard_negatives={self.config.num_hard_negatives} exceeds the queue's {len(queue)} vectors; "
@@ -260,4 +281,18 @@ class SyntheticNegatives(nn.Module):
             raise ValueError(
                 f"the generator is on {generator.device} but the query on {query.device}; "
                 f"make it with torch.Generator({query.device.type!r})."
+            )
+
+
+@torch.no_grad()
+def _warn_of_other_lengths(vectors: Mapping[str, Tensor]) -> None:
+    """One line where similarities would not be cosines, which the formulas of the six kinds take them for."""
+    for name, rows in vectors.items():
+        lengths = rows.float().norm(dim=1)
+        apart = float((lengths - 1).abs().max())
+        if not apart < _LENGTH_TOLERANCE:
+            logger.warning(
+                "%s has vectors of length %.3g to %.3g, but the loss and the synthetic negatives are those of unit "
+                "vectors: pass torch.nn.functional.normalize(%s, dim=1).",
+                *(name, float(lengths.min()), float(lengths.max()), name),
             )

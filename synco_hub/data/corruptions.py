@@ -1,9 +1,9 @@
 """Changes of evaluation images between crop and normalisation: ImageNet-C's corruptions and ImageNet-W's watermark.
 
-The fifteen corruptions are drawn on any image at five severities; the files of ImageNet-C are others. Twelve come from
-the package imagecorruptions. Three are written here from their definition: its glass_blur and fog fail with current
-libraries, and its impulse_noise cannot be seeded. Its motion blur and snow are made without ImageMagick, and no image
-passes through JPEG at the end as the files of ImageNet-C do.
+The fifteen corruptions are drawn on any image at five severities; the files of ImageNet-C are others. Eleven come from
+the package imagecorruptions. Four are written here from their definition: its glass_blur and fog fail with current
+libraries, its impulse_noise cannot be seeded, and its elastic_transform is another one. Its motion blur and snow are
+made without ImageMagick, and no image passes through JPEG at the end as the files of ImageNet-C do.
 
 Source: Hendrycks and Dietterich, "Benchmarking neural network robustness to common corruptions and perturbations"
 (2019), section 3 and the published parameters.
@@ -24,6 +24,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
+from scipy.ndimage import gaussian_filter, map_coordinates
 from torch import Tensor
 from torchvision.transforms.v2 import functional as transforms
 
@@ -41,11 +42,25 @@ PixelChange = Callable[[Tensor, int], Tensor]
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 32
 LABEL = "corruptions drawn on the fly, not the files of ImageNet-C"
+IMPLEMENTATIONS = (
+    "elastic_transform, fog, glass_blur (copying, as the script that made the files) and impulse_noise follow "
+    "ImageNet-C's definition here, the others are imagecorruptions' (motion blur and snow without ImageMagick)"
+)
+# How a corruption is drawn, where that has changed since version 0.1, which is 1.
+DRAWING_VERSIONS = {"elastic_transform": 2, "glass_blur": 2}
 
 # Share of the values that become 0 or 1.
 _IMPULSE_AMOUNTS = (0.03, 0.06, 0.09, 0.17, 0.27)
 # Blur in pixels, farthest partner in pixels, rounds.
 _GLASS_SETTINGS = ((0.7, 1, 2), (0.9, 2, 1), (1.0, 2, 3), (1.1, 3, 2), (1.5, 4, 2))
+# Size and smoothness of the displacement, farthest way of a corner of the affine map: pixels of an image of 224.
+_ELASTIC_SETTINGS = (
+    (488.0, 170.8, 24.4),
+    (488.0, 19.52, 48.8),
+    (12.2, 2.44, 4.88),
+    (17.08, 2.44, 4.88),
+    (29.28, 2.44, 4.88),
+)
 # Thickness, decay parameter. The published script multiplies each random height by its spread twice, so that from
 # scale to scale the heights shrink by the square of the parameter.
 _FOG_SETTINGS = ((1.5, 2.0), (2.0, 2.0), (2.5, 1.7), (2.5, 1.5), (3.0, 1.4))
@@ -189,15 +204,15 @@ def _impulse_noise(image: Values, severity: int, generator: np.random.Generator)
 
 
 def _glass_blur(image: Values, severity: int, generator: np.random.Generator) -> Values:
-    """Blur, let pixels change places with near ones, blur again.
+    """Blur, let each pixel take the value of a near one, blur again.
 
-    Pixels are visited from the lower right to the upper left. In the published script the exchange copies the
-    neighbour instead, because both sides of its assignment are views of one array.
+    Pixels are visited from the lower right to the upper left, so that a value can travel. The published script means
+    to exchange the two, but both sides of its assignment are views of one array: what made ImageNet-C's files copies.
     """
     sigma, reach, rounds = _GLASS_SETTINGS[severity - 1]
     height, width = image.shape[:2]
     blurred = np.uint8(_gaussian(image, sigma) * 255) / 255.0
-    # Of whole numbers instead of pixels, the exchanges take a tenth of the time.
+    # Of whole numbers instead of pixels, the copies take a tenth of the time.
     place = list(range(height * width))
     rows, columns = range(height - reach, reach, -1), range(width - reach, reach, -1)
     for _ in range(rounds):
@@ -206,8 +221,7 @@ def _glass_blur(image: Values, severity: int, generator: np.random.Generator) ->
         for row, row_offsets in zip(rows, offsets, strict=True):
             for column, offset in zip(columns, row_offsets, strict=True):
                 here = row * width + column
-                there = here + offset
-                place[here], place[there] = place[there], place[here]
+                place[here] = place[here + offset]
     shuffled = blurred.reshape(-1, 3)[np.array(place)].reshape(image.shape)
     return _gaussian(shuffled, sigma)
 
@@ -221,9 +235,31 @@ def _fog(image: Values, severity: int, generator: np.random.Generator) -> Values
     return (image + thickness * clouds) * brightest / (brightest + thickness)
 
 
+def _elastic_transform(image: Values, severity: int, generator: np.random.Generator) -> Values:
+    """Move three points of the middle, the image with them, then every pixel by a smooth random displacement.
+
+    The published lengths are pixels of an image of 224; a smaller one gets proportionally smaller ones.
+    """
+    cv2 = opencv()
+    height, width = image.shape[:2]
+    size, smoothness, reach = np.array(_ELASTIC_SETTINGS[severity - 1]) * min(1.0, min(height, width) / 224)
+    middle, side = np.array([height, width]) // 2, min(height, width) // 3
+    corners = np.float32([middle + side, middle + np.array([side, -side]), middle - side])
+    moved = corners + generator.uniform(-reach, reach, corners.shape).astype(np.float32)
+    affine = cv2.getAffineTransform(corners, moved)
+    bent = cv2.warpAffine(np.float32(image), affine, (width, height), borderMode=cv2.BORDER_REFLECT_101)
+    rows, columns = (
+        place + size * gaussian_filter(generator.uniform(-1, 1, place.shape), smoothness, mode="reflect", truncate=3)
+        for place in np.mgrid[:height, :width].astype(np.float64)
+    )
+    bent = [map_coordinates(bent[..., channel], (rows, columns), order=1, mode="reflect") for channel in range(3)]
+    return np.stack(bent, axis=2)
+
+
 # Values are in [0, 1], of shape (height, width, 3), and a severity is 1 to 5.
 _OWN_CORRUPTIONS: dict[str, Callable[[Values, int, np.random.Generator], Values]] = {
     "impulse_noise": _impulse_noise,
+    "elastic_transform": _elastic_transform,
     "glass_blur": _glass_blur,
     "fog": _fog,
 }

@@ -1,7 +1,7 @@
 """DAVIS 2017: videos as JPEG frames, objects as indexed PNG masks.
 
 Layout: `JPEGImages/480p/<video>/00000.jpg`, `Annotations/480p/<video>/00000.png`, `ImageSets/2017/val.txt`. A mask's
-pixel is 0 on the background, 1, 2, … on the objects of the first frame, 255 where it does not count.
+pixel is 0 on the background, 1, 2, … on the objects of the first frame, 255 on no object.
 """
 
 from __future__ import annotations

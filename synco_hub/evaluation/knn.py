@@ -95,7 +95,7 @@ def evaluate_knn(
         temperature: Temperature of the vote, above 0.
 
     Returns:
-        ``top1_k<k>`` and, from 5 classes on, ``top5_k<k>`` in percent, or ``map_11_point_k<k>`` and
+        ``top1_k<k>`` and, from 5 classes and neighbours on, ``top5_k<k>`` in percent, or ``map_11_point_k<k>`` and
         ``map_integral_k<k>`` where an image can have several classes, with everything needed to measure them again.
 
     Raises:
@@ -276,7 +276,7 @@ def knn_accuracy(
         progress: Show a progress bar.
 
     Returns:
-        ``top1_k<k>`` for every k and, from 5 classes on, ``top5_k<k>``; in percent.
+        ``top1_k<k>`` for every k and, from 5 classes and neighbours on, ``top5_k<k>``; in percent.
 
     Raises:
         ValueError: If a side is empty, shapes do not fit, a feature is NaN, a label is missing or out of range, or a
@@ -293,10 +293,9 @@ def knn_accuracy(
         )
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
-    guesses = (1, 5) if num_classes >= 5 else (1,)
-    right = {
-        (guess, k): torch.zeros((), dtype=torch.long, device=device) for k in sorted(set(ks)) for guess in guesses
-    }
+    # Five guesses need five votes: of fewer, the rest would be classes that nobody voted for.
+    counted = [(guess, k) for k in sorted(set(ks)) for guess in (1, 5) if guess == 1 or min(k, num_classes) >= 5]
+    right = {each: torch.zeros((), dtype=torch.long, device=device) for each in counted}
     neighbour_labels, query_labels = bank_labels.to(device)[found.indices], query_labels.to(device)
     for start in range(0, len(query_labels), _VOTED_TOGETHER):
         rows = slice(start, start + _VOTED_TOGETHER)
@@ -304,8 +303,9 @@ def knn_accuracy(
             found.similarities[rows], neighbour_labels[rows], num_classes, ks, temperature
         ):
             ranks = target_ranks(votes, query_labels[rows])
-            for guess in guesses:
-                right[guess, k] += (ranks < guess).sum()
+            for guess in (1, 5):
+                if (guess, k) in right:
+                    right[guess, k] += (ranks < guess).sum()
     return {f"top{guess}_k{k}": 100.0 * int(count) / len(query_labels) for (guess, k), count in right.items()}
 
 

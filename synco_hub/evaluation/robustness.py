@@ -176,7 +176,8 @@ class RobustnessRun:
         stale = []
         for cell in tqdm(finished, "comparing", unit="cell", leave=False, disable=not self.settings.progress):
             images, taken = cell.open().images, self.cells[cell.key]
-            if (taken.fingerprint, taken.contents) != (images.description.fingerprint, self._contents(images)):
+            described = (images.description.fingerprint, self._contents(images), cell.drawing)
+            if (taken.fingerprint, taken.contents, taken.drawing) != described:
                 stale.append(cell.key)
         return stale
 
@@ -200,7 +201,7 @@ class RobustnessRun:
         # Before the measurement: images that change while it runs are then others than those that it names.
         contents = self._contents(dataset.images)
         measured = measure_cell(network, dataset, columns, self.settings, title, is_subset)
-        return replace(measured, contents=contents)
+        return replace(measured, contents=contents, drawing=cell.drawing)
 
 
 def _read_stored_cells(output: Path, stored: Any) -> dict[str, AccuracyCell]:
@@ -224,6 +225,7 @@ class AccuracyCell:
         skipped: Names of the unreadable images.
         fingerprint: Of the set: names and labels.
         contents: Of its files, see `synco_hub.evaluation.resume`; None if it was not looked for.
+        drawing: Version of how its corruption was drawn.
     """
 
     images: int
@@ -232,6 +234,7 @@ class AccuracyCell:
     skipped: tuple[str, ...] = ()
     fingerprint: str | None = None
     contents: str | None = None
+    drawing: int = 1
 
     @property
     def top1(self) -> float:

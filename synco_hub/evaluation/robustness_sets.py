@@ -15,6 +15,8 @@ from synco_hub.data.catalog.loading import find_corruption_folders, find_set_fol
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG, HOLD_OUT_CORRUPTIONS
 from synco_hub.data.class_labels import IMAGENET
 from synco_hub.data.corruptions import (
+    DRAWING_VERSIONS,
+    IMPLEMENTATIONS,
     LABEL,
     SEVERITIES,
     SMALLEST_SIDE,
@@ -74,11 +76,13 @@ class PlannedCell:
         key: Set, and for corruptions corruption and severity, with slashes between.
         open: Reads the file names and gives the data set.
         class_list: The classes that its labels follow; None for those of the classifier itself.
+        drawing: Version of how its corruption is drawn.
     """
 
     key: str
     open: Callable[[], EvaluationDataset]
     class_list: str | None = None
+    drawing: int = 1
 
 
 @dataclass(frozen=True)
@@ -162,7 +166,7 @@ def plan_on_the_fly(model: EvaluatedModel, data: DatasetChoice, settings: Robust
         f"{about.source}; {about.split_rule}; fingerprint {about.fingerprint}",
         preprocessing(whole),
         settings.seed,
-        (LABEL,),
+        (LABEL, IMPLEMENTATIONS),
         subset is not None or corruptions is not None,
         about.fingerprint,
     )
@@ -219,7 +223,8 @@ def plan_corruptions(
     for name in check_corruptions(corruptions):
         for severity in SEVERITIES:
             dataset = partial(ChangedDataset, images, transform, Corruption(name, severity, seed))
-            cells.append(PlannedCell(f"corrupted/{name}/{severity}", dataset))
+            drawing = DRAWING_VERSIONS.get(name, 1)
+            cells.append(PlannedCell(f"corrupted/{name}/{severity}", dataset, drawing=drawing))
     return cells
 
 

@@ -47,6 +47,8 @@ logger = logging.getLogger(__name__)
 RESULT_FILE = "video-segmentation.json"
 # The long side is a multiple of this, as in the scripts whose numbers are published.
 _LONG_SIDE_UNIT = 64
+# As the semi-supervised task of davis2017-evaluation.
+SCORING = {"frames_scored": "all but first and last", "index_255": "background"}
 # Frames whose masks are compared at once: bounds the memory of long videos.
 _CHUNK = 8
 
@@ -113,7 +115,7 @@ def evaluate_video_segmentation(
                 metrics=measure_video(finished),
                 model=source,
                 dataset=_data_source(finished, len(videos), settings.split),
-                protocol=ProtocolFacts("video-segmentation", {**how, "frames_scored": "all but first and last"}),
+                protocol=ProtocolFacts("video-segmentation", {**how, **SCORING}),
                 preprocessing={"short_side": settings.short_side, "mean": model.mean, "std": model.std},
                 device=device_name(settings.device or next(network.parameters()).device),
                 duration_s=time.perf_counter() - started,
@@ -276,7 +278,8 @@ def score_video(name: str, masks: Tensor, annotations: Tensor, seconds: Sequence
     Args:
         name: The video.
         masks: Predicted indices. Shape: (frames, height, width).
-        annotations: Annotated indices, 255 where pixels do not count. Shape: (frames, height, width).
+        annotations: Annotated indices; 255 counts as background, as in davis2017-evaluation's semi-supervised task.
+            Shape: (frames, height, width).
         seconds: What the propagation took, kept with the scores.
     """
     if masks.shape != annotations.shape or masks.ndim != 3 or len(masks) < 3:
@@ -295,11 +298,10 @@ def score_video(name: str, masks: Tensor, annotations: Tensor, seconds: Sequence
     contour: list[list[float]] = [[] for _ in range(num_objects)]
     for start in range(1, len(masks) - 1, _CHUNK):
         frames = slice(start, min(start + _CHUNK, len(masks) - 1))
-        void = annotations[frames] == VOID
         for number in range(num_objects):
             pair = masks[frames] == number + 1, annotations[frames] == number + 1
-            region[number] += region_similarity(*pair, void).tolist()
-            contour[number] += contour_accuracy(*pair, void).tolist()
+            region[number] += region_similarity(*pair).tolist()
+            contour[number] += contour_accuracy(*pair).tolist()
     return VideoScores(name, region, contour, list(seconds))
 
 

@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from PIL import Image
+from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from synco_hub.models import SynCoConfig
@@ -14,7 +16,7 @@ from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import RECIPES, choose_fidelity_settings, list_recipes, parse, read_recipe, to_flags
 from trainers.runs.checkpoints import IDENTITY
-from trainers.schedules import learning_rate_factor, synthetic_epochs
+from trainers.schedules import learning_rate_factor
 from trainers.synthetic_negatives import SyntheticNegatives
 
 
@@ -192,6 +194,9 @@ def test_settings_become_flags_and_an_unknown_one_names_the_nearest():
         to_flags({"num_head": 2}, ["num_heads"], "x")
 
 
+SMALL_OBJECTIVE = {"queue_size": 8, "num_hard_negatives": 2, "projection_hidden_dim": 8, "projection_dim": 4}
+
+
 def run(tmp_path, *flags: str):
     return parse([*flags, "--output-dir", str(tmp_path), "--use-cpu"])
 
@@ -208,11 +213,98 @@ def test_the_authors_code_as_a_group(tmp_path):
     assert theirs.settings.num_hard_negatives == 256
     assert theirs.backbone.num_heads == [12]
     training = theirs.training
-    window = synthetic_epochs(300, training.synthetic_warmup_epochs, training.synthetic_cooldown_epochs)
-    assert (window[0], window[-1]) == (30, 100)
     assert (training.base_learning_rate, training.weight_decay, training.max_grad_norm) == (1e-3, 0.05, 5.0)
     assert training.count_warmup_steps(total_steps=3000, steps_per_epoch=10) == 50
     assert theirs.fidelity == "authors-code"
+
+
+@pytest.mark.parametrize(
+    ("epochs", "last_step"), [(100, 250_199), (200, 252_700), (300, 252_700), (400, 252_700), (800, 252_700)]
+)
+def test_the_authors_window_does_not_move_with_the_length_of_the_run(tmp_path, epochs, last_step):
+    # Their class, asked at the borders with 2,502 steps an epoch.
+    args = run(tmp_path, "--fidelity", "authors-code", "--num-train-epochs", str(epochs)).training
+    model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=SMALL_OBJECTIVE))
+    trainer = SynCoTrainer(model, args, range(2502 * args.per_device_train_batch_size))
+    trainer.state.max_steps = trainer.total_steps
+    assert (trainer.synthesis_window[0], trainer.synthesis_window[-1]) == (75_059, last_step)
+
+
+def test_a_named_end_of_the_window_wins_over_the_authors(tmp_path):
+    named = run(tmp_path, "--fidelity", "authors-code", "--synthetic-cooldown-epochs", "7").training
+    assert (named.synthetic_cooldown_epochs, named.synthetic_last_epoch) == (7, None)
+    with pytest.raises(ValueError, match="--synthetic-last-epoch 9 and --synthetic-cooldown-epochs 7 both say"):
+        run(tmp_path, "--synthetic-last-epoch", "9", "--synthetic-cooldown-epochs", "7")
+    with pytest.raises(ValueError, match=r"--learning-rate-curve 'papr' is unknown.*'paper'"):
+        run(tmp_path, "--learning-rate-curve", "papr")
+
+
+@pytest.mark.parametrize("name", list_recipes())
+def test_what_a_recipe_names_wins_over_the_fidelity_and_the_rest_is_the_fidelitys(name, tmp_path):
+    file, _, variant = name.partition("/")
+    named = yaml.safe_load((RECIPES / f"{file}.yaml").read_text())
+    if variant:
+        named = {**named["base"], **named["variants"][variant]}
+    papers = named.pop("paper", {})
+    theirs = run(tmp_path, "--recipe", name, "--fidelity", "authors-code")
+    chosen = {**vars(theirs.settings), **vars(theirs.backbone), **vars(theirs.training)}
+    expected = {**choose_fidelity_settings("authors-code", named["method"], named["backbone"]), **named}
+    if "synthetic_cooldown_epochs" in named:
+        del expected["synthetic_last_epoch"]
+    if "num_heads" in expected:
+        expected["num_heads"] = [expected["num_heads"]]
+    assert {key: chosen[key] for key in expected} == expected
+    # What the paper alone has is the paper's, and only for methods whose authors have another number.
+    ours = vars(run(tmp_path, "--recipe", name).training)
+    assert {key: ours[key] for key in papers} == papers
+    assert set(papers) <= set(choose_fidelity_settings("authors-code", named["method"], named["backbone"]))
+
+
+def test_a_run_of_the_earlier_group_goes_on_with_what_it_had(tmp_path):
+    # Version 0.1: the group won over the recipe, its window was of 300 epochs, its rate the paper's curve.
+    training = {"fidelity": "authors-code", "synthetic_warmup_epochs": 30.0, "synthetic_cooldown_epochs": 199.0}
+    file = tmp_path / "pretraining_settings.json"
+    file.write_text(json.dumps({"training": training}))
+    flags = ["--recipe", "imagenet-100/without-noise-injection", "--fidelity", "authors-code"]
+    for _ in range(2):
+        resumed = run(tmp_path, *flags, "--resume")
+        assert list(resumed.settings.counts.values()) == [128, 128, 128, 64, 64, 64]
+        args = resumed.training
+        assert (args.synthetic_warmup_epochs, args.synthetic_cooldown_epochs, args.synthetic_last_epoch) == (
+            30, 199, None
+        )  # fmt: skip
+        assert args.learning_rate_curve == "paper"
+        file.write_text(json.dumps(resumed.recorded(SynCoConfig("vit-nano"), {}), default=str))
+    # A new run, and one that was begun by today's group, have today's.
+    for resume in ([], ["--resume"]):
+        begun = run(tmp_path / "new", *flags, *resume)
+        assert (begun.settings.num_noise_injection, begun.training.synthetic_last_epoch) == (0, 100)
+        (tmp_path / "new").mkdir(exist_ok=True)
+        settings = json.dumps(begun.recorded(SynCoConfig("vit-nano"), {}), default=str)
+        (tmp_path / "new" / "pretraining_settings.json").write_text(settings)
+
+
+def test_the_rate_of_the_authors_code_is_timms_as_they_use_it(tmp_path):
+    # MoBY's code: all three rates scaled by the batch, and `step_update(step)` after the optimizer's step.
+    steps_per_epoch, epochs, batch = 4, 20, 64
+    flags = ["--num-train-epochs", str(epochs), "--per-device-train-batch-size", str(batch)]
+    args = run(tmp_path, "--fidelity", "authors-code", *flags).training
+    model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=SMALL_OBJECTIVE))
+    trainer = SynCoTrainer(model, args, range(steps_per_epoch * batch))
+    scale, total = batch / 512, steps_per_epoch * epochs
+    reference = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3 * scale)
+    theirs = CosineLRScheduler(
+        reference, t_initial=total, lr_min=5e-6 * scale, warmup_lr_init=5e-7 * scale, warmup_t=5 * steps_per_epoch,
+        cycle_limit=1, t_in_epochs=False,
+    )  # fmt: skip
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=args.learning_rate)
+    ours = trainer.create_scheduler(total, optimizer)
+    for step in range(total):
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(reference.param_groups[0]["lr"], rel=1e-12), step
+        reference.step()
+        theirs.step_update(step)
+        optimizer.step()
+        ours.step()
 
 
 def test_byol_of_the_authors_code_wins_over_the_recipe_and_the_user_over_both(tmp_path):
@@ -223,6 +315,19 @@ def test_byol_of_the_authors_code_wins_over_the_recipe_and_the_user_over_both(tm
     assert theirs.settings.online_drop_path_rate == 0.2
     assert theirs.training.weight_decay == 0.2
     assert theirs.backbone.num_heads is None
+
+
+@pytest.mark.parametrize(("method", "backbone"), [("synco-v2", "deit-s"), ("byol", "swin-t")])
+def test_readme_names_every_number_of_the_group(method, backbone):
+    text = (RECIPES.parents[1] / "README.md").read_text()
+    section = text.partition("## Where the paper and its authors' code differ")[2].partition("\n## ")[0]
+    theirs = {row.split("|")[3] for row in section.splitlines() if row.count("|") == 4}
+    for name, value in choose_fidelity_settings("authors-code", method, backbone).items():
+        if isinstance(value, float | int) and not isinstance(value, bool) and value != 1:
+            ways = {f"{value:g}", re.sub(r"\.?0*e-0?", "e-", f"{value:e}")}
+            assert any(
+                re.search(rf"(?<![\d.]){re.escape(way)}(?![\d.]\d)", cell) for way in ways for cell in theirs
+            ), name
 
 
 def test_the_paper_is_the_default(tmp_path):
@@ -251,8 +356,7 @@ def test_learning_rates_of_the_ends():
 @pytest.mark.parametrize("fidelity", ["paper", "authors-code"])
 def test_weight_decay_of_tokens_and_tables(tmp_path, fidelity):
     args = run(tmp_path, "--fidelity", fidelity, "--per-device-train-batch-size", "2").training
-    small = {"queue_size": 8, "num_hard_negatives": 2, "projection_hidden_dim": 8, "projection_dim": 4}
-    model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=small))
+    model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=SMALL_OBJECTIVE))
     trainer = SynCoTrainer(model, args, [{}] * 4)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     decayed = {

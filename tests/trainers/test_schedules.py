@@ -7,6 +7,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from trainers.schedules import (
     learning_rate_factor,
+    learning_rate_factor_of_authors,
     scaled_learning_rate,
     synthetic_epochs,
     synthetic_steps,
@@ -61,6 +62,22 @@ def test_synthetic_steps_in_epochs_and_their_errors():
     assert synthetic_steps(1000, 10, warmup_epochs=0.07, cooldown_epochs=0.07) == range(1, 999)
     with pytest.raises(ValueError, match="negative"):
         synthetic_steps(1000, 10, warmup_epochs=-1)
+
+
+def test_a_last_epoch_ends_the_window_one_step_ahead_and_within_the_run():
+    assert synthetic_steps(1000, 10, warmup_epochs=2, last_epoch=4) == range(19, 49)
+    assert synthetic_steps(30, 10, warmup_epochs=2, last_epoch=4) == range(19, 30)
+    assert synthetic_steps(1000, 10, warmup_epochs=0, last_epoch=0) == range(9)
+    assert len(synthetic_steps(1000, 10, warmup_epochs=30, last_epoch=4)) == 0
+
+
+def test_the_authors_cosine_falls_at_the_end_of_its_warm_up_and_lags_by_a_step():
+    factors = [learning_rate_factor_of_authors(step, 12, 3, start=0.1, end=0.2) for step in range(20)]
+    assert factors[:4] == pytest.approx([0.1, 0.1, 0.4, 0.7])
+    assert factors[4] == pytest.approx(0.2 + 0.8 * (1 + math.cos(math.pi * 3 / 12)) / 2)
+    assert factors[7] == pytest.approx(0.6)
+    assert factors[13:] == pytest.approx([0.2] * 7)
+    assert learning_rate_factor_of_authors(0, 10, 0) == 1.0
 
 
 def test_scaled_learning_rate_is_linear_in_the_batch():

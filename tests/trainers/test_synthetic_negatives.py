@@ -1,6 +1,7 @@
 """The six kinds against formulas, autograd and limits; the fused loss against the readable one and a slow loop."""
 
 import math
+import re
 from typing import Any
 
 import pytest
@@ -328,10 +329,44 @@ def test_settings_come_as_a_config_or_one_by_one() -> None:
     assert (module.config.temperature, module.config.noise_std, module.config.num_hard_negatives) == (0.1, 0.1, 256)
     assert "noise_std=0.1" in str(module)
     assert not list(module.state_dict())
-    with pytest.raises(TypeError, match="noise_sdt"):
+    with pytest.raises(TypeError, match=r"noise_sdt is no setting of SyntheticNegatives.*'noise_std'"):
         SyntheticNegatives(noise_sdt=0.1)
+    with pytest.raises(ValueError, match=r"unknown kind 'mix_up'.*Did you mean 'mixup'"):
+        SyntheticNegatives(counts={"mix_up": 3})
     with pytest.raises(ValueError, match="temperature=0 must be positive"):
         SyntheticNegatives(temperature=0)
+
+
+def test_counts_have_the_names_of_the_command_line_too() -> None:
+    paper = SyntheticNegatives().config.counts
+    assert SyntheticNegatives(num_mixup=64).config.counts == {**paper, "mixup": 64}
+    module = SyntheticNegatives(counts={"mixup": 3, "interpolation": 5}, num_interpolation=7)
+    assert module.config.active_counts == {"interpolation": 7, "mixup": 3}
+    with pytest.raises(TypeError, match=r"num_mixups is no setting.*'num_mixup'"):
+        SyntheticNegatives(num_mixups=64)
+    with pytest.raises(ValueError, match=r"counts\['mixup'\]=-1"):
+        SyntheticNegatives(num_mixup=-1)
+
+
+@pytest.mark.parametrize("method", ["loss", "readable_loss", "contrast", "sample"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_vectors_of_other_lengths_are_named_once(method: str, dtype: torch.dtype, caplog) -> None:
+    query, key, queue = (each.to(dtype) for each in batch_of(4, 16, 256, seed=32))
+
+    def call(module: SyntheticNegatives, query: torch.Tensor) -> None:
+        getattr(module, method)(*((query, queue) if method == "sample" else (query, key, queue)))
+
+    call(SyntheticNegatives(), query)
+    assert not caplog.messages
+    module = SyntheticNegatives()
+    for _ in range(2):
+        call(module, 3 * query)
+    said = {text for text in caplog.messages if text.startswith("query")}
+    (line,) = said
+    assert re.match(
+        r"query has vectors of length (2\.9\d|3) to (3|3\.0\d), but .*unit vectors: pass .*normalize", line
+    )
+    assert [text for text in caplog.messages if text.startswith("query")] == [line]
 
 
 @pytest.mark.parametrize("method", ["loss", "readable_loss", "contrast", "sample"])
@@ -382,6 +417,8 @@ def test_compiles_for_batches_of_any_size(dynamic: bool | None, as_on_an_acceler
 def test_fused_equals_readable_on_cuda_without_waiting_for_it() -> None:
     query, key, queue = (each.cuda() for each in batch_of(512, 256, 4096, seed=36))
     module, leaf = SyntheticNegatives(), query.requires_grad_()
+    # The first call looks at the vectors' lengths.
+    module.loss(query.detach(), key, queue)
     torch.cuda.set_sync_debug_mode("error")
     try:
         loss = module.loss(leaf, key, queue, torch.Generator("cuda").manual_seed(37))

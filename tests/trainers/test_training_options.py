@@ -67,7 +67,7 @@ def test_compiled_training_follows_the_plain_one(plain, home, tmp_path, monkeypa
     assert load_file(tmp_path / "run" / "model.safetensors").keys() == plain[1].keys()
 
 
-def test_bf16_runs_the_backbone_in_half_and_the_contrast_in_full(plain, home, tmp_path, monkeypatch):
+def test_bf16_runs_the_backbone_in_half_and_the_contrast_in_full(home, tmp_path, monkeypatch):
     seen = collections.defaultdict(set)
     backbone, contrast = SynCoForPreTraining._online, SynCoForPreTraining._objective
 
@@ -83,14 +83,16 @@ def test_bf16_runs_the_backbone_in_half_and_the_contrast_in_full(plain, home, tm
         seen["loss"].add(loss.dtype)
         return loss, accuracy
 
+    # At a high rate the first steps of Adam follow the signs of rounding, and the losses part.
+    expected = losses(tmp_path / "plain", home, monkeypatch, "--learning-rate", "1e-6")
     monkeypatch.setattr(SynCoForPreTraining, "_online", watched_backbone)
     monkeypatch.setattr(SynCoForPreTraining, "_objective", watched_contrast)
-    found = losses(tmp_path / "run", home, monkeypatch, "--bf16")
+    found = losses(tmp_path / "run", home, monkeypatch, "--bf16", "--learning-rate", "1e-6")
     assert seen["backbone"] == {torch.bfloat16}
     assert seen["contrast"] == {torch.float32}
     assert seen["loss"] == {torch.float32}
     assert seen["autocast"] == {False}
-    assert found == pytest.approx(plain[0], rel=0.05)
+    assert found == pytest.approx(expected, rel=0.02)
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float32}
 

@@ -209,7 +209,7 @@ def brute_force(
             top1 += ranking[0] == label
             top5 += label in ranking[:5]
         accuracies[f"top1_k{k}"] = 100.0 * top1 / len(labels)
-        if classes >= 5:
+        if classes >= 5 and k >= 5:
             accuracies[f"top5_k{k}"] = 100.0 * top5 / len(labels)
     return accuracies
 
@@ -262,12 +262,19 @@ def test_equals_scikit_learn_with_the_same_weights(k: int) -> None:
 def test_the_bank_finds_itself() -> None:
     bank = torch.randn(50, 8, generator=torch.Generator().manual_seed(0))
     labels = torch.arange(50) % 10
-    assert knn_accuracy(bank, labels, 3 * bank, labels, [1], 10) == {"top1_k1": 100.0, "top5_k1": 100.0}
+    assert knn_accuracy(bank, labels, 3 * bank, labels, [1], 10) == {"top1_k1": 100.0}
 
 
 def test_fewer_than_five_classes_have_no_top_5() -> None:
     bank, labels = torch.eye(4), torch.arange(4)
     assert list(knn_accuracy(bank, labels, bank, labels, [2, 1], 4)) == ["top1_k1", "top1_k2"]
+
+
+def test_fewer_than_five_neighbours_have_no_top_5() -> None:
+    # Of classes that nobody votes for the first would be guessed, which are right for most of these labels.
+    bank, labels = torch.eye(20), torch.arange(20) % 10
+    found = knn_accuracy(bank, labels, bank, labels, [1, 4, 5, 6], 10)
+    assert list(found) == ["top1_k1", "top1_k4", "top1_k5", "top5_k5", "top1_k6", "top5_k6"]
 
 
 def test_a_chance_level_of_features_without_meaning() -> None:

@@ -114,6 +114,25 @@ def test_cells_of_replaced_images_are_measured_anew_and_those_of_equal_ones_are_
     assert run_of(moved, planted).take_finished(output) == 1
 
 
+def test_cells_of_a_corruption_that_was_drawn_otherwise_are_measured_anew(root, planted):
+    output = root / "out.json"
+    run = run_of(root, planted)
+    (cell, other) = run.plan.cells
+    for result in run.results():
+        result.save(output)
+    stored = json.loads(output.read_text())
+    # Version 0.1 said nothing of it.
+    for values in stored["protocol"]["parameters"]["cells"].values():
+        assert values.pop("drawing") == 1
+    output.write_text(json.dumps(stored))
+    now = RobustnessRun(run.model, replace(run.plan, cells=[cell, replace(other, drawing=2)]), QUIET)
+    assert now.take_finished(output) == 1
+    (last,) = now.results()
+    last.save(output)
+    assert now.cells[other.key].drawing == 2
+    assert RobustnessRun(run.model, now.plan, QUIET).take_finished(output) == 2
+
+
 def test_cells_of_another_model_are_refused(root, planted):
     output = root / "out.json"
     next(run_of(root, planted).results()).save(output)

@@ -60,6 +60,7 @@ def test_on_the_fly_cells_cover_the_benchmark(tmp_path):
     assert [cell.key for cell in plan][:2] == ["clean", "corrupted/gaussian_noise/1"]
     assert len({cell.key for cell in plan}) == 76
     assert plan[40].open().change.name in plan[40].key
+    assert {cell.key.split("/")[1] for cell in plan if cell.drawing > 1} == {"elastic_transform", "glass_blur"}
 
 
 def test_the_watermark_is_asked_for_before_anything_is_measured(tmp_path, planted, monkeypatch):
