@@ -19,8 +19,9 @@ import numpy.typing as npt
 from scipy.io import loadmat
 
 from synco_hub.data.class_lists import read_class_list
+from synco_hub.data.folder_files import list_subfolders
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset, fingerprint
-from synco_hub.data.image_folder import ImageFolderDataset, list_subfolders
+from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.safe_pickle import PickledArray, load_arrays
 
 
