@@ -134,7 +134,10 @@ def explain_file(path: Path) -> str:
 def _is_image(path: str, name: str) -> bool:
     if is_image_name(name):
         return True
-    return not name.startswith(".") and not os.path.splitext(name)[1] and _begins_as_image(path)
+    # A pipe without a writer would be waited for.
+    return (
+        not name.startswith(".") and not os.path.splitext(name)[1] and os.path.isfile(path) and _begins_as_image(path)
+    )
 
 
 def _begins_as_image(path: str) -> bool:

@@ -295,11 +295,12 @@ def _divide(
             "set apart for a test split; give more images of a class, or a folder test/ beside train/."
         )
     kept = np.flatnonzero(is_test if split == "test" else ~is_test)
-    rule = (
-        f"seeded stratified split (seed {seed}): {TEST_SHARE:.0%} of each class, {int(is_test.sum())} of {len(names)} "
-        "images, are the test split"
-    )
-    return _take(layout, [names[k] for k in kept], folders, split, rule)
+    return _take(layout, [names[k] for k in kept], folders, split, _say_drawn_split(is_test, seed))
+
+
+def _say_drawn_split(is_test: npt.NDArray[np.bool_], seed: int) -> str:
+    drawn = f"{TEST_SHARE:.0%} of each class, {int(is_test.sum())} of {len(is_test)} images, are the test split"
+    return f"seeded stratified split (seed {seed}): {drawn}"
 
 
 def _take_for_pretraining(layout: FolderLayout, seed: int) -> ImageFolderDataset:
@@ -391,11 +392,7 @@ def load_version_0_1_training_images(root: str | os.PathLike[str], seed: int = 0
         rule = "no class folders: all images are for training"
     else:
         is_test = draw_stratified_test_mask(names, labels, seed)
-        rule = (
-            f"seeded stratified split (seed {seed}): {TEST_SHARE:.0%} of each class, {int(is_test.sum())} of "
-            f"{len(names)} images, are the test split"
-        )
-        kept = np.flatnonzero(~is_test)
+        rule, kept = _say_drawn_split(is_test, seed), np.flatnonzero(~is_test)
         names, labels = [names[k] for k in kept], [labels[k] for k in kept]
     dataset = ImageFolderDataset(place, names, labels, class_names, "train", rule, name=root.name)
     dataset.num_found = len(list_image_files(root))

@@ -1,7 +1,6 @@
 """Data sets as their authors' archives unpack: CIFAR's pickles, lists in text, MATLAB files and VOC's annotations.
 
-`READERS` says which reader knows the files of which set of the catalog; a folder of the archives may lie up to two
-levels below the one given.
+`READERS` says which reader knows a set's files; their folder may lie up to two levels below the one given.
 """
 
 from __future__ import annotations

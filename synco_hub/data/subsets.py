@@ -86,7 +86,9 @@ def take_listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) 
     Folders and the extension may be left out where file names are unique, as in SimCLR's `1percent.txt`. A line that
     names no image or several is an error.
     """
-    wanted = {line.strip() for line in Path(list_file).read_text().splitlines() if line.strip()}
+    # Names that are no UTF-8 are those of the disk.
+    lines = Path(list_file).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    wanted = {line.strip() for line in lines if line.strip()}
     if not wanted:
         raise ValueError(f"{str(list_file)!r} names no image: give a file with one image name a line")
     by_path: dict[str, list[int]] = {}

@@ -1,5 +1,6 @@
 """What lies in a folder: images by name or content, and every other kind counted."""
 
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -68,6 +69,7 @@ def test_files_without_an_extension_are_known_by_their_first_bytes(tmp_path: Pat
         Image.new("RGB", (3, 2), (number, 0, 0)).save(tmp_path / kind, kind)
     (tmp_path / "Makefile").write_text("all:")
     (tmp_path / "BMW").write_text("BMW is a make of cars")
+    os.mkfifo(tmp_path / "pipe")
     assert list_image_files(tmp_path) == ["BMP", "GIF", "JPEG", "PNG", "TIFF", "WEBP"]
     images = load_image_folder(tmp_path)
     assert [images.load_image(k).size for k in range(6)] == [(3, 2)] * 6

@@ -270,3 +270,10 @@ def test_hold_out_leaves_images(images):
             hold_out(images, holdout, 0)
     assert len(hold_out(images, 8, 0)) == 1
     assert len(hold_out(images, 0.99, 0)) == 3
+
+
+def test_a_list_names_files_of_any_bytes(tmp_path: Path):
+    names = ["a/caf\udce9.png", "a/Käfer 1.png", "a/2.png"]
+    images = ImageFolderDataset(tmp_path, names, [0, 0, 0], ["a"], "train", "rule")
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.png\nK\xc3\xa4fer 1.png\n")
+    assert take_listed_subset(images, tmp_path / "list.txt").indices.tolist() == [0, 1]
