@@ -43,7 +43,8 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     config = build_config(run.backbone, run.settings)
     set_seed(run.training.seed)
     model = SynCoForPreTraining(config)
-    recorded_data = _read_recorded_data(run.training) if run.training.resume else None
+    resumes = run.training.resume or run.training.resume_from_checkpoint
+    recorded_data = _read_recorded_data(run.training) if resumes else None
     stream, images = open_images(run.data, config.image_size, run.training.seed, recorded_data)
     every_epochs, knn = run.training.knn_every_epochs, None
     processes = (run.training.process_index, run.training.world_size)
