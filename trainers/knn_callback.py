@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,8 +12,8 @@ import numpy as np
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
-from synco_hub.data.subsets import spread_subset
+from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, ImageFolderDataset, load_dataset
+from synco_hub.data.subsets import ImageSubset, spread_subset
 from synco_hub.evaluation.knn import evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.models import image_processor
@@ -89,23 +90,28 @@ class KnnData:
     Attributes:
         bank: Training images, which vote.
         queries: Test images.
+        pretrained_queries: How many of the test images are pretrained on, without their labels.
     """
 
     bank: EvaluationDataset
     queries: EvaluationDataset
+    pretrained_queries: int = 0
 
     def descriptions(self) -> dict[str, Any]:
         """What the accuracy was measured on; JSON values."""
         return {
             "bank": self.bank.images.description.to_dict(),
             "queries": self.queries.images.description.to_dict(),
+            "pretrained_queries": self.pretrained_queries,
         }
 
 
 def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) -> KnnData:
     """Opens both splits; of a table that is streamed, so many rows are read and kept in memory."""
     most = STREAMED_IMAGES if data.knn_images is None and data.streaming else data.knn_images
-    if data.knn_dataset is None and not data.streaming:
+    # Pretraining takes images of a folder that have no class, or are for the test.
+    is_bank = not data.streaming and not isinstance(training, ImageFolderDataset | ImageSubset)
+    if data.knn_dataset is None and is_bank:
         bank = training if most is None else spread_subset(training, most)
     else:
         bank = _load_split(data, "train", image_size, most)
@@ -115,8 +121,25 @@ def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) 
     _align_class_numbers(bank, queries)
     _refuse_other_classes(bank, queries)
     _warn(bank, queries)
+    seen = len({*_list_files(queries)} & {*_list_files(training)})
+    if seen:
+        logger.warning(
+            "k-NN: %d of the %d test images are among those that are pretrained on, without their labels; "
+            "--holdout 0.2 keeps a fifth of each class out, which is the test split that is drawn here.",
+            *(seen, len(queries)),
+        )
     transform = EvaluationTransform.from_image_processor(image_processor(image_size))
-    return KnnData(EvaluationDataset(bank, transform), EvaluationDataset(queries, transform))
+    return KnnData(EvaluationDataset(bank, transform), EvaluationDataset(queries, transform), seen)
+
+
+def _list_files(images: ImageDataset) -> list[str]:
+    """Paths of images that are files; of others none."""
+    if isinstance(images, ImageSubset):
+        whole = _list_files(images.images)
+        return [whole[index] for index in images.indices] if whole else []
+    if isinstance(images, ImageFolderDataset):
+        return [os.path.join(images.root, name) for name in images.names]
+    return []
 
 
 def _load_split(data: DataArguments, split: str, image_size: int, most: int | None) -> ImageDataset:

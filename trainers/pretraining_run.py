@@ -3,24 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from transformers import set_seed
 
 from synco_hub.atomic_write import usual_modes
-from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoViewDataset, load_dataset, open_stream
+from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoViewDataset, open_stream
+from synco_hub.data.loading import describe_pretraining_images, load_pretraining_images
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.knn_callback import KnnCallback, load_knn_data
+from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import PretrainingRun, parse
-from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, run_on_main_process, write_json
+from trainers.runs.checkpoints import (
+    SETTINGS_FILE,
+    SUMMARY_FILE,
+    claim_directory,
+    run_on_main_process,
+    write_json,
+)
 from trainers.runs.stream_loading import StreamedData
 from trainers.runs.training_curve import CURVE_FILE, save_training_curve
 from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
@@ -33,7 +42,9 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     config = build_config(run.backbone, run.settings)
     set_seed(run.training.seed)
     model = SynCoForPreTraining(config)
-    stream, images = open_images(run.data, config.image_size, run.training.seed)
+    resumes = run.training.resume or run.training.resume_from_checkpoint
+    recorded_data = _read_recorded_data(run.training) if resumes else None
+    stream, images = open_images(run.data, config.image_size, run.training.seed, recorded_data)
     every_epochs, knn = run.training.knn_every_epochs, None
     processes = (run.training.process_index, run.training.world_size)
     if every_epochs is not None:
@@ -48,6 +59,8 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     directory = Path(str(run.training.output_dir))
     recorded = run.recorded(config, images.description.to_dict())
     run_on_main_process(lambda: claim_directory(directory, recorded, trainer.resumes), *processes)
+    if stream is None and trainer.is_world_process_zero():
+        logger.warning("%s", describe_pretraining_images(images))
     trainer.train()
     if len(trainer.ledger) and trainer.is_world_process_zero():
         logger.warning("%s", trainer.ledger.summary())
@@ -80,14 +93,21 @@ def build_config(backbone: BackboneArguments, settings: PretrainingSettings) -> 
 
 
 def open_images(
-    data: DataArguments, image_size: int | None, seed: int
+    data: DataArguments, image_size: int | None, seed: int, recorded: Mapping[str, Any] | None = None
 ) -> tuple[StreamedData | None, ImageDataset | StreamedImages]:
-    """The training images, and the stream they come from, if they do."""
+    """The training images, and the stream they come from, if they do; `recorded` describes those of a run begun."""
     if not data.streaming:
-        return None, load_dataset(data, "train", image_size=image_size)
+        return None, load_pretraining_images(data, data.holdout, image_size=image_size, recorded=recorded)
     settings = StreamSettings(seed, data.shuffle_buffer, data.stream_retries)
     stream = StreamedData(open_stream(data), settings)
     return stream, stream.source.images(data.images_per_epoch)
+
+
+def _read_recorded_data(training: SynCoTrainingArguments) -> dict[str, Any]:
+    """What the settings of the run that goes on say about its images."""
+    file = Path(str(training.output_dir)) / SETTINGS_FILE
+    recorded: dict[str, Any] = json.loads(file.read_text()).get("data", {}) if file.is_file() else {}
+    return recorded
 
 
 def _exit_if_interrupted(trainer: SynCoTrainer) -> None:

@@ -241,6 +241,9 @@ class DataArguments(DatasetChoice):
     stream_retries: int = setting(
         5, "Attempts after a network error, 1, 2, 4, … seconds apart; then the run saves and stops."
     )
+    holdout: float | None = setting(
+        None, "Keep a share of each class out, such as 0.2, or a number of images; drawn by --split-seed."
+    )
     knn_dataset: str | None = setting(None, "What --knn-every-epochs measures on, as --dataset; default: that itself.")
     knn_data_dir: str | None = setting(None, "Folder of the files of --knn-dataset.")
     knn_images: int | None = setting(
@@ -251,6 +254,8 @@ class DataArguments(DatasetChoice):
         """Refuses flags that would be ignored."""
         if self.images_per_epoch is not None and not self.streaming:
             raise ValueError("--images-per-epoch is for --streaming: add that, or leave it out.")
+        if self.holdout is not None and self.streaming:
+            raise ValueError("--holdout is not for --streaming, which reads a split as it is: leave out one of them.")
         if self.knn_data_dir is not None and self.knn_dataset is None:
             raise ValueError(f"--knn-data-dir {self.knn_data_dir}: say by --knn-dataset which set its files are of.")
         if self.knn_images is not None and self.knn_images < 1:

@@ -12,7 +12,9 @@ from synco_hub.cli.options import DataListOptions, DataPrepareOptions, DataVerif
 from synco_hub.data import load_dataset
 from synco_hub.data.catalog.row import DatasetRow
 from synco_hub.data.catalog.sets import CATALOG, find_catalog_row, find_row_meant, format_catalog
+from synco_hub.data.folder_layout import printable
 from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.image_folder import PRETRAINING, ImageFolderDataset
 from synco_hub.data.preparation import PreparationSettings, parse_bytes, prepare_dataset
 from synco_hub.data.verification import SplitVerdict, verify_dataset
 from synco_hub.settings import DatasetChoice
@@ -66,13 +68,26 @@ def prepare(options: DataPrepareOptions, choice: DatasetChoice) -> None:
             # Without a wish a set of training images only is no error.
             if options.split or name == "train" or not splits:
                 raise
-            print(f"no test split: {error}")
+            print(f"no test split: {printable(str(error))}")
     for name, done in prepare_dataset(splits, options.output, settings).items():
         print(f"{name}: {done.images:,} images in {done.files} files")
         if done.skipped:
             rest = f" and {len(done.skipped) - 10} more" if len(done.skipped) > 10 else ""
             print(f"  left out {len(done.skipped)} unreadable: {', '.join(done.skipped[:10])}{rest}")
-    print(f"wrote {options.output}; read it with --dataset {options.output}")
+            print(f"  {done.reasons}")
+    if not options.split:
+        _say_what_pretraining_would_take(splits.get("train"), replace(choice, dataset=options.source))
+    output = printable(str(options.output))
+    print(f"wrote {output}; read it with --dataset {output}")
+
+
+def _say_what_pretraining_would_take(train: ImageDataset | None, choice: DatasetChoice) -> None:
+    """Of a folder, images without a class and those that were drawn for the test are written by wish only."""
+    if not isinstance(train, ImageFolderDataset):
+        return
+    whole = load_dataset(choice, PRETRAINING)
+    if len(whole) > len(train):
+        print(f"pretraining could take {len(whole):,} images of {choice.dataset}: --split {PRETRAINING} writes them")
 
 
 def _open_splits(source: str, choice: DatasetChoice) -> list[str]:

@@ -279,7 +279,10 @@ class DataPrepareOptions:
     )
     output: Path = setting(MISSING, "New folder for the files, or one in which this command was stopped.")
     shard_size: str = setting("256MB", "Size of a file; a stream reads as many at once as there are.")
-    split: list[str] | None = repeated("Splits to write, one or several. Default: train and test.")
+    split: list[str] | None = repeated(
+        "Splits to write, one or several: train and test, the default, or pretraining, every image of a folder that "
+        "lies in no test folder."
+    )
     num_workers: int = setting(4, "Threads that read and check images.")
     max_bad_fraction: float = setting(0.01, "Share of images that may be unreadable.")
 

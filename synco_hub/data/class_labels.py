@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -10,7 +11,26 @@ import torch
 from torch import Tensor
 
 from synco_hub.data.class_lists import imagenet_indices, read_class_list
-from synco_hub.data.image_dataset import UNLABELED
+from synco_hub.data.image_dataset import UNLABELED, ImageDataset
+
+
+def share_class_names(splits: Iterable[ImageDataset]) -> None:
+    """Gives the splits of one data set one list of classes, where theirs differ, so that a class has one number.
+
+    All names that occur, sorted; whole numbers by their value. Splits without classes, and those whose images can
+    have several, are left alone.
+    """
+    single = [images for images in splits if images.num_classes and images.multi_hot is None]
+    if len({tuple(images.class_names) for images in single}) < 2:
+        return
+    names = {name for images in single for name in images.class_names}
+    ordered = sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
+    position = {name: number for number, name in enumerate(ordered)}
+    for images in single:
+        shared = np.array([*(position[name] for name in images.class_names), UNLABELED], dtype=np.int64)
+        images.labels = shared[images.labels]  # the last entry stands for -1
+        images.class_names = list(ordered)
+        images.description = replace(images.description, num_classes=len(ordered))
 
 
 def map_labels_to_list(

@@ -23,6 +23,48 @@ def opencv() -> Any:
     return module
 
 
+# The most pixels that an image may have, for images that are trusted; Pillow's own limit is twice its setting.
+LIMIT_VARIABLE = "SYNCO_HUB_MAX_PIXELS"
+# Packages that teach Pillow HEIC and JPEG XL.
+_PLUGINS = ("pillow_heif", "pillow_jxl")
+
+
+@cache
+def register_plugins() -> None:
+    """Lets the installed packages that open further formats tell Pillow so."""
+    for name in _PLUGINS:
+        try:
+            # Not at the top: they are optional, and needed where such a file is.
+            plugin = importlib.import_module(name)
+        except ImportError:
+            continue
+        if hasattr(plugin, "register_heif_opener"):
+            plugin.register_heif_opener()
+
+
+@cache
+def _raise_pixel_limit() -> None:
+    """Reads the user's limit; a variable reaches loader processes however they are started."""
+    given = os.environ.get(LIMIT_VARIABLE)
+    if given is None:
+        return
+    if not given.isdecimal() or int(given) < 1:
+        raise ValueError(f"{LIMIT_VARIABLE}={given} is no number of pixels: give one such as 500000000.")
+    Image.MAX_IMAGE_PIXELS = (int(given) + 1) // 2
+
+
+# How files begin that carry an image's name and are none, and what they are.
+_NO_IMAGES = (
+    (re.compile(rb"\s*<(!doctype html|html)", re.IGNORECASE), "it is a web page, as of a download that failed"),
+    (re.compile(rb"version https://git-lfs"), "it is a Git LFS pointer; fetch the image with `git lfs pull`"),
+    (re.compile(rb"PK\x03\x04"), "it is a zip archive"),
+    (re.compile(rb"%PDF"), "it is a PDF document"),
+    (re.compile(rb"\s*(<\?xml|<svg)"), "it is an SVG drawing or other XML"),
+    (re.compile(rb"....ftyp(hei|hev|mif|msf)", re.DOTALL), "it is HEIC, which needs `pip install pillow-heif`"),
+    (re.compile(rb"\xff\x0a|\x00\x00\x00\x0cJXL "), "it is JPEG XL, which needs `pip install pillow-jxl-plugin`"),
+)
+
+
 _WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
 _HIGHEST_16_BIT = 65535.0
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
@@ -63,7 +105,9 @@ def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) 
 
     Raises:
         UnreadableImageError: If the file is missing, empty, truncated, no image, has no pixels, or has more pixels
-            than Pillow's decompression bomb limit (twice `PIL.Image.MAX_IMAGE_PIXELS`).
+            than Pillow's decompression bomb limit (twice `PIL.Image.MAX_IMAGE_PIXELS`, or what the environment's
+            `SYNCO_HUB_MAX_PIXELS` says).
+        ValueError: If that variable is no number.
     """
     name = name or (f"image of {len(source)} bytes" if isinstance(source, bytes) else os.fspath(source))
     try:
@@ -72,8 +116,9 @@ def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) 
         raise UnreadableImageError(name, error.strerror or str(error)) from error
     if not data:
         raise UnreadableImageError(name, "the file is empty")
+    _raise_pixel_limit()
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with _open(data) as image:
             # In one piece: Pillow would hand the decoder 64 kB at a time.
             image.decodermaxblock = len(data)  # type: ignore[attr-defined]
             image.load()
@@ -81,14 +126,28 @@ def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) 
                 raise UnreadableImageError(name, f"it has no pixels: {image.width} x {image.height}")
             return _rgb(_turn_upright(image))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise UnreadableImageError(name, f"decompression bomb: {error}") from error
+        limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        raise UnreadableImageError(
+            name,
+            f"it has more than {limit:,} pixels, the limit that guards against a decompression bomb; for images that "
+            f"you trust set the environment variable {LIMIT_VARIABLE} to a higher number",
+        ) from error
     except UnidentifiedImageError as error:
-        raise UnreadableImageError(name, "the format is unknown or the header is damaged") from error
+        known = (what for beginning, what in _NO_IMAGES if beginning.match(data))
+        raise UnreadableImageError(name, next(known, "the format is unknown or the header is damaged")) from error
     except (MemoryError, UnreadableImageError):
         raise
     except Exception as error:
         # Pillow's readers answer damaged files with OSError, SyntaxError, struct.error, zlib.error and more.
         raise UnreadableImageError(name, f"{type(error).__name__}: {error}") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:
+        register_plugins()
+        return Image.open(io.BytesIO(data))
 
 
 def decode_pixels(source: bytes | str | os.PathLike[str], name: str | None = None) -> npt.NDArray[np.uint8]:

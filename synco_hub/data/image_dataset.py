@@ -11,6 +11,7 @@ import numpy.typing as npt
 from PIL import Image
 from torch.utils.data import Dataset
 
+from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.errors import DoesNotApplyError
 
 UNLABELED = -1
@@ -134,6 +135,18 @@ class ImageDataset(Dataset[Sample]):
             UnreadableImageError: If the file is damaged.
         """
         return np.array(self.load_image(index))
+
+    def find_damage(self, index: int) -> str | None:
+        """Why an image cannot be read, in words; None where it cannot be told.
+
+        Args:
+            index: Of an image that could not be read before.
+        """
+        try:
+            self.load_image(index)
+        except UnreadableImageError as error:
+            return error.reason
+        return "it could be read at a second try"
 
     def name(self, index: int) -> str:
         """How reports and errors name one image: its file name where it has one."""

@@ -1,9 +1,8 @@
-"""Folders of images: their files in a fixed order, classes by sub-folders, with or without train and test folders."""
+"""Folders of images: their files in a fixed order, classes by folders or metadata, with or without split folders."""
 
 import hashlib
-import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,59 +10,22 @@ import numpy.typing as npt
 from PIL import Image
 
 from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
+from synco_hub.data.folder_files import VERSION_0_1_EXTENSIONS, FolderFiles, list_image_files, list_subfolders
+from synco_hub.data.folder_layout import (
+    FolderLayout,
+    below,
+    choose_test_folder,
+    list_training_images,
+    printable,
+    read_layout,
+    say_test_folder,
+    warn_once,
+)
+from synco_hub.data.folder_splits import SplitFolders, find_split_kind
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
 
-logger = logging.getLogger(__name__)
-
-TRAIN_FOLDER = "train"
-TEST_FOLDERS = ("test", "val", "validation")
+PRETRAINING = "pretraining"
 TEST_SHARE = 0.2
-IMAGE_EXTENSIONS = frozenset(
-    ".avif .bmp .gif .jfif .jp2 .jpe .jpeg .jpg .pbm .pgm .png .ppm .tif .tiff .webp".split()  # noqa: SIM905
-)
-
-
-def is_image_name(name: str) -> bool:
-    """Whether a file name has an image extension, in any case, and is not hidden."""
-    return not name.startswith(".") and os.path.splitext(name)[1].lower() in IMAGE_EXTENSIONS
-
-
-def list_subfolders(folder: Path) -> list[str]:
-    """Names of the visible folders (and links to folders) directly in a folder, sorted."""
-    with os.scandir(folder) as entries:
-        return sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-
-
-def list_image_files(folder: Path) -> list[str]:
-    """All images below a folder: sorted paths relative to it with `/` between their parts, hidden ones left out.
-
-    Files are known by their extension; nothing is opened. Links are followed, except where one leads back into a
-    folder that contains it.
-    """
-    return sorted(_walk(os.fspath(folder), "", ()))
-
-
-def has_images(folder: Path) -> bool:
-    """Whether there is an image file at any depth; stops at the first one."""
-    for directory, _, files in os.walk(folder):
-        if "/." not in directory and any(is_image_name(name) for name in files):
-            return True
-    return False
-
-
-def _walk(folder: str, prefix: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    status = os.stat(folder)
-    identity = (status.st_dev, status.st_ino)
-    if identity in above:
-        return
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.name.startswith("."):
-                continue
-            if entry.is_dir():
-                yield from _walk(entry.path, f"{prefix}{entry.name}/", (*above, identity))
-            elif is_image_name(entry.name):
-                yield prefix + entry.name
 
 
 class NameTable(Sequence[str]):
@@ -95,10 +57,16 @@ class ImageFolderDataset(ImageDataset):
         names: One relative path per image.
         labels: One class index per image, -1 for unlabeled.
         class_names: In label order.
-        split: `train` or `test`.
+        split: `train`, `test`, or a name that says what the images are for.
         split_rule: How the two were told apart.
         multi_hot: For several classes an image. Shape: (num_images, num_classes).
         name: What the data set is called; default: the root's name.
+
+    Attributes:
+        root: As given.
+        names: As given.
+        multi_hot: As given.
+        num_found: Images that the folder holds in all, whatever they are for.
     """
 
     def __init__(
@@ -116,8 +84,8 @@ class ImageFolderDataset(ImageDataset):
         self.names = NameTable(names)
         labels_array = np.array(labels, dtype=np.int64)
         description = DatasetDescription(
-            name=name or root.name or str(root),
-            source=str(root),
+            name=printable(name or root.name or str(root)),
+            source=printable(str(root)),
             split=split,
             num_images=len(names),
             num_classes=len(class_names),
@@ -126,168 +94,306 @@ class ImageFolderDataset(ImageDataset):
                 names, class_names, labels_array if multi_hot is None else multi_hot.astype(np.int64)
             ),
         )
-        super().__init__(labels_array, class_names, description)
+        super().__init__(labels_array, map(printable, class_names), description)
         self.multi_hot = multi_hot
+        self.num_found = len(names)
 
     def load_image(self, index: int) -> Image.Image:
         """Decodes one file."""
-        name = self.names[index]
-        return decode_rgb(self.root / name, name)
+        return decode_rgb(self.root / self.names[index], self.name(index))
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes one file to an array."""
-        name = self.names[index]
-        return decode_pixels(self.root / name, name)
+        return decode_pixels(self.root / self.names[index], self.name(index))
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes."""
-        name = self.names[index]
         try:
-            return (self.root / name).read_bytes()
+            return (self.root / self.names[index]).read_bytes()
         except OSError as error:
-            raise UnreadableImageError(name, error.strerror or str(error)) from error
+            raise UnreadableImageError(self.name(index), error.strerror or str(error)) from error
 
     def missing_files(self) -> list[str]:
         """Names that a list has and the folder has not."""
         return [name for name in self.names if not (self.root / name).is_file()]
 
     def name(self, index: int) -> str:
-        """Path relative to the root."""
-        return self.names[index]
+        """Path relative to the root, printable."""
+        return printable(self.names[index])
+
+    def file_names(self) -> list[str]:
+        """Paths relative to the root, as they are on the disk."""
+        return list(self.names)
 
 
-def load_image_folder(root: str | os.PathLike[str], split: str = "train", seed: int = 0) -> ImageFolderDataset:
+def load_image_folder(
+    root: str | os.PathLike[str], split: str = "train", seed: int = 0, label_column: str | None = None
+) -> ImageFolderDataset:
     """Reads a folder of images.
 
-    Three layouts are known. `train/` beside `test/`, `val/` or `validation/`: the first of these that has images in
-    class folders is the test split. Class folders alone: a fifth of each class, drawn by the seed, is the test split.
-    Images without class folders: a training split without labels.
+    Three layouts are known. Folders of training images beside folders of test images, in any usual spelling (`train`,
+    `Training`, `val2017`, `dev`, …): the first test folder that has labels is the test split. Class folders alone: a
+    fifth of each class, drawn by the seed, is the test split. Images without classes: a training split without labels.
+    A single folder that holds all of this, such as `images/`, is entered.
+
+    A class is a folder, or what `metadata.csv`, `metadata.jsonl` or `metadata.parquet` says of a `file_name`. All
+    splits have one list of classes.
 
     Args:
         root: The folder.
-        split: `train`, `test`, or `all`: every image at any depth, without labels.
+        split: `train`, `test`, `pretraining`: every image that is in no test folder, with or without a class, or
+            `all`: every image at any depth, without labels.
         seed: For the drawn split only.
+        label_column: Column of the classes in the metadata; None takes `label` or another usual name.
 
     Returns:
         The images in sorted order.
 
     Raises:
-        ValueError: If the split is unknown, there is no image, the layout has no such split, or the test split has
-            classes that the training split lacks.
+        ValueError: If the split is unknown, there is no image, the layout has no such split, training and test
+            images have no class in common, or a label column is named that no metadata has.
     """
     root = Path(root).expanduser()
-    if split not in ("train", "test", "all"):
-        raise ValueError(f"split {split!r} of {root}: a folder has the splits train, test and all; give one of them.")
-    folders = list_subfolders(root)
-    tests = [name for name in TEST_FOLDERS if name in folders]
-    if split == "all":
-        names = list_image_files(root)
-        dataset = ImageFolderDataset(root, names, [UNLABELED] * len(names), [], split, "all images at any depth")
-    elif TRAIN_FOLDER in folders and tests:
-        dataset = _from_split_folders(root, tests, split)
-    elif tests and set(folders) <= set(TEST_FOLDERS):
-        dataset = _from_test_folders(root, tests, split)
-    elif folders == [TRAIN_FOLDER] and list_subfolders(root / TRAIN_FOLDER):
-        dataset = _from_class_folders(root / TRAIN_FOLDER, split, seed, root.name)
-    else:
-        dataset = _from_class_folders(root, split, seed, root.name)
-    if len(dataset) == 0:
+    if split not in ("train", "test", "all", PRETRAINING):
         raise ValueError(
-            f"{root} ({split}): no image was found; a folder needs files that end in .jpg, .png or another image "
-            "extension, directly or in class sub-folders."
+            f"split {split!r} of {root}: a folder has the splits train, test, {PRETRAINING} and all; give one of them."
         )
+    layout = read_layout(root, label_column)
+    if split == "all":
+        names = layout.files.images
+        dataset = ImageFolderDataset(root, names, [UNLABELED] * len(names), [], split, "all images at any depth")
+    elif split == PRETRAINING:
+        dataset = _take_for_pretraining(layout, seed)
+    elif layout.splits is None:
+        dataset = _divide(layout, layout.files.images, (), split, seed)
+    else:
+        dataset = _take_split(layout, layout.splits, split, seed)
+    if len(dataset) == 0:
+        raise ValueError(f"{root} ({split}): {_say_what_lies_there(layout)}")
     return dataset
 
 
-def _list_labeled_files(folder: Path) -> tuple[list[str], list[int], list[str]]:
-    """Names, labels and class names of one folder of classes; labels are -1 where there are no class folders."""
-    files = list_image_files(folder)
-    loose = [name for name in files if "/" not in name]
-    in_classes = [name for name in files if "/" in name]
-    if not in_classes:
-        return loose, [UNLABELED] * len(loose), []
-    if loose:
-        logger.warning("%s: %d images lie outside the class folders and are left out.", folder, len(loose))
-    class_names = sorted({name.split("/", 1)[0] for name in in_classes})
-    empty = [name for name in list_subfolders(folder) if name not in set(class_names)]
+def _say_what_lies_there(layout: FolderLayout) -> str:
+    if layout.files.images:
+        return f"no image was found for this split; all {len(layout.files.images)} images lie in other folders."
+    there = layout.files.describe_others()
+    return (
+        f"no image was found{f' among {there}' if there else ''}; a folder needs files that end in .jpg, .png or "
+        "another image extension, directly or in class sub-folders."
+    )
+
+
+def _take(
+    layout: FolderLayout, names: Sequence[str], folders: Sequence[str], split: str, rule: str
+) -> ImageFolderDataset:
+    """A data set of some images; its names are relative to the one folder that holds them, else to the base."""
+    place = layout.place(*folders)
+    begin = len(layout.base) + (len(folders[0]) + 1 if len(folders) == 1 else 0)
+    index: dict[str | None, int] = {name: number for number, name in enumerate(layout.class_names)}
+    dataset = ImageFolderDataset(
+        place,
+        [name[begin:] for name in names],
+        [index.get(layout.class_of[name], UNLABELED) for name in names],
+        layout.class_names,
+        split,
+        rule,
+        name=layout.root.name,
+    )
+    dataset.num_found = len(layout.files.images)
+    return dataset
+
+
+def _warn_of_empty_classes(layout: FolderLayout, *folders: str) -> None:
+    place = layout.place(*folders)
+    if not layout.class_names or layout.files.metadata or not place.is_dir():
+        return
+    known = {printable(name) for name in layout.class_names}
+    empty = [name for name in list_subfolders(place) if printable(name) not in known]
+    begin = str(place.relative_to(layout.root)) + "/" if place != layout.root else ""
+    empty = [name for name in empty if not below(layout.files.images, f"{begin}{name}/")]
     if empty:
-        logger.warning("%s: no image in %s; %d folders are no class.", folder, ", ".join(empty[:10]), len(empty))
-    index = {name: number for number, name in enumerate(class_names)}
-    return in_classes, [index[name.split("/", 1)[0]] for name in in_classes], class_names
+        warn_once(f"{place}: no image in {', '.join(empty[:10])}; {len(empty)} folders are no class.")
 
 
-def _from_split_folders(root: Path, tests: list[str], split: str) -> ImageFolderDataset:
-    """`train/` beside a test folder: labels follow the class names of `train/`."""
-    names, labels, class_names = _list_labeled_files(root / TRAIN_FOLDER)
-    test_folder, rule = choose_test_folder(root, tests)
-    rule = f"folder {TRAIN_FOLDER}/ for train, {rule}"
+def _take_split(layout: FolderLayout, splits: SplitFolders, split: str, seed: int) -> ImageFolderDataset:
+    """Training or test images of a folder with split folders."""
+    names = list_training_images(layout, splits)
+    train = () if splits.classes_beside else splits.train
+    _warn_of_left_out(layout, splits)
+    if not splits.tests:
+        # With the names of pretraining, so that it can keep out what is drawn for the test.
+        return _divide(layout, names, () if splits.unlabeled else train, split, seed)
+    chosen, rule = choose_test_folder(layout, splits)
+    if not names and not splits.train:
+        if split != "test":
+            raise ValueError(
+                f"{layout.root} has {chosen}/ but no train/; give a folder with both, or {layout.place(chosen)} "
+                "itself to have it split."
+            )
+        tested = below(layout.files.images, f"{layout.base}{chosen}/")
+        return _take(layout, layout.labeled(tested, chosen), (chosen,), split, rule)
+    where = f"folder {' and '.join(f'{name}/' for name in train)}" if train else "the class folders beside it"
+    rule = f"{where} for train, {rule}"
+    tested = below(layout.files.images, f"{layout.base}{chosen}/")
+    _check_common_classes(layout, names, tested, chosen, split)
+    _warn_of_empty_classes(layout, *(train if split == "train" else (chosen,)))
     if split == "train":
-        return ImageFolderDataset(root / TRAIN_FOLDER, names, labels, class_names, split, rule, name=root.name)
-    test_names, test_labels, test_classes = _list_labeled_files(root / test_folder)
-    unknown = sorted(set(test_classes) - set(class_names))
-    if unknown and class_names:
+        return _take(layout, layout.labeled(names, *train), train, split, rule)
+    return _take(layout, layout.labeled(tested, chosen), (chosen,), split, rule)
+
+
+def _check_common_classes(
+    layout: FolderLayout, trained: Sequence[str], tested: Sequence[str], chosen: str, split: str
+) -> None:
+    known = {layout.class_of[name] for name in trained} - {None}
+    unknown = sorted(printable(name) for name in {layout.class_of[path] for path in tested} - known if name)
+    if not known or not unknown:
+        return
+    some = f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}"
+    if split == "test" and known.isdisjoint({layout.class_of[path] for path in tested}):
         raise ValueError(
-            f"{root / test_folder}: {len(unknown)} classes are not in {TRAIN_FOLDER}/ ({', '.join(unknown[:5])}); "
-            "both folders need the same class sub-folders."
+            f"{layout.place(chosen)}: none of its {len(unknown)} classes is among those of the training images "
+            f"({some}); both need the same class sub-folders."
         )
-    index = {name: number for number, name in enumerate(class_names or test_classes)}
-    labels = [index[test_classes[label]] if label != UNLABELED else UNLABELED for label in test_labels]
-    return ImageFolderDataset(root / test_folder, test_names, labels, list(index), split, rule, name=root.name)
+    warn_once(f"{layout.place(chosen)}: {len(unknown)} classes have no training image ({some}).")
 
 
-def choose_test_folder(root: Path, tests: list[str]) -> tuple[str, str]:
-    """The first test folder with class folders: the official test images of many sets come without labels."""
-    chosen = next((name for name in tests if list_subfolders(root / name)), tests[0])
-    others = [name for name in tests if name != chosen]
-    unused = f" ({', '.join(name + '/' for name in others)} unused)" if others else ""
-    return chosen, f"folder {chosen}/ for test{unused}"
+def _warn_of_left_out(layout: FolderLayout, splits: SplitFolders) -> None:
+    for name in () if splits.classes_beside else splits.others:
+        count = len(below(layout.files.images, f"{layout.base}{name}/"))
+        if count:
+            warn_once(
+                f"{layout.place(name)}: {count} images lie in no split folder and are left out; to train on them, "
+                "move them below the training images, or call their folder unlabeled."
+            )
 
 
-def _from_test_folders(root: Path, tests: list[str], split: str) -> ImageFolderDataset:
-    test_folder, rule = choose_test_folder(root, tests)
-    if split == "train":
-        raise ValueError(
-            f"{root} has {test_folder}/ but no {TRAIN_FOLDER}/; give a folder with both, or {root / test_folder} "
-            "itself to have it split."
-        )
-    labeled = _list_labeled_files(root / test_folder)
-    return ImageFolderDataset(root / test_folder, *labeled, split=split, split_rule=rule, name=root.name)
-
-
-def _from_class_folders(root: Path, split: str, seed: int, name: str) -> ImageFolderDataset:
-    """One folder for all: class folders are divided, loose images are for training only."""
-    names, labels, class_names = _list_labeled_files(root)
-    if not class_names:
+def _divide(
+    layout: FolderLayout, names: Sequence[str], folders: Sequence[str], split: str, seed: int
+) -> ImageFolderDataset:
+    """One folder for both splits: classes are divided, images without a class are for training only."""
+    _warn_of_empty_classes(layout, *folders)
+    for name in layout.class_names:
+        if not layout.files.metadata and find_split_kind(name) is not None and layout.splits is None:
+            warn_once(
+                f"{layout.root}: {name}/ is read as a class like the folders beside it; as a split it would hold "
+                "class folders, or lie beside its counterpart (train/, test/)."
+            )
+    names = layout.labeled(names, *folders)
+    if not layout.class_names:
         if names and split == "test":
             raise ValueError(
-                f"{root}: its images lie in no class sub-folders, so there is no labeled test split; use it for "
-                "pretraining, or sort the images into one sub-folder per class."
+                f"{layout.root}: its images lie in no class sub-folders, so there is no labeled test split; use it "
+                "for pretraining, or sort the images into one sub-folder per class."
             )
-        return ImageFolderDataset(root, names, labels, [], split, "no class folders: all images are for training")
-    is_test = draw_stratified_test_mask(names, labels, seed)
+        return _take(layout, names, folders, split, "no class folders: all images are for training")
+    whole = _take(layout, names, folders, split, "")
+    is_test = draw_stratified_test_mask(list(whole.names), whole.labels.tolist(), seed)
+    if split == "test" and not is_test.any():
+        raise ValueError(
+            f"{layout.root}: none of its {len(layout.class_names)} classes has a second image, so that none can be "
+            "set apart for a test split; give more images of a class, or a folder test/ beside train/."
+        )
     kept = np.flatnonzero(is_test if split == "test" else ~is_test)
-    rule = (
-        f"seeded stratified split (seed {seed}): {TEST_SHARE:.0%} of each class, {int(is_test.sum())} of {len(names)} "
-        "images, are the test split"
-    )
-    return ImageFolderDataset(
-        root, [names[k] for k in kept], [labels[k] for k in kept], class_names, split, rule, name=name
-    )
+    return _take(layout, [names[k] for k in kept], folders, split, _say_drawn_split(is_test, seed))
 
 
-def draw_stratified_test_mask(names: Sequence[str], labels: Sequence[int], seed: int) -> np.ndarray:  # type: ignore[type-arg]
-    """True for the test images: a fifth of each class, rounded, at least one where a class has two images, never all.
+def _say_drawn_split(is_test: npt.NDArray[np.bool_], seed: int) -> str:
+    drawn = f"{TEST_SHARE:.0%} of each class, {int(is_test.sum())} of {len(is_test)} images, are the test split"
+    return f"seeded stratified split (seed {seed}): {drawn}"
+
+
+def _take_for_pretraining(layout: FolderLayout, seed: int) -> ImageFolderDataset:
+    """Every image that is in no test folder: what labels are needed for is not held out."""
+    splits = layout.splits
+    if splits is None:
+        if not layout.class_names:
+            return _divide(layout, layout.files.images, (), "train", seed)
+        return _take(
+            layout, layout.files.images, (), PRETRAINING, "all images; labels and a test split are not needed"
+        )
+    train = list_training_images(layout, splits)
+    if not train and not splits.unlabeled:
+        return _take_split(layout, splits, "train", seed)
+    _warn_of_left_out(layout, splits)
+    more = [name for each in splits.unlabeled for name in below(layout.files.images, f"{layout.base}{each}/")]
+    more += [name for name in below(layout.files.images, layout.base) if "/" not in name[len(layout.base) :]]
+    labeled = {name for name in train if layout.class_of[name] is not None}
+    if splits.tests and not more and len(labeled) in (0, len(train)):
+        return _take_split(layout, splits, "train", seed)
+    taken = {*train, *more}
+    parts = [*(splits.others if splits.classes_beside else splits.train), *splits.unlabeled]
+    rule = f"all images of {', '.join(f'{name}/' for name in parts)}"
+    if any("/" not in name[len(layout.base) :] for name in more):
+        rule += " and beside them"
+    if splits.tests:
+        rule += f"; not those of {', '.join(f'{name}/' for name in splits.tests)}"
+    folders = () if more or splits.classes_beside else splits.train
+    return _take(layout, [name for name in layout.files.images if name in taken], folders, PRETRAINING, rule)
+
+
+def draw_stratified_test_mask(
+    names: Sequence[str], labels: Sequence[int], seed: int, share: float = TEST_SHARE
+) -> npt.NDArray[np.bool_]:
+    """True for the test images: a share of each class, rounded, at least one where a class has two images, never all.
 
     A hash of seed and name chooses them rather than a random generator: the choice is the same with every library
     version, and one more file moves at most one other file across.
     """
+    mask = np.zeros(len(names), dtype=bool)
+    for positions in _shuffle_classes(names, labels, seed):
+        count = max(1, round(share * len(positions))) if len(positions) > 1 else 0
+        mask[positions[: min(count, len(positions) - 1)]] = True
+    return mask
+
+
+def draw_evenly(names: Sequence[str], labels: Sequence[int], seed: int, count: int) -> npt.NDArray[np.bool_]:
+    """True for so many images in all, of each class about as large a share, chosen by the same hash."""
+    ranked = [
+        ((place + 0.5) / len(positions), position)
+        for positions in _shuffle_classes(names, labels, seed)
+        for place, position in enumerate(positions)
+    ]
+    mask = np.zeros(len(names), dtype=bool)
+    mask[[position for _, position in sorted(ranked)[:count]]] = True
+    return mask
+
+
+def _shuffle_classes(names: Sequence[str], labels: Sequence[int], seed: int) -> list[list[int]]:
+    """Positions of the images of each class, in the order of a hash."""
     order = [hashlib.blake2b(f"{seed}/{name}".encode("utf-8", "surrogateescape")).digest() for name in names]
     of_class: dict[int, list[int]] = {}
     for position, label in enumerate(labels):
         of_class.setdefault(label, []).append(position)
-    mask = np.zeros(len(names), dtype=bool)
-    for positions in of_class.values():
-        positions.sort(key=order.__getitem__)
-        count = max(1, round(TEST_SHARE * len(positions))) if len(positions) > 1 else 0
-        mask[positions[:count]] = True
-    return mask
+    return [sorted(positions, key=order.__getitem__) for positions in of_class.values()]
+
+
+def load_version_0_1_training_images(root: str | os.PathLike[str], seed: int = 0) -> ImageFolderDataset:
+    """What version 0.1 pretrained on: of fewer extensions, the training part of the labelled split.
+
+    Splits were `train` beside `test`, `val` or `validation`, and classes those of the training images. A run that
+    began with these images goes on with them.
+    """
+    root = Path(root).expanduser()
+    folders = list_subfolders(root)
+    tests = [name for name in ("test", "val", "validation") if name in folders]
+    is_split = "train" in folders and bool(tests)
+    is_lone = folders == ["train"] and bool(list_subfolders(root / "train"))
+    place = root / "train" if is_split or is_lone else root
+    files = FolderFiles.of(place, VERSION_0_1_EXTENSIONS).images
+    names = [name for name in files if "/" in name] or files
+    class_names = sorted({name.split("/", 1)[0] for name in names if "/" in name})
+    index = {name: number for number, name in enumerate(class_names)}
+    labels = [index.get(name.split("/", 1)[0], UNLABELED) if "/" in name else UNLABELED for name in names]
+    if is_split:
+        chosen = next((name for name in tests if list_subfolders(root / name)), tests[0])
+        rule = f"folder train/ for train, {say_test_folder(chosen, tests)}"
+    elif not class_names:
+        rule = "no class folders: all images are for training"
+    else:
+        is_test = draw_stratified_test_mask(names, labels, seed)
+        rule, kept = _say_drawn_split(is_test, seed), np.flatnonzero(~is_test)
+        names, labels = [names[k] for k in kept], [labels[k] for k in kept]
+    dataset = ImageFolderDataset(place, names, labels, class_names, "train", rule, name=root.name)
+    dataset.num_found = len(list_image_files(root))
+    return dataset

@@ -2,16 +2,24 @@
 
 import logging
 import os
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from synco_hub.data.catalog.loading import load_catalog_dataset
 from synco_hub.data.catalog.sets import CATALOG, find_row_meant
+from synco_hub.data.folder_files import explain_file
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_dataset import ImageDataset
-from synco_hub.data.image_folder import load_image_folder
+from synco_hub.data.image_folder import (
+    PRETRAINING,
+    ImageFolderDataset,
+    load_image_folder,
+    load_version_0_1_training_images,
+)
 from synco_hub.data.preparation import require_complete
-from synco_hub.data.subsets import spread_subset
+from synco_hub.data.subsets import ImageSubset, hold_out, spread_subset
 from synco_hub.data.table_source import TableSource, has_tables, is_hub_id
 from synco_hub.data.tables import load_table
 from synco_hub.errors import suggest
@@ -38,7 +46,8 @@ def load_dataset(
             a name of the catalog, such as `imagenet-100` (`synco-hub data list` shows all);
             a folder of images (see `load_image_folder`) or of parquet, arrow or webdataset files;
             a Hub id `namespace/name`.
-        split: `train` or `test`. Tables also take their own split names.
+        split: `train` or `test`. Tables also take their own split names, folders of images `pretraining` and `all`
+            (see `load_image_folder`); `pretraining` is `train` for whatever else it is.
         image_size: Size in pixels at which fractals are drawn; other images keep their size.
         cache_dir: Where drawn or downloaded images are kept.
         max_images: So many images at most, spread over the split; of tables no more than some times as many are read
@@ -69,7 +78,7 @@ def _open(given: TableSource, split: str, image_size: int | None) -> ImageDatase
     kind, _, options = name.partition(":")
     if kind == FRACTALS and not path.is_dir():
         _refuse_ignored(given, "fractals are drawn here")
-        return FractalDataset(split, _parse_fractal_parameters(options, image_size), given.cache_dir)
+        return FractalDataset(_stored(split), _parse_fractal_parameters(options, image_size), given.cache_dir)
     if given.dataset_id is not None and (name not in CATALOG or given.data_dir is not None):
         raise ValueError(
             f"dataset_id {given.dataset_id!r} is another copy of a set of the catalog, which {name!r} "
@@ -77,12 +86,19 @@ def _open(given: TableSource, split: str, image_size: int | None) -> ImageDatase
         )
     row = find_row_meant(name, given.data_dir, given.dataset_id)
     if row is not None:
-        return load_catalog_dataset(row, given, split)
+        return load_catalog_dataset(row, given, _stored(split))
     if path.is_dir():
         return _load_from_folder(path, split, given)
+    if path.is_file():
+        raise ValueError(f"data set {name!r}: {explain_file(path)}")
     if not is_hub_id(name):
         raise ValueError(_unknown(name))
-    return load_table(given, split)
+    return load_table(given, _stored(split))
+
+
+def _stored(split: str) -> str:
+    """What is no folder of images has no images beyond its training split that could be learned from."""
+    return "train" if split == PRETRAINING else split
 
 
 def _load_from_folder(path: Path, split: str, given: TableSource) -> ImageDataset:
@@ -96,9 +112,47 @@ def _load_from_folder(path: Path, split: str, given: TableSource) -> ImageDatase
         )
     require_complete(path)
     if has_tables(path):
-        return load_table(given, split)
-    _refuse_ignored(given, "it is a folder of image files")
-    return load_image_folder(path, split, given.split_seed)
+        return load_table(given, _stored(split))
+    _refuse_ignored(replace(given, label_column=None), "it is a folder of image files")
+    return load_image_folder(path, split, given.split_seed, given.label_column)
+
+
+def load_pretraining_images(
+    choice: DatasetChoice,
+    holdout: float | None = None,
+    *,
+    image_size: int | None = None,
+    recorded: Mapping[str, Any] | None = None,
+) -> ImageDataset:
+    """The images that pretraining learns from, which needs no labels: of a folder all that lie in no test folder.
+
+    Args:
+        choice: Which images.
+        holdout: Images to keep out (see `hold_out`), drawn by the choice's `split_seed`.
+        image_size: Size in pixels at which fractals are drawn.
+        recorded: Description of the images with which a run began that goes on. Version 0.1 kept a fifth of every
+            class out; where the run began so, these are its images.
+    """
+    images = load_dataset(choice, PRETRAINING, image_size=image_size)
+    if holdout is not None:
+        return hold_out(images, holdout, choice.split_seed)
+    begun = (recorded or {}).get("fingerprint", images.description.fingerprint)
+    is_folder = (
+        isinstance(images, ImageFolderDataset) and find_row_meant(choice.dataset, choice.data_dir, None) is None
+    )
+    if is_folder and images.description.fingerprint != begun:
+        earlier = load_version_0_1_training_images(choice.dataset, choice.split_seed)
+        if earlier.description.fingerprint == begun:
+            return earlier
+    return images
+
+
+def describe_pretraining_images(images: ImageDataset) -> str:
+    """How many of how many images pretraining learns from, and which those are: one line."""
+    about = images.description
+    whole = images.images if isinstance(images, ImageSubset) else images
+    found = whole.num_found if isinstance(whole, ImageFolderDataset) else len(whole)
+    return f"pretraining on {len(images):,} of {found:,} images of {about.name}: {about.split_rule}"
 
 
 def _refuse_ignored(given: TableSource, reason: str) -> None:

@@ -1,7 +1,6 @@
 """Data sets as their authors' archives unpack: CIFAR's pickles, lists in text, MATLAB files and VOC's annotations.
 
-`READERS` says which reader knows the files of which set of the catalog; a folder of the archives may lie up to two
-levels below the one given.
+`READERS` says which reader knows a set's files; their folder may lie up to two levels below the one given.
 """
 
 from __future__ import annotations
@@ -19,8 +18,9 @@ import numpy.typing as npt
 from scipy.io import loadmat
 
 from synco_hub.data.class_lists import read_class_list
+from synco_hub.data.folder_files import list_subfolders
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset, fingerprint
-from synco_hub.data.image_folder import ImageFolderDataset, list_subfolders
+from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.safe_pickle import PickledArray, load_arrays
 
 

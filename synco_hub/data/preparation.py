@@ -17,7 +17,9 @@ from typing import Any, Self
 from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
+from synco_hub.data.class_labels import share_class_names
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.folder_layout import printable
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.table_source import DIFFICULT_COLUMN, LABELS_COLUMN
 from synco_hub.data.unreadable_images import UnreadableImages
@@ -125,11 +127,12 @@ class PreparationSettings:
 
 @dataclass(frozen=True)
 class PreparedSplit:
-    """What a split became: number of images and files, and the names of the images that were left out."""
+    """What a split became: number of images and files, the names of the images that were left out, and why."""
 
     images: int
     files: int
     skipped: tuple[str, ...]
+    reasons: str = ""
 
 
 def parse_bytes(size: str) -> int:
@@ -152,9 +155,11 @@ def prepare_dataset(
     """Writes splits as `<split>-00000.parquet`, `<split>-00001.parquet`, … beside a manifest.
 
     One class an image becomes a column `label` with the class names; several classes a column `labels` of lists, and
-    `difficult` for those that do not count. `output` is an empty folder, or one in which the same preparation stopped.
+    `difficult` for those that do not count. A class has one number in all splits. `output` is an empty folder, or one
+    in which the same preparation stopped.
     """
     settings = settings or PreparationSettings()
+    share_class_names(splits.values())
     manifest = _claim(splits, output, settings)
     prepared = {}
     for split, images in splits.items():
@@ -169,7 +174,8 @@ def prepare_dataset(
             raise ValueError(
                 f"{images.description.source} ({split}): no image could be read, so there is nothing to write."
             )
-        prepared[split] = PreparedSplit(total, sum(shard.images > 0 for shard in shards), tuple(ledger.names()))
+        files = sum(shard.images > 0 for shard in shards)
+        prepared[split] = PreparedSplit(total, files, tuple(ledger.names()), ledger.reasons())
     manifest.complete = True
     manifest.save(output)
     return prepared
@@ -253,7 +259,7 @@ def _write(images: ImageDataset, rows: list[tuple[int, bytes]], file_names: list
     library, arrow = importlib.import_module("datasets"), importlib.import_module("pyarrow")
     parquet = importlib.import_module("pyarrow.parquet")
     columns: dict[str, list[Any]] = {
-        "image": [{"bytes": data, "path": file_names[index]} for index, data in rows],
+        "image": [{"bytes": data, "path": printable(file_names[index])} for index, data in rows],
         **_class_columns(images, [index for index, _ in rows]),
     }
     kinds: dict[str, Any] = {"image": library.Image()}
@@ -264,8 +270,9 @@ def _write(images: ImageDataset, rows: list[tuple[int, bytes]], file_names: list
     elif images.num_classes:
         kinds["label"] = library.ClassLabel(names=images.class_names)
     table = arrow.Table.from_pydict(columns, schema=library.Features(kinds).arrow_schema)
-    with atomic_write(path) as temporary:
-        parquet.write_table(table, temporary, row_group_size=_ROWS_A_GROUP)
+    # A stream, since the library takes no path that is not UTF-8.
+    with atomic_write(path) as temporary, temporary.open("wb") as stream:
+        parquet.write_table(table, stream, row_group_size=_ROWS_A_GROUP)
 
 
 def _class_columns(images: ImageDataset, indices: list[int]) -> dict[str, list[Any]]:

@@ -19,6 +19,7 @@ from PIL import Image
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data.cache_directory import data_cache_directory
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset, fingerprint
+from synco_hub.data.image_folder import draw_evenly, draw_stratified_test_mask
 from synco_hub.data.samplers import derive_random_key
 
 LISTED_SET = "imagenet-1k"
@@ -85,7 +86,9 @@ def take_listed_subset(images: ImageDataset, list_file: str | os.PathLike[str]) 
     Folders and the extension may be left out where file names are unique, as in SimCLR's `1percent.txt`. A line that
     names no image or several is an error.
     """
-    wanted = {line.strip() for line in Path(list_file).read_text().splitlines() if line.strip()}
+    # Names that are no UTF-8 are those of the disk.
+    lines = Path(list_file).read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    wanted = {line.strip() for line in lines if line.strip()}
     if not wanted:
         raise ValueError(f"{str(list_file)!r} names no image: give a file with one image name a line")
     by_path: dict[str, list[int]] = {}
@@ -229,6 +232,26 @@ def draw_subset(images: ImageDataset, fraction: float, seed: int) -> ImageSubset
     return ImageSubset(
         images, indices, f"{fraction:g} of each class drawn with seed {seed}, {len(indices)} of {len(images)} images"
     )
+
+
+def hold_out(images: ImageDataset, holdout: float, seed: int) -> ImageSubset:
+    """Keeps images out of what is learned from: a share of each class below 1, else that many of all.
+
+    A share of 0.2 of a folder of classes keeps out exactly the images that are its drawn test split with this seed;
+    images without a class are one class.
+    """
+    if not 0 < holdout < 1 and not (float(holdout).is_integer() and 1 <= holdout < len(images)):
+        raise ValueError(
+            f"--holdout {holdout:g} of {len(images)} images: give a share between 0 and 1, such as 0.2, or a whole "
+            "number of images that leaves some."
+        )
+    names, labels = images.file_names(), images.labels.tolist()
+    if holdout < 1:
+        held, what = draw_stratified_test_mask(names, labels, seed, holdout), f"{holdout:g} of each class"
+    else:
+        held, what = draw_evenly(names, labels, seed, int(holdout)), f"{int(holdout)} images"
+    rule = f"{what} held out by seed {seed}, {len(images) - int(held.sum())} of {len(images)} images"
+    return ImageSubset(images, np.flatnonzero(~held), rule)
 
 
 def sample_images(images: ImageDataset, count: int | None, seed: int) -> tuple[ImageDataset, list[int] | None]:

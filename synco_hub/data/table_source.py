@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from synco_hub.data.decoding import UnreadableImageError
-from synco_hub.data.image_folder import has_images
+from synco_hub.data.folder_files import has_images
 from synco_hub.settings import DatasetChoice
 
 # As `synco-hub data prepare` writes several classes an image: those that are there, and those with instances that are

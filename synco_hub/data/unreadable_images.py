@@ -1,8 +1,9 @@
 """Images that cannot be read: what stands in for one, and how many of a data set there are."""
 
 import logging
+import re
 from collections.abc import Iterable
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ logger = logging.getLogger(__name__)
 GOOD = -1
 _STAND_IN_ATTEMPTS = 64
 _NAMED_AT_MOST = 10
+# Each is opened once more to find its reason; on a disk that fails they are many.
+_EXPLAINED_AT_MOST = 1000
+_NUMBER = re.compile(r"\d[\d,]*")
 
 
 class TooManyBadImagesError(ValueError):
@@ -48,7 +52,7 @@ class UnreadableImages:
         if not 0 <= max_bad_fraction <= 1:
             raise ValueError(f"max_bad_fraction {max_bad_fraction}: a share lies in [0, 1]; the default is 0.01.")
         self._images = images
-        self._bad: dict[int, None] = {}  # a set that keeps the order of discovery
+        self._bad: dict[int, str | None] = {}  # the reasons, in the order of discovery
         self.max_bad_fraction = max_bad_fraction
 
     def record(self, bad_index: torch.Tensor | Iterable[int]) -> None:
@@ -63,8 +67,10 @@ class UnreadableImages:
         column = bad_index.tolist() if isinstance(bad_index, torch.Tensor) else list(bad_index)
         for index in column:
             if index >= 0 and index not in self._bad:
-                self._bad[index] = None
-                logger.warning("unreadable image skipped: %s", self._images.name(index))
+                reason = _find_reason(self._images, index) if len(self._bad) < _EXPLAINED_AT_MOST else None
+                self._bad[index] = reason
+                name = self._images.name(index)
+                logger.warning("unreadable image skipped: %s", f"{name} ({reason})" if reason else name)
         if len(self._bad) > self.max_bad_fraction * len(self._images):
             raise TooManyBadImagesError(
                 f"{self.summary()}; at most a share of {self.max_bad_fraction:g} may be; repair or remove the files, "
@@ -81,15 +87,34 @@ class UnreadableImages:
         return [self._images.name(index) for index in self.indices[:limit]]
 
     def summary(self) -> str:
-        """One line: how many of how many, with the first ten names."""
-        count = len(self._bad)
-        if not count:
+        """One line: how many of how many, for each reason with the first ten names."""
+        if not self._bad:
             return f"all images read so far of {len(self._images)} were good"
-        rest = f" and {count - _NAMED_AT_MOST} more" if count > _NAMED_AT_MOST else ""
-        return f"{count} of {len(self._images)} images cannot be read: {', '.join(self.names(_NAMED_AT_MOST))}{rest}"
+        return f"{len(self._bad)} of {len(self._images)} images cannot be read: {self.reasons()}"
+
+    def reasons(self) -> str:
+        """How many images each reason holds for, with the first ten names: `2 × it is a web page (a.jpg, b.jpg)`."""
+        groups: dict[str, list[int]] = {}
+        for index in self.indices:
+            # Numbers differ from file to file: "12 bytes not processed".
+            groups.setdefault(_NUMBER.sub("#", self._bad[index] or ""), []).append(index)
+        parts = []
+        for members in sorted(groups.values(), key=len, reverse=True):
+            rest = f" and {len(members) - _NAMED_AT_MOST} more" if len(members) > _NAMED_AT_MOST else ""
+            names = ", ".join(self._images.name(index) for index in members[:_NAMED_AT_MOST]) + rest
+            reason = self._bad[members[0]]
+            parts.append(f"{len(members)} × {reason} ({names})" if reason else names)
+        return "; ".join(parts)
 
     def __len__(self) -> int:
         return len(self._bad)
+
+
+def _find_reason(images: Any, index: int) -> str | None:
+    """Why an image cannot be read: worker processes hand over its number alone. None where nothing can tell."""
+    owner: Any = images if hasattr(images, "find_damage") else getattr(images, "images", None)
+    reason: str | None = owner.find_damage(index) if hasattr(owner, "find_damage") else None
+    return reason
 
 
 def load_readable_pixels(dataset: ImageDataset, index: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], int]:

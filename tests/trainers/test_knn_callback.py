@@ -229,10 +229,12 @@ def test_a_stream_is_bounded_unless_it_is_said_how_much(tmp_path, monkeypatch):
     write(tmp_path / "t", "train", [0, 1] * 20, datasets.ClassLabel(names=["a", "b"]))
     write(tmp_path / "t", "test", [1, 0] * 10, datasets.ClassLabel(names=["a", "b"]))
     monkeypatch.setattr(knn_callback, "STREAMED_IMAGES", 16)
-    assert [len(side) for side in vars(of_stream(tmp_path / "t")).values()] == [16, 16]
-    assert [len(side) for side in vars(of_stream(tmp_path / "t", knn_images=4)).values()] == [4, 4]
+    few = of_stream(tmp_path / "t")
+    assert [len(side) for side in (few.bank, few.queries)] == [16, 16]
+    fewer = of_stream(tmp_path / "t", knn_images=4)
+    assert [len(side) for side in (fewer.bank, fewer.queries)] == [4, 4]
     other = of_stream(tmp_path / "t", knn_dataset=FRACTALS)
-    assert [len(side) for side in vars(other).values()] == [16, 12]
+    assert [len(side) for side in (other.bank, other.queries)] == [16, 12]
     descriptions = other.descriptions()
     assert descriptions["bank"]["split_rule"].endswith("16 of 24 images, spread over them")
     assert descriptions["queries"]["num_images"] == 12

@@ -6,6 +6,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from synco_hub.data import load_dataset
+from synco_hub.data.image_folder import load_version_0_1_training_images
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
 
@@ -63,7 +64,7 @@ def test_a_run_leaves_what_automodel_needs(photographs, tmp_path):
     )
     settings = json.loads((output / "pretraining_settings.json").read_text())
     assert settings["pretraining"]["queue_size"] == 16
-    assert "stratified split (seed 0)" in settings["data"]["split_rule"]
+    assert (settings["data"]["num_images"], settings["data"]["split"]) == (28, "pretraining")
     summary = json.loads((output / "pretraining_summary.json").read_text())
     assert summary["last_log"]["step"] == 4
     assert summary["skipped_files"] == []
@@ -119,3 +120,53 @@ def test_bad_input_is_one_line_and_nothing_is_written(photographs, tmp_path, cap
     assert message in error
     assert error.count("\n") == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_all_images_are_pretrained_on_unless_some_are_held_out(photographs, tmp_path, caplog):
+    (photographs / "loose.png").write_bytes((photographs / "class0" / "2.png").read_bytes())
+    run(photographs, tmp_path / "all", "--knn-every-epochs", "1")
+    assert "pretraining on 29 of 29 images of photographs: all images" in caplog.text
+    assert "6 of the 6 test images are among those that are pretrained on, without their labels" in caplog.text
+    summary = json.loads((tmp_path / "all" / "pretraining_summary.json").read_text())
+    assert summary["knn_data"]["pretrained_queries"] == 6
+    assert (summary["knn_data"]["bank"]["num_images"], summary["data"]["num_images"]) == (22, 29)
+    (photographs / "loose.png").unlink()
+    caplog.clear()
+    run(photographs, tmp_path / "some", "--knn-every-epochs", "1", "--holdout", "0.2")
+    assert "pretraining on 22 of 28 images of photographs" in caplog.text
+    assert "are among those that are pretrained on" not in caplog.text
+    summary = json.loads((tmp_path / "some" / "pretraining_summary.json").read_text())
+    assert summary["knn_data"]["pretrained_queries"] == 0
+    assert "0.2 of each class held out by seed 0" in summary["data"]["split_rule"]
+
+
+def test_a_run_that_version_0_1_began_goes_on_with_its_images(photographs, tmp_path, capsys, caplog):
+    (photographs / "class0" / "further.tga").write_bytes((photographs / "class0" / "2.png").read_bytes())
+    run(photographs, tmp_path / "run", "--max-steps", "2")
+    file = tmp_path / "run" / "pretraining_settings.json"
+    settings = json.loads(file.read_text())
+    # As recorded by version 0.1, which held a fifth of every class out and read no .tga.
+    earlier = load_version_0_1_training_images(photographs).description
+    assert (earlier.num_images, earlier.split) == (22, "train")
+    settings["data"] = earlier.to_dict()
+    file.write_text(json.dumps(settings))
+    for manifest in (tmp_path / "run").glob("checkpoint-*/manifest.json"):
+        values = json.loads(manifest.read_text())
+        manifest.write_text(json.dumps({**values, "num_images": 22, "steps_per_epoch": 5}))
+    caplog.clear()
+    run(photographs, tmp_path / "run", "--resume")
+    assert "pretraining on 22 of 29 images of photographs: seeded stratified split (seed 0)" in caplog.text
+    assert json.loads((tmp_path / "run" / "pretraining_settings.json").read_text())["data"] == earlier.to_dict()
+    # Held-out images were not those of that run.
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path / "run", "--resume", "--holdout", "0.5")
+    assert "already holds a different run" in capsys.readouterr().err
+
+
+def test_what_would_not_be_held_out_is_refused(photographs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path / "run", "--holdout", "30")
+    assert "--holdout 30 of 28 images" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path / "run", "--holdout", "0.2", "--streaming")
+    assert "--holdout is not for --streaming" in capsys.readouterr().err

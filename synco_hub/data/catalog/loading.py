@@ -17,16 +17,10 @@ from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG, HOLD_OUT
 from synco_hub.data.class_labels import map_labels_to_list
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.corruptions import SEVERITIES, WatermarkedImages
+from synco_hub.data.folder_files import list_image_files, list_subfolders
+from synco_hub.data.folder_splits import SplitKind, list_split_folders
 from synco_hub.data.image_dataset import ImageDataset, fingerprint
-from synco_hub.data.image_folder import (
-    TEST_FOLDERS,
-    TRAIN_FOLDER,
-    ImageFolderDataset,
-    choose_test_folder,
-    list_image_files,
-    list_subfolders,
-    load_image_folder,
-)
+from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
 from synco_hub.data.original import LayoutNotFoundError, read_original
 from synco_hub.data.preparation import MANIFEST, require_complete
 from synco_hub.data.subsets import read_low_shot_list, take_classes, take_listed_subset
@@ -98,7 +92,7 @@ def find_set_folder(name: str, data_dir: str | os.PathLike[str]) -> Path:
     found = _require_set_folder(row, folder)
     if row.layout is Layout.split_folders:
         looked_for = [*(f"{each}/val/" for each in row.folders), "val/"]
-        is_there = found.is_dir() and any((found / each).is_dir() for each in TEST_FOLDERS)
+        is_there = found.is_dir() and bool(list_split_folders(list_subfolders(found), SplitKind.test))
     else:
         looked_for = [f"{each}/" for each in row.folders]
         is_there = found.is_dir() and (found != folder or folder.resolve().name in row.folders)
@@ -245,20 +239,22 @@ def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0
     The seed draws the training images where there is no official split.
     """
     folders = list_subfolders(folder)
-    tests = [name for name in TEST_FOLDERS if name in folders]
+    trains, tests = (list_split_folders(folders, kind) for kind in (SplitKind.train, SplitKind.test))
     if row.layout is Layout.class_folders:
         images = _load_class_folders(row, folder, split)
-    elif TRAIN_FOLDER in folders and tests and row.metric is not Metric.average_precision:
+    elif trains and tests and row.metric is not Metric.average_precision:
         images = load_image_folder(folder, split)
     elif row.layout is Layout.lists:
         return _listed(row, folder, split)
     elif row.layout is Layout.draw:
         images = _drawn(row, folder, split, seed)
     elif row.layout is Layout.split_folders and split == "test" and tests:
-        images = _load_class_folders(row, folder / choose_test_folder(folder, tests)[0], split)
+        # The official test images come without class folders.
+        labeled = next((name for name in tests if list_subfolders(folder / name)), tests[0])
+        images = _load_class_folders(row, folder / labeled, split)
     else:
         raise ValueError(
-            f"{folder}: {row.name} is read from a folder with {TRAIN_FOLDER}/<class>/ beside test/<class>/ or "
+            f"{folder}: {row.name} is read from a folder with train/<class>/ beside test/<class>/ or "
             f"val/<class>/, or from parquet files ({row.original_files})."
         )
     if row.class_list is None:
@@ -272,7 +268,7 @@ def _listed(row: DatasetRow, folder: Path, split: str) -> ImageDataset:
         return read_original(row.name, folder, split)
     except LayoutNotFoundError as error:
         raise ValueError(
-            f"{error} {row.name} is read as its archives unpack ({row.original_files}), from {TRAIN_FOLDER}/<class>/ "
+            f"{error} {row.name} is read as its archives unpack ({row.original_files}), from train/<class>/ "
             "beside test/<class>/, or from parquet files."
         ) from error
 

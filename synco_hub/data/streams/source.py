@@ -16,8 +16,8 @@ from typing import Any
 
 from synco_hub.data.catalog.loading import choose_row_table, find_stored_splits
 from synco_hub.data.catalog.sets import find_row_meant
+from synco_hub.data.folder_files import has_images
 from synco_hub.data.image_dataset import DatasetDescription, fingerprint
-from synco_hub.data.image_folder import has_images
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.streams.images import StreamedImages
 from synco_hub.data.table_source import (

@@ -148,3 +148,24 @@ def test_prepare_takes_the_sets_own_splits_beside_a_folder_of_its_name(tmp_path,
 def test_help_has_an_example(command):
     shown = " ".join(invoke(["data", command, "--help"]).output.split())
     assert f"Example: synco-hub data {command}" in shown
+
+
+def test_prepare_names_of_any_bytes_and_all_images(tmp_path, offline):
+    source = photographs(tmp_path / "in", *(f"{kind}/{n}.png" for kind in "ab" for n in range(9)), "a/caf\udce9.png")
+    (source / "b" / "3.png").write_bytes(b"<html>")
+    command = ["data", "prepare", str(source), "--max-bad-fraction", "0.2", "--output"]
+    run = invoke([*command, str(tmp_path / "out")])
+    assert run.exit_code == 0, run.exception
+    assert "pretraining could take 19 images of" in run.output
+    run = invoke([*command, str(tmp_path / "all"), "--split", "pretraining"])
+    assert run.exit_code == 0, run.exception
+    assert "1 × it is a web page" in run.output
+    assert len(load_dataset(tmp_path / "all", "train")) == 18
+
+
+def test_prepare_one_image_a_class(tmp_path, offline):
+    source = photographs(tmp_path / "in", *(f"{kind}/1.png" for kind in "abc"))
+    run = invoke(["data", "prepare", str(source), "--output", str(tmp_path / "out")])
+    assert run.exit_code == 0, run.exception
+    assert "no test split: " in run.output
+    assert "none of its 3 classes has a second image" in run.output

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from synco_hub.data.class_labels import find_class_columns, map_labels_to_list
+from synco_hub.data.class_labels import find_class_columns, map_labels_to_list, share_class_names
 from synco_hub.data.class_lists import imagenet_indices, read_class_list
+from synco_hub.data.image_dataset import DatasetDescription, ImageDataset
 
 WNIDS = ("n00000005", "n00000001", "n00000003")
 
@@ -64,3 +65,26 @@ def test_thousand_other_names_follow_the_sorted_wnids():
 def test_a_classifier_that_lacks_classes_is_refused(names, text):
     with pytest.raises(ValueError, match=text):
         find_class_columns(names, "imagenet_r")
+
+
+class Labeled(ImageDataset):
+    def __init__(self, labels: list[int], class_names: list[str]) -> None:
+        about = DatasetDescription("toy", "toy", "train", len(labels), len(class_names), "all", "")
+        super().__init__(labels, class_names, about)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "shared"),
+    [
+        (["a", "c"], ["b", "c"], ["a", "b", "c"]),
+        (["2", "10"], ["3"], ["2", "3", "10"]),
+        (["b", "a"], ["b", "a"], ["b", "a"]),
+    ],
+)
+def test_splits_share_one_list_of_classes(first: list[str], second: list[str], shared: list[str]) -> None:
+    splits = [Labeled([0, 1, -1, 1], first), Labeled([0, 0, -1], second), Labeled([-1, -1], [])]
+    before = [[images.class_names[k] if k >= 0 else None for k in images.labels] for images in splits]
+    share_class_names(splits)
+    assert [images.class_names for images in splits] == [shared, shared, []]
+    assert [[images.class_names[k] if k >= 0 else None for k in images.labels] for images in splits] == before
+    assert splits[1].description.num_classes == len(shared)

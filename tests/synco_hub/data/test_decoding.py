@@ -3,8 +3,11 @@
 import contextlib
 import io
 import multiprocessing
+import os
 import pickle
 import struct
+import subprocess
+import sys
 import warnings
 import zlib
 from pathlib import Path
@@ -290,3 +293,47 @@ def test_one_thread_here_and_in_forked_processes() -> None:
     assert cv2.getNumThreads() == 1
     with multiprocessing.get_context("fork").Pool(1) as pool:
         assert pool.apply(threads_in_a_worker) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "reason"),
+    [
+        (b" \n<!DOCTYPE html><html>", "a web page"),
+        (b"<html><body>404", "a web page"),
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
+        (b"PK\x03\x04....", "a zip archive"),
+        (b"%PDF-1.7", "a PDF"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "an SVG"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0", "pip install pillow-heif"),
+        (b"\0\0\0\x0cJXL \r\n\x87\n", "pip install pillow-jxl-plugin"),
+    ],
+)
+def test_what_a_file_is_that_is_no_image(data: bytes, reason: str) -> None:
+    with pytest.raises(UnreadableImageError) as caught:
+        decode_rgb(data)
+    assert reason in caught.value.reason
+
+
+def test_the_pixel_limit_is_named_and_can_be_raised(tmp_path: Path) -> None:
+    Image.new("L", (100, 100)).save(tmp_path / "big.png")
+    code = f"""
+from PIL import Image
+Image.MAX_IMAGE_PIXELS = 4_999
+from synco_hub.data import decode_rgb
+from synco_hub.data.decoding import decode_pixels
+try:
+    print(decode_pixels({str(tmp_path / "big.png")!r}).shape)
+except ValueError as error:
+    print(error)
+"""
+
+    def run(**environment: str) -> str:
+        return subprocess.run(
+            [sys.executable, "-c", code], capture_output=True, text=True, check=True, env={**os.environ, **environment}
+        ).stdout
+
+    assert "more than 9,998 pixels" in run()
+    assert "set the environment variable SYNCO_HUB_MAX_PIXELS to a higher number" in run()
+    assert "(100, 100, 3)" in run(SYNCO_HUB_MAX_PIXELS="10000")
+    assert "more than 5,000 pixels" in run(SYNCO_HUB_MAX_PIXELS="5000")
+    assert "SYNCO_HUB_MAX_PIXELS=many is no number of pixels" in run(SYNCO_HUB_MAX_PIXELS="many")

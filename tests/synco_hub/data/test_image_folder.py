@@ -1,6 +1,7 @@
 """Folders of images: which files, which classes, which split."""
 
 import logging
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -11,13 +12,13 @@ from PIL import Image
 
 from synco_hub.data.image_folder import (
     NameTable,
+    draw_evenly,
     draw_stratified_test_mask,
-    has_images,
-    is_image_name,
-    list_image_files,
-    list_subfolders,
     load_image_folder,
+    load_version_0_1_training_images,
 )
+from synco_hub.data.loading import load_pretraining_images
+from synco_hub.settings import DatasetChoice
 
 
 def write(root: Path, *names: str) -> None:
@@ -63,9 +64,15 @@ def test_labels_of_the_test_folder_follow_the_classes_of_train(tmp_path: Path) -
     test = load_image_folder(tmp_path, "test")
     assert test.labels.tolist() == [1, 2]
     assert test.class_names == ["a", "b", "c"]
-    write(tmp_path, "test/zebra/1.png")
-    with pytest.raises(ValueError, match=r"not in train/ \(zebra\)"):
+    write(tmp_path, "test/zebra/1.png", "test/aardvark/1.png")
+    train, test = load_image_folder(tmp_path), load_image_folder(tmp_path, "test")
+    assert train.class_names == test.class_names == ["a", "aardvark", "b", "c", "zebra"]
+    assert (train.labels.tolist(), test.labels.tolist()) == ([0, 2, 3], [1, 2, 3, 4])
+    shutil.rmtree(tmp_path / "test" / "b")
+    shutil.rmtree(tmp_path / "test" / "c")
+    with pytest.raises(ValueError, match=r"none of its 2 classes .*\(aardvark, zebra\)"):
         load_image_folder(tmp_path, "test")
+    assert len(load_image_folder(tmp_path)) == 3
 
 
 def test_a_test_folder_without_labels_gives_way_to_val(tmp_path: Path) -> None:
@@ -146,46 +153,6 @@ def test_clear_refusals(tmp_path: Path) -> None:
         load_image_folder(tmp_path)
     with pytest.raises(ValueError, match="split 'dev'"):
         load_image_folder(tmp_path, "dev")
-    assert not has_images(tmp_path)
-    write(tmp_path, "deep/er/1.png", ".hidden/2.png")
-    assert has_images(tmp_path)
-
-
-def touch(root: Path, *names: str) -> None:
-    for name in names:
-        (root / name).parent.mkdir(parents=True, exist_ok=True)
-        (root / name).touch()
-
-
-def test_images_at_any_depth_in_sorted_order(tmp_path: Path) -> None:
-    touch(tmp_path, "b/2.png", "b/10.PNG", "a/x/y/z.JpEg", "top.webp", "a/readme.txt", "a/noextension", "c/d/e.tiff")
-    assert list_image_files(tmp_path) == ["a/x/y/z.JpEg", "b/10.PNG", "b/2.png", "c/d/e.tiff", "top.webp"]
-
-
-def test_hidden_files_and_folders_are_left_out(tmp_path: Path) -> None:
-    touch(tmp_path, "a/._1.jpg", "a/1.jpg", ".thumbnails/2.jpg", "a/.hidden/3.jpg", ".jpg")
-    assert list_image_files(tmp_path) == ["a/1.jpg"]
-    assert list_subfolders(tmp_path) == ["a"]
-    assert not is_image_name(".jpg")
-
-
-def test_links_are_followed_once_and_loops_end(tmp_path: Path) -> None:
-    touch(tmp_path, "store/1.jpg", "data/cats/2.jpg")
-    data = tmp_path / "data"
-    (data / "dogs").symlink_to(tmp_path / "store", target_is_directory=True)
-    (data / "cats" / "up").symlink_to(data, target_is_directory=True)
-    (data / "cats" / "again").symlink_to(data / "cats", target_is_directory=True)
-    (data / "broken.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    assert list_image_files(data) == ["broken.jpg", "cats/2.jpg", "dogs/1.jpg"]
-    assert list_subfolders(data) == ["cats", "dogs"]
-
-
-def test_two_links_to_one_folder_are_two_classes(tmp_path: Path) -> None:
-    touch(tmp_path, "store/1.jpg")
-    for name in ("a", "b"):
-        (tmp_path / "data").mkdir(exist_ok=True)
-        (tmp_path / "data" / name).symlink_to(tmp_path / "store", target_is_directory=True)
-    assert list_image_files(tmp_path / "data") == ["a/1.jpg", "b/1.jpg"]
 
 
 def test_a_name_table_is_a_list_of_strings() -> None:
@@ -211,3 +178,124 @@ def test_all_images_at_any_depth_without_classes(tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="no image was found"):
         load_image_folder(tmp_path / "empty", "all")
+
+
+def test_pretraining_takes_what_lies_in_no_test_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(
+        tmp_path, *(f"train/{kind}/{number}.png" for kind in "ab" for number in range(3)), "val/a/1.png", "val/b/1.png"
+    )
+    train = load_image_folder(tmp_path)
+    # Nothing more is there, so a run goes on with the images that it has.
+    assert load_image_folder(tmp_path, "pretraining").description == train.description
+    write(tmp_path, "train/loose.png", "unlabeled/x/1.png", "unlabeled/2.png", "top.png", "masks/1.png")
+    images = load_image_folder(tmp_path, "pretraining")
+    assert list(images.names) == [
+        "top.png",
+        *(f"train/{kind}/{number}.png" for kind in "ab" for number in range(3)),
+        *("train/loose.png", "unlabeled/2.png", "unlabeled/x/1.png"),
+    ]
+    assert images.labels.tolist() == [-1, 0, 0, 0, 1, 1, 1, -1, -1, -1]
+    assert (len(images), images.num_found) == (10, 13)
+    assert images.description.split_rule == "all images of train/, unlabeled/ and beside them; not those of val/"
+    assert "masks: 1 images lie in no split folder and are left out" in caplog.text
+
+
+def test_pretraining_takes_all_of_a_folder_without_splits(tmp_path: Path) -> None:
+    class_folders(tmp_path, a=10, b=5, c=1)
+    write(tmp_path, "loose.png")
+    images = load_image_folder(tmp_path, "pretraining")
+    assert (len(images), images.num_found, images.description.split) == (17, 17, "pretraining")
+    assert np.bincount(images.labels + 1).tolist() == [1, 10, 5, 1]
+
+
+def test_unlabeled_images_beside_classes_are_for_pretraining(tmp_path: Path) -> None:
+    class_folders(tmp_path, a=5, b=5, unlabeled=7)
+    train, test = load_image_folder(tmp_path), load_image_folder(tmp_path, "test")
+    assert (train.class_names, len(train), len(test)) == (["a", "b"], 8, 2)
+    images = load_image_folder(tmp_path, "pretraining")
+    assert images.labels.tolist() == [0] * 5 + [1] * 5 + [-1] * 7
+
+
+def test_one_image_a_class_gives_no_test_split(tmp_path: Path) -> None:
+    class_folders(tmp_path, a=1, b=1, c=1)
+    assert len(load_image_folder(tmp_path)) == 3
+    with pytest.raises(ValueError, match="none of its 3 classes has a second image"):
+        load_image_folder(tmp_path, "test")
+
+
+def test_any_number_of_images_is_drawn_evenly() -> None:
+    names, labels = [f"{k}.png" for k in range(100)], [0] * 80 + [1] * 15 + [-1] * 5
+    for count in (1, 20, 99):
+        mask = draw_evenly(names, labels, 0, count)
+        assert mask.sum() == count
+        shares = [mask[np.array(labels) == label].mean() for label in (0, 1, -1)]
+        assert max(shares) - min(shares) < 0.21
+    assert set(np.flatnonzero(draw_evenly(names, labels, 0, 20))) < set(
+        np.flatnonzero(draw_evenly(names, labels, 0, 50))
+    )
+    assert (draw_evenly(names, labels, 0, 20) != draw_evenly(names, labels, 1, 20)).any()
+
+
+# What version 0.1 recorded of these trees with seed 3.
+@pytest.mark.parametrize(
+    ("names", "count", "rule", "fingerprint"),
+    [
+        (
+            [*(f"{kind}/{k}.jpg" for kind in ("bus", "car") for k in range(10)), "l.png", "car/raw.tga", "bus/x.apng"],
+            *(16, "seeded stratified split (seed 3): 20% of each class, 4 of 20 images, are the test split"),
+            "d49dcb644e39f27d",
+        ),
+        (
+            [f"{split}/{kind}/{k}.jpg" for split in ("Train", "Test") for kind in ("bus", "car") for k in range(5)],
+            *(16, "seeded stratified split (seed 3): 20% of each class, 4 of 20 images, are the test split"),
+            "c2c777fb174a6d63",
+        ),
+        (
+            [
+                *(
+                    f"{split}/{kind}/{k}.jpg"
+                    for split in ("train", "val")
+                    for kind in ("bus", "car")
+                    for k in range(5)
+                ),
+                *("val/van/1.jpg", "unlabeled/1.jpg"),
+            ],
+            *(10, "folder train/ for train, folder val/ for test", "ec9862e3cb882b9b"),
+        ),
+        (
+            [*(f"{k}.jpg" for k in range(5)), "5.tga"],
+            *(5, "no class folders: all images are for training", "e1615ddde0f89cfa"),
+        ),
+        (
+            [f"train/{kind}/{k}.jpg" for kind in ("bus", "car") for k in range(5)],
+            *(8, "seeded stratified split (seed 3): 20% of each class, 2 of 10 images, are the test split"),
+            "e20646fa6761796a",
+        ),
+    ],
+)
+def test_what_version_0_1_pretrained_on(
+    tmp_path: Path, names: list[str], count: int, rule: str, fingerprint: str
+) -> None:
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    said = load_version_0_1_training_images(tmp_path, 3).description
+    assert (said.num_images, said.split_rule, said.fingerprint, said.split) == (count, rule, fingerprint, "train")
+    choice = DatasetChoice(str(tmp_path), split_seed=3)
+    assert load_pretraining_images(choice, recorded={"fingerprint": fingerprint}).description == said
+    # A run that begins now, or began with other images, gets those of today.
+    for recorded in (None, {}, {"fingerprint": "another"}):
+        assert load_pretraining_images(choice, recorded=recorded).description.fingerprint != fingerprint
+
+
+def test_names_of_any_bytes(tmp_path: Path) -> None:
+    for name in (b"caf\xe9/1 \xff.png", b"caf\xe9/2 'x\".png", b"b/" + b"z" * 250 + b".png", "ü/1.png".encode()):
+        file = os.fsencode(tmp_path) + b"/" + name
+        os.makedirs(os.path.dirname(file), exist_ok=True)
+        with open(file, "wb") as stream:
+            Image.new("RGB", (2, 2)).save(stream, "PNG")
+    images = load_image_folder(tmp_path, "pretraining")
+    assert images.class_names == ["b", "caf\\xe9", "ü"]
+    assert [images.name(k) for k in (1, 2)] == ["caf\\xe9/1 \\xff.png", "caf\\xe9/2 'x\".png"]
+    assert all(images.load_image(k).size == (2, 2) for k in range(4))
+    " ".join([*images.class_names, *(images.name(k) for k in range(4)), images.description.source]).encode()

@@ -251,3 +251,28 @@ def test_only_a_whole_preparation_is_read(tmp_path: Path):
     (tmp_path / "a.parquet").unlink()
     with pytest.raises(ValueError, match=r"a\.parquet is missing"):
         require_complete(tmp_path)
+
+
+def test_a_class_has_one_number_in_the_shards_of_every_split(tmp_path: Path):
+    for number, name in enumerate(("train/a", "train/c", "test/b", "test/c")):
+        noise(tmp_path / f"set/{name}/{number}.png", number)
+    prepare_dataset(both(tmp_path / "set"), tmp_path / "out", QUIET)
+    for split, expected in (("train", ["a", "c"]), ("test", ["b", "c"])):
+        for read in (load_image_folder(tmp_path / "set", split), load_dataset(tmp_path / "out", split)):
+            assert read.class_names == ["a", "b", "c"]
+            assert [read.class_names[label] for label in read.labels] == expected
+    pq = pytest.importorskip("pyarrow.parquet")
+    train, test = (pq.read_table(tmp_path / f"out/{split}-00000.parquet") for split in ("train", "test"))
+    assert train.schema.metadata == test.schema.metadata
+
+
+def test_names_of_any_bytes_are_written(tmp_path: Path):
+    names = [b"caf\xe9/\xff.png", b"caf\xe9/ 'a' \"b\".png", b"b/" + b"z" * 250 + b".png", "ü/ö 1.png".encode()]
+    for number, name in enumerate(names):
+        noise(Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xe9t/" + name)), number)
+    root = Path(os.fsdecode(os.fsencode(tmp_path) + b"/s\xe9t"))
+    prepare_dataset({"train": load_image_folder(root, "pretraining")}, tmp_path / "out", QUIET)
+    read = load_dataset(tmp_path / "out", "train")
+    assert read.class_names == ["b", "caf\\xe9", "ü"]
+    assert read.name(2).startswith("caf\\xe9/\\xff.png")
+    assert len(read) == 4

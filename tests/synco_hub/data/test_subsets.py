@@ -11,11 +11,12 @@ import pytest
 from PIL import Image
 
 from synco_hub.data import load_dataset
-from synco_hub.data.image_folder import ImageFolderDataset
+from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
 from synco_hub.data.subsets import (
     LINES,
     URL_VARIABLE,
     draw_subset,
+    hold_out,
     read_low_shot_list,
     sample_images,
     spread_subset,
@@ -248,3 +249,31 @@ def test_samples_are_parts_of_larger_ones_and_keep_order_and_labels(tmp_path):
     for wrong in (0, 51):
         with pytest.raises(ValueError, match=f"{wrong} images of fractals: its test split has 50"):
             sample_images(images, wrong, seed=0)
+
+
+def test_a_share_held_out_is_the_drawn_test_split(tmp_path: Path):
+    for name in [f"{kind}/{k}.png" for kind in "abc" for k in range(11)]:
+        (tmp_path / "train" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "train" / name).touch()
+    for root in (tmp_path, tmp_path / "train"):
+        images = load_image_folder(root, "pretraining")
+        kept = hold_out(images, 0.2, 5)
+        assert [kept.name(k) for k in range(len(kept))] == list(load_image_folder(root, "train", 5).names)
+        assert "0.2 of each class held out by seed 5, 27 of 33 images" in kept.description.split_rule
+        assert len(hold_out(images, 5, 5)) == 28
+        assert hold_out(images, 5, 5).description != hold_out(images, 5, 6).description
+
+
+def test_hold_out_leaves_images(images):
+    for holdout in (0, -1, 9, 1.5, float("nan"), 100):
+        with pytest.raises(ValueError, match=r"--holdout .* of 9 images: give a share between 0 and 1"):
+            hold_out(images, holdout, 0)
+    assert len(hold_out(images, 8, 0)) == 1
+    assert len(hold_out(images, 0.99, 0)) == 3
+
+
+def test_a_list_names_files_of_any_bytes(tmp_path: Path):
+    names = ["a/caf\udce9.png", "a/Käfer 1.png", "a/2.png"]
+    images = ImageFolderDataset(tmp_path, names, [0, 0, 0], ["a"], "train", "rule")
+    (tmp_path / "list.txt").write_bytes(b"caf\xe9.png\nK\xc3\xa4fer 1.png\n")
+    assert take_listed_subset(images, tmp_path / "list.txt").indices.tolist() == [0, 1]

@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from synco_hub.data.decoding import UnreadableImageError
+from synco_hub.data.evaluation_dataset import EvaluationDataset
+from synco_hub.data.evaluation_transform import EvaluationTransform
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.streams.images import StreamedImages, StreamRow
@@ -153,3 +155,23 @@ def test_pixels_of_a_streams_rows() -> None:
     for cell in (None, b"damaged", 7):
         with pytest.raises(UnreadableImageError, match=r"a\.parquet, row 1"):
             images.load_pixels(StreamRow(0, 1, cell))
+
+
+def test_reasons_are_told_and_counted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for number in range(6):
+        (tmp_path / f"{number}.jpg").write_bytes(jpeg(number))
+    (tmp_path / "a.jpg").write_bytes(b"<html>not found</html>")
+    (tmp_path / "b.jpg").write_bytes(b"<html>not found</html>")
+    for name, length in (("c.jpg", 700), ("d.jpg", 710), ("e.jpg", 720)):
+        (tmp_path / name).write_bytes(jpeg(7)[:length])
+    images = load_image_folder(tmp_path)
+    for dataset in (images, ImageSubset(images, np.arange(11), ""), EvaluationDataset(images, EvaluationTransform(8))):
+        ledger = UnreadableImages(dataset, 1.0)
+        ledger.record(torch.tensor([-1, 6, 7, 8, -1, 9, 10]))
+        summary = ledger.summary()
+        assert summary.startswith("5 of 11 images cannot be read: 3 × ")
+        assert "truncated" in summary
+        assert "(c.jpg, d.jpg, e.jpg); 2 × it is a web page, as of a download that failed (a.jpg, b.jpg)" in summary
+    assert "unreadable image skipped: a.jpg (it is a web page" in caplog.text
+    with pytest.raises(TooManyBadImagesError, match="it is a web page"):
+        UnreadableImages(images, 0.1).record([6, 7])

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from synco_hub.data.catalog import loading as catalog_loading
-from synco_hub.data.catalog.loading import load_catalog_folder
+from synco_hub.data.catalog.loading import find_set_folder, load_catalog_folder
 from synco_hub.data.catalog.sets import CATALOG, find_catalog_row
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.loading import load_dataset
@@ -273,11 +273,13 @@ def images(root: Path, *names: str) -> Path:
     return root
 
 
-def test_imagenet_labels_are_those_of_all_thousand_classes(tmp_path: Path):
+@pytest.mark.parametrize(("train", "val"), [("train", "val"), ("Train", "Validation")])
+def test_imagenet_labels_are_those_of_all_thousand_classes(train: str, val: str, tmp_path: Path):
     wnids = read_class_list("imagenet_1k")
-    root = images(tmp_path, f"train/{wnids[7]}/a.JPEG", f"train/{wnids[993]}/b.JPEG", f"val/{wnids[993]}/c.JPEG")
-    train = load_catalog_folder(find_catalog_row("imagenet-1k"), root, "train")
-    assert (train.labels.tolist(), train.num_classes) == ([7, 993], 1000)
+    root = images(tmp_path, f"{train}/{wnids[7]}/a.JPEG", f"{train}/{wnids[993]}/b.JPEG", f"{val}/{wnids[993]}/c.JPEG")
+    assert find_set_folder("imagenet-1k", root) == root
+    trained = load_catalog_folder(find_catalog_row("imagenet-1k"), root, "train")
+    assert (trained.labels.tolist(), trained.num_classes) == ([7, 993], 1000)
     assert load_catalog_folder(find_catalog_row("imagenet-1k"), root, "test").labels.tolist() == [993]
 
 
