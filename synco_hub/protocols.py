@@ -272,6 +272,7 @@ def _loaded(row: Evaluator, model: str | None, settings: Any) -> Any:
             return None
         instead = ", or --features of an earlier measurement" if hasattr(settings, "features") else ""
         raise FlagError(f"--model is missing: give the model to measure{instead}.")
+    model = resolve("synco_hub.hub.run_checkpoints:find_newest_state")(model)
     evaluated = resolve("synco_hub.evaluation.measurement:EvaluatedModel")
     if row.model == CLASSIFIER:
         classifier, processor, class_names = resolve("synco_hub.hub.loading:load_classifier")(model)

@@ -26,6 +26,7 @@ from synco_hub.atomic_write import atomic_write, usual_modes
 from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError, suggest
 from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
+from synco_hub.hub.run_checkpoints import find_newest_state
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
 from synco_hub.zoo import list_models
@@ -55,9 +56,14 @@ def load_model(name: str) -> tuple[Any, Any]:
 
 
 def find_backbone_name(name: str) -> str:
-    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it."""
+    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it.
+
+    Of a training that is not at its end the newest complete checkpoint.
+    """
     facts = Path(name) / HEAD_FACTS
-    return str(json.loads(facts.read_text(encoding="utf-8"))["model"]) if facts.is_file() else name
+    if facts.is_file():
+        return str(json.loads(facts.read_text(encoding="utf-8"))["model"])
+    return find_newest_state(name)
 
 
 def check_model_name(name: str) -> None:
@@ -203,6 +209,7 @@ def load_classifier(name: str) -> tuple[Any, Any, tuple[str, ...]]:
                 "two files do not belong together; train it again with `synco-hub linear-probe`"
             )
         return LinearClassifier(backbone, head).eval(), processor, tuple(head.class_names)
+    name = find_backbone_name(name)
     if name.startswith(TIMM_PREFIX):
         raise DoesNotApplyError(
             f"model {name!r} has no trained classifier here: train one with `synco-hub linear-probe`, and give its "
@@ -227,6 +234,7 @@ def load_with_head(name: str) -> tuple[Any, Any]:
     """
     if (Path(name) / HEAD_FACTS).is_file():
         return load_classifier(name)[:2]
+    name = find_backbone_name(name)
     if name.startswith(TIMM_PREFIX):
         return load_model(name)
     register()

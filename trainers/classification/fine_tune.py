@@ -14,6 +14,7 @@ from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.hub.loading import describe_model_facts
+from synco_hub.hub.run_checkpoints import find_newest_state
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
@@ -32,11 +33,12 @@ PROTOCOL = "fine_tune"
 def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArguments) -> EvaluationResult:
     """Fine-tune a model, and leave the classifier and the result in the output directory."""
     started = time.perf_counter()
-    check_fine_tunable(data_arguments.model)
-    processor = load_processor(data_arguments.model)
+    base = find_newest_state(data_arguments.model)
+    check_fine_tunable(base)
+    processor = load_processor(base)
     data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
     set_seed(arguments.seed)
-    model = make_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout)
+    model = make_classifier(base, data.train_targets, arguments.classifier_dropout)
     facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)

@@ -62,7 +62,7 @@ class TwoViewDataset(Dataset[ViewPair]):
         seed: Another seed draws other views.
     """
 
-    def __init__(self, images: Any, transform: PixelTransform | Callable[[Any], Any], seed: int = 0) -> None:
+    def __init__(self, images: Any, transform: Callable[..., Any], seed: int = 0) -> None:
         self.images = images if isinstance(images, ImageDataset) else OwnImages(images)
         self.transform: Any = transform if takes_key(transform) else OwnTransform(transform)
         self.seed = seed
