@@ -43,4 +43,9 @@ def __getattr__(name: str) -> Any:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
+def __dir__() -> list[str]:
+    """Names that are there only when they are asked for are listed too, for completion in a notebook."""
+    return sorted({*globals(), *__all__})
+
+
 register()

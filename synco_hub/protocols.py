@@ -290,6 +290,7 @@ def _loaded(row: Evaluator, model: str | None, settings: Any, revision: str | No
             return None
         instead = ", or --features of an earlier measurement" if hasattr(settings, "features") else ""
         raise FlagError(f"--model is missing: give the model to measure{instead}.")
+    model = resolve("synco_hub.hub.run_checkpoints:find_newest_state")(model)
     evaluated = resolve("synco_hub.evaluation.measurement:EvaluatedModel")
     found = resolve("synco_hub.hub.loading:find_revision")(model, revision)
     at = {} if found.commit is None else {"revision": found.commit}

@@ -9,6 +9,7 @@ import pytest
 import torch
 from command_line import invoke
 from PIL import Image
+from transformers import AutoImageProcessor
 
 from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -86,6 +87,19 @@ def test_the_synthetic_negatives_in_anyones_loop():
     exec(SNIPPETS[1], scope)
     scope["loss"].backward()
     assert torch.isfinite(scope["loss"])
+
+
+def test_pretraining_on_own_images_from_python(reader, monkeypatch):
+    monkeypatch.setenv("HF_HOME", str(reader / "cache"))
+    [snippet] = [snippet for snippet in SNIPPETS if "SynCoTrainer(" in snippet]
+    assert len(snippet.splitlines()) <= 12
+    scope = {}
+    exec(snippet.replace("max_steps=20", "max_steps=2, use_cpu=True, dataloader_num_workers=0"), scope)
+    assert scope["trainer"].state.global_step == 2
+    name, weights = next(iter(scope["model"].named_parameters()))
+    assert torch.equal(weights, dict(scope["network"].synco.named_parameters())[name])
+    processor = AutoImageProcessor.from_pretrained("runs/own")
+    assert scope["model"](**processor(Image.open("image.jpg"), return_tensors="pt")).pooler_output.ndim == 2
 
 
 def test_every_file_named_exists():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,8 @@ from trainers.negative_queue import NegativeQueue
 from trainers.objectives import OBJECTIVES, agreement_loss
 from trainers.settings import BackboneArguments, PretrainingSettings
 from trainers.synthetic_negatives import SyntheticNegatives
+
+logger = logging.getLogger(__name__)
 
 # What of a configuration makes the backbone.
 _BACKBONE = tuple(field.name for field in dataclasses.fields(BackboneArguments))
@@ -265,3 +268,15 @@ def check_same_network(checkpoint: str | Path, model: SynCoForPreTraining) -> No
             f"{checkpoint} is of another pretraining network ({'; '.join(differing[:5])}): give the settings it was "
             "made with, or start a new run in another directory."
         )
+
+
+def synchronize_batch_norm(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:
+    """Let BatchNorm see the whole batch of a step's micro-batches over all processes, where the device can."""
+    if device_type == "cuda":
+        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
+        logger.warning(
+            "BatchNorm of the heads is not synchronised on %s: statistics are of each process's part of the batch.",
+            device_type,
+        )
+    return model

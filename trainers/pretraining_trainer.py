@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -12,13 +13,22 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
-from transformers import ProgressCallback, TrainerState
+from transformers import ProgressCallback, TrainerState, ViTImageProcessor
 from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
+from synco_hub.data.views.dataset import (
+    OwnCollator,
+    OwnItems,
+    describe_views,
+    is_own_data,
+    open_view_pairs,
+    read_batch,
+)
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
-from synco_hub.data.views.transform import place_of
+from synco_hub.data.views.transform import make_two_view_transform, place_of
 from synco_hub.data.worker_signals import ignore_signals_in_worker
+from synco_hub.models import SynCoModel, image_processor
 from trainers.callbacks import (
     CollapseCallback,
     EpochCallback,
@@ -29,7 +39,12 @@ from trainers.callbacks import (
     compute_gradient_norm,
 )
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.pretraining_model import SynCoForPreTraining, check_complete_state, check_same_network
+from trainers.pretraining_model import (
+    SynCoForPreTraining,
+    check_complete_state,
+    check_same_network,
+    synchronize_batch_norm,
+)
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import read_manifest
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
@@ -55,13 +70,17 @@ class SynCoTrainer(CheckpointingTrainer):
     Args:
         model: The pretraining network.
         args: How to train it.
-        train_dataset: Map-style data set of view pairs, see `synco_hub.data.TwoViewDataset`. What its transform
-            leaves to the device is done here.
+        train_dataset: Images of `synco_hub.data.load_dataset`; a data set of torch, torchvision or `datasets` whose
+            items hold an image, a finished view (drawn twice) or two views, alone, before labels or in a dict; or a
+            `synco_hub.data.TwoViewDataset`. Views of images are the paper's, made where `args.augment_on` says. What
+            a data set draws from the global generators of torch, numpy and Python comes again after a resume.
         stream: Where its images come from, if they come as a stream; `train_dataset.images` are then its images.
-        **kwargs: What `transformers.Trainer` takes.
+        **kwargs: What `transformers.Trainer` takes. A `data_collator` gets the items of the data set as they are and
+            gives view_1 and view_2. `processing_class` is saved with the weights; without one it follows the views.
 
     Raises:
-        ValueError: If the data set holds fewer images than a global batch.
+        ValueError: If model or arguments are of another kind, the data set is none of these, or it holds fewer images
+            than a global batch.
     """
 
     model: SynCoForPreTraining
@@ -75,8 +94,17 @@ class SynCoTrainer(CheckpointingTrainer):
         stream: StreamedData | None = None,
         **kwargs: Any,
     ) -> None:
+        _refuse_other_kinds(model, args, kwargs)
+        size, collate = model.config.image_size or 224, kwargs.get("data_collator")
+        if collate is None or isinstance(collate, TwoViewCollator):
+            transform = make_two_view_transform(args.augment_on, size)
+            train_dataset = open_view_pairs(train_dataset, transform, args.seed)
+            kwargs["data_collator"] = TwoViewCollator()
+        elif is_own_data(train_dataset, args.seed):
+            train_dataset, kwargs["data_collator"] = OwnItems(train_dataset, args.seed), OwnCollator(collate)
         _refuse_small_data(len(train_dataset), args)
-        kwargs.setdefault("data_collator", TwoViewCollator())
+        if kwargs.get("processing_class") is None:
+            kwargs["processing_class"] = _build_processor(train_dataset, kwargs["data_collator"], size)
         if args.world_size > 1:
             model = synchronize_batch_norm(model, args.device.type)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
@@ -251,7 +279,9 @@ class SynCoTrainer(CheckpointingTrainer):
         num_items_in_batch: Tensor | int | None = None,
     ) -> Any:
         """One micro-batch: both directions of the objective; the keys go into the queues in the model's forward."""
-        self._bad_indices.append(inputs["bad_index"])
+        inputs = read_batch(inputs)
+        if "bad_index" in inputs:
+            self._bad_indices.append(inputs["bad_index"])
         view_1, view_2 = finish_views(self.device_views, inputs)
         output = model(view_1=view_1, view_2=view_2, synthetic_active=self.synthetic_active)
         self.monitor.update(output, inputs["view_1"].shape[0], self.state.global_step)
@@ -296,6 +326,10 @@ class SynCoTrainer(CheckpointingTrainer):
                 "with --resume."
             )
 
+    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+        """Refused: there are no labels to measure by."""
+        raise ValueError(f"SynCoTrainer does not evaluate: {_MEASURE}.")
+
     def refuse_broken_weights(self) -> None:
         """As `CheckpointingTrainer.refuse_broken_weights`; the loss of a step tells it a step earlier."""
         self._refuse_bad_loss()
@@ -321,16 +355,36 @@ class SynCoTrainer(CheckpointingTrainer):
         check_complete_state(load_result.missing_keys, load_result.unexpected_keys)
 
 
-def synchronize_batch_norm(model: SynCoForPreTraining, device_type: str) -> SynCoForPreTraining:
-    """Let BatchNorm see the whole batch of a step's micro-batches over all processes, where the device can."""
-    if device_type == "cuda":
-        return nn.SyncBatchNorm.convert_sync_batchnorm(model)
-    if any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules()):
-        logger.warning(
-            "BatchNorm of the heads is not synchronised on %s: statistics are of each process's part of the batch.",
-            device_type,
+_MEASURE = "pretraining has no labels; measure what it saves by synco_hub.evaluate('knn', model=RUN, dataset=DATA)"
+
+
+def _refuse_other_kinds(model: Any, args: Any, further: Mapping[str, Any]) -> None:
+    """What would fail later, in words of attributes."""
+    if not isinstance(args, SynCoTrainingArguments):
+        raise ValueError(
+            f"args is {type(args).__name__}: give SynCoTrainingArguments, which takes the same values; defaults, "
+            "schedules and momentum of the paper are in it."
         )
-    return model
+    if not isinstance(model, SynCoForPreTraining):
+        remedy = "SynCoForPreTraining(config)"
+        if isinstance(model, SynCoModel):
+            remedy = (
+                "pretrainer = SynCoForPreTraining(model.config), and to begin from its weights "
+                "pretrainer.synco.load_state_dict(model.state_dict()) and the same for pretrainer.target"
+            )
+        raise ValueError(
+            f"model is {type(model).__name__}, which has no heads, target network and queues: give {remedy}."
+        )
+    if further.get("eval_dataset") is not None:
+        raise ValueError(f"eval_dataset is not used: {_MEASURE}.")
+
+
+def _build_processor(train_dataset: Any, collate: Any, image_size: int) -> ViTImageProcessor:
+    """What prepares an image as the network is going to see it."""
+    size, mean, std = describe_views(train_dataset, collate, image_size)
+    processor = image_processor(size)
+    processor.image_mean, processor.image_std = list(mean), list(std)
+    return processor
 
 
 def _build_device_views(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:

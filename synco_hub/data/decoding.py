@@ -222,6 +222,11 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def convert_to_rgb(image: Image.Image) -> Image.Image:
+    """An opened image as `decode_rgb` gives it; the one that is given stays as it is."""
+    return _rgb(_turn_upright(image.copy()))
+
+
 def _from_wide_values(image: Image.Image) -> Image.Image:
     """Scales 16-bit integers, 32-bit integers and floats to 8 bits, where Pillow's own conversion would clip."""
     values: npt.NDArray[np.float64] = np.asarray(image).astype(np.float64)

@@ -2,8 +2,8 @@
 
 import logging
 import re
-from collections.abc import Iterable
-from typing import Any, Protocol
+from collections.abc import Callable, Iterable
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -15,6 +15,8 @@ from synco_hub.data.samplers import derive_random_key
 from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 
 logger = logging.getLogger(__name__)
+
+Loaded = TypeVar("Loaded")
 
 GOOD = -1
 _STAND_IN_ATTEMPTS = 64
@@ -118,20 +120,25 @@ def _find_reason(images: Any, index: int) -> str | None:
 
 
 def load_readable_pixels(dataset: ImageDataset, index: int, seed: int = 0) -> tuple[npt.NDArray[np.uint8], int]:
-    """Loads the pixels (height, width, 3) of an image, or of a fixed other one in place of a damaged one.
+    """As :func:`load_readable`, for the pixels (height, width, 3) of an image."""
+    return load_readable(dataset.load_pixels, len(dataset), index, seed)
+
+
+def load_readable(load: Callable[[int], Loaded], num_images: int, index: int, seed: int = 0) -> tuple[Loaded, int]:
+    """Loads an image, or a fixed other one in place of a damaged one.
 
     The second value is -1 for the image that was asked for, else its index: a batch keeps its size and says which
     could not be read. The stand-ins of an index are tried in an order that depends on seed and index alone: all
     processes, epochs and resumed runs take the same one.
     """
     try:
-        return dataset.load_pixels(index), GOOD
+        return load(index), GOOD
     except UnreadableImageError as error:
         logger.debug("%s", error)
         last = error
     for attempt in range(_STAND_IN_ATTEMPTS):
         try:
-            return dataset.load_pixels(derive_random_key(seed, index, attempt) % len(dataset)), index
+            return load(derive_random_key(seed, index, attempt) % num_images), index
         except UnreadableImageError as error:
             last = error
     raise UnreadableImageError(

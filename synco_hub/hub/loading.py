@@ -34,6 +34,7 @@ from synco_hub.atomic_write import atomic_write, usual_modes
 from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError, suggest
 from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
+from synco_hub.hub.run_checkpoints import find_newest_state
 from synco_hub.hub.short_names import register, resolve
 from synco_hub.models import SynCoForImageClassification, SynCoModel
 from synco_hub.weights_identity import hash_weights
@@ -51,6 +52,7 @@ def load_model(name: str, revision: str | None = None, random_seed: int | None =
     """Load a frozen model in single precision, and its image processor; with a seed its weights are drawn anew."""
     if facts := _read_head_facts(name):
         name, revision = facts["model"], facts.get("revision")
+    name = find_newest_state(name)
     with torch.random.fork_rng(devices=[], enabled=random_seed is not None):
         if random_seed is not None:
             torch.manual_seed(random_seed)
@@ -79,8 +81,11 @@ def _remove_random_pooler(model: Any, missing: Collection[str]) -> None:
 
 
 def find_backbone_name(name: str) -> str:
-    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it."""
-    return str(_read_head_facts(name).get("model", name))
+    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it.
+
+    Of a training that is not at its end the newest complete checkpoint.
+    """
+    return str(_read_head_facts(name).get("model") or find_newest_state(name))
 
 
 def _read_head_facts(name: str) -> dict[str, Any]:
@@ -322,6 +327,7 @@ def load_classifier(name: str, revision: str | None = None) -> tuple[Any, Any, t
                 "two files do not belong together; train it again with `synco-hub linear-probe`"
             )
         return LinearClassifier(backbone, head).eval(), processor, tuple(head.class_names)
+    name = find_backbone_name(name)
     if name.startswith(TIMM_PREFIX):
         raise DoesNotApplyError(
             f"model {name!r} has no trained classifier here: train one with `synco-hub linear-probe`, and give its "
@@ -348,6 +354,7 @@ def load_with_head(name: str, revision: str | None = None) -> tuple[Any, Any]:
     """
     if (Path(name) / HEAD_FACTS).is_file():
         return load_classifier(name)[:2]
+    name = find_backbone_name(name)
     if name.startswith(TIMM_PREFIX):
         return load_model(name, revision)
     register()

@@ -15,6 +15,7 @@ from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.hub.loading import describe_model_facts, find_revision
+from synco_hub.hub.run_checkpoints import find_newest_state
 from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
 from synco_hub.weights_identity import hash_weights
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
@@ -33,12 +34,13 @@ PROTOCOL = "fine_tune"
 def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArguments) -> EvaluationResult:
     """Fine-tune a model, and leave the classifier and the result in the output directory."""
     started = time.perf_counter()
-    check_fine_tunable(data_arguments.model)
-    revision = find_revision(data_arguments.model, data_arguments.model_revision)
-    processor = load_processor(data_arguments.model, revision.commit)
+    base = find_newest_state(data_arguments.model)
+    check_fine_tunable(base)
+    revision = find_revision(base, data_arguments.model_revision)
+    processor = load_processor(base, revision.commit)
     data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
     set_seed(arguments.seed)
-    model = make_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout, revision.commit)
+    model = make_classifier(base, data.train_targets, arguments.classifier_dropout, revision.commit)
     start = model_source(model, data_arguments.model, revision.words)
     facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)

@@ -10,11 +10,9 @@ that is killed at any moment leaves complete checkpoints and, at worst, an `.unf
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
-import re
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -24,6 +22,10 @@ from typing import Any, TypeVar
 from accelerate.utils import broadcast_object_list
 
 from synco_hub.atomic_write import atomic_write, set_usual_modes
+from synco_hub.hub.run_checkpoints import MANIFEST_FILE as MANIFEST_FILE
+from synco_hub.hub.run_checkpoints import find_damage, latest_valid_checkpoint, list_checkpoints
+from synco_hub.hub.run_checkpoints import hash_file as _sha256
+from synco_hub.hub.run_checkpoints import read_manifest as read_manifest
 from synco_hub.results import library_versions
 from trainers.runs.stream_loading import check_stream_position
 from trainers.settings import drop_retired
@@ -34,10 +36,7 @@ SETTINGS_FILE = "pretraining_settings.json"
 SUMMARY_FILE = "pretraining_summary.json"
 # What must agree for a checkpoint to continue a run; learning rate, logging and the like may change.
 IDENTITY = ("backbone", "pretraining", "data", "seed")
-MANIFEST_FILE = "manifest.json"
 UNFINISHED = ".unfinished"
-_NAME = re.compile(r"checkpoint-(\d+)")
-_READ_AT_ONCE = 1 << 22
 # What the position in the data and every schedule are counted in: with another value they would mean something else.
 _COUNTED_IN = ("global_batch_size", "steps_per_epoch", "num_images")
 # What leaves position and schedules alone, but not every bit.
@@ -133,47 +132,11 @@ def commit_checkpoint(unfinished: Path, final: Path, description: Mapping[str, A
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def read_manifest(checkpoint: Path) -> dict[str, Any]:
-    """What a checkpoint says about itself; empty for a folder without a manifest."""
-    file = checkpoint / MANIFEST_FILE
-    values: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
-    return values
-
-
-def find_damage(checkpoint: Path) -> str | None:
-    """Why a checkpoint is damaged, or None if every file is there, as long as it was, with the same content."""
-    try:
-        files = read_manifest(checkpoint).get("files")
-    except (ValueError, OSError) as error:
-        return f"its {MANIFEST_FILE} cannot be read ({error})"
-    if not files:
-        return f"it has no {MANIFEST_FILE}"
-    for name, expected in files.items():
-        file = checkpoint / name
-        if not file.is_file():
-            return f"{name} is missing"
-        if file.stat().st_size != expected["bytes"]:
-            return f"{name} has {file.stat().st_size} bytes instead of {expected['bytes']}"
-        if _sha256(file) != expected["sha256"]:
-            return f"{name} was changed"
-    return None
-
-
-def latest_valid_checkpoint(directory: Path) -> Path | None:
-    """The newest complete checkpoint of a run; one that is damaged is named in a warning and passed over."""
-    for checkpoint in reversed(_checkpoints(directory)):
-        broken = find_damage(checkpoint)
-        if broken is None:
-            return checkpoint
-        logger.warning("%s is damaged and is passed over: %s", checkpoint, broken)
-    return None
-
-
 def find_named_checkpoint(path: Path) -> Path:
     """The checkpoint that somebody named, or the newest complete one of the run that was named."""
     if not path.is_dir():
         raise ValueError(f"checkpoint {path} is no folder: name one checkpoint-N of a run, or the run's folder.")
-    newest = latest_valid_checkpoint(path) if _checkpoints(path) else None
+    newest = latest_valid_checkpoint(path) if list_checkpoints(path) else None
     if newest is not None:
         return newest
     damage = find_damage(path)
@@ -187,8 +150,7 @@ def find_named_checkpoint(path: Path) -> Path:
 
 def later_checkpoints(directory: Path, step: int) -> list[Path]:
     """The complete checkpoints of a run after a step."""
-    found = [path for path in _checkpoints(directory) if int(_NAME.fullmatch(path.name)[1]) > step]  # type: ignore[index]
-    return [path for path in found if find_damage(path) is None]
+    return [path for path in list_checkpoints(directory, after=step) if find_damage(path) is None]
 
 
 def set_aside(checkpoints: Sequence[Path]) -> None:
@@ -205,7 +167,7 @@ def set_aside(checkpoints: Sequence[Path]) -> None:
 
 def rotate_checkpoints(directory: Path, limit: int | None) -> None:
     """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone."""
-    finished = [path for path in _checkpoints(directory) if (path / MANIFEST_FILE).is_file()]
+    finished = [path for path in list_checkpoints(directory) if (path / MANIFEST_FILE).is_file()]
     for checkpoint in finished[: max(len(finished) - limit, 0)] if limit else []:
         # Without its manifest a half-deleted one is nobody's checkpoint.
         (checkpoint / MANIFEST_FILE).unlink()
@@ -215,20 +177,6 @@ def rotate_checkpoints(directory: Path, limit: int | None) -> None:
 def remove_unfinished(directory: Path) -> None:
     """Remove what an interrupted save left behind."""
     shutil.rmtree(directory / UNFINISHED, ignore_errors=True)
-
-
-def _checkpoints(directory: Path) -> list[Path]:
-    """Folders named `checkpoint-N`, by rising N."""
-    found = [(int(match[1]), path) for path in directory.glob("*") if (match := _NAME.fullmatch(path.name))]
-    return [path for _, path in sorted(found) if path.is_dir()]
-
-
-def _sha256(file: Path) -> str:
-    digest = hashlib.sha256()
-    with file.open("rb") as stream:
-        while block := stream.read(_READ_AT_ONCE):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def _fsync(path: Path) -> None:
