@@ -217,8 +217,8 @@ def evaluate(
     data = {"dataset": row.dataset, **{name: value for name, value in values.items() if name not in own}}
     chosen = row.settings(**{name: value for name, value in values.items() if name in own})
     place = None if output is None else Path(output)
-    name = None if model is None else os.fspath(model)
-    return measure(protocol, name, DatasetChoice(**data), chosen, place, model_revision, random_network)
+    measured = None if model is None else os.fspath(model)
+    return measure(protocol, measured, DatasetChoice(**data), chosen, place, model_revision, random_network)
 
 
 def measure(

@@ -34,7 +34,7 @@ def hash_weights(network: nn.Module) -> str:
 
 def hash_saved_weights(directory: Path) -> tuple[str, str]:
     """What :func:`hash_weights` gives for the model of a checkpoint directory, and for its backbone alone."""
-    places = {}
+    places: dict[str, Path] = {}
     for file in sorted(directory.glob("*.safetensors")):
         with safe_open(file, framework="pt") as tensors:
             places |= dict.fromkeys(tensors.keys(), file)

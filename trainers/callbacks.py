@@ -161,6 +161,18 @@ class CollapseCallback(TrainerCallback):
         self.warned: set[str] = set()
         self._in_a_row: dict[str, int] = {}
 
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say what the loss is to be read against."""
+        if self.queue_size is not None and state.is_world_process_zero:
+            logger.warning(
+                "The loss is the sum of two directions, each the logarithm of a share among the right key and all "
+                "negatives: guessing has 2·ln(1 + %d) = %.2f, and more while synthetic negatives are added; it is "
+                "logged as loss_of_guessing.",
+                *(self.queue_size, compute_chance_loss(self.queue_size)),
+            )
+
     def on_log(
         self,
         args: TrainingArguments,

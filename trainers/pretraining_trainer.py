@@ -36,6 +36,7 @@ from trainers.callbacks import (
     ImageProgressCallback,
     TargetUpdateCallback,
     TrainingMonitor,
+    compute_chance_loss,
     compute_gradient_norm,
 )
 from trainers.pretraining_arguments import SynCoTrainingArguments
@@ -298,7 +299,11 @@ class SynCoTrainer(CheckpointingTrainer):
             logs["momentum"] = target_momentum(self.state.global_step, self.state.max_steps, self.args.momentum_start)
             active = self.unwrapped_model.objective.synthesises and self.state.global_step - 1 in self.synthesis_window
             logs["synthetic_active"] = float(active)
+            queue = self.unwrapped_model.settings.queue_size if self.unwrapped_model.objective.has_queue else None
             logs["num_synthetic"] = float(self.unwrapped_model.synthetic_negatives.num_synthetic) if active else 0.0
+            if queue is not None:
+                # What the loss is to be read against: both directions of one right key among all candidates.
+                logs["loss_of_guessing"] = compute_chance_loss(queue + logs["num_synthetic"])
             if self._gradient_norm is not None:
                 logs["grad_norm"] = float(self._gradient_norm.item())
             self._count_bad_images()

@@ -127,7 +127,7 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
         print(f"skipped {reason}")
     results: list[EvaluationResult] = []
     failed: list[str] = []
-    at = {} if options.model_revision is None else {"model_revision": options.model_revision}
+    at: Any = {} if options.model_revision is None else {"model_revision": options.model_revision}
     for measurement in planned:
         row = EVALUATORS[measurement.protocol]
         known = {field.name for field in fields(row.settings)}

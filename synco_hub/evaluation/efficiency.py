@@ -55,7 +55,7 @@ def evaluate(
     elif settings.backbone is not None:
         raise FlagError(f"--backbone {settings.backbone} names the network without --model: leave one of them out.")
     methods = [name.strip() for name in (wanted or "").split(",") if name.strip()]
-    network = find_feature_network(model.network)
+    network: Any = find_feature_network(model.network)
     if methods and not isinstance(network, SynCoModel):
         raise FlagError(
             f"--methods {wanted}: training steps are those of this package's networks, and {model.name} is a "

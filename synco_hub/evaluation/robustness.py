@@ -337,7 +337,7 @@ def compute_standard_errors(cells: Cells) -> dict[str, float]:
     corruptions or under none, and no less.
     """
     metrics = compute_robustness_metrics(cells)
-    errors = {}
+    errors: dict[str, float] = {}
     for key, cell in cells.items():
         begin = key.replace("/", "_")
         names = (f"{begin}_top1", f"{begin}_top1_of_200", f"{begin}_top1_of_1000")

@@ -73,6 +73,10 @@ def test_logs_show_everything_at_each_logging_step(folder, tmp_path):
     assert trainer.synthesis_window == range(1, 7)
     assert [entry["synthetic_active"] for entry in logs] == [1.0, 1.0, 1.0, 0.0, 0.0]
     assert [entry["num_synthetic"] for entry in logs] == [768.0] * 3 + [0.0] * 2
+    # Two directions, each one key among queue and synthetic negatives.
+    queue = trainer.unwrapped_model.settings.queue_size
+    guessing = [2 * math.log(1 + queue + entry["num_synthetic"]) for entry in logs]
+    assert [entry["loss_of_guessing"] for entry in logs] == pytest.approx(guessing)
     assert [entry["momentum"] for entry in logs] == [target_momentum(step, 10) for step in (2, 4, 6, 8, 10)]
     assert all(entry["grad_norm"] > 0 for entry in logs)
 

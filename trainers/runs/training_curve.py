@@ -15,7 +15,7 @@ CURVE_FILE = "training_curve.png"
 
 # One panel a row: title, and the logged numbers it shows with the names that people read.
 PANELS: tuple[tuple[str, dict[str, str]], ...] = (
-    ("loss", {"loss": "loss"}),
+    ("loss", {"loss": "loss, both directions", "loss_of_guessing": "guessing, 2·ln(1 + negatives)"}),
     ("contrast accuracy", {"contrast_accuracy": "positive ranked first"}),
     ("feature standard deviation (0 is collapse)", {"feature_std": "online features"}),
     ("k-NN top-1 (%)", {"knn_top1_k10": "k = 10", "knn_top1_k20": "k = 20"}),
