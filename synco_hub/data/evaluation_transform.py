@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import torch
@@ -213,7 +213,7 @@ class ProcessorTransform(EvaluationTransform):
     def without_normalisation(self) -> EvaluationTransform:
         """The same view, values in [0, 1]."""
         self._known_colours()
-        changed: Self = object.__new__(type(self))
+        changed = object.__new__(ProcessorTransform)
         vars(changed).update(vars(self), _normalises=False)
         return changed
 
@@ -280,8 +280,8 @@ def tell_colours(processor: Any) -> tuple[tuple[float, ...], tuple[float, ...]] 
     said = getattr(processor, "image_mean", None), getattr(processor, "image_std", None)
     # The processor's own numbers are the same without the rounding of 32 bits.
     same = all(each is not None and np.allclose(each, one, atol=1e-5) for each, one in zip(said, told, strict=True))
-    mean_of, std_of = said if same else told
-    return tuple(map(float, mean_of)), tuple(map(float, std_of))
+    mean_of, std_of = (tuple(map(float, values)) for values in (said if same else told))  # type: ignore[arg-type]
+    return mean_of, std_of
 
 
 def draw_pictures(size: tuple[int, int]) -> Iterator[Image.Image]:

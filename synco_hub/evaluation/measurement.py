@@ -13,6 +13,7 @@ import torch
 from torch import nn
 
 from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTransform, load_dataset
+from synco_hub.data.evaluation_transform import tell_colours
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
 from synco_hub.metrics.accuracy import standard_error
@@ -50,12 +51,17 @@ class EvaluatedModel:
     @property
     def mean(self) -> tuple[float, ...]:
         """Of each channel, for values in [0, 1]."""
-        return self.transform.mean
+        return self._colours[0]
 
     @property
     def std(self) -> tuple[float, ...]:
         """Of each channel, for values in [0, 1]."""
-        return self.transform.std
+        return self._colours[1]
+
+    @cached_property
+    def _colours(self) -> tuple[tuple[float, ...], tuple[float, ...]]:
+        """Told by the processor, whatever sizes it makes: some protocols cut images themselves."""
+        return tell_colours(self.processor) or (self.transform.mean, self.transform.std)
 
 
 def open_split(data: DatasetChoice, split: str, model: EvaluatedModel) -> EvaluationDataset:

@@ -38,11 +38,13 @@ class Preprocessing:
         processor: An image processor that can be saved.
         source: Where it is from, in words.
         original: The one that it stands for, if it was said in other words.
+        chosen: Whether the user chose another one than the source's own.
     """
 
     processor: Any
     source: str
     original: Any = None
+    chosen: bool = False
 
 
 def open_processor(name: str | Path) -> Any:
@@ -67,19 +69,24 @@ def choose_preprocessing(
         num_channels: Of the network.
         told: Whether the source is of a kind that says how images are prepared.
     """
-    assumed = image_processor(image_size, num_channels)
     if wanted == IMAGENET:
-        return Preprocessing(assumed, "ImageNet's, as given by --preprocessing")
+        assumed = image_processor(image_size, num_channels)
+        return Preprocessing(assumed, "ImageNet's, as given by --preprocessing", chosen=True)
+    if wanted is None and original is None:
+        why = "the source has no image processor" if told else "a file of weights says nothing of it"
+        assumed = image_processor(image_size, num_channels)
+        return Preprocessing(
+            assumed,
+            f"assumed, since {why}: ImageNet's (--preprocessing DIR takes that of another directory or Hub id)",
+        )
+    source = "carried over with the weights"
     if wanted is not None:
         original, source = open_processor(wanted), f"that of {wanted}, as given by --preprocessing"
-    elif original is None:
-        why = "the source has no image processor" if told else "a file of weights says nothing of it"
-        return Preprocessing(assumed, f"assumed, since {why}: ImageNet's ({REMEDY} otherwise)")
-    else:
-        source = "carried over with the weights"
+    chosen = wanted is not None
     if isinstance(original, TimmWrapperImageProcessor):
-        return Preprocessing(translate_from_timm(original), f"{source}, from timm's pretrained_cfg", original)
-    return Preprocessing(original, source)
+        translated = translate_from_timm(original)
+        return Preprocessing(translated, f"{source}, from timm's pretrained_cfg", original, chosen)
+    return Preprocessing(original, source, chosen=chosen)
 
 
 def make_timm_processor(config: Mapping[str, Any]) -> TimmWrapperImageProcessor | None:
@@ -173,7 +180,8 @@ def save_processor(processor: Any, directory: Path) -> Any:
     """Write an image processor and load it again; a picture must come out the same."""
     processor.save_pretrained(directory)
     loaded = open_processor(directory / IMAGE_PROCESSOR_NAME)
-    for picture in draw_pictures(make_view(processor, Image.new("RGB", (64, 64))).shape[-2:]):
+    height, width = make_view(processor, Image.new("RGB", (64, 64))).shape[-2:]
+    for picture in draw_pictures((height, width)):
         view, again = make_view(processor, picture), make_view(loaded, picture)
         if view.shape != again.shape or float((view - again).abs().max()) > _SAME:
             raise ValueError(
@@ -182,11 +190,25 @@ def save_processor(processor: Any, directory: Path) -> Any:
     return loaded
 
 
-def make_pair_pictures(processor: Any) -> list[tuple[Image.Image, Tensor]]:
-    """Two drawn pictures, wider and higher than a view, each with the view (1, channels, height, width) of it."""
-    transform = EvaluationTransform.from_image_processor(processor)
-    pictures = _draw_aligned(transform.image_size, transform.resize_size[0])
+def make_pair_pictures(processor: Any, image_size: int) -> list[tuple[Image.Image, Tensor]]:
+    """Drawn pictures, wider and higher than a view, each with the view (1, channels, height, width) of it.
+
+    A processor without a size of its own is given pictures of the network's size.
+    """
+    try:
+        transform = EvaluationTransform.from_image_processor(processor)
+        pictures = _draw_aligned(transform.image_size, transform.resize_size[0])
+    except ValueError:
+        pictures = [next(draw_pictures((64, 64))).resize((image_size, image_size))]
     return [(picture, make_view(processor, picture)[None]) for picture in pictures]
+
+
+def describe_steps(processor: Any) -> str:
+    """What an image processor does, in a line."""
+    try:
+        return repr(EvaluationTransform.from_image_processor(processor))
+    except ValueError:
+        return f"{type(processor).__name__} itself, images of any size"
 
 
 def _draw_aligned(size: int, resized: int) -> list[Image.Image]:

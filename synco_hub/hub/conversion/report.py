@@ -14,9 +14,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel
+from transformers.utils import logging
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.data.evaluation_transform import EvaluationTransform, make_view
+from synco_hub.data.evaluation_transform import make_view
 from synco_hub.errors import escape
 from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.hub.card.facts import FACTS_FILE, write_facts
@@ -29,7 +30,14 @@ from synco_hub.hub.conversion.tensor_names import BackboneTensors
 from synco_hub.hub.conversion.weights import PRETRAINING_ARCHITECTURE
 from synco_hub.hub.export.network import SEED, make_fixed_input
 from synco_hub.hub.loading import LinearHead, save_classifier
-from synco_hub.hub.preprocessing import REMEDY, Preprocessing, make_pair_pictures, open_processor, save_processor
+from synco_hub.hub.preprocessing import (
+    REMEDY,
+    Preprocessing,
+    describe_steps,
+    make_pair_pictures,
+    open_processor,
+    save_processor,
+)
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import library_versions
@@ -117,6 +125,8 @@ class ConversionReport:
         if not self.preprocessing:
             return []
         said = [f"preprocessing: {self.preprocessing['steps']} ({self.preprocessing['source']})"]
+        if "note" in self.preprocessing:
+            said.append(f"note: {self.preprocessing['note']}")
         if "features" in self.preprocessing:
             said.append(
                 f"drawn pictures through the pair that was and through this one: pixels differ by up to "
@@ -215,30 +225,39 @@ def _check_written(directory: Path, model: SynCoModel) -> Any:
 @torch.no_grad()
 def _check_pair(directory: Path, model: Any, source: CheckpointSource, preprocessing: Preprocessing) -> dict[str, Any]:
     """Send drawn pictures through what was written, and through the pair that it was made from."""
-    processor = open_processor(directory)
-    transform = EvaluationTransform.from_image_processor(processor)
-    if transform.shape[0] != model.config.num_channels:
+    processor, config = open_processor(directory), model.config
+    pairs = make_pair_pictures(processor, config.image_size)
+    if (channels := pairs[0][1].shape[1]) != config.num_channels:
         raise ValueError(
-            f"the image processor ({preprocessing.source}) gives {transform.shape[0]} channels, the network reads "
-            f"{model.config.num_channels}: {REMEDY}. Nothing was written."
+            f"the image processor ({preprocessing.source}) gives {channels} channels, the network reads "
+            f"{config.num_channels}: {REMEDY}. Nothing was written."
         )
     said = json.loads(json.dumps(processor.to_dict(), default=str))
-    facts: dict[str, Any] = {"source": preprocessing.source, "steps": repr(transform), "processor": said}
-    if source.processor is None or preprocessing.source.endswith("given by --preprocessing"):
-        model(pixel_values=make_pair_pictures(processor)[0][1])
-        return facts
-    network = AutoModel.from_pretrained(source.directory, dtype=torch.float32).eval() if source.directory else model
+    facts: dict[str, Any] = {"source": preprocessing.source, "steps": describe_steps(processor), "processor": said}
+    if (side := tuple(pairs[0][1].shape[-2:])) != (config.image_size, config.image_size):
+        return {**facts, "note": f"views of {side[0]} x {side[1]} for a network of {config.image_size}: not compared"}
+    network = model
+    if source.directory is not None:
+        before_loading = logging.get_verbosity()
+        logging.set_verbosity_error()  # a head or a pooler that is left out is no news here
+        try:
+            network = AutoModel.from_pretrained(source.directory, dtype=torch.float32).eval()
+        except Exception as error:  # transformers reads fewer forms of files than we do, and every weight is accounted
+            return {**facts, "note": f"transformers does not load the source to compare with ({error!r:.200})"}
+        finally:
+            logging.set_verbosity(before_loading)
+    own = source.processor is not None and not preprocessing.chosen
     pixels = features = scale = 0.0
-    for picture, view in make_pair_pictures(processor):
-        before = make_view(preprocessing.original or source.processor, picture)[None]
+    for picture, view in pairs:
+        before = make_view(preprocessing.original or source.processor, picture)[None] if own else view
         ours = compute_image_features(find_feature_network(model), view, find_feature_rule(model))
         theirs = compute_image_features(find_feature_network(network), before, find_feature_rule(network))
         pixels = max(pixels, float((view - before).abs().max()))
         features, scale = max(features, float((ours - theirs).abs().max())), max(scale, float(theirs.abs().max()))
-    if source.directory and features > _TOLERANCE * max(scale, 1.0):
+    if network is not model and features > _TOLERANCE * max(scale, 1.0):
         raise ValueError(
             f"{source.name}: a picture through its own network and image processor gives other features than through "
             f"the converted ones (by {features:.1e}, the largest is {scale:.1e}): this network computes something "
             "that ours does not. Nothing was written: use it as it is."
         )
-    return {**facts, "pixels": pixels, "features": features}
+    return {**facts, "pixels": pixels, "features": features} if own else facts

@@ -132,7 +132,7 @@ def compare_pairs(
         size than the network's, for which stock models have no positions.
     """
     config = exported.config
-    pairs = make_pair_pictures(exported.processor)
+    pairs = make_pair_pictures(exported.processor, config.image_size)
     if any(ours.shape[1:] != (config.num_channels, config.image_size, config.image_size) for _, ours in pairs):
         return {}
     views = [(ours, view(picture)[None]) for picture, ours in pairs]

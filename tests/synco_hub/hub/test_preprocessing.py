@@ -22,6 +22,7 @@ from transformers import (
 )
 
 from synco_hub.data.evaluation_transform import EvaluationTransform, draw_pictures, make_view
+from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.hub.conversion.convert import ConversionSettings, convert
 from synco_hub.hub.export.export import export
 from synco_hub.hub.preprocessing import (
@@ -125,6 +126,18 @@ def test_what_cannot_be_read_is_refused_unless_imagenets_is_wanted(tmp_path):
     with pytest.raises(ValueError, match=r"cannot be read .*--preprocessing imagenet"):
         convert(str(tmp_path / "stock"), tmp_path / "out")
     assert not (tmp_path / "out").exists()
+
+
+def test_a_processor_without_a_size_is_carried_and_one_of_another_size_is_told(tmp_path):
+    any_size = ViTImageProcessor(do_resize=False, image_mean=[0.3] * 3, image_std=[0.2] * 3)
+    stock_vit(tmp_path / "any", any_size)
+    report = convert(str(tmp_path / "any"), tmp_path / "any ours")
+    assert report.preprocessing["features"] < 1e-5
+    assert AutoImageProcessor.from_pretrained(tmp_path / "any ours").do_resize is False
+    assert EvaluatedModel(None, any_size, "any").mean == (0.3, 0.3, 0.3)
+    stock_vit(tmp_path / "larger", ViTImageProcessor(size={"height": 48, "width": 48}))
+    report = convert(str(tmp_path / "larger"), tmp_path / "larger ours")
+    assert "views of 48 x 48 for a network of 32" in "\n".join(report.lines())
 
 
 def test_one_channel_agrees_with_the_network_or_is_refused(tmp_path):
