@@ -15,6 +15,7 @@ from synco_hub.visualization.overlay import (
     blended,
     denormalised,
     overlay,
+    pad_to_be_seen_whole,
     relative_to_maximum,
     relative_to_range,
     show_same_part,
@@ -139,3 +140,16 @@ def test_the_same_crop_in_other_pixels_is_the_same_part_and_another_crop_is_not(
     narrow = ViTImageProcessor(size={"shortest_edge": 96}, do_center_crop=True, crop_size={"height": 32, "width": 32})
     assert not show_same_part(small, prepared_image(picture, narrow).shown)
     assert not show_same_part(small, small[:, :24])
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (90, 90)])
+def test_padded_pictures_are_seen_whole(size):
+    processor = image_processor(64)
+    picture = Image.new("RGB", size, "red")
+    seen = prepared_image(pad_to_be_seen_whole(picture, processor), processor).shown
+    red = (seen[..., 0] > 0.7) & (seen[..., 1] < 0.2)
+    # The longer side fills the view, and its shape is kept.
+    rows, columns = red.any(axis=1).nonzero()[0], red.any(axis=0).nonzero()[0]
+    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+    assert max(width, height) >= 60
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.12)
