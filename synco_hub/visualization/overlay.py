@@ -220,7 +220,9 @@ def pad_to_be_seen_whole(picture: Image.Image, processor: Any) -> Image.Image:
     The square has the colour that normalisation makes zero.
     """
     resized, cropped = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
-    margin = 1.0
+    # timm's processors and some others say which share of a side they keep.
+    kept = getattr(processor, "data_config", {}).get("crop_pct") or getattr(processor, "crop_pct", None) or 1.0
+    margin = max(1.0 / kept, 1.0)
     if getattr(processor, "do_center_crop", False) and "shortest_edge" in resized and cropped.get("height"):
         margin = max(resized["shortest_edge"] / cropped["height"], 1.0)
     side = math.ceil(max(picture.size) * margin)

@@ -1,5 +1,7 @@
 """Pictures in, pictures out: ranges, orientations, blends; what the model sees and what is shown are one scene."""
 
+from types import SimpleNamespace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -153,3 +155,12 @@ def test_padded_pictures_are_seen_whole(size):
     width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
     assert max(width, height) >= 60
     assert width / height == pytest.approx(size[0] / size[1], rel=0.12)
+
+
+def test_padding_leaves_what_a_processor_of_timm_crops():
+    processor = SimpleNamespace(data_config={"crop_pct": 0.8}, image_mean=None)
+    padded = pad_to_be_seen_whole(Image.new("RGB", (80, 40), "red"), processor)
+    assert padded.size == (100, 100)
+    assert padded.getbbox() == (0, 0, 100, 100)
+    assert padded.getpixel((10, 30)) == padded.getpixel((89, 69)) == (255, 0, 0)
+    assert padded.getpixel((9, 30)) == (128, 128, 128)
