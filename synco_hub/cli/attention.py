@@ -25,7 +25,8 @@ from synco_hub.visualization import (
     prepared_image,
     save_figure,
 )
-from synco_hub.visualization.overlay import show_same_part
+from synco_hub.visualization.figures import CLS_AND_PATCH
+from synco_hub.visualization.overlay import PreparedImage, as_rgb, pad_to_be_seen_whole, show_same_part
 
 _SHOWN_SIDE = 224
 
@@ -68,9 +69,10 @@ def _titles(names: list[str], revisions: list[str | None]) -> dict[str, tuple[st
 
 
 def _heads_figure(network: Any, processor: Any, picture: Any, title: str, options: AttentionOptions) -> Figure:
-    prepared = prepared_image(picture, processor, options.detail, _SHOWN_SIDE)
+    prepared = _prepare(picture, processor, options)
     maps = attention_maps(network, prepared.pixel_values)
-    style = FigureStyle(mass=options.mass, title=title, strength=options.strength)
+    shown = _name_shown_part([picture], [prepared], options)
+    style = FigureStyle(mass=options.mass, title=title, strength=options.strength, input_title=shown)
     return attention_figure(prepared.shown, maps, style)
 
 
@@ -78,19 +80,40 @@ def _grid(models: dict[str, tuple[Any, Any]], pictures: list[Any], options: Atte
     columns: list[GridColumn] = []
     notes: list[str] = []
     inputs: list[Any] = []
+    shown_kinds: set[str] = set()
     for name, (network, processor) in models.items():
-        prepared = [prepared_image(picture, processor, options.detail, _SHOWN_SIDE) for picture in pictures]
+        prepared = [_prepare(picture, processor, options) for picture in pictures]
         if not _same_pictures(inputs, [each.shown for each in prepared]):
             # Maps lie over what their own model saw: another size or crop is shown before them.
             inputs = [each.shown for each in prepared]
-            columns.append(GridColumn("", "Input", inputs))
+            columns.append(GridColumn("", _name_shown_part(pictures, prepared, options), inputs))
         kinds = options.kind or paper_kinds(network)
+        shown_kinds |= set(kinds)
         for kind in kinds:
             drawn = [drawn_map(kind, network, each, options.mass, options.strength) for each in prepared]
             columns.append(GridColumn(name, MAP_KINDS[kind].title, drawn))
         if {"cam", "saliency"} & set(kinds):
             notes.append(_note(name, network, prepared))
+    if "cls" in shown_kinds and "patch" in shown_kinds:
+        notes.append(CLS_AND_PATCH)
     return grid_figure(columns, note="\n".join(notes) or None)
+
+
+def _prepare(picture: Any, processor: Any, options: AttentionOptions) -> PreparedImage:
+    whole = pad_to_be_seen_whole(picture, processor) if options.whole else picture
+    return prepared_image(whole, processor, options.detail, _SHOWN_SIDE)
+
+
+def _name_shown_part(pictures: list[Any], prepared: list[PreparedImage], options: AttentionOptions) -> str:
+    """What the input's panels are called: whether the model sees the whole of every image."""
+    if options.whole:
+        return "Input (padded)"
+    for picture, each in zip(pictures, prepared, strict=True):
+        height, width = each.shown.shape[:2]
+        # A picture that is squeezed is not cut.
+        if not show_same_part(as_rgb(picture.resize((width, height))), each.shown):
+            return "Input (centre crop)"
+    return "Input"
 
 
 def _same_pictures(ours: list[Any], theirs: list[Any]) -> bool:

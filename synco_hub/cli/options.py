@@ -313,6 +313,7 @@ class AttentionOptions:
     mass: float | None = setting(None, "Show only the places that hold this share of a map, for example 0.6.")
     detail: int = setting(1, "Times the model's own input size, 1 to 4, positions interpolated.")
     strength: float = setting(1.0, "Share of the map over the image; 1 is the map alone.")
+    whole: bool = setting(False, "Pad each image, so that the centre crop of the model's input cuts nothing off.")
 
     def __post_init__(self) -> None:
         _check_range("--detail", self.detail, 1, 4)

@@ -244,7 +244,7 @@ def _elastic_transform(image: Values, severity: int, generator: np.random.Genera
     height, width = image.shape[:2]
     size, smoothness, reach = np.array(_ELASTIC_SETTINGS[severity - 1]) * min(1.0, min(height, width) / 224)
     middle, side = np.array([height, width]) // 2, min(height, width) // 3
-    corners = np.float32([middle + side, middle + np.array([side, -side]), middle - side])
+    corners = np.array([middle + side, middle + np.array([side, -side]), middle - side], dtype=np.float32)
     moved = corners + generator.uniform(-reach, reach, corners.shape).astype(np.float32)
     affine = cv2.getAffineTransform(corners, moved)
     bent = cv2.warpAffine(np.float32(image), affine, (width, height), borderMode=cv2.BORDER_REFLECT_101)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 import os
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,12 +59,18 @@ class FigureStyle:
         strength: Share of the map's colour over the image, from 0 to 1; 1 shows the map alone.
         mass: Share of each map's attention that is shown, in (0, 1]; None for all. The paper applies a threshold.
         title: Line above the panels.
+        input_title: What the image's own panel is called.
     """
 
     colour_map: str = "viridis"
     strength: float = 1.0
     mass: float | None = None
     title: str | None = None
+    input_title: str = "Input"
+
+
+# What tells the two panels apart; both are means over the heads of the last block.
+CLS_AND_PATCH = "[CLS] attention: where [CLS] looks. Patch self-attention: how much other patches look at a patch."
 
 
 def attention_figure(
@@ -96,13 +103,22 @@ def attention_figure(
     several = list(shown.heads[0]) if shown.heads.shape[1] > 1 else []
     heads = {f"Head {number}": head for number, head in enumerate(several, start=1)}
     figure, axes = _panel_grid(3, len(heads), picture.shape[0] / picture.shape[1])
-    _draw(axes[0], "Input", picture)
+    _draw(axes[0], style.input_title, picture)
     for axis, (name, panel) in zip(axes[1:], [*panels.items(), *heads.items()], strict=True):
         _draw(axis, name, overlay(picture, panel, style.strength, style.colour_map))
     _draw_colour_bar(figure, axes, style.colour_map, "Relative attention", _ATTENTION_BAR_INCHES)
+    width = figure.get_figwidth()
     if style.title:
-        figure.suptitle(style.title, fontsize=_FONT_POINTS + 1)
+        figure.suptitle(_wrap(style.title, width, _FONT_POINTS + 1), fontsize=_FONT_POINTS + 1)
+    figure.supxlabel(_wrap(CLS_AND_PATCH, width, _FONT_POINTS - 2), fontsize=_FONT_POINTS - 2, x=0.01, ha="left")
     return figure
+
+
+def _wrap(text: str, inches: float, points: float) -> str:
+    """Lines that are not wider than the figure."""
+    # A character of matplotlib's font is 0.62 of its size wide at most, on the average of a line.
+    characters = max(int(0.97 * inches / (0.62 * points / 72)), 10)
+    return "\n".join(line for part in text.splitlines() for line in textwrap.wrap(part, characters))
 
 
 def save_figure(figure: Figure, path: str | os.PathLike[str], dpi: int = 300) -> Path:
@@ -191,9 +207,11 @@ def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis", note
         raise ValueError(f"columns hold {sorted(lengths)} pictures: each needs one for every row, at least one")
     rows = lengths.pop()
     height, width = columns[0].pictures[0].shape[:2]
+    figure_width = _GRID_PANEL_INCHES * len(columns) + 0.7
+    note = _wrap(note, figure_width, _FONT_POINTS - 2) if note else None
     note_inches = 0.13 * len(note.splitlines()) if note else 0.0
     size = (
-        _GRID_PANEL_INCHES * len(columns) + 0.7,
+        figure_width,
         (_GRID_PANEL_INCHES * height / width + 0.03) * rows + _GRID_TITLE_INCHES + note_inches,
     )
     figure = Figure(figsize=size, layout="constrained")
@@ -257,7 +275,7 @@ def box_figure(pictures: Sequence[BoxedPicture], columns: int = 4, title: str | 
     ]
     figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=_FONT_POINTS, frameon=False)
     if title:
-        figure.suptitle(title, fontsize=_FONT_POINTS + 1)
+        figure.suptitle(_wrap(title, figure.get_figwidth(), _FONT_POINTS + 1), fontsize=_FONT_POINTS + 1)
     return figure
 
 

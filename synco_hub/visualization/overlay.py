@@ -11,7 +11,7 @@ import matplotlib
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 from transformers import TimmWrapperImageProcessor
 
@@ -121,7 +121,7 @@ def overlay(
         colour_map: One of :data:`COLOUR_MAPS`, or any other map that matplotlib knows.
 
     Returns:
-        Values in [0, 1]. Shape: (height, width, 3).
+        Values in [0, 1]; a map of zeros says so in the picture. Shape: (height, width, 3).
 
     Raises:
         ValueError: If sizes differ, the strength is out of range or the colour map is unknown.
@@ -136,7 +136,18 @@ def overlay(
             f"the image is {picture.shape[0]}x{picture.shape[1]}, the map {relative.shape[0]}x{relative.shape[1]}: "
             "upsample the map to the image first"
         )
-    return blended(picture, matplotlib.colormaps[colour_map](relative)[:, :, :3], strength)
+    drawn = blended(picture, matplotlib.colormaps[colour_map](relative)[:, :, :3], strength)
+    return drawn if relative.any() else _written_on(drawn, "zero everywhere")
+
+
+def _written_on(picture: FloatArray, text: str) -> FloatArray:
+    """Words across the middle: an even panel under a scale from 0 to 1 would say something else."""
+    image = Image.fromarray((picture * 255).round().astype(np.uint8))
+    draw = ImageDraw.Draw(image)
+    place = (image.width / 2, image.height / 2)
+    draw.text(place, text, fill="white", anchor="mm", font=ImageFont.load_default(image.width / 10))
+    written: FloatArray = np.asarray(image, dtype=np.float32) / np.float32(255)
+    return written
 
 
 def blended(picture: NDArray[Any], colours: NDArray[Any], strength: float) -> FloatArray:
@@ -216,6 +227,24 @@ def _enlarged_view(picture: Image.Image, processor: Any, factor: int) -> Tensor:
         size = (channels, height * factor, width * factor)
         return make_view(TimmWrapperImageProcessor({**processor.data_config, "input_size": size}), picture)
     return make_view(processor, picture, **_scaled(processor, factor))
+
+
+def pad_to_be_seen_whole(picture: Image.Image, processor: Any) -> Image.Image:
+    """A picture in the middle of a square so large that the processor's centre crop cuts none of it off.
+
+    The square has the colour that normalisation makes zero.
+    """
+    resized, cropped = (dict(getattr(processor, name, None) or {}) for name in ("size", "crop_size"))
+    # timm's processors and some others say which share of a side they keep.
+    kept = getattr(processor, "data_config", {}).get("crop_pct") or getattr(processor, "crop_pct", None) or 1.0
+    margin = max(1.0 / kept, 1.0)
+    if getattr(processor, "do_center_crop", False) and "shortest_edge" in resized and cropped.get("height"):
+        margin = max(resized["shortest_edge"] / cropped["height"], 1.0)
+    side = math.ceil(max(picture.size) * margin)
+    mean = getattr(processor, "image_mean", None) or (0.5, 0.5, 0.5)
+    square = Image.new("RGB", (side, side), tuple(round(255 * value) for value in mean[:3]))
+    square.paste(picture, ((side - picture.width) // 2, (side - picture.height) // 2))
+    return square
 
 
 def _scaled(processor: Any, factor: int) -> dict[str, dict[str, int]]:

@@ -51,7 +51,7 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Fig
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("optimizer step")
         axis.grid(alpha=0.3)
-        if len(axis.lines) > 1:
+        if len(axis.lines) > 1 or axis.patches:
             axis.legend(fontsize=8)
     return figure
 
@@ -60,7 +60,7 @@ def _shade_synthesis(axis: Any, history: Sequence[Mapping[str, Any]]) -> None:
     steps, active = series(history, "synthetic_active")
     within = [step for step, flag in zip(steps, active, strict=True) if flag]
     if within:
-        axis.axvspan(within[0], within[-1], alpha=0.08, color="tab:orange")
+        axis.axvspan(within[0], within[-1], alpha=0.08, color="tab:orange", label="with synthetic negatives")
 
 
 def save_training_curve(history: Sequence[Mapping[str, Any]], title: str, path: Path) -> Path:

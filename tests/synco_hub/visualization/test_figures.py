@@ -135,6 +135,30 @@ def test_ragged_or_empty_columns_are_refused():
             grid_figure(columns)
 
 
+@pytest.mark.parametrize("columns", [2, 3, 6])
+def test_a_long_note_stays_within_the_figure(columns):
+    note = "swin-nano: gradients of the " + ", ".join(f"score of predicted class number {n} (row {n})" for n in (1, 2))
+    figure = grid_figure([GridColumn("", str(n), pictures(2, n)) for n in range(columns)], note=f"{note}\nand more")
+    figure.draw_without_rendering()
+    box = figure._supxlabel.get_window_extent()
+    assert 0 <= box.x0 < box.x1 <= figure.bbox.x1
+    assert box.y0 >= 0
+    assert " ".join(figure.get_supxlabel().split()) == f"{note} and more"
+    heads = attention_figure(image(), some_maps(3), FigureStyle(title=" ".join(["a long name of a checkpoint"] * 4)))
+    heads.draw_without_rendering()
+    for text in (heads._suptitle, heads._supxlabel):
+        assert 0 <= text.get_window_extent().x0 < text.get_window_extent().x1 <= heads.bbox.x1
+
+
+def test_a_map_of_zeros_says_so_and_no_other_does():
+    picture = np.zeros((224, 224, 3), dtype=np.float32)
+    zeros = overlay(picture, torch.zeros(224, 224))
+    assert len(np.unique(zeros.reshape(-1, 3), axis=0)) > 10
+    assert (zeros[:60] == zeros[0, 0]).all()
+    even = overlay(picture, torch.ones(224, 224))
+    assert (even == even[0, 0]).all()
+
+
 def test_a_note_stands_below_and_takes_nothing_from_the_pictures():
     def grid(note):
         figure = grid_figure([GridColumn("", str(number), pictures(2, number)) for number in range(6)], note=note)

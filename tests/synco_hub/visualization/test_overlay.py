@@ -1,5 +1,7 @@
 """Pictures in, pictures out: ranges, orientations, blends; what the model sees and what is shown are one scene."""
 
+from types import SimpleNamespace
+
 import matplotlib
 import numpy as np
 import pytest
@@ -16,6 +18,7 @@ from synco_hub.visualization.overlay import (
     blended,
     denormalised,
     overlay,
+    pad_to_be_seen_whole,
     relative_to_maximum,
     relative_to_range,
     show_same_part,
@@ -156,3 +159,25 @@ def test_the_same_crop_in_other_pixels_is_the_same_part_and_another_crop_is_not(
     narrow = ViTImageProcessor(size={"shortest_edge": 96}, do_center_crop=True, crop_size={"height": 32, "width": 32})
     assert not show_same_part(small, prepared_image(picture, narrow).shown)
     assert not show_same_part(small, small[:, :24])
+
+
+@pytest.mark.parametrize("size", [(300, 100), (100, 300), (90, 90)])
+def test_padded_pictures_are_seen_whole(size):
+    processor = image_processor(64)
+    picture = Image.new("RGB", size, "red")
+    seen = prepared_image(pad_to_be_seen_whole(picture, processor), processor).shown
+    red = (seen[..., 0] > 0.7) & (seen[..., 1] < 0.2)
+    # The longer side fills the view, and its shape is kept.
+    rows, columns = red.any(axis=1).nonzero()[0], red.any(axis=0).nonzero()[0]
+    width, height = columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
+    assert max(width, height) >= 60
+    assert width / height == pytest.approx(size[0] / size[1], rel=0.12)
+
+
+def test_padding_leaves_what_a_processor_of_timm_crops():
+    processor = SimpleNamespace(data_config={"crop_pct": 0.8}, image_mean=None)
+    padded = pad_to_be_seen_whole(Image.new("RGB", (80, 40), "red"), processor)
+    assert padded.size == (100, 100)
+    assert padded.getbbox() == (0, 0, 100, 100)
+    assert padded.getpixel((10, 30)) == padded.getpixel((89, 69)) == (255, 0, 0)
+    assert padded.getpixel((9, 30)) == (128, 128, 128)

@@ -32,6 +32,8 @@ def test_the_panels_show_the_logged_numbers_and_no_others():
     assert figure.get_suptitle() == "moby on fractals"
     shaded = figure.axes[0].patches[0].get_extents().transformed(figure.axes[0].transData.inverted())
     assert (shaded.x0, shaded.x1) == pytest.approx((20.0, 30.0))
+    for axis in figure.axes:
+        assert "with synthetic negatives" in [text.get_text() for text in axis.get_legend().get_texts()]
 
 
 def test_the_picture_is_a_png(tmp_path):
