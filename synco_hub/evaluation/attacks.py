@@ -252,7 +252,7 @@ class PixelClassifier(nn.Module):
 
     def plain_logits(self, normalised: Tensor) -> Tensor:
         """Logits of images that are normalised already, float32; not counted."""
-        output: Any = self.classifier(normalised.to(self.mean.device))
+        output: Any = self.classifier(pixel_values=normalised.to(self.mean.device))
         logits: Tensor = output.logits
         return logits.float()
 

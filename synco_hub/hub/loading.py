@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import IMAGE_PROCESSOR_NAME, is_peft_available
 
 from synco_hub.atomic_write import atomic_write, usual_modes
 from synco_hub.data import EvaluationTransform
@@ -41,6 +42,12 @@ _RESAMPLING = {
     "nearest": PILImageResampling.NEAREST,
 }
 HEAD_FILE = "linear_head.safetensors"
+ADAPTER_FILE = "adapter_config.json"
+# ViT-MAE hides patches at random, and transformers leaves the pooling of Data2Vec out.
+_FAMILY_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "vit_mae": {"mask_ratio": 0.0},
+    "data2vec-vision": {"add_pooling_layer": True},
+}
 
 
 def load_model(name: str) -> tuple[Any, Any]:
@@ -50,8 +57,41 @@ def load_model(name: str) -> tuple[Any, Any]:
         return _timm_model(name.removeprefix(TIMM_PREFIX))
     register()
     check_model_name(name)
-    model = AutoModel.from_pretrained(name).eval()
-    return model, AutoImageProcessor.from_pretrained(name)
+    model = AutoModel.from_pretrained(name, **find_family_arguments(name)).eval()
+    return model, load_processor(name)
+
+
+def load_processor(name: str) -> Any:
+    """The image processor of a model; an adapter without one has that of the model that it adapts."""
+    register()
+    return AutoImageProcessor.from_pretrained(find_adapted_model(name) or name)
+
+
+def find_adapted_model(name: str) -> str | None:
+    """What the adapter of peft in a directory without a model or image processor adapts, None for anything else."""
+    directory = Path(name)
+    file = directory / ADAPTER_FILE
+    if not file.is_file() or (directory / "config.json").is_file() or (directory / IMAGE_PROCESSOR_NAME).is_file():
+        return None
+    return _read_adapted_model(file)
+
+
+def _read_adapted_model(file: Path) -> str:
+    return str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+
+
+def _load_config(name: str) -> Any:
+    adapter = Path(name) / ADAPTER_FILE
+    alone = adapter.is_file() and not (Path(name) / "config.json").is_file()
+    return AutoConfig.from_pretrained(_read_adapted_model(adapter) if alone else name)
+
+
+def find_family_arguments(name: str) -> dict[str, Any]:
+    """What a family has to be told so that its feature is one of the image alone, at any size, or is there at all."""
+    config = _load_config(name)
+    if config.model_type == "timm_wrapper" and _takes_any_size(config.architecture):
+        return {"model_args": {"dynamic_img_size": True, **(config.model_args or {})}}
+    return dict(_FAMILY_ARGUMENTS.get(config.model_type, {}))
 
 
 def find_backbone_name(name: str) -> str:
@@ -75,8 +115,20 @@ def check_model_name(name: str) -> None:
         and (start in ("", ".", "..") or start[0] == "~" or Path(start).is_dir())
     ):
         raise ValueError(f"model {name!r} looks like a path, and there is no such directory: give one that is there.")
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
+    if not Path(name).is_dir() or (Path(name) / "config.json").is_file():
+        return
+    if not (Path(name) / ADAPTER_FILE).is_file():
         raise ValueError(f"model {name!r} is a folder without config.json: give a checkpoint directory.")
+    adapted = _read_adapted_model(Path(name) / ADAPTER_FILE)
+    if not is_peft_available():
+        raise ValueError(
+            f"model {name!r} is an adapter of {adapted!r}, which peft loads: pip install peft, or save the model with "
+            "its adapter merged."
+        )
+    try:
+        check_model_name(adapted)
+    except ValueError as error:
+        raise ValueError(f"model {name!r} is an adapter of another: {error}") from None
 
 
 def describe_model_facts(model: Any, processor: Any) -> str:
@@ -85,13 +137,16 @@ def describe_model_facts(model: Any, processor: Any) -> str:
     return f"feature: {find_feature_rule(model).description}; images: {transform!r}"
 
 
+def _takes_any_size(architecture: str) -> bool:
+    return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__ in _ANY_SIZE_MODULES
+
+
 def _timm_model(name: str) -> tuple[Any, Any]:
     """Timm's pretrained network without head, with the preprocessing that timm documents for it."""
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}.{suggest(name, timm.list_models())}")
     # At its own size a network with interpolated positions computes the same bits.
-    any_size = timm.model_entrypoint(name).__module__ in _ANY_SIZE_MODULES
-    further: dict[str, Any] = {"dynamic_img_size": True} if any_size else {}
+    further: dict[str, Any] = {"dynamic_img_size": True} if _takes_any_size(name) else {}
     model = timm.create_model(name, pretrained=True, num_classes=0, **further).eval()
     config = resolve_model_data_config(model)
     side = config["input_size"][-1]
@@ -160,7 +215,7 @@ def save_classifier(directory: Path, model_name: str, model: nn.Module, processo
     network = find_feature_network(model)
     with usual_modes(directory):
         processor.save_pretrained(directory)
-        if isinstance(network, SynCoModel):
+        if isinstance(network, SynCoModel) and not getattr(network, "_hf_peft_config_loaded", False):
             _synco_classifier(network, head).save_pretrained(directory)
             return
     with atomic_write(directory / HEAD_FILE) as temporary:
@@ -217,7 +272,7 @@ def load_classifier(name: str) -> tuple[Any, Any, tuple[str, ...]]:
             "train one with `synco-hub linear-probe` or `synco-hub fine-tune`, and give its output directory"
         )
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    return model.eval().to(torch.float32), AutoImageProcessor.from_pretrained(name), names
+    return model.eval().to(torch.float32), load_processor(name), names
 
 
 def load_with_head(name: str) -> tuple[Any, Any]:
@@ -231,10 +286,10 @@ def load_with_head(name: str) -> tuple[Any, Any]:
         return load_model(name)
     register()
     check_model_name(name)
-    architectures = AutoConfig.from_pretrained(name).architectures or []
+    architectures = _load_config(name).architectures or []
     if any(architecture.endswith("ForImageClassification") for architecture in architectures):
         model, info = AutoModelForImageClassification.from_pretrained(name, output_loading_info=True)
         # A head that is only named by the configuration would be random.
         if not info["missing_keys"]:
-            return model.eval(), AutoImageProcessor.from_pretrained(name)
+            return model.eval(), load_processor(name)
     return load_model(name)

@@ -13,11 +13,11 @@ from transformers import set_seed
 from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.hub.loading import describe_model_facts
+from synco_hub.hub.loading import describe_model_facts, load_processor
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
-from trainers.classification.heads import check_fine_tunable, load_processor, make_classifier
+from trainers.classification.heads import check_fine_tunable, make_classifier
 from trainers.classification.metrics import choose_final_metrics, log_metrics
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer

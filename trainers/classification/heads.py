@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoModelForImageClassification
 
 from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.hub.loading import TIMM_PREFIX, check_model_name
@@ -81,12 +81,6 @@ def check_fine_tunable(name: str) -> None:
     check_model_name(name)
 
 
-def load_processor(name: str) -> Any:
-    """The image processor of a model."""
-    register()
-    return AutoImageProcessor.from_pretrained(name)
-
-
 def make_classifier(name: str, targets: ClassificationTargets, dropout: float) -> Any:
     """Load a pretrained backbone under a head that is drawn anew."""
     register()
@@ -101,37 +95,42 @@ def make_classifier(name: str, targets: ClassificationTargets, dropout: float) -
         output_loading_info=True,
         dtype=torch.float32,
     )
-    base = [key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    head = _find_head(model)
+    head_names = tuple(f"{name}." for name, module in model.named_modules() if module is head)
+    missing = [key for key in info["missing_keys"] if not key.startswith(head_names)]
+    base = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     if base:
         raise ValueError(
             f"model {name!r}: {len(base)} weights of its backbone are missing (first {sorted(base)[0]!r}), so it "
             "would start from chance: give a complete checkpoint"
         )
-    _reset_head(model)
+    # A head of another task must not survive because it happens to have as many classes.
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
     if isinstance(model, SynCoForImageClassification):
         model.config.classifier_dropout = dropout
         model.dropout.p = dropout
     else:
-        _add_dropout(model, dropout)
+        _add_dropout(head, dropout)
     return model
 
 
-def _reset_head(model: Any) -> None:
-    """A head of another task must not survive because it happens to have as many classes."""
-    head = getattr(model, "classifier", None)
-    if not isinstance(head, nn.Linear):
+def _find_head(model: Any) -> nn.Linear:
+    """The linear layer that gives the logits: the last one of `classifier`, or timm's where transformers wraps it."""
+    found = model.timm_model.get_classifier() if hasattr(model, "timm_model") else getattr(model, "classifier", None)
+    head = found[-1] if isinstance(found, nn.Sequential) else found
+    if not isinstance(head, nn.Linear) or head.bias is None:
         raise ValueError(
-            f"{type(model).__name__} has no linear layer named classifier, before which dropout belongs: fine-tune a "
-            "model whose head is one"
+            f"{type(model).__name__} has no linear layer with a bias named classifier, before which dropout belongs: "
+            "fine-tune a model whose head is one, or train a linear probe on it"
         )
-    nn.init.normal_(head.weight, std=0.01)
-    nn.init.zeros_(head.bias)
+    return head
 
 
-def _add_dropout(model: Any, rate: float) -> None:
+def _add_dropout(head: nn.Linear, rate: float) -> None:
     """A hook rather than a layer, so that the checkpoint keeps the names that `transformers` knows."""
 
     def dropped(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (F.dropout(inputs[0], rate, training=head.training), *inputs[1:])
 
-    model.classifier.register_forward_pre_hook(dropped)
+    head.register_forward_pre_hook(dropped)
