@@ -38,12 +38,17 @@ class AttackSettings:
         from_library: Settings that the paper does not give.
         follows_gradient: Whether each step goes along the sign of the gradient: such an attack always moves the
             input, unless the gradient is zero.
+        returns_failures_unchanged: Whether an image that it cannot fool comes back as it was: unchanged inputs are
+            then what was measured.
+        least_classes: Of how many classes it needs the logits.
     """
 
     library_name: ClassVar[str]
     title: ClassVar[str]
     from_library: ClassVar[tuple[str, ...]] = ()
     follows_gradient: ClassVar[bool] = False
+    returns_failures_unchanged: ClassVar[bool] = False
+    least_classes: ClassVar[int] = 2
 
     @property
     def largest_change(self) -> float | None:
@@ -106,6 +111,7 @@ class Square(AttackSettings):
 
     library_name = "Square"
     title = "Square"
+    returns_failures_unchanged = True
     from_library = ("epsilon", "restarts", "first_share")
     epsilon: float = PAPER_EPSILON
     queries: int = 1000
@@ -134,6 +140,8 @@ class AutoAttack(AttackSettings):
 
     library_name = "AutoAttack"
     title = "Auto"
+    returns_failures_unchanged = True
+    least_classes = 4  # its targeted loss compares the four largest logits
     from_library = ("epsilon", "version", "target_classes")
     epsilon: float = PAPER_EPSILON
     version: str = "standard"
@@ -141,11 +149,6 @@ class AutoAttack(AttackSettings):
 
     def library_arguments(self, num_classes: int, seed: int) -> dict[str, Any]:
         """As the base class; the library counts the true class too."""
-        if num_classes < 4:
-            raise ValueError(
-                f"AutoAttack on {num_classes} classes: its targeted loss compares the four largest logits; leave it "
-                "out (--attacks), or take a classifier of four classes or more"
-            )
         counted = min(self.target_classes + 1, num_classes)
         bound = {"norm": "Linf", "eps": self.epsilon}
         return {**bound, "version": self.version, "n_classes": counted, "seed": seed}
@@ -228,6 +231,17 @@ def choose_attacks(names: str, epsilon: float | None = None) -> dict[str, Attack
         raise ValueError(f"attacks {names!r}: {unknown or 'none'} given, known are {', '.join(ATTACKS)} and all")
     chosen = {name: ATTACKS[name] for name in dict.fromkeys(wanted)}
     return chosen if epsilon is None else {name: replace_epsilon(attack, epsilon) for name, attack in chosen.items()}
+
+
+def check_classes(attacks: Mapping[str, AttackSettings], num_classes: int) -> None:
+    """Refuse attacks that need more classes than a classifier has, before any of them runs."""
+    unfit = {name: attack for name, attack in attacks.items() if num_classes < attack.least_classes}
+    for attack in unfit.values():
+        others = ",".join(name for name in attacks if name not in unfit) or "others"
+        raise ValueError(
+            f"{attack.library_name} on {num_classes} classes: it compares the {attack.least_classes} largest logits; "
+            f"leave it out (--attacks {others}), or take a classifier of {attack.least_classes} classes or more"
+        )
 
 
 class PixelClassifier(nn.Module):
@@ -347,6 +361,7 @@ def attack_images(model: PixelClassifier, attack: AttackSettings, images: Tensor
     with torch.no_grad():
         num_classes = model(images[:1]).shape[1]
         model.images_forwarded -= 1  # asked by us, not by the attack
+    check_classes({attack.title: attack}, num_classes)
     arguments = attack.library_arguments(num_classes, seed)
     make = getattr(require_library(), attack.library_name)
     with _seeded(seed, images.device), torch.enable_grad():

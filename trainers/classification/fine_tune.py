@@ -14,6 +14,7 @@ from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.hub.loading import describe_model_facts, load_processor
+from synco_hub.models.image_processing import resize_image_processor
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
@@ -34,9 +35,13 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     started = time.perf_counter()
     check_fine_tunable(data_arguments.model)
     processor = load_processor(data_arguments.model)
+    if arguments.image_size is not None:
+        processor = resize_image_processor(processor, arguments.image_size)
     data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
     set_seed(arguments.seed)
-    model = make_classifier(data_arguments.model, data.train_targets, arguments.classifier_dropout)
+    model = make_classifier(
+        data_arguments.model, data.train_targets, arguments.classifier_dropout, arguments.image_size
+    )
     facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
@@ -83,6 +88,7 @@ def _describe_settings(arguments: FineTuningArguments, data: LabelledData) -> di
         "label_smoothing": 0.0 if multi_label else arguments.label_smoothing,
         "loss": "binary cross-entropy" if multi_label else "cross-entropy",
         "augmentation": repr(data.train.transform),
+        **({} if arguments.image_size is None else {"image_size": arguments.image_size}),
     }
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.hub.loading import TIMM_PREFIX, check_model_name
@@ -81,10 +81,12 @@ def check_fine_tunable(name: str) -> None:
     check_model_name(name)
 
 
-def make_classifier(name: str, targets: ClassificationTargets, dropout: float) -> Any:
-    """Load a pretrained backbone under a head that is drawn anew."""
+def make_classifier(name: str, targets: ClassificationTargets, dropout: float, image_size: int | None = None) -> Any:
+    """Load a pretrained backbone under a head that is drawn anew, where wanted for another image size."""
     register()
     names = targets.class_names
+    # Convolutional networks name no size, and take any.
+    sized = image_size is not None and hasattr(AutoConfig.from_pretrained(name), "image_size")
     model, info = AutoModelForImageClassification.from_pretrained(
         name,
         num_labels=len(names),
@@ -94,6 +96,7 @@ def make_classifier(name: str, targets: ClassificationTargets, dropout: float) -
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         dtype=torch.float32,
+        **({"image_size": image_size} if sized else {}),
     )
     head = _find_head(model)
     head_names = tuple(f"{name}." for name, module in model.named_modules() if module is head)
@@ -103,6 +106,13 @@ def make_classifier(name: str, targets: ClassificationTargets, dropout: float) -
         raise ValueError(
             f"model {name!r}: {len(base)} weights of its backbone are missing (first {sorted(base)[0]!r}), so it "
             "would start from chance: give a complete checkpoint"
+        )
+    if shaped := sorted(entry[0] for entry in info["mismatched_keys"] if not entry[0].startswith(head_names)):
+        at = "its config.json" if image_size is None else f"--image-size {image_size}"
+        raise ValueError(
+            f"model {name!r}: {len(shaped)} weights have another shape than {at} asks for (first {shaped[0]!r}), so "
+            "they would start from chance: leave --image-size out, or convert a stock ViT for that size with "
+            "`synco-hub convert --image-size`"
         )
     # A head of another task must not survive because it happens to have as many classes.
     nn.init.normal_(head.weight, std=0.01)

@@ -16,6 +16,7 @@ from synco_hub.evaluation.attacks import (
     _check_pixels,
     attack_batch,
     attack_images,
+    check_classes,
     choose_attacks,
     make_attackable,
     replace_epsilon,
@@ -68,8 +69,11 @@ def test_names_are_checked_and_autoattack_needs_four_classes():
             choose_attacks(wrong)
     assert AutoAttack().library_arguments(1000, 0)["n_classes"] == 10
     assert AutoAttack().library_arguments(5, 0)["n_classes"] == 5
-    with pytest.raises(ValueError, match="AutoAttack on 3 classes"):
-        AutoAttack().library_arguments(3, 0)
+    check_classes(ATTACKS, 4)
+    others = "fgsm,pgd,cw,square,tifgsm,one_pixel"
+    with pytest.raises(ValueError, match=rf"AutoAttack on 3 classes: .* \(--attacks {others}\)"):
+        check_classes(ATTACKS, 3)
+    check_classes(choose_attacks(others), 2)
 
 
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
