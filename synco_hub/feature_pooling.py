@@ -146,7 +146,7 @@ def forward_network(network: Any, pixel_values: Tensor, **options: Any) -> Any:
     pixel_values = pixel_values.to(next((p.dtype for p in network.parameters() if p.is_floating_point()), None))
     if _is_timm(network):
         return network.forward_features(pixel_values, **options)
-    config = getattr(network, "config", None)
+    config: Any = getattr(network, "config", None)
     _refuse_masking(config)
     if getattr(config, "model_type", None) == "vit_mae":
         # It sorts the patches by noise, which puts every token of a map elsewhere: rising noise leaves them in order.

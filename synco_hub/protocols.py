@@ -190,6 +190,11 @@ def evaluate(
         OSError: If model or files are not there.
     """
     row = find_evaluator(protocol)
+    if not isinstance(model, (str, os.PathLike, NoneType)):
+        raise ValueError(
+            f"model is a {type(model).__name__}: give a name, a Hub id or a directory; save a network of Python by "
+            "its save_pretrained, beside its image processor, and give the directory."
+        )
     own = {field.name for field in fields(row.settings)}
     if isinstance(dataset, DatasetChoice):
         given = {field.name: getattr(dataset, field.name) for field in fields(DatasetChoice)}

@@ -256,7 +256,7 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
 
         Args:
             pixel_values: Normalised images. Shape: (batch, channels, height, width).
-            labels: Class indices (batch,), or multi-hot (batch, num_labels) for
+            labels: Class indices (batch,), or multi-hot (batch, num_labels) of any type for
                 `problem_type="multi_label_classification"`; then a loss is returned.
             output_attentions: See `SynCoModel.forward`.
             output_hidden_states: See `SynCoModel.forward`.
@@ -274,6 +274,8 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(self.dropout(outputs.pooler_output))
+        if labels is not None and labels.shape == logits.shape:
+            labels = labels.to(logits.dtype)  # multi-hot labels are often integers, which the loss refuses
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
