@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification, ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import IMAGE_PROCESSOR_NAME, is_peft_available
+from transformers.utils import IMAGE_PROCESSOR_NAME
+from transformers.utils.import_utils import is_peft_available
 
 from synco_hub.atomic_write import atomic_write, usual_modes
 from synco_hub.data import EvaluationTransform
