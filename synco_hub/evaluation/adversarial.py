@@ -28,7 +28,6 @@ from synco_hub.evaluation.attacks import (
     AttackSettings,
     PixelClassifier,
     attack_batch,
-    check_classes,
     choose_attacks,
     make_attackable,
     parse_fraction,
@@ -203,6 +202,17 @@ class AdversarialRun:
             return AttackedBatch(tuple(indices.tolist()), tuple(right.tolist()))
 
         return classify
+
+
+def check_classes(attacks: Mapping[str, AttackSettings], num_classes: int) -> None:
+    """Refuse attacks that need more classes than a classifier has, before any of them runs."""
+    unfit = {name: attack for name, attack in attacks.items() if num_classes < attack.least_classes}
+    for attack in unfit.values():
+        others = ",".join(name for name in attacks if name not in unfit) or "others"
+        raise ValueError(
+            f"{attack.library_name} on {num_classes} classes: it compares the {attack.least_classes} largest logits; "
+            f"leave it out (--attacks {others}), or take a classifier of {attack.least_classes} classes or more"
+        )
 
 
 def check_same_accuracy(plain: Sequence[AttackedBatch], wrapped: Sequence[AttackedBatch]) -> None:

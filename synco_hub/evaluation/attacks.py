@@ -233,17 +233,6 @@ def choose_attacks(names: str, epsilon: float | None = None) -> dict[str, Attack
     return chosen if epsilon is None else {name: replace_epsilon(attack, epsilon) for name, attack in chosen.items()}
 
 
-def check_classes(attacks: Mapping[str, AttackSettings], num_classes: int) -> None:
-    """Refuse attacks that need more classes than a classifier has, before any of them runs."""
-    unfit = {name: attack for name, attack in attacks.items() if num_classes < attack.least_classes}
-    for attack in unfit.values():
-        others = ",".join(name for name in attacks if name not in unfit) or "others"
-        raise ValueError(
-            f"{attack.library_name} on {num_classes} classes: it compares the {attack.least_classes} largest logits; "
-            f"leave it out (--attacks {others}), or take a classifier of {attack.least_classes} classes or more"
-        )
-
-
 class PixelClassifier(nn.Module):
     """Images in [0, 1] in, logits out, the normalisation inside; counts what passes in `images_forwarded`."""
 
@@ -361,7 +350,6 @@ def attack_images(model: PixelClassifier, attack: AttackSettings, images: Tensor
     with torch.no_grad():
         num_classes = model(images[:1]).shape[1]
         model.images_forwarded -= 1  # asked by us, not by the attack
-    check_classes({attack.title: attack}, num_classes)
     arguments = attack.library_arguments(num_classes, seed)
     make = getattr(require_library(), attack.library_name)
     with _seeded(seed, images.device), torch.enable_grad():

@@ -15,6 +15,7 @@ from synco_hub.evaluation.adversarial import (
     accuracy,
     attack_facts,
     attack_metrics,
+    check_classes,
     check_same_accuracy,
     describe_missing_attacks,
     describe_unchanged,
@@ -73,6 +74,14 @@ def test_an_attack_that_returns_what_it_cannot_fool_was_measured_where_it_fooled
     nothing_to_attack = [AttackedBatch((0, 1), (False, False), (0.0, 0.0), (0.0, 0.0), 2, 1.0)]
     assert is_null(attack, nothing_to_attack)
     assert is_null(replace_epsilon(attack, 0.0), still)
+
+
+def test_autoattack_needs_four_classes_and_says_what_to_give_instead():
+    check_classes(ATTACKS, 4)
+    others = "fgsm,pgd,cw,square,tifgsm,one_pixel"
+    with pytest.raises(ValueError, match=rf"AutoAttack on 3 classes: .* \(--attacks {others}\)"):
+        check_classes(ATTACKS, 3)
+    check_classes(choose_attacks(others), 2)
 
 
 def test_notes_say_why():
