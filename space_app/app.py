@@ -38,6 +38,9 @@ from space_app.model_cache import MOST_TYPED_WAITING, ModelCache
 from space_app.panels import ABOUT_TEXT, INTRODUCTION, UNTRAINED_NOTICE, render_examples, render_message
 from space_app.uploads import LARGEST_UPLOAD_BYTES, draw_examples, image_input, save_answer, start_deleting
 from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, ResultCache
+from synco_hub.errors import report_errors
+from synco_hub.hub.model_names import TIMM_PREFIX, check_model_name, find_backbone_name
+from synco_hub.hub.short_names import resolve
 
 logger = logging.getLogger(__name__)
 
@@ -282,9 +285,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     offered = chosen.models or [name for name in os.environ.get("SYNCO_SPACE_MODELS", "").split(",") if name]
     # A stop must not leave visitors' pictures behind.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
-    with tempfile.TemporaryDirectory(prefix="synco-space-") as folder:
+    with report_errors(), tempfile.TemporaryDirectory(prefix="synco-space-") as folder:
         tempfile.tempdir = folder  # also for what a library would write elsewhere
-        launch(build_app(ModelCache(offered), Path(folder)), chosen.host, chosen.port)
+        for name in offered:
+            check_offered(name)
+        page = build_app(ModelCache(offered), Path(folder))
+        try:
+            launch(page, chosen.host, chosen.port)
+        except OSError as error:
+            if "empty port" not in str(error):
+                raise
+            raise OSError(
+                f"--port {chosen.port}: in use on {chosen.host}, or not allowed; give another, or 0 for a free one."
+            ) from None
+
+
+def check_offered(name: str) -> None:
+    """Refuse a name that no visitor could choose with success, before the page opens."""
+    model = find_backbone_name(name)
+    if not model.startswith(TIMM_PREFIX):
+        check_model_name(model)
+        resolve(model)
 
 
 if __name__ == "__main__":

@@ -81,6 +81,8 @@ class FlagParser(HfArgumentParser):
         """Raises instead of printing the usage and leaving; `near` is the end of the line."""
         # Of the two spellings of a flag, the one that the help shows.
         message = re.sub(r"--\w+/(?=--)", "", message)
+        if lacking := re.search(r"argument (--[\w-]+): expected (one|at least one) argument", message):
+            near += f" A value that begins with a dash is written {lacking[1]}=-VALUE."
         raise FlagError(f"{message}; --help shows every flag and what it takes.{near}")
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:

@@ -197,6 +197,11 @@ def evaluate(
         OSError: If model or files are not there.
     """
     row = find_evaluator(protocol)
+    if not isinstance(model, (str, os.PathLike, NoneType)):
+        raise ValueError(
+            f"model is a {type(model).__name__}: give a name, a Hub id or a directory; save a network of Python by "
+            "its save_pretrained, beside its image processor, and give the directory."
+        )
     own = {field.name for field in fields(row.settings)}
     if isinstance(dataset, DatasetChoice):
         given = {field.name: getattr(dataset, field.name) for field in fields(DatasetChoice)}
@@ -292,7 +297,7 @@ def _loaded(row: Evaluator, model: str | None, settings: Any, revision: str | No
         raise FlagError(f"--model is missing: give the model to measure{instead}.")
     model = resolve("synco_hub.hub.run_checkpoints:find_newest_state")(model)
     evaluated = resolve("synco_hub.evaluation.measurement:EvaluatedModel")
-    found = resolve("synco_hub.hub.loading:find_revision")(model, revision)
+    found = resolve("synco_hub.hub.model_names:find_revision")(model, revision)
     at = {} if found.commit is None else {"revision": found.commit}
     if row.model == CLASSIFIER:
         classifier, processor, class_names = resolve("synco_hub.hub.loading:load_classifier")(model, **at)

@@ -126,6 +126,18 @@ def find_installed_directory(name: str) -> Path | None:
     return directory if (directory / "config.json").is_file() else None
 
 
+def find_zoo_name(name: str) -> str:
+    """A zoo or installed name as it is spelled, found whatever its capitals and a slash at its end; else the name."""
+    bare = name.rstrip("/")
+    if not _NAME.fullmatch(bare):
+        return name
+    if bare in ZOO or find_installed_directory(bare):
+        return bare
+    installed = [directory.name for directory in (home_directory() / "checkpoints").glob("*")]
+    spelled = {known.lower(): known for known in (*filter(find_installed_directory, installed), *ZOO)}
+    return spelled.get(bare.lower(), name)
+
+
 def list_models() -> list[ZooRow]:
     """Every checkpoint of the zoo, then the installed ones that are not in it, each with where it is and whence."""
     installed: dict[str, dict[str, Any]] = {

@@ -10,7 +10,8 @@ from matplotlib.figure import Figure
 
 from synco_hub.cli.options import AttentionOptions
 from synco_hub.data import decode_rgb
-from synco_hub.hub.loading import find_revision, load_with_head
+from synco_hub.hub.loading import load_with_head
+from synco_hub.hub.model_names import find_revision
 from synco_hub.visualization import (
     MAP_KINDS,
     FigureStyle,

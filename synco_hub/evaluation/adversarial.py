@@ -102,6 +102,7 @@ class AdversarialRun:
         if targets.multi_label:
             raise ValueError(f"{dataset.images.description.name} has several classes an image: attacks need one")
         check_same_classes(model.class_names, targets.class_names)
+        check_classes(attacks, len(targets.class_names))
         self.model, self.dataset, self.attacks = model, dataset, dict(attacks)
         self.settings = settings or AdversarialSettings()
         self.subset = None if subset is None else list(subset)
@@ -125,7 +126,7 @@ class AdversarialRun:
             for name, attack in self.attacks.items():
                 kind = f"{name}-{fingerprint(repr(attack))}"
                 self.done[name] = self.batches.measured(name, kind, pixels, self._attack_with(network, name, attack))
-                if attack.follows_gradient and attack.largest_change != 0 and is_null(self.done[name]):
+                if attack.follows_gradient and attack.largest_change != 0 and is_null(attack, self.done[name]):
                     raise ValueError(
                         f"{attack.title} left all {len(self.dataset)} inputs as they were: the gradient of the loss "
                         "is zero on every one, which is no robustness; look for saturated logits or detached "
@@ -138,8 +139,8 @@ class AdversarialRun:
         measured, clean = self._measured(), self.done[CLEAN]
         metrics = {"top1_clean": accuracy(clean)}
         for name in measured:
-            metrics |= attack_metrics(name, self.done[name])
-        nulls = [describe_null_attack(name, self.done[name], clean) for name in measured if is_null(self.done[name])]
+            metrics |= attack_metrics(name, self.attacks[name], self.done[name])
+        unchanged = [describe_unchanged(name, self.attacks[name], self.done[name], clean) for name in measured]
         return EvaluationResult(
             metrics=metrics,
             model=describe_classifier(self.model, self.identity["weights"]),
@@ -153,7 +154,7 @@ class AdversarialRun:
             duration_s=time.perf_counter() - self.started,
             skipped_files=tuple(self.batches.ledger.names()),
             partial=self.subset is not None or len(measured) < len(self.attacks),
-            notes=(*nulls, *describe_missing_attacks(self.attacks, measured)),
+            notes=(*filter(None, unchanged), *describe_missing_attacks(self.attacks, measured)),
         )
 
     def _protocol(self, measured: Sequence[str]) -> ProtocolFacts:
@@ -207,6 +208,17 @@ class AdversarialRun:
             return AttackedBatch(tuple(indices.tolist()), tuple(right.tolist()))
 
         return classify
+
+
+def check_classes(attacks: Mapping[str, AttackSettings], num_classes: int) -> None:
+    """Refuse attacks that need more classes than a classifier has, before any of them runs."""
+    unfit = {name: attack for name, attack in attacks.items() if num_classes < attack.least_classes}
+    for attack in unfit.values():
+        others = ",".join(name for name in attacks if name not in unfit) or "others"
+        raise ValueError(
+            f"{attack.library_name} on {num_classes} classes: it compares the {attack.least_classes} largest logits; "
+            f"leave it out (--attacks {others}), or take a classifier of {attack.least_classes} classes or more"
+        )
 
 
 def check_same_accuracy(plain: Sequence[AttackedBatch], wrapped: Sequence[AttackedBatch]) -> None:
@@ -293,12 +305,18 @@ def accuracy(batches: Batches) -> float:
     return 100.0 * sum(sum(batch.correct) for batch in batches) / count
 
 
-def is_null(batches: Batches) -> bool:
+def is_null(attack: AttackSettings, batches: Batches) -> bool:
+    """Whether an attack did nothing: every input is as it was, and not because it withstood one that was tried."""
+    tried = attack.returns_failures_unchanged and attack.largest_change != 0
+    return _left_all(batches) and not (tried and any(any(batch.correct) for batch in batches))
+
+
+def _left_all(batches: Batches) -> bool:
     """Whether every input is as it was, up to the rounding of floats."""
     return all(max(batch.linf, default=0.0) <= UNCHANGED for batch in batches)
 
 
-def attack_metrics(name: str, batches: Batches) -> dict[str, float]:
+def attack_metrics(name: str, attack: AttackSettings, batches: Batches) -> dict[str, float]:
     """Metrics of one attack, whose name ends theirs.
 
     Returns:
@@ -316,7 +334,7 @@ def attack_metrics(name: str, batches: Batches) -> dict[str, float]:
         f"forwards_per_image_{name}": forwards(batches) / count,
         f"seconds_per_image_{name}": sum(batch.seconds for batch in batches) / count,
     }
-    return measured if is_null(batches) else {f"top1_{name}": accuracy(batches), **measured}
+    return measured if is_null(attack, batches) else {f"top1_{name}": accuracy(batches), **measured}
 
 
 def attack_facts(attack: AttackSettings, batches: Batches | None) -> dict[str, Any]:
@@ -326,7 +344,7 @@ def attack_facts(attack: AttackSettings, batches: Batches | None) -> dict[str, A
         facts |= {"steps": _read_library_steps(), "steps of the original": _ORIGINAL_STEPS}
     if batches is not None:
         changed = sum(value > UNCHANGED for batch in batches for value in batch.linf)
-        facts |= {"null": is_null(batches), "forwards": forwards(batches), "changed images": changed}
+        facts |= {"null": is_null(attack, batches), "forwards": forwards(batches), "changed images": changed}
     return facts
 
 
@@ -342,8 +360,13 @@ def forwards(batches: Batches) -> int:
     return sum(batch.images_forwarded for batch in batches)
 
 
-def describe_null_attack(name: str, batches: Batches, clean: Batches) -> str:
-    """One sentence about an attack that did nothing."""
+def describe_unchanged(name: str, attack: AttackSettings, batches: Batches, clean: Batches) -> str:
+    """One sentence about an attack that left every input as it was, none about others."""
+    if not _left_all(batches):
+        return ""
+    if not is_null(attack, batches):
+        tried = f"after {forwards(batches)} images forwarded"
+        return f"{name} fooled none of the images, {tried}: it returns those that withstand as they were"
     why = ""
     if not any(any(batch.correct) for batch in clean):
         why = " (no clean image is classified correctly, so there was nothing to attack)"

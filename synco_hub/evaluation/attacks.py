@@ -38,12 +38,17 @@ class AttackSettings:
         from_library: Settings that the paper does not give.
         follows_gradient: Whether each step goes along the sign of the gradient: such an attack always moves the
             input, unless the gradient is zero.
+        returns_failures_unchanged: Whether an image that it cannot fool comes back as it was: unchanged inputs are
+            then what was measured.
+        least_classes: Of how many classes it needs the logits.
     """
 
     library_name: ClassVar[str]
     title: ClassVar[str]
     from_library: ClassVar[tuple[str, ...]] = ()
     follows_gradient: ClassVar[bool] = False
+    returns_failures_unchanged: ClassVar[bool] = False
+    least_classes: ClassVar[int] = 2
 
     @property
     def largest_change(self) -> float | None:
@@ -106,6 +111,7 @@ class Square(AttackSettings):
 
     library_name = "Square"
     title = "Square"
+    returns_failures_unchanged = True
     from_library = ("epsilon", "restarts", "first_share")
     epsilon: float = PAPER_EPSILON
     queries: int = 1000
@@ -134,6 +140,8 @@ class AutoAttack(AttackSettings):
 
     library_name = "AutoAttack"
     title = "Auto"
+    returns_failures_unchanged = True
+    least_classes = 4  # its targeted loss compares the four largest logits
     from_library = ("epsilon", "version", "target_classes")
     epsilon: float = PAPER_EPSILON
     version: str = "standard"
@@ -141,11 +149,6 @@ class AutoAttack(AttackSettings):
 
     def library_arguments(self, num_classes: int, seed: int) -> dict[str, Any]:
         """As the base class; the library counts the true class too."""
-        if num_classes < 4:
-            raise ValueError(
-                f"AutoAttack on {num_classes} classes: its targeted loss compares the four largest logits; leave it "
-                "out (--attacks), or take a classifier of four classes or more"
-            )
         counted = min(self.target_classes + 1, num_classes)
         bound = {"norm": "Linf", "eps": self.epsilon}
         return {**bound, "version": self.version, "n_classes": counted, "seed": seed}
@@ -252,7 +255,7 @@ class PixelClassifier(nn.Module):
 
     def plain_logits(self, normalised: Tensor) -> Tensor:
         """Logits of images that are normalised already, float32; not counted."""
-        output: Any = self.classifier(normalised.to(self.mean.device))
+        output: Any = self.classifier(pixel_values=normalised.to(self.mean.device))
         logits: Tensor = output.logits
         return logits.float()
 

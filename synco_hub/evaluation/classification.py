@@ -72,7 +72,7 @@ def evaluate_classification(
                 ledger.record(batch["bad_index"])
                 good = batch["bad_index"] < 0
                 with torch.inference_mode():
-                    logits = network(batch["pixel_values"].to(device)).logits.cpu()
+                    logits = network(pixel_values=batch["pixel_values"].to(device)).logits.cpu()
                 scores.add(logits[good], targets.values[batch["index"][good]])
                 bar.update(len(good))
     return EvaluationResult(

@@ -15,7 +15,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network, patch_embedding
+from synco_hub.feature_pooling import (
+    FeatureRule,
+    find_feature_network,
+    find_image_config,
+    patch_embedding,
+    pool_features,
+)
 from synco_hub.features import eval_mode
 from synco_hub.visualization import attends_in_windows, token_map
 from synco_hub.visualization.recorded_attention import forward_any_size
@@ -25,7 +31,7 @@ from synco_hub.visualization.token_maps import lay_tokens_on_grid
 def patch_sides(network: nn.Module) -> tuple[int, int]:
     """Height and width in pixels of the network's patches; 1 and 1 for a network that cuts none."""
     size: Any = getattr(patch_embedding(network), "patch_size", None)
-    size = getattr(getattr(network, "config", None), "patch_size", None) if size is None else size
+    size = getattr(find_image_config(network), "patch_size", None) if size is None else size
     if size is None:
         return 1, 1
     return (size, size) if isinstance(size, int) else (int(size[0]), int(size[1]))
@@ -85,24 +91,7 @@ def compute_any_size_features(network: nn.Module, pixels: Tensor, rule: FeatureR
     Returns:
         Shape: (batch, dim).
     """
-    return compute_image_features(_AnySize(network), pixels, rule)
-
-
-class _AnySize(nn.Module):
-    """The network under the same three names, each taking any size."""
-
-    def __init__(self, network: nn.Module) -> None:
-        super().__init__()
-        self._network: Any = network
-
-    def forward(self, pixels: Tensor) -> Any:
-        return forward_any_size(self._network, pixels)
-
-    def forward_features(self, pixels: Tensor) -> Any:
-        return forward_any_size(self._network, pixels)
-
-    def forward_head(self, features: Tensor, pre_logits: bool) -> Any:
-        return self._network.forward_head(features, pre_logits=pre_logits)
+    return pool_features(network, forward_any_size(network, pixels), rule)
 
 
 # What a ViT/16 gives; of a Swin-T, S or B it is the third stage.

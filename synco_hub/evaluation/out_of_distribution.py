@@ -300,7 +300,7 @@ class ClassifierOutputs:
         values: dict[str, Tensor] = {}
         with torch.inference_mode():
             if LOGITS in wanted:
-                values[LOGITS] = self._network(pixels).logits.float().cpu()
+                values[LOGITS] = self._network(pixel_values=pixels).logits.float().cpu()
             if FEATURES in wanted:
                 backbone = find_feature_network(self._network)
                 values[FEATURES] = compute_image_features(backbone, pixels, find_feature_rule(backbone)).float().cpu()

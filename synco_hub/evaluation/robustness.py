@@ -291,7 +291,7 @@ def measure_cell(
             good = batch["bad_index"] < 0
             if bool(good.any()):
                 with torch.inference_mode():
-                    logits = network(batch["pixel_values"][good].to(device)).logits.float().cpu()
+                    logits = network(pixel_values=batch["pixel_values"][good].to(device)).logits.float().cpu()
                 labels = batch["label"][good]
                 correct += int((target_ranks(logits, columns[labels]) == 0).sum())
                 if with_subset:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import copy
 import json
-import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,6 @@ from typing import Any
 
 import timm
 import torch
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import RevisionNotFoundError
 from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
@@ -28,29 +25,40 @@ from transformers import (
     TimmWrapperImageProcessor,
 )
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.utils import hub as transformers_files
 
 from synco_hub.atomic_write import atomic_write, usual_modes
 from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError, suggest
 from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
+from synco_hub.hub.model_names import (
+    ADAPTER_FILE,
+    HEAD_FACTS,
+    TIMM_PREFIX,
+    check_model_name,
+    find_adapted_model,
+    find_backbone_name,
+    find_timm_repository,
+    read_adapted_model,
+    read_head_facts,
+)
 from synco_hub.hub.run_checkpoints import find_newest_state
-from synco_hub.hub.short_names import register, resolve
+from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification, SynCoModel
 from synco_hub.weights_identity import hash_weights
-from synco_hub.zoo import list_models, read_origin
 
-TIMM_PREFIX = "timm:"
-# A linear head trained on a foreign backbone: what it was trained on, its classes.
-HEAD_FACTS = "linear_head.json"
 # Families whose every network can interpolate its positions, for images of other sizes than its own.
 _ANY_SIZE_MODULES = ("timm.models.vision_transformer", "timm.models.deit")
 HEAD_FILE = "linear_head.safetensors"
+# ViT-MAE hides patches at random, and transformers leaves the pooling of Data2Vec out.
+_FAMILY_ARGUMENTS: dict[str, dict[str, Any]] = {
+    "vit_mae": {"mask_ratio": 0.0},
+    "data2vec-vision": {"add_pooling_layer": True},
+}
 
 
 def load_model(name: str, revision: str | None = None, random_seed: int | None = None) -> tuple[Any, Any]:
     """Load a frozen model in single precision, and its image processor; with a seed its weights are drawn anew."""
-    if facts := _read_head_facts(name):
+    if facts := read_head_facts(name):
         name, revision = facts["model"], facts.get("revision")
     name = find_newest_state(name)
     with torch.random.fork_rng(devices=[], enabled=random_seed is not None):
@@ -60,14 +68,18 @@ def load_model(name: str, revision: str | None = None, random_seed: int | None =
             return _timm_model(name.removeprefix(TIMM_PREFIX), revision, pretrained=random_seed is None)
         register()
         check_model_name(name)
+        further = find_family_arguments(name, revision)
         if random_seed is None:
             model, info = AutoModel.from_pretrained(
-                name, revision=revision, dtype=torch.float32, output_loading_info=True
+                name, revision=revision, dtype=torch.float32, output_loading_info=True, **further
             )
             _remove_random_pooler(model, info["missing_keys"])
         else:
-            model = AutoModel.from_config(AutoConfig.from_pretrained(name, revision=revision), dtype=torch.float32)
-    return model.eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
+            config = _load_config(name, revision)
+            for key in set(further) & set(vars(config)):
+                setattr(config, key, further.pop(key))
+            model = AutoModel.from_config(config, dtype=torch.float32, **further)
+    return model.eval(), load_processor(name, revision)
 
 
 def _remove_random_pooler(model: Any, missing: Collection[str]) -> None:
@@ -80,118 +92,26 @@ def _remove_random_pooler(model: Any, missing: Collection[str]) -> None:
         model.pooler = None
 
 
-def find_backbone_name(name: str) -> str:
-    """What a model is loaded by: the backbone of a directory that holds no more than a linear head for it.
-
-    Of a training that is not at its end the newest complete checkpoint.
-    """
-    return str(_read_head_facts(name).get("model") or find_newest_state(name))
-
-
-def _read_head_facts(name: str) -> dict[str, Any]:
-    """What a directory that holds no more than a linear head says about it; empty for everything else."""
-    file = Path(name) / HEAD_FACTS
-    return dict(json.loads(file.read_text(encoding="utf-8"))) if file.is_file() else {}
-
-
-@dataclass(frozen=True)
-class Revision:
-    """Which commit a name stands for.
-
-    Attributes:
-        commit: What to load it at; None where there is nothing to choose.
-        words: What results say: the commit, or why there is none.
-    """
-
-    commit: str | None
-    words: str
-
-
-def find_revision(name: str, revision: str | None = None) -> Revision:
-    """The commit on the Hub that a model's name means now, or means at a branch, tag or commit.
-
-    Offline it is that of the cached files.
-    """
-    if facts := _read_head_facts(name):
-        _refuse_revision(name, revision, "it holds a linear head for a model that it names")
-        return find_revision(facts["model"], facts.get("revision"))
-    if name.startswith(TIMM_PREFIX):
-        return _find_timm_revision(name.removeprefix(TIMM_PREFIX), revision)
+def load_processor(name: str, revision: str | None = None) -> Any:
+    """The image processor of a model; an adapter without one has that of the model that it adapts."""
     register()
-    place = resolve(name)
-    if Path(place).is_dir():
-        installed = read_origin(Path(place)) if place != name else {}
-        commit = installed.get("revision")
-        if revision is not None and revision != commit:
-            remedy = f"`synco-hub pull {name} --revision {revision}` installs another" if installed else "leave it out"
-            _refuse_revision(name, revision, f"it is a directory on this computer, which has none; {remedy}")
-        return Revision(None, commit or "none: a local directory")
-    if "/" not in place:
-        return Revision(revision, "unknown: this name is no repository")  # loading says what it should be
-    check_model_name(place)
-    try:
-        file = transformers_files.cached_file(place, "config.json", revision=revision)
-    except OSError:
-        if revision is not None:
-            raise
-        file = None  # loading says what is missing
-    return _revision_of(file, revision)
+    adapted = find_adapted_model(name)
+    return AutoImageProcessor.from_pretrained(adapted or name, revision=None if adapted else revision)
 
 
-def _find_timm_revision(name: str, revision: str | None) -> Revision:
-    repository = _find_timm_repository(name)
-    if repository is None:
-        _refuse_revision(f"{TIMM_PREFIX}{name}", revision, "its weights lie on no Hub")
-        return Revision(None, "none: its weights lie on no Hub")
-    found: Any = None
-    try:
-        found = hf_hub_download(repository, "config.json", revision=revision)
-    except RevisionNotFoundError:
-        raise ValueError(
-            f"--model-revision {revision}: {repository} has no such revision; give a branch, a tag or a commit."
-        ) from None
-    except OSError:
-        # Without a network: what lies here decides.
-        for file in ("model.safetensors", "pytorch_model.bin"):
-            found = found or try_to_load_from_cache(repository, file, revision=revision)
-    return _revision_of(found if isinstance(found, str) else None, revision)
+def _load_config(name: str, revision: str | None = None) -> Any:
+    adapter = Path(name) / ADAPTER_FILE
+    if adapter.is_file() and not (Path(name) / "config.json").is_file():
+        return AutoConfig.from_pretrained(read_adapted_model(adapter))
+    return AutoConfig.from_pretrained(name, revision=revision)
 
 
-def _find_timm_repository(name: str) -> str | None:
-    config = timm.get_pretrained_cfg(name) if timm.is_model(name) else None
-    return getattr(config, "hf_hub_id", None) or None
-
-
-def _refuse_revision(name: str, revision: str | None, why: str) -> None:
-    if revision is not None:
-        raise ValueError(f"--model-revision {revision} of {name!r}: {why}.")
-
-
-def _revision_of(file: str | None, revision: str | None) -> Revision:
-    """The commit is a folder of the cache that its files lie in."""
-    found = re.search(r"/snapshots/([0-9a-f]{40})/", Path(file).as_posix()) if file else None
-    if found is None:
-        return Revision(revision, f"unknown: the Hub named no commit for {revision or 'the newest revision'}")
-    return Revision(found.group(1), found.group(1))
-
-
-def check_model_name(name: str) -> None:
-    """Refuse what can be no model of `transformers` before anything is loaded."""
-    known = [row.name for row in list_models()]
-    if name not in known and "/" not in name and not Path(name).is_dir():
-        raise ValueError(
-            f"model {name!r} is neither a directory, nor installed, nor in the zoo: `synco-hub list` shows what there "
-            f"is; a Hub id has the form organisation/name, timm's models timm:name.{suggest(name, known)}"
-        )
-    start = name.split("/", 1)[0]
-    if (
-        not Path(name).is_dir()
-        and ("/" in name)
-        and (start in ("", ".", "..") or start[0] == "~" or Path(start).is_dir())
-    ):
-        raise ValueError(f"model {name!r} looks like a path, and there is no such directory: give one that is there.")
-    if Path(name).is_dir() and not (Path(name) / "config.json").is_file():
-        raise ValueError(f"model {name!r} is a folder without config.json: give a checkpoint directory.")
+def find_family_arguments(name: str, revision: str | None = None) -> dict[str, Any]:
+    """What a family has to be told so that its feature is one of the image alone, at any size, or is there at all."""
+    config = _load_config(name, revision)
+    if config.model_type == "timm_wrapper" and _takes_any_size(config.architecture):
+        return {"model_args": {"dynamic_img_size": True, **(config.model_args or {})}}
+    return dict(_FAMILY_ARGUMENTS.get(config.model_type, {}))
 
 
 def describe_model_facts(model: Any, processor: Any) -> str:
@@ -200,15 +120,18 @@ def describe_model_facts(model: Any, processor: Any) -> str:
     return f"feature: {find_feature_rule(model).description}; images: {transform!r}"
 
 
+def _takes_any_size(architecture: str) -> bool:
+    return timm.is_model(architecture) and timm.model_entrypoint(architecture).__module__ in _ANY_SIZE_MODULES
+
+
 def _timm_model(name: str, revision: str | None = None, pretrained: bool = True) -> tuple[Any, Any]:
     """Timm's pretrained network without head, with the preprocessing that timm documents for it."""
     if not timm.is_model(name):
         raise ValueError(f"timm has no model {name!r}.{suggest(name, timm.list_models())}")
     # At its own size a network with interpolated positions computes the same bits.
-    any_size = timm.model_entrypoint(name).__module__ in _ANY_SIZE_MODULES
-    further: dict[str, Any] = {"dynamic_img_size": True} if any_size else {}
+    further: dict[str, Any] = {"dynamic_img_size": True} if _takes_any_size(name) else {}
     if revision is not None:
-        further["pretrained_cfg_overlay"] = {"hf_hub_id": f"{_find_timm_repository(name)}@{revision}"}
+        further["pretrained_cfg_overlay"] = {"hf_hub_id": f"{find_timm_repository(name)}@{revision}"}
     model = timm.create_model(name, pretrained=pretrained, num_classes=0, **further).eval()
     return model, TimmWrapperImageProcessor(resolve_model_data_config(model), architecture=name)
 
@@ -276,7 +199,7 @@ def save_classifier(
     network = find_feature_network(model)
     with usual_modes(directory):
         processor.save_pretrained(directory)
-        if isinstance(network, SynCoModel):
+        if isinstance(network, SynCoModel) and not getattr(network, "_hf_peft_config_loaded", False):
             classifier = _synco_classifier(network, head)
             classifier.save_pretrained(directory)
             return hash_weights(classifier)
@@ -311,7 +234,7 @@ def _synco_classifier(network: SynCoModel, head: LinearHead) -> Any:
 def load_classifier(name: str, revision: str | None = None) -> tuple[Any, Any, tuple[str, ...]]:
     """Load a classifier in evaluation mode and single precision."""
     register()
-    if facts := _read_head_facts(name):
+    if facts := read_head_facts(name):
         tensors = load_file(Path(name) / HEAD_FILE)
         backbone, processor = load_model(name)
         trained_on = facts.get("backbone_weights")
@@ -344,7 +267,7 @@ def load_classifier(name: str, revision: str | None = None) -> tuple[Any, Any, t
             "train one with `synco-hub linear-probe` or `synco-hub fine-tune`, and give its output directory"
         )
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    return model.eval(), AutoImageProcessor.from_pretrained(name, revision=revision), names
+    return model.eval().to(torch.float32), load_processor(name, revision), names
 
 
 def load_with_head(name: str, revision: str | None = None) -> tuple[Any, Any]:
@@ -359,12 +282,12 @@ def load_with_head(name: str, revision: str | None = None) -> tuple[Any, Any]:
         return load_model(name, revision)
     register()
     check_model_name(name)
-    architectures = AutoConfig.from_pretrained(name, revision=revision).architectures or []
+    architectures = _load_config(name, revision).architectures or []
     if any(architecture.endswith("ForImageClassification") for architecture in architectures):
         model, info = AutoModelForImageClassification.from_pretrained(
             name, revision=revision, dtype=torch.float32, output_loading_info=True
         )
         # A head that is only named by the configuration would be random.
         if not info["missing_keys"]:
-            return model.eval(), AutoImageProcessor.from_pretrained(name, revision=revision)
+            return model.eval(), load_processor(name, revision)
     return load_model(name, revision)

@@ -1,10 +1,10 @@
 """Short names in `transformers`: `AutoModel.from_pretrained("synco-v2-deit-s")` after `import synco_hub`.
 
-One function of `transformers` lies below AutoConfig, AutoModel, AutoImageProcessor and `pipeline`:
-`transformers.utils.hub.cached_files`. It is wrapped so that a short name becomes, in this order, a local directory of
-that name, an installed checkpoint, or the Hub repository of the zoo's row. Newer versions (5.23 does, 5.17 does not)
-first ask the Hub which commit an id stands at; that question is answered likewise. Every other id goes through
-untouched.
+One function of `transformers` lies below all Auto classes and `pipeline`: `transformers.utils.hub.cached_files`. It is
+wrapped so that a short name becomes, in this order, a local directory of that name, an installed checkpoint, or the
+Hub repository of the zoo's row. Some of them also ask the Hub's client: which commit an id stands at, whether it
+exists (AutoBackbone, of directories too), which templates it has (AutoProcessor), for which task it is (`pipeline`).
+Of what lies on this computer these questions are answered here. Every other id goes through untouched.
 
 Importing the Auto classes costs seconds (they import torch), so everything here waits for the moment at which they are
 first imported.
@@ -13,19 +13,24 @@ first imported.
 from __future__ import annotations
 
 import functools
+import json
 import os
 from collections.abc import Callable
-from types import ModuleType
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import wrapt
 
-from synco_hub.zoo import ZOO, checkpoint_directory, find_installed_directory
+from synco_hub.zoo import ZOO, checkpoint_directory, find_installed_directory, find_zoo_name
 
 
 def resolve(name: str) -> str:
     """Say where `transformers` should load a model id from: an id itself unless it is a short name."""
-    if os.path.isdir(name) or os.sep in name or "/" in name:
+    if os.path.isdir(name):
+        return name
+    name = find_zoo_name(name)
+    if os.sep in name or "/" in name:
         return name
     if installed := find_installed_directory(name):
         return str(installed)
@@ -70,20 +75,53 @@ def wrap_cached_files(hub_module: Any) -> None:
 
     cached_files._resolves_short_names = True  # type: ignore[attr-defined]
     hub_module.cached_files = cached_files
-    if hasattr(hub_module, "resolve_revision"):
+    if hasattr(hub_module, "hf_api"):
         _wrap_client(hub_module.hf_api())
 
 
 def _wrap_client(client: Any) -> None:
     """Wrap the Hub client that `transformers` shares: modules hold their own reference to what lies above it."""
-    original: Callable[..., Any] = client.resolve_revision
+    for question, answer in _ANSWERS.items():
+        original = getattr(client, question, None)
+        if original is not None:
+            setattr(client, question, _answer_first(original, answer))
 
-    def resolve_revision(repo_id: str, *args: Any, revision: Any = None, **kwargs: Any) -> Any:
-        # An error here is passed over by `transformers`, which meets it again when it asks for the first file.
-        place = resolve(repo_id)
-        return revision if os.path.isdir(place) else original(place, *args, revision=revision, **kwargs)
 
-    client.resolve_revision = resolve_revision
+def _answer_first(original: Callable[..., Any], answer: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(original)
+    def asked(repo_id: str | os.PathLike[str], *args: Any, **kwargs: Any) -> Any:
+        # Of `resolve_revision` transformers passes an error over, and meets it again when it asks for the first file.
+        place = resolve(os.fspath(repo_id))
+        found = answer(Path(place), **kwargs) if os.path.isdir(place) else NotImplemented
+        return original(place, *args, **kwargs) if found is NotImplemented else found
+
+    return asked
+
+
+def _list_files(place: Path, path_in_repo: str = "", **_: Any) -> list[SimpleNamespace]:
+    files = (place / path_in_repo).iterdir() if (place / path_in_repo).is_dir() else ()
+    return [SimpleNamespace(path=file.relative_to(place).as_posix()) for file in files if file.is_file()]
+
+
+def _describe_task(place: Path, **_: Any) -> Any:
+    """What a model of this package is for; of another one only its card on the Hub says so."""
+    file = place / "config.json"
+    config = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if config.get("model_type") != "synco":
+        return NotImplemented
+    classifies = any(name.endswith("ForImageClassification") for name in config.get("architectures") or ())
+    task = "image-classification" if classifies else "image-feature-extraction"
+    return SimpleNamespace(pipeline_tag=task, library_name="transformers")
+
+
+# Answers about a directory on this computer, by the client's methods.
+_ANSWERS: dict[str, Callable[..., Any]] = {
+    "resolve_revision": lambda place, revision=None, **_: revision,
+    "repo_exists": lambda place, **_: True,
+    "list_repo_tree": _list_files,
+    "snapshot_download": lambda place, **_: str(place),
+    "model_info": _describe_task,
+}
 
 
 def _register_config(module: ModuleType) -> None:

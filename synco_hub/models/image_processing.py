@@ -1,5 +1,10 @@
 """The image processor of every checkpoint: resize, centre crop, ImageNet normalisation."""
 
+from __future__ import annotations
+
+import copy
+from typing import Any
+
 from transformers import ViTImageProcessor
 from transformers.image_utils import PILImageResampling
 from transformers.utils.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -39,3 +44,20 @@ def image_processor(image_size: int = 224, num_channels: int = 3) -> ViTImagePro
         image_mean=mean,
         image_std=std,
     )
+
+
+def resize_image_processor(processor: Any, image_size: int) -> Any:
+    """The same preprocessing for a network of another image size: every size grows by the same factor."""
+    sizes = {name: getattr(processor, name, None) for name in ("size", "crop_size")}
+    cut = sizes["crop_size"] if getattr(processor, "do_center_crop", False) else sizes["size"]
+    before = None if cut is None else dict(cut).get("height") or dict(cut).get("shortest_edge")
+    if not before:
+        raise ValueError(
+            f"{type(processor).__name__} has no size that could be {image_size} pixels: leave the image size out."
+        )
+    resized = copy.deepcopy(processor)
+    for name, size in sizes.items():
+        if size is not None:
+            scaled = {key: round(value * image_size / before) for key, value in dict(size).items() if value}
+            setattr(resized, name, type(size)(**scaled))
+    return resized

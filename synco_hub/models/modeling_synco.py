@@ -8,6 +8,8 @@ trainable again.
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -16,11 +18,15 @@ from transformers import PreTrainedModel
 from transformers import initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
 from .backbones_synco import build_backbone
 from .configuration_synco import SynCoConfig
+from .position_embedding_synco import find_grid_side, fit_position_embedding
 from .recording_synco import forward_features, use_fused_attention
+
+logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_synco.SynCoConfig",
@@ -56,14 +62,37 @@ class SynCoPreTrainedModel(PreTrainedModel):
             module.init_non_persistent_buffers()
 
     @classmethod
-    def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
+    def from_pretrained(
+        cls, *args: Any, output_loading_info: bool = False, ignore_mismatched_sizes: bool = False, **kwargs: Any
+    ) -> Any:
         """Load like any `transformers` model, but never with a random backbone, and freeze again what is fixed.
+
+        With another `image_size` than the checkpoint's, a fixed position embedding is computed for it, a learned one
+        interpolated.
 
         Raises:
             ValueError: If the checkpoint's backbone is not the config's, naming the first weights that differ.
+            RuntimeError: If weights have another shape and `ignore_mismatched_sizes` is not set.
         """
-        loaded: Any = super().from_pretrained(*args, output_loading_info=True, **kwargs)
+        load = super().from_pretrained
+        loaded: Any = load(*args, output_loading_info=True, ignore_mismatched_sizes=True, **kwargs)
         model, info = loaded
+        if info["mismatched_keys"]:
+
+            def load_at(image_size: int) -> Any:
+                config = copy.deepcopy(model.config)
+                config.image_size = image_size
+                further = {name: value for name, value in kwargs.items() if not hasattr(config, name)}
+                return load(*args, **{**further, "config": config}, ignore_mismatched_sizes=True)
+
+            _fit_position_embeddings(model, info, load_at)
+        if info["mismatched_keys"] and not ignore_mismatched_sizes:
+            keys = sorted(entry[0] for entry in info["mismatched_keys"])
+            raise RuntimeError(
+                f"The shapes of {len(keys)} weights mismatch those of the config (first: {keys[:3]}): give the config "
+                "that they were made for (a Swin takes the image sizes at which its windows stay as large), or draw a "
+                "classifier anew by ignore_mismatched_sizes=True."
+            )
         _refuse_other_backbone(info)
         model.freeze_fixed_parameters()
         return (model, info) if output_loading_info else model
@@ -227,7 +256,7 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
 
         Args:
             pixel_values: Normalised images. Shape: (batch, channels, height, width).
-            labels: Class indices (batch,), or multi-hot (batch, num_labels) for
+            labels: Class indices (batch,), or multi-hot (batch, num_labels) of any type for
                 `problem_type="multi_label_classification"`; then a loss is returned.
             output_attentions: See `SynCoModel.forward`.
             output_hidden_states: See `SynCoModel.forward`.
@@ -245,9 +274,38 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
             return_dict=True,
         )
         logits = self.classifier(self.dropout(outputs.pooler_output))
+        if labels is not None and labels.shape == logits.shape:
+            labels = labels.to(logits.dtype)  # multi-hot labels are often integers, which the loss refuses
         loss = None if labels is None else self.loss_function(labels, logits, self.config)
         return ImageClassifierOutput(
             loss=loss, logits=logits, hidden_states=outputs.hidden_states, attentions=outputs.attentions
+        )
+
+
+def _fit_position_embeddings(model: Any, info: dict[str, Any], load_at: Callable[[int], Any]) -> None:
+    """Bring position embeddings of another image size to the config's; what was done is no mismatch any more."""
+    shapes = {entry[0]: tuple(entry[1]) for entry in info["mismatched_keys"]}
+    own: Any = None
+    for name, module in model.named_modules():
+        key, patches = (
+            f"{name}.backbone.{part}".removeprefix(".") for part in ("pos_embed", "patch_embed.proj.weight")
+        )
+        if not isinstance(module, SynCoModel) or key not in shapes or patches in shapes:
+            continue
+        embedding, grid = module.backbone.pos_embed, module.backbone.patch_embed.grid_size
+        prefix = embedding.shape[1] - grid[0] * grid[1]
+        side = find_grid_side(shapes[key][1], prefix)
+        if side is None or shapes[key][-1] != embedding.shape[-1] or embedding.is_meta:
+            continue
+        size, fixed = side * module.config.patch_size, module.config.position_embedding == "sincos"
+        own = load_at(size) if own is None else own
+        fitted = fit_position_embedding(own.get_parameter(key).detach().to(embedding), grid, prefix, fixed)
+        with torch.no_grad():
+            embedding.copy_(fitted)
+        info["mismatched_keys"] = [entry for entry in info["mismatched_keys"] if entry[0] != key]
+        how = "computed" if fixed else "interpolated"
+        logger.warning(
+            f"{key} was {how} for images of {module.config.image_size} pixels: the checkpoint's are {size}."
         )
 
 

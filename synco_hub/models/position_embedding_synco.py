@@ -5,9 +5,11 @@ This file travels to the Hub with every checkpoint, so it imports nothing of our
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
 
 
@@ -65,3 +67,28 @@ def set_sincos_position_embedding(network: nn.Module) -> None:
             embedding[:, :prefix] = 0.0
             embedding[:, prefix:] = grid
     embedding.requires_grad_(False)
+
+
+def find_grid_side(tokens: int, prefix: int) -> int | None:
+    """Patches along a side of the square that a ViT's embedded tokens are; None where they are no square."""
+    side = math.isqrt(max(tokens - prefix, 0))
+    return side if side > 0 and side * side == tokens - prefix else None
+
+
+def fit_position_embedding(embedding: Tensor, grid: tuple[int, int], prefix: int, fixed: bool) -> Tensor:
+    """A ViT's position embedding for another grid of patches: computed if it is the fixed one, else interpolated.
+
+    Args:
+        embedding: Of the old grid, a square, its prefix tokens ([CLS]) first. Shape: (1, prefix + patches, dim).
+        grid: Rows and columns of the new grid.
+        prefix: How many prefix tokens it has.
+        fixed: Whether it is the fixed sine-cosine embedding.
+
+    Returns:
+        Shape: (1, prefix + rows * columns, dim).
+    """
+    if fixed:
+        table = sincos_position_embedding(*grid, embedding.shape[-1])
+        return torch.cat([embedding[:, :prefix], table[None].to(embedding)], dim=1)
+    fitted: Tensor = resample_abs_pos_embed(embedding, list(grid), num_prefix_tokens=prefix)
+    return fitted

@@ -26,6 +26,7 @@ from torch.nn import functional as F
 from synco_hub.feature_pooling import find_feature_network
 from synco_hub.features import eval_mode
 from synco_hub.visualization.recorded_attention import (
+    TOKENS_INSTEAD,
     RecordedSelfAttention,
     attends_in_windows,
     find_patch_grid,
@@ -228,13 +229,15 @@ def attention_rollout(model: nn.Module, pixel_values: Tensor) -> Tensor:
         forward_any_size(network, pixel_values)
     if not recorded.blocks:
         raise ValueError(
-            f"no attention over all tokens was seen in {type(network).__name__}: load the model with "
-            "attn_implementation='sdpa' or 'eager', and give a vision transformer"
+            f"no attention over all tokens was seen in {type(network).__name__}: load a vision transformer with "
+            f"attn_implementation='sdpa' or 'eager'; of any other network {TOKENS_INSTEAD}"
         )
     with torch.no_grad():
         from_cls = rollout(block() for block in recorded.blocks)[:, 0]
     if from_cls.shape[-1] <= math.prod(grid):
-        raise ValueError(f"{type(network).__name__} has no [CLS] token: give a vision transformer that has one")
+        raise ValueError(
+            f"{type(network).__name__} has no [CLS] token: give a vision transformer that has one, or {TOKENS_INSTEAD}"
+        )
     return from_cls[:, -math.prod(grid) :].unflatten(-1, grid)
 
 

@@ -19,9 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers.utils.constants import IMAGENET_DEFAULT_STD
 
-from synco_hub.feature_pooling import find_feature_network, find_feature_rule
+from synco_hub.feature_pooling import find_feature_network, find_feature_rule, pool_features
 from synco_hub.features import eval_mode
-from synco_hub.visualization.recorded_attention import attends_in_windows, forward_any_size
+from synco_hub.visualization.recorded_attention import TOKENS_INSTEAD, attends_in_windows, forward_any_size
 from synco_hub.visualization.token_maps import lay_tokens_on_grid
 
 FEATURE_NORM = "norm of the feature (this checkpoint has no classifier)"
@@ -130,17 +130,18 @@ def grad_cam(features: Tensor, gradient: Tensor) -> Tensor:
 
 def _feature_layer(network: Any) -> nn.Module:
     """The final norm of a Swin, the first norm of a ViT's last block."""
-    core = getattr(network, "backbone", network)
+    # Of a network of text and images, what sees the images.
+    core = getattr(network, "backbone", getattr(network, "vision_model", network))
     if attends_in_windows(network):
         found = getattr(core, "norm", None) or getattr(core, "layernorm", None)
     else:
-        names = ("norm1", "layernorm_before")
+        names = ("norm1", "layernorm_before", "layer_norm1")
         norms = [module for name, module in core.named_modules() if name.rpartition(".")[2] in names]
         found = norms[-1] if norms else None
     if not isinstance(found, nn.Module):
         raise ValueError(
             f"{type(network).__name__} has no final norm or block norm that is known: give a ViT or Swin of this "
-            "package, timm or transformers"
+            f"package, timm or transformers, or {TOKENS_INSTEAD}"
         )
     return found
 
@@ -173,7 +174,7 @@ def class_score(
     if has_classifier:
         logits = network.forward_head(output) if isinstance(output, Tensor) else output.logits
         return _of_class(logits, target, "score of {}class {}", "predicted ", _class_names(network))
-    features = _features(network, output, find_feature_rule(network).pooling)
+    features = pool_features(network, output, find_feature_rule(network))
     if classes is not None:
         cosines = F.normalize(features, dim=1) @ F.normalize(classes.features.to(features), dim=1).T
         return _of_class(cosines, target, "similarity to {}class {}", "nearest ", dict(enumerate(classes.names)))
@@ -192,20 +193,6 @@ def _class_names(network: Any) -> Mapping[int, str]:
     """Of a model of `transformers`, or of a head of this package on a foreign backbone."""
     named = getattr(getattr(network, "config", None), "id2label", None)
     return named or dict(enumerate(getattr(network, "class_names", ())))
-
-
-def _features(network: Any, output: Any, pooling: str) -> Tensor:
-    """The frozen feature of the project's protocols, from what one forward gave. Shape: (batch, dim)."""
-    features: Tensor
-    if isinstance(output, Tensor):
-        features = network.forward_head(output, pre_logits=True)
-    elif pooling == "class_token":
-        features = output.last_hidden_state[:, 0]
-    elif pooling == "mean_token":
-        features = output.last_hidden_state.mean(dim=1)
-    else:
-        features = output.pooler_output.flatten(1)
-    return features
 
 
 def _of_class(scores: Tensor, target: int | None, sentence: str, how: str, names: Mapping[int, str]) -> Score:

@@ -22,9 +22,17 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from synco_hub.errors import DoesNotApplyError
-from synco_hub.feature_pooling import find_expected_image_size, find_feature_network, patch_embedding
+from synco_hub.feature_pooling import (
+    find_expected_image_size,
+    find_feature_network,
+    find_image_config,
+    forward_network,
+    patch_embedding,
+)
 from synco_hub.features import eval_mode
 
+# What any network with a feature map can show.
+TOKENS_INSTEAD = "look at its tokens (--kind tokens)"
 _SOFTMAX = (F.softmax, torch.softmax, torch.Tensor.softmax)
 
 
@@ -76,14 +84,14 @@ def last_attention(model: nn.Module, pixel_values: Tensor) -> LastAttention:
     weights = recorded.blocks[-1]() if recorded.blocks else None
     if weights is None or len(weights) != len(pixel_values):
         raise ValueError(
-            f"no attention over all tokens was seen in {type(network).__name__}: load the model with "
-            "attn_implementation='sdpa' or 'eager', and give a vision transformer"
+            f"no attention over all tokens was seen in {type(network).__name__}: load a vision transformer with "
+            f"attn_implementation='sdpa' or 'eager'; of any other network {TOKENS_INSTEAD}"
         )
     prefix = weights.shape[-1] - math.prod(grid)
     if prefix < 1:
         raise ValueError(
             f"{type(network).__name__} attends over {weights.shape[-1]} tokens, which leaves no [CLS] token beside "
-            f"the {grid[0]}x{grid[1]} patches: give a vision transformer with a [CLS] token"
+            f"the {grid[0]}x{grid[1]} patches: give a vision transformer with a [CLS] token, or {TOKENS_INSTEAD}"
         )
     return LastAttention(weights, grid, prefix)
 
@@ -196,19 +204,19 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
         pixel_values: Preprocessed images. Shape: (batch, channels, height, width).
     """
     pixel_values = pixel_values.to(next(network.parameters()).device)
-    forward = network.forward_features if hasattr(network, "forward_features") else network
     size = tuple(pixel_values.shape[-2:])
     own_size = find_expected_image_size(network)
     if own_size is None or size == own_size:
-        return forward(pixel_values)
-    if "interpolate_pos_encoding" in inspect.signature(network.forward).parameters:
-        return forward(pixel_values, interpolate_pos_encoding=True)
-    if hasattr(network, "forward_features") and not getattr(network, "dynamic_img_size", False):
-        raise ValueError(
-            f"the image is {size[0]}x{size[1]}, the timm model was built for {own_size[0]}x{own_size[1]}: resize it, "
-            "or build the model with dynamic_img_size=True"
-        )
+        return forward_network(network, pixel_values)
+    called = getattr(network, "get_image_features", network.forward)
+    if "interpolate_pos_encoding" in inspect.signature(called).parameters:
+        return forward_network(network, pixel_values, interpolate_pos_encoding=True)
     patches: Any = getattr(network, "patch_embed", None)
+    if getattr(patches, "strict_img_size", False) and not getattr(network, "dynamic_img_size", False):
+        raise ValueError(
+            f"the image is {size[0]}x{size[1]}, the timm model was built for {own_size[0]}x{own_size[1]}: resize it "
+            "(--detail 1), or build the model with dynamic_img_size=True"
+        )
     if getattr(patches, "dynamic_img_pad", None) is False:
         sides = patches.patch_size
         if size[0] % sides[0] or size[1] % sides[1]:
@@ -216,7 +224,7 @@ def forward_any_size(network: Any, pixel_values: Tensor) -> Any:
                 f"the image is {size[0]}x{size[1]}, which is not cut into whole patches of {sides[0]}x{sides[1]}: "
                 "resize it to a multiple"
             )
-    return forward(pixel_values)
+    return forward_network(network, pixel_values)
 
 
 def find_patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]:
@@ -228,9 +236,12 @@ def find_patch_grid(network: nn.Module, pixel_values: Tensor) -> tuple[int, int]
     """
     size: Any = getattr(patch_embedding(network), "patch_size", None)
     if size is None:
-        size = getattr(getattr(network, "config", None), "patch_size", None)
+        size = getattr(find_image_config(network), "patch_size", None)
     if size is None:
-        raise ValueError(f"{type(network).__name__} names no patch size: give a vision transformer that cuts patches")
+        raise ValueError(
+            f"{type(network).__name__} names no patch size: give a vision transformer that cuts patches, or "
+            f"{TOKENS_INSTEAD}"
+        )
     height, width = (size, size) if isinstance(size, int) else size
     grid = pixel_values.shape[-2] // height, pixel_values.shape[-1] // width
     if 0 in grid:

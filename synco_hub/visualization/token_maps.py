@@ -43,8 +43,10 @@ def token_map(model: nn.Module, pixel_values: Tensor) -> Tensor:
         output = forward_any_size(network, pixel_values)
     tokens: Tensor = output if isinstance(output, Tensor) else output.last_hidden_state
     tokens = tokens.float()
-    if tokens.ndim == 4 and not isinstance(output, Tensor):
-        return tokens.permute(0, 2, 3, 1)  # convolutional networks of transformers put channels first
+    # Convolutional networks put channels first; a Swin of timm says that it does not.
+    channels_last = isinstance(output, Tensor) and str(getattr(network, "output_fmt", "NCHW")) == "NHWC"
+    if tokens.ndim == 4 and not channels_last:
+        return tokens.permute(0, 2, 3, 1)
     return lay_tokens_on_grid(tokens, network, pixel_values)
 
 

@@ -4,6 +4,7 @@ The launched app is tested in test_server.py.
 """
 
 import logging
+import socket
 from pathlib import Path
 
 import gradio as gr
@@ -61,3 +62,23 @@ def test_the_header_of_the_space_is_what_the_hub_reads_and_what_is_tested_here()
     assert "MALLOC_ARENA_MAX" in text
     assert "ten minutes" in text
     assert (root / "requirements.txt").read_text(encoding="utf-8").split()[0].startswith("synco-hub[space]")
+
+
+def test_what_cannot_be_offered_and_a_port_in_use_are_one_line(capsys, monkeypatch, tmp_path):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path))
+    for name, words in (("nomodel", "is neither a directory, nor installed"), ("byol-swin-t", "Three ways to get it")):
+        monkeypatch.setattr(app.tempfile, "tempdir", None)  # a page that ends takes its process with it
+        with pytest.raises(SystemExit) as left:
+            app.main(["--models", name])
+        said = capsys.readouterr().err
+        assert left.value.code == 1
+        assert words in said
+        assert said.count("\n") == 1
+    monkeypatch.setattr(app.tempfile, "tempdir", None)
+    with socket.socket() as used:
+        used.bind(("127.0.0.1", 0))
+        used.listen()
+        port = used.getsockname()[1]
+        with pytest.raises(SystemExit):
+            app.main(["--port", str(port)])
+    assert f"error: --port {port}: in use on 127.0.0.1" in capsys.readouterr().err.splitlines()[-1]

@@ -15,6 +15,7 @@ from synco_hub.feature_pooling import (
     find_expected_image_size,
     find_feature_network,
     find_feature_rule,
+    forward_network,
 )
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
@@ -123,6 +124,117 @@ def test_heads_and_compilation_are_looked_through() -> None:
     dinov3 = transformers.DINOv3ViTModel(transformers.DINOv3ViTConfig(**SMALL))
     assert find_feature_network(dinov3) is dinov3
     assert find_expected_image_size(classifier) == (32, 32)
+
+
+TEXT = {"vocab_size": 99, **{name: SMALL[name] for name in SMALL if name not in ("image_size", "patch_size")}}
+STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+PYRAMID = {**STAGES, "image_size": 32, "num_attention_heads": [1, 2, 2, 2]}
+# What a user takes for the feature of each family, by its own names.
+FAMILIES: dict[str, tuple[dict[str, Any], Any]] = {
+    "CLIP": (
+        {"text_config": TEXT, "vision_config": SMALL, "projection_dim": 16},
+        lambda model, pixels: model.visual_projection(model.vision_model(pixel_values=pixels).pooler_output),
+    ),
+    "Siglip": (
+        {"text_config": TEXT, "vision_config": SMALL},
+        lambda model, pixels: model.vision_model(pixel_values=pixels).pooler_output,
+    ),
+    "CLIPVision": (SMALL, lambda model, pixels: model(pixels).pooler_output),
+    "SiglipVision": (SMALL, lambda model, pixels: model(pixels).pooler_output),
+    "ConvNext": (STAGES, lambda model, pixels: model(pixels).pooler_output),
+    "ConvNextV2": (STAGES, lambda model, pixels: model(pixels).pooler_output),
+    "RegNet": (
+        {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1], "groups_width": 8},
+        lambda model, pixels: model(pixels).last_hidden_state.mean((2, 3)),
+    ),
+    "PoolFormer": (STAGES, lambda model, pixels: model(pixels).last_hidden_state.mean((2, 3))),
+    "Pvt": (PYRAMID, lambda model, pixels: model(pixels).last_hidden_state[:, 0]),
+    "PvtV2": (PYRAMID, lambda model, pixels: model(pixels).last_hidden_state.mean((2, 3))),
+    "Segformer": ({**PYRAMID, "num_encoder_blocks": 4}, lambda model, pixels: model(pixels)[0].mean((2, 3))),
+    "SwiftFormer": (
+        {"embed_dims": [16, 16, 16, 16], "depths": [1, 1, 1, 1], "image_size": 32},
+        lambda model, pixels: model(pixels).last_hidden_state.mean((2, 3)),
+    ),
+    "Cvt": (
+        {"embed_dim": [8, 8, 16], "num_heads": [1, 1, 1], "depth": [1, 2, 3]},
+        lambda model, pixels: model(pixels).cls_token_value.flatten(1),
+    ),
+    "MobileViT": (
+        {
+            "hidden_sizes": [16, 16, 16],
+            "neck_hidden_sizes": [8, 8, 8, 8, 8, 8, 16],
+            "image_size": 32,
+            "num_attention_heads": 4,
+        },
+        lambda model, pixels: model(pixels).last_hidden_state.mean((2, 3)),
+    ),
+    "EfficientNet": (
+        {"width_coefficient": 0.25, "depth_coefficient": 0.3, "hidden_dim": 320, "image_size": 32},
+        lambda model, pixels: model(pixels).last_hidden_state.mean((2, 3)),
+    ),
+    "Beit": (SMALL, lambda model, pixels: model.pooler.layernorm(model(pixels).last_hidden_state[:, 1:].mean(1))),
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_family_gives_the_feature_that_it_gives_when_called_by_hand(family: str) -> None:
+    numbers, by_hand = FAMILIES[family]
+    torch.manual_seed(0)
+    model = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**numbers)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():  # as drawn, deep convolutional networks give zeros
+            parameter.add_(torch.randn_like(parameter), alpha=0.1)
+        expected = by_hand(model, images())
+    assert len(expected) == 2
+    assert expected.std() > 0
+    torch.testing.assert_close(features_of(model, images()), expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["CLIP", "Siglip"])
+def test_the_classifier_of_a_network_of_text_and_images_has_its_vision_tower_for_a_backbone(kind: str) -> None:
+    config = getattr(transformers, f"{kind}Config")(text_config=TEXT, vision_config=SMALL, num_labels=3)
+    model = getattr(transformers, f"{kind}ForImageClassification")(config).eval()
+    with torch.no_grad():
+        expected = model.vision_model(pixel_values=images()).pooler_output
+    torch.testing.assert_close(features_of(model, images()), expected)
+    assert find_expected_image_size(model) == (32, 32)
+    whole = getattr(transformers, f"{kind}Model")(config)
+    assert find_feature_network(whole) is whole
+    assert find_expected_image_size(whole) == (32, 32)
+
+
+@pytest.mark.parametrize("head", ["Model", "ForImageClassification"])
+def test_what_transformers_wraps_of_timm_is_looked_through(head: str) -> None:
+    config = transformers.TimmWrapperConfig(architecture="test_vit", num_labels=3)
+    model = getattr(transformers, f"TimmWrapper{head}")(config).eval()
+    pixels = images(size=160)
+    with torch.no_grad():
+        expected = model.timm_model.forward_features(pixels)[:, 0]
+    torch.testing.assert_close(features_of(model, pixels), expected)
+    assert "[CLS]" in find_feature_rule(model).description
+    assert find_expected_image_size(model) == (160, 160)
+
+
+def test_a_network_in_half_precision_takes_images_in_full() -> None:
+    config = transformers.ConvNextConfig(**STAGES)
+    model = transformers.ConvNextModel(config).eval()
+    expected = features_of(model, images())
+    found = features_of(model.to(torch.bfloat16), images())
+    assert found.dtype == torch.bfloat16
+    torch.testing.assert_close(found.float(), expected, rtol=0.1, atol=0.1)
+
+
+def test_the_tokens_of_a_masked_autoencoder_stay_in_their_places() -> None:
+    torch.manual_seed(0)
+    config = transformers.ViTMAEConfig(**SMALL, mask_ratio=0.0, attn_implementation="eager")
+    model = transformers.ViTMAEModel(config).eval()
+    pixels = images()
+    with torch.no_grad():
+        in_order = model(pixels, noise=torch.arange(16.0).expand(2, -1)).last_hidden_state
+        found = forward_network(model, pixels).last_hidden_state
+    assert torch.equal(found, in_order)
+    with pytest.raises(ValueError, match=r"hides 50% .* mask_ratio=0.0"):
+        forward_network(transformers.ViTMAEModel(transformers.ViTMAEConfig(**SMALL, mask_ratio=0.5)), pixels)
 
 
 def test_a_model_without_a_pooled_output_is_refused() -> None:

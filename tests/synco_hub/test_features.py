@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -234,6 +235,29 @@ def test_the_device_is_used_and_left() -> None:
         assert next(moved.parameters()).device.type == "cpu"
     assert network.weight is weight
     assert torch.equal(network.weight, values)
+
+
+class Travelling(nn.Linear):
+    """Notes where it is sent instead of going there: no such device need be there."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 2)
+        self.sent: list[str] = []
+
+    def to(self, device: Any) -> Travelling:
+        self.sent.append(str(device))
+        return self
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_device_is_put_back_also_after_an_error(fails: bool) -> None:
+    network = Travelling()
+    with contextlib.suppress(KeyError), eval_mode(network, "cuda:1"):
+        assert network.sent == ["cuda:1"]
+        if fails:
+            raise KeyError
+    assert network.sent == ["cuda:1", "cpu"]
+    assert network.training
 
 
 @pytest.mark.gpu

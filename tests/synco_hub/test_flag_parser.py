@@ -79,6 +79,7 @@ def test_positional_arguments_are_one_several_or_left_out():
         (["x", "--papr"], "what it takes. Did you mean '--paper'"),
         (["x", "--shar=1"], "what it takes. Did you mean '--share'"),
         (["x", "--origin", "a"], "--origin, a: not understood"),
+        (["x", "--share", "-x"], "A value that begins with a dash is written --share=-VALUE"),
     ],
 )
 def test_what_does_not_fit_is_one_line(words, said):

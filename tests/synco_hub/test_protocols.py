@@ -461,3 +461,8 @@ def test_what_trains_names_its_command():
         with pytest.raises(ValueError, match=f"{name} trains a classifier, .*synco-hub {name} "):
             find_evaluator(name)
         assert command.startswith(f"synco-hub {name} ")
+
+
+def test_a_network_in_the_place_of_its_name_is_told_what_to_do():
+    with pytest.raises(ValueError, match=r"model is a Linear: give a name.* save_pretrained"):
+        synco_hub.evaluate("knn", model=torch.nn.Linear(2, 2), dataset="fractals")

@@ -113,6 +113,8 @@ class FineTuningArguments(FineTuningOptions, ClassificationArguments):  # type: 
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if self.image_size is not None and self.image_size < 1:
+            raise ValueError(f"image_size={self.image_size} is not positive: give a whole number of pixels.")
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout={self.classifier_dropout} is not in [0, 1): the paper uses 0.1.")
         if self.given_learning_rate is None:

@@ -14,13 +14,15 @@ from transformers import set_seed
 from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.hub.loading import describe_model_facts, find_revision
+from synco_hub.hub.loading import describe_model_facts, load_processor
+from synco_hub.hub.model_names import find_revision
 from synco_hub.hub.run_checkpoints import find_newest_state
+from synco_hub.models.image_processing import resize_image_processor
 from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
 from synco_hub.weights_identity import hash_weights
 from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArguments
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
-from trainers.classification.heads import check_fine_tunable, load_processor, make_classifier
+from trainers.classification.heads import check_fine_tunable, make_classifier
 from trainers.classification.metrics import choose_final_metrics, find_last_errors, show_result
 from trainers.classification.settings import LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
@@ -38,9 +40,13 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     check_fine_tunable(base)
     revision = find_revision(base, data_arguments.model_revision)
     processor = load_processor(base, revision.commit)
+    if arguments.image_size is not None:
+        processor = resize_image_processor(processor, arguments.image_size)
     data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
     set_seed(arguments.seed)
-    model = make_classifier(base, data.train_targets, arguments.classifier_dropout, revision.commit)
+    model = make_classifier(
+        base, data.train_targets, arguments.classifier_dropout, revision.commit, arguments.image_size
+    )
     start = model_source(model, data_arguments.model, revision.words)
     facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)
@@ -90,6 +96,7 @@ def _describe_settings(arguments: FineTuningArguments, data: LabelledData) -> di
         "label_smoothing": 0.0 if multi_label else arguments.label_smoothing,
         "loss": "binary cross-entropy" if multi_label else "cross-entropy",
         "augmentation": repr(data.train.transform),
+        **({} if arguments.image_size is None else {"image_size": arguments.image_size}),
     }
 
 

@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from transformers import AutoImageProcessor, AutoModelForImageClassification
+from transformers import AutoConfig, AutoModelForImageClassification
 
 from synco_hub.evaluation.classification import ClassificationTargets
-from synco_hub.hub.loading import TIMM_PREFIX, check_model_name
+from synco_hub.hub.model_names import TIMM_PREFIX, check_model_name
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoForImageClassification
 
@@ -81,16 +81,18 @@ def check_fine_tunable(name: str) -> None:
     check_model_name(name)
 
 
-def load_processor(name: str, revision: str | None = None) -> Any:
-    """The image processor of a model."""
-    register()
-    return AutoImageProcessor.from_pretrained(name, revision=revision)
-
-
-def make_classifier(name: str, targets: ClassificationTargets, dropout: float, revision: str | None = None) -> Any:
-    """Load a pretrained backbone under a head that is drawn anew."""
+def make_classifier(
+    name: str,
+    targets: ClassificationTargets,
+    dropout: float,
+    revision: str | None = None,
+    image_size: int | None = None,
+) -> Any:
+    """Load a pretrained backbone under a head that is drawn anew, where wanted for another image size."""
     register()
     names = targets.class_names
+    # Convolutional networks name no size, and take any.
+    sized = image_size is not None and hasattr(AutoConfig.from_pretrained(name, revision=revision), "image_size")
     model, info = AutoModelForImageClassification.from_pretrained(
         name,
         revision=revision,
@@ -101,38 +103,51 @@ def make_classifier(name: str, targets: ClassificationTargets, dropout: float, r
         ignore_mismatched_sizes=True,
         output_loading_info=True,
         dtype=torch.float32,
+        **({"image_size": image_size} if sized else {}),
     )
-    base = [key for key in info["missing_keys"] if key.startswith(f"{model.base_model_prefix}.")]
+    head = _find_head(model)
+    head_names = tuple(f"{name}." for name, module in model.named_modules() if module is head)
+    missing = [key for key in info["missing_keys"] if not key.startswith(head_names)]
+    base = [key for key in missing if key.startswith(f"{model.base_model_prefix}.")]
     if base:
         raise ValueError(
             f"model {name!r}: {len(base)} weights of its backbone are missing (first {sorted(base)[0]!r}), so it "
             "would start from chance: give a complete checkpoint"
         )
-    _reset_head(model)
+    if shaped := sorted(entry[0] for entry in info["mismatched_keys"] if not entry[0].startswith(head_names)):
+        at = "its config.json" if image_size is None else f"--image-size {image_size}"
+        raise ValueError(
+            f"model {name!r}: {len(shaped)} weights have another shape than {at} asks for (first {shaped[0]!r}), so "
+            "they would start from chance: leave --image-size out, or convert a stock ViT for that size with "
+            "`synco-hub convert --image-size`"
+        )
+    # A head of another task must not survive because it happens to have as many classes.
+    nn.init.normal_(head.weight, std=0.01)
+    nn.init.zeros_(head.bias)
     if isinstance(model, SynCoForImageClassification):
         model.config.classifier_dropout = dropout
         model.dropout.p = dropout
     else:
-        _add_dropout(model, dropout)
+        _add_dropout(head, dropout)
     return model
 
 
-def _reset_head(model: Any) -> None:
-    """A head of another task must not survive because it happens to have as many classes."""
-    head = getattr(model, "classifier", None)
-    if not isinstance(head, nn.Linear):
+def _find_head(model: Any) -> nn.Linear:
+    """The linear layer that gives the logits: the last one of `classifier`, or timm's where transformers wraps it."""
+    found = model.timm_model.get_classifier() if hasattr(model, "timm_model") else getattr(model, "classifier", None)
+    head = found[-1] if isinstance(found, nn.Sequential) else found
+    if not isinstance(head, nn.Linear) or head.bias is None:
         raise ValueError(
-            f"{type(model).__name__} has no linear layer named classifier, before which dropout belongs: fine-tune a "
-            "model whose head is one"
+            f"{type(model).__name__} has no linear layer with a bias named classifier, before which dropout belongs: "
+            "fine-tune a model whose head is one, or train a linear probe on it"
         )
-    nn.init.normal_(head.weight, std=0.01)
-    nn.init.zeros_(head.bias)
+    return head
 
 
-def _add_dropout(model: Any, rate: float) -> None:
+def _add_dropout(head: nn.Linear, rate: float) -> None:
     """A hook rather than a layer, so that the checkpoint keeps the names that `transformers` knows."""
 
     def dropped(head: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         return (F.dropout(inputs[0], rate, training=head.training), *inputs[1:])
 
-    model.classifier.register_forward_pre_hook(dropped)
+    head.register_forward_pre_hook(dropped)

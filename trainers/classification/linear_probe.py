@@ -16,14 +16,8 @@ from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import Features, extract_features
-from synco_hub.hub.loading import (
-    LinearHead,
-    Revision,
-    describe_model_facts,
-    find_revision,
-    load_model,
-    save_classifier,
-)
+from synco_hub.hub.loading import LinearHead, describe_model_facts, load_model, save_classifier
+from synco_hub.hub.model_names import Revision, find_revision
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import ExtractionSettings
 from synco_hub.weights_identity import hash_weights

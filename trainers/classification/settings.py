@@ -92,6 +92,9 @@ class FineTuningOptions(ClassificationOptions):
 
     _argument_group_name: ClassVar[str] = "fine-tuning (section 7.6)"
 
+    image_size: int | None = setting(
+        None, "Side of the input in pixels, where it shall be another than the checkpoint's: positions follow."
+    )
     base_learning_rate: float = setting(1e-3, "Rate at a global batch of 512 (7.6).")
     weight_decay: float = setting(1e-4, "Not on norms, biases, tokens, tables (7.6).")
     max_grad_norm: float = setting(1.0, "Largest norm of the gradient (7.6).")

@@ -255,7 +255,7 @@ def read_stock_configuration(
     if stock["hidden_act"] != "gelu":
         raise ValueError(f"hidden_act={stock['hidden_act']!r} is not GELU, which every network of this package has.")
     shared = {
-        "image_size": stock["image_size"],
+        "image_size": choices.image_size or stock["image_size"],
         "patch_size": stock["patch_size"],
         "num_channels": stock["num_channels"],
         "layer_norm_eps": stock["layer_norm_eps"],

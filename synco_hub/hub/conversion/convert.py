@@ -6,11 +6,12 @@ Every tensor of the file is carried over, or dropped for a reason that is writte
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from huggingface_hub import HfApi
+from torch import Tensor
 
 from synco_hub.atomic_write import atomic_write_directory, refuse_filled
 from synco_hub.errors import join_names
@@ -34,11 +35,20 @@ from synco_hub.hub.conversion.report import (
 )
 from synco_hub.hub.conversion.source import CheckpointSource, find_states, open_source, read_tensors
 from synco_hub.hub.conversion.tensor_names import BackboneTensors, map_to_timm_names
-from synco_hub.hub.conversion.weights import linear_head, list_expected_shapes, load_strictly, read_head, refuse_misfit
+from synco_hub.hub.conversion.weights import (
+    finite,
+    linear_head,
+    list_expected_shapes,
+    load_strictly,
+    read_head,
+    refuse_misfit,
+)
 from synco_hub.hub.export.to_transformers import from_stock_names
-from synco_hub.hub.loading import TIMM_PREFIX, LinearHead
+from synco_hub.hub.loading import LinearHead
+from synco_hub.hub.model_names import TIMM_PREFIX
 from synco_hub.hub.preprocessing import choose_preprocessing
 from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.models.position_embedding_synco import find_grid_side, fit_position_embedding
 
 _SHOWN = 20
 # What DINO calls its two networks.
@@ -113,6 +123,8 @@ def _convert_tensors(
     # Before it is built: a configuration may ask for any size, and only the tensors are as large as the file.
     shapes = list_expected_shapes(config, len(backbone.tensors))
     wanted = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
+    if config.image_size <= MAX_IMAGE_SIZE:
+        backbone = _fit_to_image_size(backbone, config, wanted)
     refuse_misfit(wanted, backbone.tensors, f"the {branch[0]} backbone")
     if config.image_size > MAX_IMAGE_SIZE:
         raise ValueError(
@@ -133,6 +145,25 @@ def _convert_tensors(
             "was trained on another feature (DINO's reads several blocks) or network."
         )
     return Converted(model, backbones, heads, branch, head, state)
+
+
+def _fit_to_image_size(
+    backbone: BackboneTensors, config: SynCoConfig, wanted: Mapping[str, tuple[int, ...]]
+) -> BackboneTensors:
+    """The tensors with the position embedding of a ViT computed or interpolated for another size than they have."""
+    embedding, shape = backbone.tensors.get("pos_embed"), wanted.get("pos_embed", ())
+    if not isinstance(embedding, Tensor) or embedding.ndim != 3 or tuple(embedding.shape) == shape:
+        return backbone
+    side = config.image_size // config.patch_size
+    prefix = shape[1] - side * side
+    old = find_grid_side(embedding.shape[1], prefix)
+    if old is None or embedding.shape[-1] != shape[-1]:
+        return backbone
+    fixed = config.position_embedding == "sincos"
+    fitted = fit_position_embedding(finite("pos_embed", embedding), (side, side), prefix, fixed)
+    how = "computed anew" if fixed else "interpolated"
+    fact = f"the position embedding of {old} x {old} patches was {how} for {side} x {side}"
+    return replace(backbone, tensors={**backbone.tensors, "pos_embed": fitted}, facts=[*backbone.facts, fact])
 
 
 def _own_head(source: CheckpointSource, backbone: BackboneTensors) -> LinearHead | None:

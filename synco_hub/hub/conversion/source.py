@@ -18,7 +18,8 @@ from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 from synco_hub.errors import escape, join_names
 from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors
 from synco_hub.hub.conversion.torch_file import read_torch_file
-from synco_hub.hub.loading import TIMM_PREFIX, load_model
+from synco_hub.hub.loading import load_model
+from synco_hub.hub.model_names import TIMM_PREFIX
 from synco_hub.hub.preprocessing import make_timm_processor, open_processor
 
 _READ_AT_ONCE = 1 << 22

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from synco_hub.data.evaluation_transform import make_view
-from synco_hub.hub.loading import check_model_name
+from synco_hub.hub.model_names import check_model_name
 from synco_hub.hub.preprocessing import make_pair_pictures, save_processor
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoForImageClassification

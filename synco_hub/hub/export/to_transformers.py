@@ -134,11 +134,18 @@ def _checked(exported: Exported, directory: Path, model_class: Any, epsilons: di
         )
     facts: dict[str, Any] = {"class": model_class.__name__, "difference": difference, "exact": not mixed}
     facts["pictures"] = pictures
+    notes = []
     if mixed:
-        facts["note"] = (
+        notes.append(
             f"The norms have several epsilons ({sorted(set(epsilons.values()))}), a stock model has one "
             f"({model.config.layer_norm_eps}): on random images features differ by up to {difference:.1e}."
         )
+    if not model_class.__name__.startswith("Swin"):
+        notes.append(
+            "At other image sizes (interpolate_pos_encoding=True) features differ more, by some hundredths: timm "
+            "smooths the position embedding where it interpolates, transformers does not."
+        )
+    facts["note"] = " ".join(notes)
     load = f'{model_class.__name__}.from_pretrained("DIRECTORY"{", add_pooling_layer=False" if arguments else ""})'
     return {**facts, "how_to_load": f"from transformers import {model_class.__name__}\n\nmodel = {load}"}
 

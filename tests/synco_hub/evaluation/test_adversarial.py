@@ -15,9 +15,10 @@ from synco_hub.evaluation.adversarial import (
     accuracy,
     attack_facts,
     attack_metrics,
+    check_classes,
     check_same_accuracy,
     describe_missing_attacks,
-    describe_null_attack,
+    describe_unchanged,
     is_null,
     list_null_attacks,
 )
@@ -35,7 +36,7 @@ STILL = [AttackedBatch((0, 1), (True, True), (0.0, 9e-7), (0.0, 1e-6), 400, 1.0)
 
 def test_numbers_of_an_attack():
     assert accuracy(MOVED) == 50.0
-    assert attack_metrics("pgd", MOVED) == {
+    assert attack_metrics("pgd", ATTACKS["pgd"], MOVED) == {
         "top1_pgd": 50.0,
         "linf_mean_pgd": pytest.approx(0.15),
         "linf_max_pgd": 0.3,
@@ -49,25 +50,50 @@ def test_numbers_of_an_attack():
 
 
 def test_an_attack_that_did_nothing_has_no_accuracy_but_its_forwards():
-    assert is_null(STILL)
-    assert not is_null(MOVED)
-    metrics = attack_metrics("square", STILL)
-    assert "top1_square" not in metrics
-    assert metrics["forwards_per_image_square"] == 200.0
-    facts = attack_facts(ATTACKS["square"], STILL)
+    assert is_null(ATTACKS["cw"], STILL)
+    assert not is_null(ATTACKS["cw"], MOVED)
+    metrics = attack_metrics("cw", ATTACKS["cw"], STILL)
+    assert "top1_cw" not in metrics
+    assert metrics["forwards_per_image_cw"] == 200.0
+    facts = attack_facts(ATTACKS["cw"], STILL)
     assert (facts["null"], facts["forwards"], facts["changed images"]) == (True, 400, 0)
     assert attack_facts(ATTACKS["pgd"], MOVED)["changed images"] == 3
     assert "steps" not in attack_facts(ATTACKS["pgd"], MOVED)
     assert "null" not in attack_facts(ATTACKS["pgd"], None)
 
 
-def test_notes_say_why():
-    assert "left all 2 inputs as they were after 400 images forwarded; no" in describe_null_attack(
-        "square", STILL, STILL
+@pytest.mark.parametrize("name", ["square", "autoattack"])
+def test_an_attack_that_returns_what_it_cannot_fool_was_measured_where_it_fooled_none(name):
+    attack = ATTACKS[name]
+    still = [AttackedBatch((0, 1, 2), (True, False, False), (0.0, 0.0, 0.0), (0.0, 0.0, 0.0), 400, 1.0)]
+    assert not is_null(attack, still)
+    assert attack_metrics(name, attack, still)[f"top1_{name}"] == pytest.approx(100 / 3)
+    assert attack_facts(attack, still)["null"] is False
+    assert f"{name} fooled none of the images, after 400 images forwarded" in describe_unchanged(
+        name, attack, still, still
     )
-    assert "early stop can do that" in describe_null_attack("cw", STILL, STILL)
-    wrong = [AttackedBatch((0, 1), (False, False))]
-    assert "no clean image is classified correctly" in describe_null_attack("square", STILL, wrong)
+    nothing_to_attack = [AttackedBatch((0, 1), (False, False), (0.0, 0.0), (0.0, 0.0), 2, 1.0)]
+    assert is_null(attack, nothing_to_attack)
+    assert is_null(replace_epsilon(attack, 0.0), still)
+
+
+def test_autoattack_needs_four_classes_and_says_what_to_give_instead():
+    check_classes(ATTACKS, 4)
+    others = "fgsm,pgd,cw,square,tifgsm,one_pixel"
+    with pytest.raises(ValueError, match=rf"AutoAttack on 3 classes: .* \(--attacks {others}\)"):
+        check_classes(ATTACKS, 3)
+    check_classes(choose_attacks(others), 2)
+
+
+def test_notes_say_why():
+    pgd, cw, square = (ATTACKS[name] for name in ("pgd", "cw", "square"))
+    assert "left all 2 inputs as they were after 400 images forwarded; no" in describe_unchanged(
+        "pgd", pgd, STILL, STILL
+    )
+    assert describe_unchanged("pgd", pgd, MOVED, MOVED) == ""
+    assert "early stop can do that" in describe_unchanged("cw", cw, STILL, STILL)
+    wrong = [AttackedBatch((0, 1), (False, False), (0.0, 0.0), (0.0, 0.0), 2, 1.0)]
+    assert "no clean image is classified correctly" in describe_unchanged("square", square, wrong, wrong)
     assert describe_missing_attacks(ATTACKS, list(ATTACKS)) == []
     assert describe_missing_attacks({"fgsm": ATTACKS["fgsm"], "pgd": ATTACKS["pgd"]}, ["fgsm"]) == [
         "not finished: pgd"

@@ -1,3 +1,4 @@
+import json
 import os
 
 import numpy as np
@@ -5,22 +6,33 @@ import pytest
 import timm
 import torch
 from PIL import Image
-from transformers import ViTConfig, ViTImageProcessor, ViTModel
+from transformers import (
+    Data2VecVisionConfig,
+    Data2VecVisionModel,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+    ViTConfig,
+    ViTImageProcessor,
+    ViTMAEConfig,
+    ViTMAEModel,
+    ViTModel,
+)
 
 from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.dense_features import compute_any_size_features
 from synco_hub.feature_pooling import compute_image_features, find_feature_rule
+from synco_hub.hub import loading
 from synco_hub.hub.loading import (
-    HEAD_FACTS,
     LinearHead,
-    check_model_name,
     describe_model_facts,
     load_classifier,
     load_model,
+    load_processor,
     load_with_head,
     save_classifier,
 )
+from synco_hub.hub.model_names import HEAD_FACTS, check_model_name
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from synco_hub.visualization import attention_maps, class_score
 from synco_hub.visualization.overlay import prepared_image
@@ -48,6 +60,68 @@ def test_wrong_names_get_one_clear_error(tmp_path):
         load_model(str(tmp_path))
     with pytest.raises(OSError, match="Three ways"):
         load_model("byol-swin-t")
+
+
+SMALL = {
+    "hidden_size": 24,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 3,
+    "intermediate_size": 48,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+def test_families_are_told_what_their_feature_needs(tmp_path):
+    torch.manual_seed(0)
+    masked = ViTMAEModel(ViTMAEConfig(**SMALL, mask_ratio=0.75)).eval()
+    unpooled = Data2VecVisionModel(Data2VecVisionConfig(**SMALL)).eval()
+    images = torch.randn(2, 3, 32, 32)
+    found = {}
+    for name, network in (("masked", masked), ("unpooled", unpooled)):
+        network.save_pretrained(tmp_path / name)
+        image_processor(32).save_pretrained(tmp_path / name)
+        loaded, _ = load_model(str(tmp_path / name))
+        with torch.no_grad():
+            found[name] = compute_image_features(loaded, images, find_feature_rule(loaded))
+    masked.config.mask_ratio = 0.0
+    with torch.no_grad():
+        whole, tokens = masked(images).last_hidden_state[:, 0], unpooled(images).last_hidden_state
+    torch.testing.assert_close(found["masked"], whole, rtol=1e-4, atol=1e-5)
+    pooled = torch.nn.functional.layer_norm(tokens[:, 1:].mean(dim=1), (24,), eps=1e-12)
+    torch.testing.assert_close(found["unpooled"], pooled)
+
+
+def test_what_transformers_wraps_of_timm_takes_other_sizes_too(tmp_path):
+    torch.manual_seed(0)
+    TimmWrapperModel(TimmWrapperConfig(architecture="test_vit")).save_pretrained(tmp_path / "wrapped")
+    ViTImageProcessor(size={"height": 160, "width": 160}).save_pretrained(tmp_path / "wrapped")
+    wrapped, _ = load_model(str(tmp_path / "wrapped"))
+    small, images = timm.create_model("test_vit", num_classes=0, img_size=64).eval(), torch.randn(1, 3, 64, 64)
+    state = wrapped.timm_model.state_dict()
+    state["pos_embed"] = timm.layers.resample_abs_pos_embed(state["pos_embed"], (4, 4), (10, 10))
+    small.load_state_dict(state)
+    with torch.no_grad():
+        torch.testing.assert_close(
+            compute_any_size_features(wrapped.timm_model, images, find_feature_rule(wrapped)), small(images)
+        )
+
+
+def test_an_adapter_is_named_with_what_loads_it(tmp_path, monkeypatch):
+    SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(tmp_path / "base")
+    image_processor(32).save_pretrained(tmp_path / "base")
+    (tmp_path / "adapter").mkdir()
+    file, name = tmp_path / "adapter" / "adapter_config.json", str(tmp_path / "adapter")
+    file.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base"), "peft_type": "LORA"}))
+    monkeypatch.setattr(loading, "is_peft_available", lambda: False)
+    with pytest.raises(ValueError, match=r"is an adapter of '.*base', which peft loads: pip install peft"):
+        load_model(name)
+    monkeypatch.setattr(loading, "is_peft_available", lambda: True)
+    check_model_name(name)
+    assert load_processor(name).crop_size["height"] == 32
+    file.write_text(json.dumps({"base_model_name_or_path": "./gone"}))
+    with pytest.raises(ValueError, match=r"adapter of another: model './gone' looks like a path"):
+        check_model_name(name)
 
 
 def test_a_path_to_nothing_is_told_without_asking_the_hub(tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from huggingface_hub import HfApi
 from loopback_hub.server import TOKEN
 from safetensors.torch import save_file
 
-from synco_hub.hub.loading import find_revision
+from synco_hub.hub.model_names import find_revision
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.weights_identity import hash_weights
 

@@ -13,10 +13,15 @@ import torch
 import transformers.utils.hub
 from PIL import Image
 from transformers import (
+    AutoBackbone,
     AutoConfig,
+    AutoFeatureExtractor,
     AutoImageProcessor,
     AutoModel,
     AutoModelForImageClassification,
+    AutoProcessor,
+    SwinConfig,
+    SwinModel,
     ViTImageProcessor,
     pipeline,
 )
@@ -39,12 +44,14 @@ OTHERS = [
     "./synco-v2-deit-s",
     "../synco-v2-deit-s",
     "/absolute/synco-v2-deit-s",
-    "synco-v2-deit-s/",
+    "synco-v2-deit-s/config.json",
+    "synco-v2-deit-b/",
     "..",
     "",
+    "/",
     "~",
-    "Synco-V2-DeiT-S",
 ]
+SPELLED_OTHERWISE = ["synco-v2-deit-s/", "Synco-V2-DeiT-S", "SYNCO-V2-DEIT-S//"]
 AUTO = "from transformers import AutoModel, AutoConfig, AutoImageProcessor"
 CHECK = """
 import sys
@@ -142,6 +149,72 @@ def test_a_published_checkpoint_comes_last_from_its_repository(home, monkeypatch
     assert short_names.resolve("moby-deit-s") == "moby-deit-s"
 
 
+# ---- who asks more than for files
+
+
+ASKING = """
+import sys
+from transformers import AutoBackbone, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
+import synco_hub
+for name in sys.argv[1:]:
+    assert AutoProcessor.from_pretrained(name).crop_size["height"] == 32
+    assert type(pipeline(model=name)).__name__ == "ImageFeatureExtractionPipeline"
+    for asking, words in ((AutoFeatureExtractor, "Unrecognized feature extractor"), (AutoBackbone, "SynCoConfig")):
+        try:
+            asking.from_pretrained(name)
+        except ValueError as error:  # of a class that has no such part
+            assert words in str(error), error
+        else:
+            raise AssertionError(asking)
+    AutoModel.from_pretrained(name)
+"""
+
+
+def test_nothing_asks_the_hub_for_a_name_of_the_zoo(home, hub):
+    _checkpoint(home / "checkpoints" / "synco-v2-deit-s", seed=1)
+    directory = str(home / "checkpoints" / "synco-v2-deit-s")
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(home / "hf"),
+        "TRANSFORMERS_VERBOSITY": "error",
+    }
+    command = [sys.executable, "-c", ASKING, "synco-v2-deit-s", *SPELLED_OTHERWISE, directory]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert hub.requests == []
+
+
+@pytest.mark.parametrize("name", SPELLED_OTHERWISE)
+def test_a_slash_behind_a_name_and_other_capitals_mean_the_same(name, home, no_network):
+    installed = _checkpoint(home / "checkpoints" / "synco-v2-deit-s", seed=4)
+    assert short_names.resolve(name) == str(home / "checkpoints" / "synco-v2-deit-s")
+    assert _same(AutoModel.from_pretrained(name), installed)
+    with pytest.raises(OSError, match=f"'{MISSING}' is not on this computer"):
+        short_names.resolve(name.lower().replace("synco-v2-deit-s", "BYOL-Swin-T"))
+    assert not no_network
+
+
+def test_a_backbone_in_a_local_directory_is_there(home, no_network):
+    config = SwinConfig(image_size=32, patch_size=4, embed_dim=8, depths=[1, 1], num_heads=[2, 2], window_size=4)
+    SwinModel(config).save_pretrained("swin")
+    assert type(AutoBackbone.from_pretrained("swin")).__name__ == "SwinBackbone"
+    assert not no_network
+
+
+def test_templates_and_task_of_a_local_checkpoint_are_told_without_the_hub(home):
+    directory = home / "checkpoints" / "moby-deit-s"
+    SynCoForImageClassification(SynCoConfig("vit-nano")).save_pretrained(directory)
+    (directory / "additional_chat_templates").mkdir()
+    (directory / "additional_chat_templates" / "a.jinja").write_text("")
+    client = transformers.utils.hub.hf_api()
+    listed = list(client.list_repo_tree(repo_id="MoBY-deit-s", path_in_repo="additional_chat_templates"))
+    assert [entry.path for entry in listed] == ["additional_chat_templates/a.jinja"]
+    assert list(client.list_repo_tree(repo_id="moby-deit-s", path_in_repo="nothing")) == []
+    assert client.model_info("moby-deit-s").pipeline_tag == "image-classification"
+    assert client.snapshot_download("moby-deit-s", local_files_only=True) == str(directory)
+
+
 # ---- nowhere
 
 
@@ -156,6 +229,9 @@ def test_a_published_checkpoint_comes_last_from_its_repository(home, monkeypatch
         SynCoModel.from_pretrained,
         lambda name: pipeline("image-feature-extraction", model=name),
         lambda name: pipeline("image-classification", model=name),
+        AutoProcessor.from_pretrained,
+        AutoFeatureExtractor.from_pretrained,
+        AutoBackbone.from_pretrained,
         lambda name: AutoModel.from_pretrained(name, trust_remote_code=True),
         lambda name: AutoModel.from_pretrained(Path(name)),
     ],

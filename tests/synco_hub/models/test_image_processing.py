@@ -2,10 +2,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from transformers import AutoImageProcessor
+from transformers import AutoImageProcessor, ViTImageProcessor
 
 import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.models.image_processing import resize_image_processor
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
@@ -87,3 +88,15 @@ def test_travels_with_a_checkpoint_and_fits_its_model(tmp_path):
     pixels = loaded(image, return_tensors="pt")["pixel_values"]
     assert torch.equal(pixels, processor(image, return_tensors="pt")["pixel_values"])
     assert model(pixels).pooler_output.shape == (1, 96)
+
+
+def test_for_another_image_size_every_size_grows_alike():
+    resized = resize_image_processor(image_processor(32), 64)
+    assert dict(resized.crop_size)["height"] == dict(resized.crop_size)["width"] == 64
+    assert dict(resized.size)["shortest_edge"] == 74
+    squashed = resize_image_processor(ViTImageProcessor(size={"height": 32, "width": 32}), 48)
+    pixels = squashed(_photograph(1, 90, 60), return_tensors="pt").pixel_values
+    assert pixels.shape == (1, 3, 48, 48)
+    assert squashed.image_mean == ViTImageProcessor().image_mean
+    with pytest.raises(ValueError, match="object has no size"):
+        resize_image_processor(object(), 48)

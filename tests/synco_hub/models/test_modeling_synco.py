@@ -534,3 +534,15 @@ def test_a_classifier_passes_on_attentions_and_hidden_states():
     assert len(output.attentions) == 4
     assert len(output.hidden_states) == 3
     assert len(model(_images(103), return_dict=False)) == 1
+
+
+@pytest.mark.parametrize("problem_type", [None, "multi_label_classification"])
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.uint8])
+def test_multi_hot_labels_of_any_type_give_the_loss_of_floats(dtype, problem_type):
+    config = SynCoConfig("vit-nano", depth=1, num_labels=4, problem_type=problem_type)
+    model = SynCoForImageClassification(config).eval()
+    images, labels = torch.randn(2, 3, 32, 32), torch.tensor([[1, 0, 1, 0], [0, 0, 0, 1]])
+    with torch.no_grad():
+        outputs = model(images, labels=labels.to(dtype))
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(outputs.logits, labels.float())
+    torch.testing.assert_close(outputs.loss, expected)

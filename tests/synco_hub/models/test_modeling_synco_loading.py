@@ -8,6 +8,7 @@ import textwrap
 
 import pytest
 import torch
+from foreign_checkpoints import slow_sincos
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
@@ -381,3 +382,58 @@ def test_with_the_package_its_own_classes_are_used_and_nobody_is_asked(tmp_path)
     _model(CONFIGS["vit"], seed=55).save_pretrained(tmp_path)
     assert type(AutoConfig.from_pretrained(tmp_path)) is SynCoConfig
     assert type(AutoModel.from_pretrained(tmp_path)) is SynCoModel
+
+
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForImageClassification])
+@pytest.mark.parametrize("size", [8, 40, 64])
+def test_at_another_image_size_a_fixed_position_embedding_is_computed_and_stays_fixed(auto, size, tmp_path, caplog):
+    model = _model({"backbone": "vit-nano"}, seed=61)
+    model.save_pretrained(tmp_path)
+    loaded = auto.from_pretrained(tmp_path, image_size=size)
+    network = getattr(loaded, "synco", loaded)
+    grid = size // 8
+    expected = slow_sincos((grid, grid), 96)
+    torch.testing.assert_close(network.backbone.pos_embed.detach(), expected, rtol=1e-4, atol=1e-5)
+    assert not network.backbone.pos_embed.requires_grad
+    for name, weights in model.backbone.state_dict().items():
+        assert name == "pos_embed" or torch.equal(network.backbone.state_dict()[name], weights)
+    assert loaded(torch.randn(1, 3, size, size))[0].isfinite().all()
+    loaded.save_pretrained(tmp_path / "again")
+    again = auto.from_pretrained(tmp_path / "again")
+    assert again.config.image_size == size
+    assert torch.equal(getattr(again, "synco", again).backbone.pos_embed, network.backbone.pos_embed)
+
+
+def test_at_another_image_size_a_learned_position_embedding_is_interpolated(tmp_path):
+    model = _model({"backbone": "vit-nano", "position_embedding": "learned"}, seed=62)
+    model.save_pretrained(tmp_path)
+    loaded = SynCoModel.from_pretrained(tmp_path, image_size=64)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images, interpolate_pos_encoding=True).pooler_output
+        torch.testing.assert_close(loaded(images).pooler_output, expected)
+    assert loaded.backbone.pos_embed.requires_grad
+
+
+def test_a_swin_takes_the_sizes_of_its_windows(tmp_path):
+    model = _model({"backbone": "swin-nano"}, seed=63)
+    model.save_pretrained(tmp_path)
+    loaded = AutoModel.from_pretrained(tmp_path, image_size=64)
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = model(images, interpolate_pos_encoding=True).pooler_output
+        torch.testing.assert_close(loaded(images).pooler_output, expected)
+    with pytest.raises(ValueError, match="use a multiple of 16"):
+        AutoModel.from_pretrained(tmp_path, image_size=40)
+    with pytest.raises(RuntimeError, match="a Swin takes the image sizes at which its windows stay as large"):
+        AutoModel.from_pretrained(tmp_path, image_size=8)
+
+
+def test_other_weights_of_another_shape_are_refused_unless_that_is_said(tmp_path):
+    SynCoForImageClassification(SynCoConfig("vit-nano", num_labels=3)).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match=r"2 weights mismatch .*'classifier.bias', .*ignore_mismatched_sizes"):
+        AutoModelForImageClassification.from_pretrained(tmp_path, num_labels=5)
+    loaded = AutoModelForImageClassification.from_pretrained(
+        tmp_path, num_labels=5, image_size=64, ignore_mismatched_sizes=True
+    )
+    assert loaded(torch.randn(1, 3, 64, 64)).logits.shape == (1, 5)

@@ -39,6 +39,18 @@ def test_tokens_are_the_last_hidden_state_on_its_grid(backbone, grid):
     assert torch.equal(token_map(headed, pixels), tokens)
 
 
+@pytest.mark.parametrize("name", ["test_resnet", "test_convnext"])
+def test_convolutional_networks_of_timm_keep_rows_and_columns(name):
+    network = timm.create_model(name, num_classes=0).eval()
+    for size in (160, 96):
+        pixels = torch.randn(1, 3, size, 2 * size, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            expected = network.forward_features(pixels)
+        found = token_map(network, pixels)
+        assert found.shape[1:3] == expected.shape[2:]
+        torch.testing.assert_close(found[0, 0, 1], expected[0, :, 0, 1])
+
+
 def test_stock_models_lose_their_registers_and_keep_their_grid():
     torch.manual_seed(0)
     config = Dinov2WithRegistersConfig(

@@ -55,7 +55,17 @@ def test_a_pipeline_loads_what_was_tuned_and_resume_ends_at_the_same_bits(model,
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
-def test_a_stock_vit_is_tuned_too(tmp_path):
+def test_another_image_size_is_the_models_the_processors_and_the_pipelines(model, tmp_path):
+    result = tune(model, tmp_path / "larger", "--max-steps", "2", "--image-size", "48")
+    assert result.preprocessing["image_size"] == result.protocol.parameters["image_size"] == 48
+    tuned = AutoModelForImageClassification.from_pretrained(tmp_path / "larger")
+    assert tuned.config.image_size == 48
+    assert not tuned.synco.backbone.pos_embed.requires_grad
+    image = load_dataset(DATA, "test", image_size=64).load_image(0)
+    assert len(pipeline("image-classification", model=str(tmp_path / "larger"))(image)) == 5
+
+
+def test_a_stock_vit_is_tuned_too(tmp_path, capsys):
     config = ViTConfig(
         hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=8
     )
@@ -67,6 +77,9 @@ def test_a_stock_vit_is_tuned_too(tmp_path):
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     assert loaded.config.num_labels == 5
+    with pytest.raises(SystemExit):
+        tune(tmp_path / "vit", tmp_path / "larger", "--max-steps", "2", "--image-size", "48")
+    assert "synco-hub convert --image-size" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,17 @@
 import pytest
 import torch
 from torch.nn import functional as F
-from transformers import ResNetConfig, ResNetModel, ViTConfig, ViTForImageClassification, ViTModel
+from transformers import (
+    LevitConfig,
+    LevitModel,
+    ResNetConfig,
+    ResNetModel,
+    TimmWrapperConfig,
+    TimmWrapperModel,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTModel,
+)
 
 from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.models import SynCoConfig, SynCoModel
@@ -72,14 +82,33 @@ def test_a_foreign_head_is_drawn_anew_and_dropout_leaves_its_names(tmp_path):
     assert torch.equal(model(images).logits, model(images).logits)
 
 
+@pytest.mark.parametrize("family", ["resnet", "timm"])
+def test_a_head_behind_a_pooling_or_within_timm_is_found(family, tmp_path):
+    if family == "resnet":
+        network = ResNetModel(ResNetConfig(hidden_sizes=[8, 8], depths=[1, 1], embedding_size=8))
+    else:
+        network = TimmWrapperModel(TimmWrapperConfig(architecture="test_vit"))
+    network.save_pretrained(tmp_path / family)
+    model = make_classifier(str(tmp_path / family), TARGETS, 0.5)
+    head = model.classifier[1] if family == "resnet" else model.timm_model.head
+    assert head.out_features == 3
+    assert torch.equal(head.bias, torch.zeros(3))
+    kept = [weights for name, weights in model.state_dict().items() if name.endswith(("conv1.weight", "proj.weight"))]
+    assert all(any(torch.equal(weights, each) for each in network.state_dict().values()) for weights in kept)
+    size = 32 if family == "resnet" else 160
+    pixels = torch.randn(2, 3, size, size)
+    first, second = (model.train()(pixel_values=pixels).logits for _ in range(2))
+    assert not torch.allclose(first, second)
+
+
 def test_what_cannot_be_tuned(tmp_path):
     with pytest.raises(ValueError, match="give timm/vit_tiny"):
         check_fine_tunable("timm:vit_tiny")
-    ResNetModel(ResNetConfig(hidden_sizes=[8, 8, 8, 8], depths=[1, 1, 1, 1], embedding_size=8)).save_pretrained(
-        tmp_path / "resnet"
-    )
-    with pytest.raises(ValueError, match="no linear layer named classifier"):
-        make_classifier(str(tmp_path / "resnet"), TARGETS, 0.1)
+    LevitModel(
+        LevitConfig(hidden_sizes=[16, 16, 16], depths=[1, 1, 1], num_attention_heads=[2, 2, 2])
+    ).save_pretrained(tmp_path / "levit")
+    with pytest.raises(ValueError, match="no linear layer with a bias named classifier"):
+        make_classifier(str(tmp_path / "levit"), TARGETS, 0.1)
     broken = ViTModel(TINY, add_pooling_layer=False)
     weights = {name: value for name, value in broken.state_dict().items() if "norm" not in name}
     broken.save_pretrained(tmp_path / "broken", state_dict=weights)

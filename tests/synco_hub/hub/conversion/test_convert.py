@@ -11,6 +11,7 @@ from foreign_checkpoints import (
     moby_like,
     moco_v3,
     names_of,
+    slow_sincos,
     swin,
     vit,
     yacs,
@@ -396,3 +397,18 @@ def test_a_tensor_that_went_nowhere_is_our_own_mistake():
     del parts.tensors["queue"]
     with pytest.raises(AssertionError, match="are accounted for"):
         account(source, parts, {"online": backbone}, False, True)
+
+
+@pytest.mark.parametrize("sincos", [True, False])
+def test_a_vit_is_converted_for_another_image_size(tmp_path, sincos):
+    network = vit(sincos=sincos, seed=5)
+    source = saved(tmp_path, moby_like(network, network, yacs(AUTHORS_CONFIG)))
+    report = convert(source, tmp_path / "out", ConversionSettings(choices=Choices(image_size=64)))
+    how = "computed anew" if sincos else "interpolated"
+    assert f"the position embedding of 2 x 2 patches was {how} for 4 x 4" in report.renamed
+    expected = timm.layers.resample_abs_pos_embed(network.pos_embed.detach(), [4, 4], num_prefix_tokens=1)
+    expected = slow_sincos((4, 4), 384) if sincos else expected
+    model = AutoModel.from_pretrained(tmp_path / "out")
+    torch.testing.assert_close(model.backbone.pos_embed.detach(), expected, rtol=1e-4, atol=1e-5)
+    assert model.backbone.pos_embed.requires_grad is not sincos
+    assert AutoImageProcessor.from_pretrained(tmp_path / "out").crop_size["height"] == 64

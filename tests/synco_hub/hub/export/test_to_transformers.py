@@ -31,6 +31,7 @@ def test_the_numbers_that_no_shape_tells_are_written(tmp_path):
     assert config.architectures == ["ViTModel"]
     assert facts["exact"]
     assert facts["difference"] <= 1e-5
+    assert "At other image sizes (interpolate_pos_encoding=True)" in facts["note"]
     assert AutoImageProcessor.from_pretrained(tmp_path).crop_size["height"] == 32
 
 
@@ -40,6 +41,7 @@ def test_one_epsilon_of_several_is_the_commonest(tmp_path):
     assert config.layer_norm_eps == 1e-5  # 8 norms against 4
     assert not facts["exact"]
     assert "[1e-05, 0.001]" in facts["note"]
+    assert "other image sizes" not in facts["note"]
 
 
 def test_a_network_that_only_looks_alike_is_refused(tmp_path):
