@@ -20,7 +20,7 @@ from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import PretrainingRun, parse
-from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, run_on_main_process, write_json
+from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, describe_images, run_on_main_process, write_json
 from trainers.runs.stream_loading import StreamedData
 from trainers.runs.training_curve import CURVE_FILE, save_training_curve
 from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
@@ -47,7 +47,12 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs))
     directory = Path(str(run.training.output_dir))
     recorded = run.recorded(config, images.description.to_dict())
-    run_on_main_process(lambda: claim_directory(directory, recorded, trainer.resumes), *processes)
+
+    def claim() -> None:
+        recorded["data"] = describe_images(images, None if stream is None else stream.source)
+        claim_directory(directory, recorded, trainer.resumes)
+
+    run_on_main_process(claim, *processes)
     trainer.train()
     if len(trainer.ledger) and trainer.is_world_process_zero():
         logger.warning("%s", trainer.ledger.summary())

@@ -13,6 +13,7 @@ from transformers import set_seed
 from synco_hub.atomic_write import usual_modes
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.measurement import preprocessing
+from synco_hub.evaluation.resume import hash_weights
 from synco_hub.hub.loading import describe_model_facts
 from synco_hub.hub.run_checkpoints import find_newest_state
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
@@ -23,7 +24,7 @@ from trainers.classification.metrics import choose_final_metrics, log_metrics
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
 from trainers.command import parse_flags
-from trainers.runs.checkpoints import claim_directory
+from trainers.runs.checkpoints import WEIGHTS, claim_directory, describe_images
 
 logger = logging.getLogger(__name__)
 
@@ -39,6 +40,7 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
     set_seed(arguments.seed)
     model = make_classifier(base, data.train_targets, arguments.classifier_dropout)
+    weights = hash_weights(model.base_model)
     facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
@@ -48,8 +50,9 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
         identity = {
             "protocol": PROTOCOL,
             "model": data_arguments.model,
-            "train": data.train.images.description.to_dict(),
-            "test": data.test.images.description.to_dict(),
+            WEIGHTS: weights,
+            "train": describe_images(data.train.images),
+            "test": describe_images(data.test.images),
             "seed": arguments.seed,
             **settings,
         }

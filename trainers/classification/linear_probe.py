@@ -14,7 +14,8 @@ from transformers import set_seed
 from synco_hub.evaluation import model_source
 from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.evaluation.measurement import preprocessing
-from synco_hub.feature_pooling import find_feature_rule
+from synco_hub.evaluation.resume import hash_weights
+from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import Features, extract_features
 from synco_hub.hub.loading import LinearHead, describe_model_facts, load_model, save_classifier
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
@@ -26,7 +27,7 @@ from trainers.classification.metrics import choose_final_metrics, log_metrics
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
 from trainers.command import parse_flags
-from trainers.runs.checkpoints import claim_directory
+from trainers.runs.checkpoints import WEIGHTS, claim_directory, describe_images
 
 logger = logging.getLogger(__name__)
 
@@ -98,8 +99,9 @@ def _describe_run(probe: Probe) -> dict[str, Any]:
     return {
         "protocol": probe.protocol,
         "model": probe.data_arguments.model,
-        "train": probe.data.train.images.description.to_dict(),
-        "test": probe.data.test.images.description.to_dict(),
+        WEIGHTS: hash_weights(find_feature_network(probe.model)),
+        "train": describe_images(probe.data.train.images),
+        "test": describe_images(probe.data.test.images),
         "seed": probe.arguments.seed,
         **probe.settings(),
     }
