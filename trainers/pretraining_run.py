@@ -27,6 +27,7 @@ from trainers.runs.checkpoints import (
     SETTINGS_FILE,
     SUMMARY_FILE,
     claim_directory,
+    describe_images,
     run_on_main_process,
     write_json,
 )
@@ -58,7 +59,12 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs))
     directory = Path(str(run.training.output_dir))
     recorded = run.recorded(config, images.description.to_dict())
-    run_on_main_process(lambda: claim_directory(directory, recorded, trainer.resumes), *processes)
+
+    def claim() -> None:
+        recorded["data"] = describe_images(images, None if stream is None else stream.source)
+        claim_directory(directory, recorded, trainer.resumes)
+
+    run_on_main_process(claim, *processes)
     if stream is None and trainer.is_world_process_zero():
         logger.warning("%s", describe_pretraining_images(images))
     trainer.train()

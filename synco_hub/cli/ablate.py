@@ -25,14 +25,17 @@ from matplotlib.figure import Figure
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.options import AblateOptions, Probe
+from synco_hub.data import load_dataset
 from synco_hub.evaluation.knn import evaluate as evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.evaluation.resume import hash_contents
 from synco_hub.features import choose_device
 from synco_hub.hub.loading import load_model
 from synco_hub.models import SynCoModel
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import DatasetChoice, KnnSettings
 
+_PLACES = ("--dataset", "--data-dir")
 PLAN_FILE = "ablation_plan.json"
 RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
@@ -54,7 +57,9 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
             "seed."
         )
     shared = build_shared_flags(choice.dataset, options.max_steps, further)
-    keep_to_the_plan(options.output_dir, {"flags": shared})
+    streamed = any(flag.startswith("--streaming") for flag in further)
+    contents = None if streamed else hash_contents(load_dataset(choice, "train"))
+    keep_to_the_plan(options.output_dir, {"flags": shared, "contents": contents})
     pairs = [(seed, arm) for seed in range(options.seeds) for arm in arms]
     runs = []
     for number, (seed, arm) in enumerate(pairs, start=1):
@@ -121,7 +126,11 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
     """Record what all runs share, so that runs of another budget never enter the same table."""
     file = directory / PLAN_FILE
     if file.is_file():
-        earlier, now = set(json.loads(file.read_text())["flags"]), set(plan["flags"])
+        kept = json.loads(file.read_text())
+        earlier, now = set(kept["flags"]), set(plan["flags"])
+        if kept.get("contents") is not None and kept["contents"] == plan.get("contents"):
+            # The same images, wherever they lie now.
+            earlier, now = (_without_places(each["flags"]) for each in (kept, plan))
         if earlier != now:
             raise ValueError(
                 f"{directory} holds an ablation with other settings (then {', '.join(sorted(earlier - now)) or '-'}; "
@@ -130,6 +139,16 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
         return
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + "\n")
+
+
+def _without_places(flags: Sequence[str]) -> set[str]:
+    """Flags without those that say where the data lies."""
+    kept: list[str] = []
+    for position, flag in enumerate(flags):
+        names = [word.split("=")[0].replace("_", "-") for word in (flag, flags[position - 1] if position else "")]
+        if names[0] not in _PLACES and not (names[1] in _PLACES and "=" not in flags[position - 1]):
+            kept.append(flag)
+    return set(kept)
 
 
 # Their measurement

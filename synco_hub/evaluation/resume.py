@@ -15,6 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ _SHOWN = 60
 _NO_SETTINGS = ("architectures", "auto_map", "dtype", "torch_dtype", "transformers_version", "pretraining")
 # Reading waits for the disk, and hashing gives the interpreter free.
 _THREADS = 8
+# Images that stand for all of them.
+_SAMPLE = 64
 # Files of one task, so that a million images are not a million tasks.
 _RUN = 64
 
@@ -162,6 +165,16 @@ def hash_images(images: ImageDataset, positions: Sequence[int] | None = None) ->
     if isinstance(images, WatermarkedImages):
         return hash_images(images.images, positions)  # the mark is drawn on the view, not stored
     return _hash_of(images.encoded, range(len(images)) if positions is None else positions)
+
+
+def hash_contents(images: ImageDataset) -> str:
+    """What a data set is wherever it lies and whatever it is called: its labels, and images spread over it.
+
+    A sample, since a run that goes on must not read millions of files first.
+    """
+    spread = sorted({int(place) for place in np.linspace(0, len(images) - 1, min(_SAMPLE, len(images)))})
+    several = b"" if images.multi_hot is None else images.multi_hot.tobytes()
+    return fingerprint(hash_images(images, spread), str(len(images)), images.class_names, images.labels, several)
 
 
 def hash_files(files: Sequence[Path]) -> str:

@@ -27,6 +27,7 @@ from trainers.classification.metrics import choose_final_metrics, find_last_erro
 from trainers.classification.settings import LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
 from trainers.command import parse_flags
+from trainers.runs.checkpoints import WEIGHTS, describe_images
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +59,9 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
             "protocol": PROTOCOL,
             "model": data_arguments.model,
             "model_revision": data_arguments.model_revision,
-            "backbone_weights": start.weights,
-            "train": data.train.images.description.to_dict(),
-            "test": data.test.images.description.to_dict(),
+            WEIGHTS: start.weights,
+            "train": describe_images(data.train.images),
+            "test": describe_images(data.test.images),
             "seed": arguments.seed,
             **settings,
         }

@@ -28,6 +28,7 @@ from trainers.classification.metrics import choose_final_metrics, find_last_erro
 from trainers.classification.settings import LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
 from trainers.command import parse_flags
+from trainers.runs.checkpoints import WEIGHTS, describe_images
 
 logger = logging.getLogger(__name__)
 
@@ -103,9 +104,9 @@ def _describe_run(probe: Probe) -> dict[str, Any]:
         "protocol": probe.protocol,
         "model": probe.data_arguments.model,
         "model_revision": probe.data_arguments.model_revision,
-        "backbone_weights": hash_weights(find_feature_network(probe.model)),
-        "train": probe.data.train.images.description.to_dict(),
-        "test": probe.data.test.images.description.to_dict(),
+        WEIGHTS: hash_weights(find_feature_network(probe.model)),
+        "train": describe_images(probe.data.train.images),
+        "test": describe_images(probe.data.test.images),
         "seed": probe.arguments.seed,
         **probe.settings(),
     }

@@ -12,8 +12,6 @@ from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, MODEL_REVISION, Dataset
 from trainers.settings import toggle
 
 SETTINGS_FILE = "classification_settings.json"
-# What runs of earlier versions did not record about themselves.
-LATER_FACTS = ("model_revision", "backbone_weights")
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,7 @@ from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_
 from trainers.callbacks import EpochCallback
 from trainers.classification.arguments import ClassificationArguments, FineTuningArguments, LinearProbeArguments
 from trainers.classification.heads import LinearHeads, classification_loss, mask_targets
-from trainers.classification.settings import LATER_FACTS, SETTINGS_FILE
+from trainers.classification.settings import SETTINGS_FILE
 from trainers.pretraining_trainer import NO_WEIGHT_DECAY
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import claim_directory
@@ -70,17 +69,10 @@ class ClassificationTrainer(CheckpointingTrainer):
         self.add_callback(EpochCallback(self))
 
     def claim_directory(self, facts: Mapping[str, Any]) -> None:
-        """Write what the run is into its directory, on the first process, unless another one lives there.
-
-        What earlier versions did not record is not compared with theirs.
-        """
+        """Write what the run is into its directory, on the first process, unless another one lives there."""
         if not self.is_world_process_zero():
             return
-        directory = Path(str(self.args.output_dir))
-        file = directory / SETTINGS_FILE
-        recorded = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else dict(facts)
-        compared = sorted({*recorded, *facts} - (set(LATER_FACTS) - set(recorded)))
-        claim_directory(directory, dict(facts), self.resumes, SETTINGS_FILE, identity=compared)
+        claim_directory(Path(str(self.args.output_dir)), dict(facts), self.resumes, SETTINGS_FILE, identity=None)
 
     def train_and_measure(self) -> None:
         """Train, from the newest complete checkpoint if the run is resumed, and measure the end of it."""

@@ -7,7 +7,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,17 +20,18 @@ from transformers import Trainer, TrainerState, set_seed
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
+from synco_hub.data import ImageDataset, StreamedImages
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.worker_signals import ignore_signals_in_worker
+from synco_hub.hub.run_checkpoints import latest_valid_checkpoint, read_manifest
 from synco_hub.results import library_versions
 from trainers.runs.checkpoints import (
     UNFINISHED,
     check_continuation,
     commit_checkpoint,
+    describe_images,
     find_named_checkpoint,
     later_checkpoints,
-    latest_valid_checkpoint,
-    read_manifest,
     remove_unfinished,
     rotate_checkpoints,
     set_aside,
@@ -73,6 +74,7 @@ class CheckpointingTrainer(Trainer):
             "steps_per_epoch": self.steps_per_epoch,
             "num_images": len(cast(Any, self.train_dataset)),
             "seed": args.seed,
+            "data": self._data,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "num_workers": args.dataloader_num_workers,
             "precision": precision,
@@ -93,6 +95,14 @@ class CheckpointingTrainer(Trainer):
         if self.args.max_steps > 0:
             return self.args.max_steps
         return math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
+
+    @cached_property
+    def _data(self) -> dict[str, Any] | None:
+        """What is known of the training images, where they are the package's own."""
+        images = getattr(self.train_dataset, "images", None)
+        if not isinstance(images, ImageDataset) or isinstance(images, StreamedImages):
+            return None
+        return describe_images(images)
 
     @property
     def resumes(self) -> bool:

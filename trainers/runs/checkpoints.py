@@ -22,6 +22,9 @@ from typing import Any, TypeVar
 from accelerate.utils import broadcast_object_list
 
 from synco_hub.atomic_write import atomic_write, set_usual_modes
+from synco_hub.data import ImageDataset, StreamedImages, StreamSource
+from synco_hub.data.image_dataset import fingerprint
+from synco_hub.evaluation.resume import hash_contents
 from synco_hub.hub.run_checkpoints import MANIFEST_FILE as MANIFEST_FILE
 from synco_hub.hub.run_checkpoints import find_damage, latest_valid_checkpoint, list_checkpoints
 from synco_hub.hub.run_checkpoints import hash_file as _sha256
@@ -35,6 +38,7 @@ logger = logging.getLogger(__name__)
 SETTINGS_FILE = "pretraining_settings.json"
 SUMMARY_FILE = "pretraining_summary.json"
 # What must agree for a checkpoint to continue a run; learning rate, logging and the like may change.
+WEIGHTS = "weights"
 IDENTITY = ("backbone", "pretraining", "data", "seed")
 UNFINISHED = ".unfinished"
 # What the position in the data and every schedule are counted in: with another value they would mean something else.
@@ -92,7 +96,9 @@ def _read_settings(file: Path) -> dict[str, Any]:
 def _check_same_run(
     directory: Path, found: dict[str, Any], wanted: dict[str, Any], identity: Sequence[str] | None
 ) -> None:
-    keys = sorted({*found, *wanted}) if identity is None else identity
+    keys = sorted({*found, *wanted}) if identity is None else list(identity)
+    for key in _decided_otherwise(found, wanted):
+        keys = [each for each in keys if each != key]
     differences = [line for key in keys for line in _differences(key, found.get(key), wanted.get(key))]
     if differences:
         raise ValueError(
@@ -101,12 +107,58 @@ def _check_same_run(
         )
 
 
+def _decided_otherwise(found: dict[str, Any], wanted: dict[str, Any]) -> set[str]:
+    """Which of a model's name and its weights do not tell two runs apart: earlier versions knew only the name.
+
+    Its commit on the Hub never does.
+    """
+    if WEIGHTS in found and WEIGHTS in wanted:
+        return {"model", "model_revision"}
+    names = [str(values.get("model")) for values in (found, wanted)]
+    same = all(Path(name).is_dir() for name in names) and Path(names[0]).samefile(names[1])
+    return {WEIGHTS, "model_revision", *(["model"] if same else [])}
+
+
+def describe_images(images: ImageDataset, stream: StreamSource | None = None) -> dict[str, Any]:
+    """What a run remembers of its data; JSON values.
+
+    `contents` tells it from other data where it has moved; None where only reading the whole would tell.
+    """
+    contents = None
+    if stream is None:
+        contents = None if isinstance(images, StreamedImages) else hash_contents(images)
+    elif None not in stream.counts:  # files of this computer
+        cells = [repr(next(iter(table), None)) for table in stream.tables]
+        contents = fingerprint("stream", stream.image_column, cells, [str(count) for count in stream.counts])
+    return {**images.description.to_dict(), "contents": contents}
+
+
 def _differences(name: str, found: Any, wanted: Any) -> list[str]:
     """Human-readable differences of two pieces of plain data, deepest names first."""
     if isinstance(found, dict) and isinstance(wanted, dict):
+        if "fingerprint" in found and "fingerprint" in wanted:
+            return _differences_of_data(name, found, wanted)
         keys = sorted({*found, *wanted})
         return [line for key in keys for line in _differences(key, found.get(key), wanted.get(key))]
     return [] if found == wanted else [f"{name} was {found!r} and is now {wanted!r}"]
+
+
+def _differences_of_data(name: str, found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
+    """As `_differences`: where images lie and what they are called is not what they are."""
+    keys = sorted({*found, *wanted} - {"contents"})
+    differences = [line for key in keys for line in _differences(key, found.get(key), wanted.get(key))]
+    moved = [key for key in ("name", "source") if found.get(key) != wanted.get(key)]
+    if not moved:
+        return differences
+    contents = [found.get("contents"), wanted.get("contents")]
+    if None not in contents:
+        same = contents[0] == contents[1]
+        differences = [] if same else [f"{name} holds other images", *differences]
+    elif found["fingerprint"] == wanted["fingerprint"]:
+        differences = []
+    if not differences:
+        logger.warning("%s was %s and is read from %s now", name, found.get("source"), wanted.get("source"))
+    return differences
 
 
 def write_json(file: Path, values: dict[str, Any]) -> None:
@@ -209,6 +261,12 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
             f"{checkpoint} was made with seed={saved['seed']} and is now to be continued with seed={now.get('seed')}, "
             "which draws another order and other views: give the same seed, or start a new run."
         )
+    if saved.get("data") is not None and now.get("data") is not None:
+        differences = _differences("data", saved["data"], now["data"])
+        if differences:
+            raise ValueError(
+                f"{checkpoint} was made of other data ({'; '.join(differences[:5])}): give the same, or a new run."
+            )
     check_stream_position(checkpoint, saved.get("stream"), now.get("stream"))
     others = [
         f"{name} was {saved.get(name)}, is {now.get(name)}"

@@ -66,6 +66,25 @@ def test_runs_of_another_budget_never_enter_the_table(tmp_path):
         keep_to_the_plan(tmp_path, {"flags": ["--max-steps=5"]})
 
 
+def test_the_same_images_elsewhere_are_the_same_plan(tmp_path):
+    def keep(contents: str | None, *flags: str) -> None:
+        keep_to_the_plan(tmp_path, {"flags": ["--max-steps=4", *flags], "contents": contents})
+
+    keep("a", "--dataset=ph", "--data-dir", "archives")
+    keep("a", "--dataset=/scratch/ph", "--data-dir", "/scratch/archives")
+    for contents, flags in (
+        ("b", ["--dataset=/scratch/ph"]),
+        ("a", ["--dataset=/scratch/ph", "--momentum-start=0.9"]),
+    ):
+        with pytest.raises(ValueError, match="other settings"):
+            keep(contents, *flags)
+    # An earlier version knew the flags alone.
+    (tmp_path / "ablation_plan.json").write_text('{"flags": ["--max-steps=4", "--dataset=ph"]}')
+    keep("a", "--dataset=ph")
+    with pytest.raises(ValueError, match="other settings"):
+        keep("a", "--dataset=/scratch/ph")
+
+
 def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
     started: list[list[str]] = []
