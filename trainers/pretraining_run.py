@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import sys
 from collections.abc import Sequence
@@ -16,11 +17,21 @@ from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoView
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
+from synco_hub.results import library_versions
+from trainers.callbacks import TrainBeginCallback
 from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import PretrainingRun, parse
-from trainers.runs.checkpoints import SUMMARY_FILE, claim_directory, read_manifest, run_on_main_process, write_json
+from trainers.runs.checkpoints import (
+    SETTINGS_FILE,
+    SUMMARY_FILE,
+    claim_directory,
+    read_manifest,
+    read_settings,
+    run_on_main_process,
+    write_json,
+)
 from trainers.runs.stream_loading import StreamedData
 from trainers.runs.training_curve import CURVE_FILE, save_training_curve
 from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
@@ -47,7 +58,11 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs))
     directory = Path(str(run.training.output_dir))
     recorded = run.recorded(config, images.description.to_dict())
-    run_on_main_process(lambda: claim_directory(directory, recorded, run.training.resume), *processes)
+    recorded["flags"] = list(run.training.given_flags)
+    # A resumed run has other flags once it goes on with them, and not if it is refused or at its end.
+    held = read_settings(directory, ("training", "flags")) if run.training.resume else {}
+    run_on_main_process(lambda: claim_directory(directory, {**recorded, **held}, run.training.resume), *processes)
+    trainer.add_callback(TrainBeginCallback(lambda: _record_what_is_held(directory, trainer, recorded)))
     checkpoint = trainer.find_latest_checkpoint() if run.training.resume else None
     if run.training.resume and trainer.is_world_process_zero():
         logger.warning("resuming from %s", checkpoint or "the beginning: there is no complete checkpoint")
@@ -70,11 +85,31 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         "data": recorded["data"],
     }
     if trainer.is_world_process_zero():
-        _save_finished(directory, trainer.unwrapped_model, recorded, summary)
+        _save_finished(directory, trainer.unwrapped_model, read_settings(directory), summary)
         if summary["last_log"]:
             title = f"{run.settings.method} on {run.backbone.backbone}, {run.data.dataset}"
             save_training_curve(trainer.state.log_history, title, directory / CURVE_FILE)
     return summary
+
+
+def _record_what_is_held(directory: Path, trainer: SynCoTrainer, recorded: dict[str, Any]) -> None:
+    """Let the settings say what the optimizer holds and how long the run is, in place of what the flags asked for."""
+    optimizer = trainer.describe_optimizer() or {}
+    recorded["training"] |= {
+        "learning_rate": optimizer.get("lr"),
+        "weight_decay": max(_as_list(optimizer.get("weight_decay", 0.0))),
+        "optimizer": optimizer.get("class"),
+        "steps": trainer.state.max_steps,
+        "epochs": round(trainer.state.max_steps / trainer.steps_per_epoch, 3),
+        "precision": trainer.precision,
+        "device": trainer.args.device.type,
+        "versions": library_versions(),
+    }
+    write_json(directory / SETTINGS_FILE, json.loads(json.dumps(recorded, default=str)))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def build_config(backbone: BackboneArguments, settings: PretrainingSettings) -> SynCoConfig:

@@ -21,8 +21,9 @@ import yaml
 
 from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
-from trainers.command import list_flags, parse_flags
+from trainers.command import list_flags, parse_flags, recall_flags
 from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.runs.checkpoints import SETTINGS_FILE
 from trainers.settings import (
     AUTHORS_CODE,
     PAPER,
@@ -183,6 +184,10 @@ class PretrainingRun:
                 "world_size",
             )
         }
+        if self.training.max_steps > 0:
+            training["num_train_epochs"] = None
+        if self.training.given_learning_rate is not None:
+            training["base_learning_rate"] = None
         training["fidelity"] = self.fidelity
         return {
             "pretraining": dataclasses.asdict(self.settings),
@@ -195,21 +200,23 @@ class PretrainingRun:
 
 def parse(argv: Sequence[str]) -> PretrainingRun:
     """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
-    settings, recipe, backbone, data, training = parse_flags(KINDS, _insert_groups(list(argv)))
+    words = _insert_groups(list(argv), recall_flags(argv, SETTINGS_FILE))
+    settings, recipe, backbone, data, training = parse_flags(KINDS, words, argv)
     return PretrainingRun(settings, backbone, data, training, recipe.fidelity)
 
 
-def _insert_groups(argv: list[str]) -> list[str]:
-    """The flags of a recipe and of a fidelity before the user's own, which win."""
+def _insert_groups(argv: list[str], kept: list[str]) -> list[str]:
+    """The flags of a resumed run, of a recipe and of a fidelity before the user's own, which win."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in (("recipe", None), ("fidelity", PAPER), ("method", None), ("backbone", None)):
-        first.add_argument(f"--{name}", default=default)
+    for name in ("recipe", "fidelity", "method", "backbone"):
+        first.add_argument(f"--{name}")
     known = list_flags(KINDS)
     given = first.parse_known_args(argv)[0]
     flags = read_recipe(given.recipe, known) if given.recipe else []
-    chosen = first.parse_known_args([*flags, *argv])[0]
-    method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
-    flags += to_flags(
-        choose_fidelity_settings(chosen.fidelity, method, backbone), known, f"fidelity {chosen.fidelity}"
-    )
-    return [*flags, *argv]
+    # Among what is kept stand the flags of its own recipe and fidelity.
+    if not kept or given.fidelity or given.recipe:
+        chosen = first.parse_known_args([*kept, *flags, *argv])[0]
+        method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
+        fidelity = chosen.fidelity or PAPER
+        flags += to_flags(choose_fidelity_settings(fidelity, method, backbone), known, f"fidelity {fidelity}")
+    return [*kept, *flags, *argv]

@@ -21,8 +21,7 @@ from trainers.classification.heads import check_fine_tunable, load_processor, ma
 from trainers.classification.metrics import choose_final_metrics, log_metrics
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
-from trainers.command import parse_flags
-from trainers.runs.checkpoints import claim_directory
+from trainers.command import parse_resumable
 
 logger = logging.getLogger(__name__)
 
@@ -42,16 +41,14 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
     directory = Path(str(arguments.output_dir))
     settings = _describe_settings(arguments, data)
-    if trainer.is_world_process_zero():
-        identity = {
-            "protocol": PROTOCOL,
-            "model": data_arguments.model,
-            "train": data.train.images.description.to_dict(),
-            "test": data.test.images.description.to_dict(),
-            "seed": arguments.seed,
-            **settings,
-        }
-        claim_directory(directory, identity, arguments.resume, SETTINGS_FILE, identity=None)
+    identity = {
+        "protocol": PROTOCOL,
+        "model": data_arguments.model,
+        "train": data.train.images.description.to_dict(),
+        "test": data.test.images.description.to_dict(),
+        "seed": arguments.seed,
+    }
+    trainer.claim(directory, {**identity, **settings})
     trainer.train_and_measure()
     result = _build_result(data_arguments.model, arguments, data, trainer, settings, time.perf_counter() - started)
     if trainer.is_world_process_zero():
@@ -94,14 +91,20 @@ def _build_result(
     settings: dict[str, Any],
     duration: float,
 ) -> EvaluationResult:
-    metrics, choice = choose_final_metrics(trainer.state.log_history, ("",), data.test_targets.primary_metric)
+    metrics, choice = choose_final_metrics(trainer.kept_history, ("",), data.test_targets.primary_metric)
     return EvaluationResult(
         metrics=metrics,
         model=model_source(trainer.accelerator.unwrap_model(trainer.model), name),
         dataset=data_source(data.test.images, len(trainer.eval_ledger)),
         training_dataset=data_source(data.train.images, len(trainer.train_ledger)),
         protocol=ProtocolFacts(
-            PROTOCOL, {**settings, "best_epoch": choice.best_epoch, "epochs_trained": choice.last_epoch}
+            PROTOCOL,
+            {
+                **settings,
+                "best_epoch": choice.best_epoch,
+                "epochs_trained": choice.last_epoch,
+                **trainer.describe_training(),
+            },
         ),
         preprocessing=preprocessing(data.test),
         seed=arguments.seed,
@@ -109,10 +112,10 @@ def _build_result(
         duration_s=duration,
         skipped_files=(*trainer.train_ledger.names(), *trainer.eval_ledger.names()),
         partial=trainer.is_partial,
-        notes=("metrics named best_epoch were chosen on the test split; last_epoch is the protocol's number",),
+        notes=trainer.notes,
     )
 
 
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
-    log_metrics(fine_tune(*parse_flags(FINE_TUNING_KINDS, argv)).metrics)
+    log_metrics(fine_tune(*parse_resumable(FINE_TUNING_KINDS, argv, SETTINGS_FILE)).metrics)

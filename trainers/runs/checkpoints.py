@@ -90,10 +90,19 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return found
 
 
+def read_settings(
+    directory: Path, names: Sequence[str] | None = None, settings_file: str = SETTINGS_FILE
+) -> dict[str, Any]:
+    """What a run's settings file says, or some keys of it; empty where there is none."""
+    file = directory / settings_file
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return {name: value for name, value in found.items() if names is None or name in names}
+
+
 def _check_same_run(
     directory: Path, found: dict[str, Any], wanted: dict[str, Any], identity: Sequence[str] | None
 ) -> None:
-    keys = sorted({*found, *wanted}) if identity is None else identity
+    keys = sorted({*found, *wanted} - {"flags"}) if identity is None else identity
     differences = [line for key in keys for line in _differences(key, found.get(key), wanted.get(key))]
     if differences:
         raise ValueError(
@@ -169,9 +178,10 @@ def latest_valid_checkpoint(directory: Path) -> Path | None:
     return None
 
 
-def rotate_checkpoints(directory: Path, limit: int | None) -> None:
-    """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone."""
+def rotate_checkpoints(directory: Path, limit: int | None, best: str | None = None) -> None:
+    """Delete the oldest checkpoints of this program beyond `limit`, the best one last; others are left alone."""
     finished = [path for path in _checkpoints(directory) if (path / MANIFEST_FILE).is_file()]
+    finished[:-1] = sorted(finished[:-1], key=lambda path: path.name == best)
     for checkpoint in finished[: max(len(finished) - limit, 0)] if limit else []:
         # Without its manifest a half-deleted one is nobody's checkpoint.
         (checkpoint / MANIFEST_FILE).unlink()
@@ -218,8 +228,8 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
             raise ValueError(
                 f"{checkpoint} was made with {name}={saved.get(name)} and is now to be continued with "
                 f"{name}={now.get(name)}: the position in the data and the schedules count in it. Keep micro-batch × "
-                f"processes × accumulation at {saved.get('global_batch_size')} and the same images, or start a new "
-                "run."
+                f"processes × accumulation at {saved.get('global_batch_size')} and the same images"
+                f"{_name_factors(saved, now)}, or start a new run."
             )
     check_stream_position(checkpoint, saved.get("stream"), now.get("stream"))
     others = [
@@ -241,6 +251,17 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
     ]
     if changed:
         logger.warning("continuing with other library versions, which may change bits: %s", ", ".join(changed))
+
+
+def _name_factors(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The factors of a batch, where their product alone does not give an epoch as many steps."""
+    if any(saved.get(name) != now.get(name) for name in ("global_batch_size", "num_images")):
+        return ""
+    accumulated = saved.get("gradient_accumulation_steps") or 1
+    return (
+        f" (micro-batch × processes at {saved.get('global_batch_size', 0) // accumulated} and accumulation at "
+        f"{accumulated}: with other factors more or fewer images are left over at the end of an epoch)"
+    )
 
 
 Result = TypeVar("Result")
