@@ -40,7 +40,7 @@ class FlagParser(HfArgumentParser):
 
     What `transformers`' parser does not know stands in a field's metadata: ``positional=True`` makes a positional
     argument of it, ``flag=False`` nothing, ``spelled="from"`` the flag `--from`, and ``switch=True`` a flag that takes
-    no value, so that a positional argument may follow it.
+    no value, so that a positional argument may follow it. The flags of ``first`` stand before all others in the help.
     """
 
     def __init__(
@@ -48,10 +48,17 @@ class FlagParser(HfArgumentParser):
         kinds: Sequence[type],
         only: Mapping[type, Collection[str]] | None = None,
         defaults: Mapping[str, Any] | None = None,
+        first: Sequence[str] = (),
         **options: Any,
     ) -> None:
         self._only = dict(only or {})
+        self._first = first
+        self._first_group: Any = None
         super().__init__(cast(Any, kinds), **{"allow_abbrev": False, "formatter_class": _HelpFormatter, **options})
+        if self._first_group is not None:
+            self._first_group._group_actions.sort(
+                key=lambda action: self._first.index(action.dest.removeprefix("no_").replace("-", "_"))
+            )
         self.set_defaults(**dict(defaults or {}))
         for action in self._actions:
             action.required = action.required and action.dest not in (defaults or {})
@@ -86,6 +93,8 @@ class FlagParser(HfArgumentParser):
         raise FlagError(f"{message}; --help shows every flag and what it takes.{near}")
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:
+        if self._first and self._first_group is None:
+            self._first_group = self.add_argument_group("what most calls need")
         title = getattr(dtype, "_argument_group_name", None)
         group: Any = self.add_argument_group(title) if title else self
         hints = get_type_hints(dtype)
@@ -107,7 +116,7 @@ class FlagParser(HfArgumentParser):
             if positional:
                 _add_positional(group, copied, flag)
             else:
-                self._parse_dataclass_field(group, copied)
+                self._parse_dataclass_field(self._first_group if field.name in self._first else group, copied)
 
     def _necessary(self) -> list[str]:
         """What a call cannot leave out, as the usage shows it."""

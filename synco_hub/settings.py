@@ -21,6 +21,12 @@ def setting(default: Any, help: str, **flag: Any) -> Any:
     return field(default=default, metadata={"help": help, **switch, **flag})
 
 
+def same_as(kind: type, name: str) -> Any:
+    """A field that is another class's, default and help alike."""
+    original = kind.__dataclass_fields__[name]  # type: ignore[attr-defined]
+    return field(default=original.default, metadata=original.metadata)
+
+
 def check_choice(name: str, value: object, kind: object) -> None:
     """Refuse a value that the literal type `kind` does not list; flags are refused by the parser already."""
     if value not in get_args(kind):

@@ -6,13 +6,15 @@ import logging
 import math
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.integrations.integration_utils import TensorBoardCallback
 
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import PretrainingOutput, SynCoForPreTraining
@@ -88,7 +90,8 @@ class GradientNormCallback(TrainerCallback):
     ) -> None:
         """Runs before the step, when the gradients of the whole accumulated batch are there."""
         step = state.global_step + 1
-        if step % max(int(state.logging_steps), 1) == 0 or (args.logging_first_step and step == 1):
+        logged = step % max(int(state.logging_steps), 1) == 0 or (args.logging_first_step and step == 1)
+        if logged or is_last_step(args, state, step):
             self.trainer.remember_gradient_norm()
 
 
@@ -104,6 +107,34 @@ class EpochCallback(TrainerCallback):
         """`state.epoch` is fractional within an epoch."""
         if self.trainer.epoch_sampler is not None:
             self.trainer.epoch_sampler.set_epoch(math.floor((state.epoch or 0.0) + 1e-9))
+
+
+class TrainBeginCallback(TrainerCallback):
+    """Does something when the optimizer is there, with the state that it goes on from."""
+
+    def __init__(self, work: Callable[[], None]) -> None:
+        self.work = work
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """On the main process, which writes."""
+        if state.is_world_process_zero:
+            self.work()
+
+
+class ContinuedTensorBoardCallback(TensorBoardCallback):
+    """A resumed run goes on in the folder of its first part, in place of the lines after its checkpoint."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """The Trainer would begin a folder with the time of day."""
+        earlier = sorted(Path(str(args.output_dir)).glob("runs/*"), key=lambda path: path.stat().st_mtime)
+        if state.is_world_process_zero and state.global_step > 0 and earlier and self.logging_dir is None:
+            self.logging_dir = str(earlier[-1])
+            self.tb_writer = self._SummaryWriter(log_dir=self.logging_dir, purge_step=state.global_step + 1)
+        super().on_train_begin(args, state, control, **kwargs)  # type: ignore[no-untyped-call]
 
 
 class ImageProgressCallback(ProgressCallback):
@@ -139,11 +170,28 @@ class ImageProgressCallback(ProgressCallback):
             self.current_step = state.global_step
 
 
+class LastLogCallback(TrainerCallback):
+    """Logs the last step of a run, however few it has, so that no run ends without a line."""
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        """The Trainer logs no step twice."""
+        if is_last_step(args, state):
+            control.should_log = True
+        return control
+
+
+def is_last_step(args: TrainingArguments, state: TrainerState, step: int | None = None) -> bool:
+    """Whether this is the step after which the run ends with a line in its log."""
+    return (state.global_step if step is None else step) >= state.max_steps and args.logging_strategy != "no"
+
+
 # A loss this close to the one of a guess, relative, is a guess.
 _LOSS_TOLERANCE = 0.01
-# Logged intervals in a row before something counts as stuck; the first ones of a run prove nothing.
-PATIENCE = 5
-_ADVICE = "Lower the learning rate, use a larger batch, or look at the views."
+# Something counts as stuck when it stays so for as long as this many steps at the full learning rate.
+PATIENCE = 250.0
+_ADVICE = "Look at the views, the batch and the learning rate, which has come to %.3g."
 
 
 def compute_chance_loss(num_negatives: float, num_directions: int = 2) -> float:
@@ -152,19 +200,26 @@ def compute_chance_loss(num_negatives: float, num_directions: int = 2) -> float:
 
 
 class CollapseCallback(TrainerCallback):
-    """Warns once of each sign of collapse."""
+    """Warns once of each sign of collapse.
+
+    Patience is counted in what the network could learn: a step at a hundredth of the peak rate is a hundredth of a
+    step, so a warm-up from zero proves nothing, and it does not matter how often a run logs.
+    """
 
     threshold = 0.05
 
     def __init__(self, queue_size: int | None = None) -> None:
         self.queue_size = queue_size
         self.warned: set[str] = set()
-        self._in_a_row: dict[str, int] = {}
+        self._stuck_since: dict[str, float] = {}
+        self._learnt = 0.0
+        self._last_step = 0
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Say what the loss is to be read against."""
+        """Count a resumed run from where it goes on, and say what the loss is to be read against."""
+        self._last_step = state.global_step
         if self.queue_size is not None and state.is_world_process_zero:
             logger.warning(
                 "The loss is the sum of two directions, each the logarithm of a share among the right key and all "
@@ -182,31 +237,37 @@ class CollapseCallback(TrainerCallback):
     ) -> None:
         """`feature_std` is 1 for features spread over the sphere and 0 for a single point."""
         logs: Mapping[str, float] = kwargs.get("logs") or {}
+        rate, before = logs.get("learning_rate", 0.0), self._learnt
+        if rate > 0:
+            self._learnt += (state.global_step - self._last_step) * rate / args.learning_rate
+        self._last_step = state.global_step
         spread = logs.get("feature_std")
         if spread is not None and spread < self.threshold:
-            self._warn(
-                "spread", state, f"features are collapsing: feature_std={spread:.4f} is below {self.threshold:.2f}"
-            )
+            what = f"features are collapsing: feature_std={spread:.4f} is below {self.threshold:.2f}"
+            self._warn("spread", state, what, rate)
         if self.queue_size is None or "contrast_accuracy" not in logs:
             return
         negatives = self.queue_size + logs.get("num_synthetic", 0.0)
         accuracy = logs["contrast_accuracy"]
-        if self._stuck("accuracy", accuracy <= 2 / (negatives + 1)):
-            self._warn("accuracy", state, f"contrast accuracy is stuck at {accuracy:.4f}: a guess finds as many")
+        if self._stuck("accuracy", accuracy <= 2 / (negatives + 1), before):
+            what = f"contrast accuracy is stuck at {accuracy:.4f}: a guess finds as many"
+            self._warn("accuracy", state, what, rate)
         guess = compute_chance_loss(negatives)
-        if self._stuck("loss", abs(logs["loss"] - guess) <= _LOSS_TOLERANCE * guess):
-            self._warn(
-                "loss", state, f"the loss stays at {logs['loss']:.3f}, and a guess has 2·ln(K + 1) = {guess:.3f}"
-            )
+        if self._stuck("loss", abs(logs["loss"] - guess) <= _LOSS_TOLERANCE * guess, before):
+            what = f"the loss stays at {logs['loss']:.3f}, and a guess has 2·ln(K + 1) = {guess:.3f}"
+            self._warn("loss", state, what, rate)
 
-    def _stuck(self, name: str, bad: bool) -> bool:
-        self._in_a_row[name] = self._in_a_row.get(name, 0) + 1 if bad else 0
-        return self._in_a_row[name] >= PATIENCE
+    def _stuck(self, name: str, bad: bool, before: float) -> bool:
+        """Whether something has been bad for long; ``before`` is what was learnt before this line's steps."""
+        if not bad:
+            self._stuck_since.pop(name, None)
+            return False
+        return self._learnt - self._stuck_since.setdefault(name, before) >= PATIENCE
 
-    def _warn(self, name: str, state: TrainerState, what: str) -> None:
+    def _warn(self, name: str, state: TrainerState, what: str, rate: float) -> None:
         if name not in self.warned:
             self.warned.add(name)
-            logger.warning("After step %d %s. %s", state.global_step, what, _ADVICE)
+            logger.warning("After step %d %s. %s", state.global_step, what, _ADVICE % rate)
 
 
 class TrainingMonitor:

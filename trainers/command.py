@@ -4,19 +4,47 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import json
 import logging
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from transformers.utils import logging as transformers_logging
 
 from synco_hub.errors import report_errors, suggest
 from synco_hub.flag_parser import FlagParser
+from trainers.settings import SELDOM_GIVEN
+
+logger = logging.getLogger(__name__)
 
 _HELP_ALL = "--help-all"
+# What other programs call some flags, where the spelling alone would lead to another one.
+_CALLED_ELSEWHERE = {
+    "arch": "backbone",
+    "batch_size": "per_device_train_batch_size",
+    "data": "dataset",
+    "data_path": "dataset",
+    "epochs": "num_train_epochs",
+    "log_interval": "logging_steps",
+    "lr": "learning_rate",
+    "num_workers": "dataloader_num_workers",
+    "output": "output_dir",
+    "steps": "max_steps",
+    "wd": "weight_decay",
+    "workers": "dataloader_num_workers",
+}
+# Of two flags that say the same thing the second wins; giving the first anew shall not be in vain.
+_WINS_OVER = {
+    "num_train_epochs": "max_steps",
+    "base_learning_rate": "learning_rate",
+    "synthetic_cooldown_epochs": "synthetic_last_epoch",
+}
+# A continued run names these itself.
+_NOT_KEPT = ("resume", "output_dir", "recipe")
 
 
 @dataclass(frozen=True)
@@ -30,6 +58,7 @@ class Command:
         kinds: Dataclasses whose fields are the flags that `--help` shows; they import no torch.
         all_kinds: ``module:NAME`` of those with the flags of `transformers.TrainingArguments` among them.
         run: ``module:function`` that takes the flags.
+        first: Names of the flags that most calls need, which the help shows before all others.
     """
 
     program: str
@@ -38,24 +67,27 @@ class Command:
     kinds: tuple[type, ...]
     all_kinds: str
     run: str
+    first: tuple[str, ...] = ()
 
     def main(self, argv: Sequence[str] | None = None) -> None:
         """Show the help, or run; one clear line and exit code 1 on failure."""
         words = list(sys.argv[1:] if argv is None else argv)
         with report_errors():
             if _HELP_ALL in words:
-                self._parser(_load(self.all_kinds), "").print_help()
+                self._parser(_load(self.all_kinds), "", {}).print_help()
             elif "--help" in words or "-h" in words:
                 further = f"{_HELP_ALL} also lists the flags of transformers.TrainingArguments."
-                self._parser(self.kinds, further).print_help()
+                self._parser(self.kinds, further, {kind: _list_common(kind) for kind in self.kinds}).print_help()
             else:
                 _quieten_libraries()
                 _load(self.run)(words)
 
-    def _parser(self, kinds: Sequence[type], further: str) -> FlagParser:
+    def _parser(self, kinds: Sequence[type], further: str, only: Mapping[type, Sequence[str]]) -> FlagParser:
         paragraphs = [self.about.split("\n", 1)[0], further]
         return FlagParser(
             kinds,
+            only=only,
+            first=self.first,
             prog=self.program,
             usage="%(prog)s --output-dir FOLDER [--flag value ...]",
             description="\n\n".join(filter(None, paragraphs)),
@@ -79,15 +111,87 @@ def _load(path: str) -> Any:
     return getattr(importlib.import_module(module), name)
 
 
+def _list_common(kind: type) -> list[str]:
+    """The flags of a dataclass that the short help shows."""
+    return [field.name for field in dataclasses.fields(kind) if field.name not in SELDOM_GIVEN]
+
+
 def list_flags(kinds: Sequence[type]) -> list[str]:
     """Names of the flags of dataclasses, with underscores."""
     return [field.name for kind in kinds for field in dataclasses.fields(kind) if field.init]
 
 
-def parse_flags(kinds: Sequence[type], words: Sequence[str]) -> tuple[Any, ...]:
-    """Turn flags into one object of each dataclass."""
+def parse_flags(kinds: Sequence[type], words: Sequence[str], given: Sequence[str] | None = None) -> tuple[Any, ...]:
+    """Turn flags into one object of each dataclass; ``given`` are those that the user typed, where not all."""
     *parts, unknown = FlagParser(kinds, usage="", add_help=False).parse(words, further=True)
     if unknown:
-        flags = [f"--{name.replace('_', '-')}" for name in list_flags(kinds)]
-        raise ValueError(f"{unknown[0]} is not a flag of this command.{suggest(unknown[0].split('=')[0], flags)}")
+        raise ValueError(f"{unknown[0]} is not a flag of this command.{_suggest_flag(unknown[0], list_flags(kinds))}")
+    typed = split_flags(words if given is None else given)
+    for part in parts:
+        if hasattr(part, "refuse_given"):
+            part.refuse_given({name: getattr(part, name) for name in typed if hasattr(part, name)})
+            part.given_flags = tuple(drop_flags(words, _NOT_KEPT))
     return tuple(parts)
+
+
+def _suggest_flag(word: str, known: Sequence[str]) -> str:
+    """` Did you mean …?`: the flag that other programs call so, or those that are spelled alike."""
+    elsewhere = _CALLED_ELSEWHERE.get(_name_of(word))
+    if elsewhere is not None and elsewhere in known:
+        return f" Did you mean '--{elsewhere.replace('_', '-')}'?"
+    return suggest(word.split("=")[0], [f"--{name.replace('_', '-')}" for name in known])
+
+
+def _name_of(word: str) -> str:
+    return word.removeprefix("--").partition("=")[0].replace("-", "_")
+
+
+def split_flags(words: Sequence[str]) -> dict[str, list[str]]:
+    """Which flags a command line names, with underscores, and the words of their values; the last of each counts."""
+    found: dict[str, list[str]] = {}
+    name = ""
+    for word in words:
+        if word.startswith("--"):
+            name = _name_of(word)
+            found[name] = [word.partition("=")[2]] if "=" in word else []
+        elif name:
+            found[name].append(word)
+    return found
+
+
+def drop_flags(words: Sequence[str], names: Sequence[str]) -> list[str]:
+    """A command line without some flags and their values."""
+    kept, keep = [], True
+    for word in words:
+        if word.startswith("--"):
+            keep = _name_of(word) not in names
+        if keep:
+            kept.append(word)
+    return kept
+
+
+def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
+    """The flags that a run to be resumed was started with, to be put before those that are given now.
+
+    Who names the data set describes the run anew, and what is left out then has its default.
+    """
+    given = split_flags(words)
+    if "dataset" in given:
+        return []
+    directory, resume = given.get("output_dir", []), given.get("resume", ["false"])
+    if not directory or (resume and resume[0].lower() not in ("true", "t", "yes", "y", "1")):
+        return []
+    file = Path(directory[0]).expanduser() / settings_file
+    if not file.is_file():
+        return []
+    kept = json.loads(file.read_text()).get("flags")
+    if kept is None:
+        if set(given) <= {"output_dir", "resume"}:
+            logger.warning("%s is of an earlier version, which did not keep the flags: give them again.", file)
+        return []
+    return drop_flags(kept, [beaten for name, beaten in _WINS_OVER.items() if name in given and beaten not in given])
+
+
+def parse_resumable(kinds: Sequence[type], words: Sequence[str], settings_file: str) -> tuple[Any, ...]:
+    """As `parse_flags`; what a resumed run was started with is read from its folder."""
+    return parse_flags(kinds, [*recall_flags(words, settings_file), *words], words)

@@ -23,6 +23,7 @@ COMMAND = Command(
     (LabelledDataArguments, FineTuningOptions),
     "trainers.classification.arguments:FINE_TUNING_KINDS",
     "trainers.classification.fine_tune:run",
+    ("model", "dataset", "output_dir", "resume", "num_train_epochs", "max_steps", "base_learning_rate"),
 )
 main = COMMAND.main
 

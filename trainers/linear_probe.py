@@ -23,6 +23,7 @@ COMMAND = Command(
     (LabelledDataArguments, LinearProbeOptions),
     "trainers.classification.arguments:LINEAR_PROBE_KINDS",
     "trainers.classification.linear_probe:run",
+    ("model", "dataset", "output_dir", "resume", "num_train_epochs", "max_steps", "learning_rates"),
 )
 main = COMMAND.main
 

@@ -20,21 +20,34 @@ class Objective:
     Attributes:
         has_queue: Whether there are negatives, and so two memory queues.
         synthesises: Whether synthetic hard negatives join them.
+        negatives: What a query is compared with, in a word or two.
         source: Where the method is defined.
         drop_path_rate: Stochastic depth of the online encoder (7.4).
     """
 
     has_queue: bool
     synthesises: bool
+    negatives: str
     source: str
     drop_path_rate: float = 0.2
 
 
 OBJECTIVES: dict[str, Objective] = {
-    "synco-v2": Objective(has_queue=True, synthesises=True, source="paper section 7.4, SynCo-v2"),
-    "moby": Objective(has_queue=True, synthesises=False, source="Xie et al. 2021; paper section 7"),
+    "synco-v2": Objective(
+        has_queue=True,
+        synthesises=True,
+        negatives="real and synthetic hard negatives",
+        source="paper section 7.4, SynCo-v2",
+    ),
+    "moby": Objective(
+        has_queue=True, synthesises=False, negatives="real ones only", source="Xie et al. 2021; paper section 7"
+    ),
     "byol": Objective(
-        has_queue=False, synthesises=False, source="Grill et al. 2020; paper section 7.4, BYOL", drop_path_rate=0.0
+        has_queue=False,
+        synthesises=False,
+        negatives="none",
+        source="Grill et al. 2020; paper section 7.4, BYOL",
+        drop_path_rate=0.0,
     ),
 }
 

@@ -30,6 +30,10 @@ COMMAND = Command(
     (PretrainingSettings, RecipeArguments, BackboneArguments, DataArguments, PretrainingOptions),
     "trainers.recipe:KINDS",
     "trainers.pretraining_run:run",
+    (
+        *("method", "recipe", "backbone", "dataset", "output_dir", "resume", "num_train_epochs", "max_steps"),
+        *("per_device_train_batch_size", "base_learning_rate", "knn_every_epochs"),
+    ),
 )
 main = COMMAND.main
 

@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, cast
+from typing import ClassVar
 
-from transformers import TrainingArguments
-from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers import Trainer
+from transformers.training_args import OptimizerNames
 
 from synco_hub.data.views.transform import resolve_place
-from trainers.refusals import (
-    PRETRAINING_DOES_OTHERWISE,
-    choose_cpu_without_gpu,
-    refuse_ignored,
-    refuse_impossible,
-    refuse_separate_processes,
-)
-from trainers.schedules import scaled_learning_rate
+from trainers.refusals import PRETRAINING_DOES_OTHERWISE, list_defaults
 from trainers.settings import PretrainingOptions, check_schedules
+from trainers.training_arguments import CheckedTrainingArguments
 
 
 @dataclass
-class SynCoTrainingArguments(PretrainingOptions, TrainingArguments):  # type: ignore[misc]
+class SynCoTrainingArguments(PretrainingOptions, CheckedTrainingArguments):  # type: ignore[misc]
     """How to pretrain (paper section 7.4); where `TrainingArguments` silently contradicts the paper, the paper wins.
 
     The learning rate is `base_learning_rate` × (micro-batch × processes × accumulation) / 512 unless
@@ -31,38 +25,39 @@ class SynCoTrainingArguments(PretrainingOptions, TrainingArguments):  # type: ig
 
     _argument_group_name: ClassVar[str] = "training (section 7.4; the rest are transformers.TrainingArguments)"
 
+    does_otherwise: ClassVar[Mapping[str, str]] = PRETRAINING_DOES_OTHERWISE
+
     def __post_init__(self) -> None:
         check_schedules(self)
-        refuse_impossible(vars(self))
-        refuse_ignored(vars(self), {f.name: f.default for f in dataclasses.fields(self)}, PRETRAINING_DOES_OTHERWISE)
-        self.use_cpu = choose_cpu_without_gpu(self.use_cpu)
         if self.disable_tqdm is None:
             # The Trainer would hide the bar because its library was told to write no warnings.
             self.disable_tqdm = False
-        given = self.learning_rate
-        self.learning_rate = 0.0 if given is None else given
-        super().__post_init__()  # type: ignore[no-untyped-call]
-        refuse_separate_processes(self.world_size)
-        # torch's DataParallel would give each replica its own copy of the queues; several GPUs take several processes.
-        self._n_gpu = min(self._n_gpu, 1)
-        # Pinned memory speeds the way to an accelerator; without one torch warns about it.
-        self.dataloader_pin_memory = self.dataloader_pin_memory and self.device.type == "cuda"
-        # From pinned memory a copy need not hold up the step before it.
-        loading = cast(AcceleratorConfig, self.accelerator_config)
-        loading.non_blocking = loading.non_blocking or self.dataloader_pin_memory
-        self.augment_on = resolve_place(self.augment_on, self.device.type)
-        if given is None:
-            self.learning_rate = scaled_learning_rate(self.base_learning_rate, self.global_batch_size)
-        if self.save_total_limit is not None and self.save_total_limit < 2:
+        if self.save_strategy == "best":
             raise ValueError(
-                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next "
-                "is written: give at least 2, or write none at all (--save-strategy no)."
+                "--save-strategy best is not for this training: the last step is the result, since no labels say "
+                "which is best; give steps, epoch or no."
             )
+        super().__post_init__()
+        self._refuse_settings_of_another_optimizer()
+        self.augment_on = resolve_place(self.augment_on, self.device.type)
 
-    @property
-    def global_batch_size(self) -> int:
-        """Images per optimizer step: micro-batch × processes × accumulation steps."""
-        return self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
+    def _refuse_settings_of_another_optimizer(self) -> None:
+        """Refuses what `--optim` has no use for: the same optimizer comes out without it."""
+        defaults = list_defaults(type(self))
+        for name in ("optim_args", "adam_beta1", "adam_beta2", "adam_epsilon"):
+            given = getattr(self, name)
+            if given == defaults[name]:
+                continue
+            with_it = Trainer.get_optimizer_cls_and_kwargs(self)
+            setattr(self, name, defaults[name])
+            without_it = Trainer.get_optimizer_cls_and_kwargs(self)
+            setattr(self, name, given)
+            if with_it == without_it:
+                optimizer = OptimizerNames(self.optim).value
+                raise ValueError(
+                    f"--{name.replace('_', '-')} {given} changes nothing of --optim {optimizer}: "
+                    "leave it out, or choose an optimizer that has it."
+                )
 
     def count_warmup_steps(self, total_steps: int, steps_per_epoch: float) -> int:
         """Optimizer steps of the learning-rate warm-up: 40 of 300 epochs, or as given."""

@@ -18,6 +18,8 @@ from synco_hub.data.loading import describe_pretraining_images, load_pretraining
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
+from synco_hub.results import library_versions
+from trainers.callbacks import TrainBeginCallback
 from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -28,6 +30,7 @@ from trainers.runs.checkpoints import (
     SUMMARY_FILE,
     claim_directory,
     describe_images,
+    read_settings,
     run_on_main_process,
     write_json,
 )
@@ -59,12 +62,16 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs))
     directory = Path(str(run.training.output_dir))
     recorded = run.recorded(config, images.description.to_dict())
+    recorded["flags"] = list(run.training.given_flags)
+    # A resumed run has other flags once it goes on with them, and not if it is refused or at its end.
+    held = read_settings(directory, ("training", "flags")) if trainer.resumes else {}
 
     def claim() -> None:
         recorded["data"] = describe_images(images, None if stream is None else stream.source)
-        claim_directory(directory, recorded, trainer.resumes)
+        claim_directory(directory, {**recorded, **held}, trainer.resumes)
 
     run_on_main_process(claim, *processes)
+    trainer.add_callback(TrainBeginCallback(lambda: _record_what_is_held(directory, trainer, recorded)))
     if stream is None and trainer.is_world_process_zero():
         logger.warning("%s", describe_pretraining_images(images))
     trainer.train()
@@ -82,11 +89,31 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         "data": recorded["data"],
     }
     if trainer.is_world_process_zero():
-        _save_finished(directory, trainer.unwrapped_model, recorded, summary)
+        _save_finished(directory, trainer.unwrapped_model, read_settings(directory), summary)
         if summary["last_log"]:
             title = f"{run.settings.method} on {run.backbone.backbone}, {run.data.dataset}"
             save_training_curve(trainer.state.log_history, title, directory / CURVE_FILE)
     return summary
+
+
+def _record_what_is_held(directory: Path, trainer: SynCoTrainer, recorded: dict[str, Any]) -> None:
+    """Let the settings say what the optimizer holds and how long the run is, in place of what the flags asked for."""
+    optimizer = trainer.describe_optimizer() or {}
+    recorded["training"] |= {
+        "learning_rate": optimizer.get("lr"),
+        "weight_decay": max(_as_list(optimizer.get("weight_decay", 0.0))),
+        "optimizer": optimizer.get("class"),
+        "steps": trainer.state.max_steps,
+        "epochs": round(trainer.state.max_steps / trainer.steps_per_epoch, 3),
+        "precision": trainer.precision,
+        "device": trainer.args.device.type,
+        "versions": library_versions(),
+    }
+    write_json(directory / SETTINGS_FILE, json.loads(json.dumps(recorded, default=str)))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def build_config(backbone: BackboneArguments, settings: PretrainingSettings) -> SynCoConfig:

@@ -34,6 +34,7 @@ from trainers.callbacks import (
     EpochCallback,
     GradientNormCallback,
     ImageProgressCallback,
+    LastLogCallback,
     TargetUpdateCallback,
     TrainingMonitor,
     compute_chance_loss,
@@ -104,6 +105,8 @@ class SynCoTrainer(CheckpointingTrainer):
         elif is_own_data(train_dataset, args.seed):
             train_dataset, kwargs["data_collator"] = OwnItems(train_dataset, args.seed), OwnCollator(collate)
         _refuse_small_data(len(train_dataset), args)
+        _refuse_lone_images(model, args)
+        args.fit_to(len(train_dataset))
         if kwargs.get("processing_class") is None:
             kwargs["processing_class"] = _build_processor(train_dataset, kwargs["data_collator"], size)
         if args.world_size > 1:
@@ -122,6 +125,7 @@ class SynCoTrainer(CheckpointingTrainer):
             TargetUpdateCallback(self),
             GradientNormCallback(self),
             EpochCallback(self),
+            LastLogCallback(),
             CollapseCallback(model.settings.queue_size if model.objective.has_queue else None),
         ):
             self.add_callback(callback)
@@ -306,6 +310,8 @@ class SynCoTrainer(CheckpointingTrainer):
                 logs["loss_of_guessing"] = compute_chance_loss(queue + logs["num_synthetic"])
             if self._gradient_norm is not None:
                 logs["grad_norm"] = float(self._gradient_norm.item())
+        # The mean of the whole run comes at its end, also if no step is logged.
+        if "loss" in logs or "train_loss" in logs:
             self._count_bad_images()
             self._refuse_bad_loss()
         super().log(logs, start_time)
@@ -409,4 +415,14 @@ def _refuse_small_data(num_images: int, args: SynCoTrainingArguments) -> None:
         raise ValueError(
             f"The data set has {num_images} images, fewer than one batch of {micro_batch} over all processes: lower "
             f"--per-device-train-batch-size to at most {num_images // args.world_size}."
+        )
+
+
+def _refuse_lone_images(model: SynCoForPreTraining, args: SynCoTrainingArguments) -> None:
+    """BatchNorm of the heads has no statistics of one image; on several GPUs it sees those of all processes."""
+    seen = args.per_device_train_batch_size * (args.world_size if args.device.type == "cuda" else 1)
+    if seen == 1 and model.settings.head_norm == "batch":
+        raise ValueError(
+            "--per-device-train-batch-size 1: BatchNorm of the heads needs at least 2 images at once; give 2 or more, "
+            "with --gradient-accumulation-steps for larger steps, or --head-norm none."
         )

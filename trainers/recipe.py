@@ -24,7 +24,7 @@ import yaml
 
 from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
-from trainers.command import list_flags, parse_flags
+from trainers.command import list_flags, parse_flags, recall_flags, split_flags
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.runs.checkpoints import SETTINGS_FILE
 from trainers.settings import (
@@ -192,6 +192,10 @@ class PretrainingRun:
                 "world_size",
             )
         }
+        if self.training.max_steps > 0:
+            training["num_train_epochs"] = None
+        if self.training.given_learning_rate is not None:
+            training["base_learning_rate"] = None
         training["fidelity"] = self.fidelity
         return {
             "pretraining": dataclasses.asdict(self.settings),
@@ -204,32 +208,36 @@ class PretrainingRun:
 
 def parse(argv: Sequence[str]) -> PretrainingRun:
     """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
-    settings, recipe, backbone, data, training = parse_flags(KINDS, _insert_groups(list(argv)))
+    words = _insert_groups(list(argv), recall_flags(argv, SETTINGS_FILE))
+    settings, recipe, backbone, data, training = parse_flags(KINDS, words, argv)
     return PretrainingRun(settings, backbone, data, training, recipe.fidelity)
 
 
-def _insert_groups(argv: list[str]) -> list[str]:
-    """The flags of a fidelity, then of a recipe, before the user's own: what stands later wins."""
+def _insert_groups(argv: list[str], kept: list[str]) -> list[str]:
+    """The flags of a resumed run, of a fidelity, of a recipe, and the user's own: what stands later wins."""
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    for name, default in (("recipe", None), ("fidelity", PAPER), ("method", None), ("backbone", None)):
-        first.add_argument(f"--{name}", default=default)
+    for name in ("recipe", "fidelity", "method", "backbone"):
+        first.add_argument(f"--{name}")
     known = list_flags(KINDS)
     given = first.parse_known_args(argv)[0]
+    if kept and not (given.fidelity or given.recipe):
+        return [*kept, *argv]  # among what is kept stand the flags of its own recipe and fidelity
     flags = read_recipe(given.recipe, known) if given.recipe else []
-    chosen = first.parse_known_args([*flags, *argv])[0]
+    chosen = first.parse_known_args([*kept, *flags, *argv])[0]
     method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
-    group = choose_fidelity_settings(chosen.fidelity, method, backbone)
+    fidelity = chosen.fidelity or PAPER
+    group = choose_fidelity_settings(fidelity, method, backbone)
     if given.recipe:
-        flags = read_recipe(given.recipe, known, chosen.fidelity)
-    named = {word.removeprefix("--").partition("=")[0].replace("-", "_") for word in [*flags, *argv]}
+        flags = read_recipe(given.recipe, known, fidelity)
+    named = set(split_flags([*flags, *argv]))
     held = _recall_earlier_group(argv) if group and "learning_rate_curve" not in named else {}
     if held:
         # Then the group won over the recipe, and a run goes on with what it had.
         group.pop("synthetic_last_epoch", None)
-        return [*flags, *to_flags(group | held, known, f"fidelity {chosen.fidelity}"), *argv]
+        return [*kept, *flags, *to_flags(group | held, known, f"fidelity {fidelity}"), *argv]
     if "synthetic_cooldown_epochs" in named:
         group.pop("synthetic_last_epoch", None)
-    return [*to_flags(group, known, f"fidelity {chosen.fidelity}"), *flags, *argv]
+    return [*kept, *to_flags(group, known, f"fidelity {fidelity}"), *flags, *argv]
 
 
 def _recall_earlier_group(argv: Sequence[str]) -> dict[str, Any]:

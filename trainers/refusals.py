@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import math
 import os
@@ -40,11 +41,20 @@ _PUBLISH = "publish the finished run with `synco-hub publish`"
 _MEASURE = "give --knn-every-epochs to measure on the way"
 _LAST_STEP = "the last step is the result, since no labels say which is best"
 _ORDER = "--seed draws the order, another one in each epoch"
-# Flags of `transformers.TrainingArguments`, which every training here inherits and does otherwise.
+_TRAINS = "this command trains; measure a finished run with `synco-hub evaluate`"
+_LANGUAGE = "it is for language models"
+_OWN_LOOP = "the test split is measured as a whole, see --eval-strategy"
+_AUTOCAST = "give --bf16, which holds for training and measuring"
+_CURVE = "the learning rate warms up and follows a cosine, see --warmup-epochs"
+_SGD = "it learns by SGD (7.5, 7.6), see --momentum and --weight-decay"
+# Flags of `transformers.TrainingArguments`, which every training here inherits and does otherwise, with what to do
+# instead. All others have their effect and stand in `HAVE_EFFECT`; a test compares both lists with transformers.
 _DONE_OTHERWISE = {
     "warmup_steps": "give --warmup-epochs",
-    "do_predict": "measure the finished run with `synco-hub evaluate`",
+    "do_train": _TRAINS,
+    "do_predict": _TRAINS,
     "push_to_hub": _PUBLISH,
+    "hub_token": _PUBLISH,
     "hub_model_id": _PUBLISH,
     "hub_private_repo": _PUBLISH,
     "hub_always_push": _PUBLISH,
@@ -54,18 +64,36 @@ _DONE_OTHERWISE = {
     "--gradient-accumulation-steps",
     "data_seed": "--seed draws the order too",
     "train_sampling_strategy": _ORDER,
+    "length_column_name": _ORDER,
+    "optim_target_modules": "all trained weights are the optimizer's, see --optim",
+    "average_tokens_across_devices": _LANGUAGE,
+    "neftune_noise_alpha": _LANGUAGE,
+    "use_cache": _LANGUAGE,
+    "use_liger_kernel": _LANGUAGE,
+    "liger_kernel_config": _LANGUAGE,
+    "enable_jit_checkpoint": "SIGTERM and Ctrl-C save a checkpoint anyway",
+    "label_names": "targets are no columns here",
+    "bf16_full_eval": _AUTOCAST,
+    "fp16_full_eval": _AUTOCAST,
+    "eval_do_concat_batches": _OWN_LOOP,
+    "eval_use_gather_object": _OWN_LOOP,
+    "eval_accumulation_steps": _OWN_LOOP,
+    "prediction_loss_only": _OWN_LOOP,
+    "include_for_metrics": _OWN_LOOP,
+    "batch_eval_metrics": _OWN_LOOP,
 }
+_NO_LOOP = {name: _MEASURE for name, remedy in _DONE_OTHERWISE.items() if remedy in (_OWN_LOOP, _AUTOCAST)}
 PRETRAINING_DOES_OTHERWISE = {
     **_DONE_OTHERWISE,
-    "lr_scheduler_type": "the learning rate warms up and follows a cosine (7.4), see --warmup-epochs and "
-    "--learning-rate-end",
-    "lr_scheduler_kwargs": "the learning rate warms up and follows a cosine (7.4), see --warmup-epochs and "
-    "--learning-rate-end",
+    **_NO_LOOP,
+    "lr_scheduler_type": f"{_CURVE} and --learning-rate-end (7.4)",
+    "lr_scheduler_kwargs": f"{_CURVE} and --learning-rate-end (7.4)",
     "eval_strategy": _MEASURE,
     "eval_steps": _MEASURE,
     "eval_delay": _MEASURE,
     "eval_on_start": _MEASURE,
     "do_eval": _MEASURE,
+    "per_device_eval_batch_size": _MEASURE,
     "load_best_model_at_end": _LAST_STEP,
     "metric_for_best_model": _LAST_STEP,
     "greater_is_better": _LAST_STEP,
@@ -75,25 +103,50 @@ PRETRAINING_DOES_OTHERWISE = {
     "ignore_data_skip": "a continued run would see other images than one that was not stopped",
     "label_smoothing_factor": "pretraining has no labels",
 }
-_SCHEDULE = "the rate warms up and follows a cosine (7.6), see --warmup-epochs"
-_SGD = "the heads learn by SGD (7.5, 7.6), see --momentum and --weight-decay"
-_WHOLE_SPLIT = "the test split is measured as a whole, see --eval-strategy"
-CLASSIFICATION_DOES_OTHERWISE = {
+FINE_TUNING_DOES_OTHERWISE = {
     **_DONE_OTHERWISE,
-    "lr_scheduler_type": _SCHEDULE,
-    "lr_scheduler_kwargs": _SCHEDULE,
+    "lr_scheduler_type": f"{_CURVE} (7.6)",
+    "lr_scheduler_kwargs": f"{_CURVE} (7.6)",
     "optim": _SGD,
     "optim_args": _SGD,
     "optim_target_modules": _SGD,
     "adam_beta1": _SGD,
     "adam_beta2": _SGD,
     "adam_epsilon": _SGD,
+    "do_eval": "the test split is measured in any case; --eval-strategy says when",
     "label_smoothing_factor": "give --label-smoothing",
     "remove_unused_columns": "targets are no columns of the model",
-    "prediction_loss_only": _WHOLE_SPLIT,
-    "batch_eval_metrics": _WHOLE_SPLIT,
-    "eval_accumulation_steps": _WHOLE_SPLIT,
 }
+_FROZEN = "the network is frozen and keeps nothing for a backward pass"
+LINEAR_PROBE_DOES_OTHERWISE = {
+    **FINE_TUNING_DOES_OTHERWISE,
+    "activation_checkpointing": _FROZEN,
+    "activation_checkpointing_kwargs": _FROZEN,
+    "gradient_checkpointing": _FROZEN,
+    "gradient_checkpointing_kwargs": _FROZEN,
+}
+# What changes a run, its speed or what is told of it, in at least one of the trainings.
+HAVE_EFFECT = {
+    *("output_dir", "per_device_train_batch_size", "num_train_epochs", "max_steps", "learning_rate", "optim"),
+    *("optim_args", "weight_decay", "adam_beta1", "adam_beta2", "adam_epsilon", "gradient_accumulation_steps"),
+    *("max_grad_norm", "bf16", "fp16", "tf32", "activation_checkpointing", "activation_checkpointing_kwargs"),
+    *("gradient_checkpointing", "gradient_checkpointing_kwargs", "torch_compile", "torch_compile_backend"),
+    *("torch_compile_mode", "torch_empty_cache_steps", "logging_strategy", "logging_steps", "logging_first_step"),
+    *("log_on_each_node", "logging_nan_inf_filter", "include_num_input_tokens_seen", "log_level"),
+    *("log_level_replica", "disable_tqdm", "report_to", "run_name", "project", "trackio_space_id"),
+    *("trackio_bucket_id", "trackio_static_space_id", "eval_strategy", "eval_steps", "eval_delay"),
+    *("per_device_eval_batch_size", "eval_on_start", "save_only_model", "save_strategy", "save_steps"),
+    *("save_on_each_node", "save_total_limit", "load_best_model_at_end", "metric_for_best_model"),
+    *("greater_is_better", "ignore_data_skip", "restore_callback_states_from_checkpoint", "full_determinism"),
+    *("seed", "use_cpu", "accelerator_config", "parallelism_config", "dataloader_drop_last"),
+    *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers"),
+    *("dataloader_prefetch_factor", "dataloader_multiprocessing_context", "dataloader_in_order"),
+    *("ddp_find_unused_parameters", "ddp_bucket_cap_mb", "ddp_broadcast_buffers", "ddp_static_graph", "ddp_backend"),
+    *("ddp_timeout", "fsdp", "fsdp_config", "deepspeed", "debug", "skip_memory_metrics", "local_rank"),
+    *("resume_from_checkpoint",),
+}
+# Numbers whose default in transformers is not what is done here: given, they are refused as any other value is.
+_NOT_AS_DEFAULT = ("warmup_steps", "label_smoothing_factor", "adam_beta1", "adam_beta2", "adam_epsilon", "eval_delay")
 
 # Where launchers say how many processes they started.
 _LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE")
@@ -123,6 +176,19 @@ def refuse_ignored(values: Mapping[str, Any], defaults: Mapping[str, Any], other
     for name, remedy in otherwise.items():
         if name in defaults and values[name] != defaults[name]:
             raise ValueError(f"--{name.replace('_', '-')} {values[name]} is not for this training: {remedy}.")
+
+
+def list_defaults(kind: type) -> dict[str, Any]:
+    """What the fields of a dataclass are where nothing is given."""
+    fields = [field for field in dataclasses.fields(kind) if field.init]
+    return {f.name: f.default if f.default_factory is dataclasses.MISSING else f.default_factory() for f in fields}
+
+
+def refuse_given(given: Mapping[str, Any], otherwise: Mapping[str, str]) -> None:
+    """Refuses flags that a command line names although their default already is not what a training does."""
+    for name in _NOT_AS_DEFAULT:
+        if name in given and name in otherwise:
+            raise ValueError(f"--{name.replace('_', '-')} {given[name]} is not for this training: {otherwise[name]}.")
 
 
 def count_launched_processes() -> int:

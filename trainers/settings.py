@@ -21,6 +21,13 @@ PAPER = "paper"
 AUTHORS_CODE = "authors-code"
 
 
+# Flags that are as they must be, or of use to few: only the long help shows them.
+SELDOM_GIVEN = (
+    *("logging_nan_inf_filter", "dataloader_drop_last", "remove_unused_columns", "ddp_broadcast_buffers"),
+    "ddp_find_unused_parameters",
+)
+
+
 def toggle(default: bool, help: str, **flag: Any) -> Any:
     """A field that is given as the flags of `transformers.TrainingArguments` are: `--name` or `--name false`."""
     return field(default=default, metadata={"help": help, **flag})
@@ -120,7 +127,7 @@ class PretrainingSettings:
 
     _argument_group_name: ClassVar[str] = "method and objective (section 7.4)"
 
-    method: str = setting("synco-v2", "synco-v2 (synthetic hard negatives), moby (real ones only) or byol (none).")
+    method: str = setting("synco-v2", f"{', '.join(f'{name} ({row.negatives})' for name, row in OBJECTIVES.items())}.")
     projection_hidden_dim: int = setting(4096, "Hidden width of both heads (7.2).")
     projection_dim: int = setting(256, "Output dimension of both heads (7.2).")
     head_norm: str = setting(
@@ -288,13 +295,17 @@ class PretrainingOptions:
 
     output_dir: str | None = setting(None, "Folder of the run: checkpoints, the trained model, its card.")
     num_train_epochs: float = setting(300, "Epochs of pretraining (7.4).")
-    max_steps: int = setting(-1, "Optimizer steps, instead of epochs.")
+    max_steps: int = setting(-1, "Optimizer steps, instead of --num-train-epochs, which then has no effect.")
     per_device_train_batch_size: int = setting(
         128, "Images per process and step; the paper uses 128 on each of 4 GPUs (7.4)."
     )
     gradient_accumulation_steps: int = setting(1, "Batches of a process that make one optimizer step.")
-    base_learning_rate: float = setting(1.5e-4, "Learning rate at a global batch of 512, scaled linearly (7.4).")
-    learning_rate: float | None = setting(None, "Peak learning rate, used as it is; default: the scaled base rate.")
+    base_learning_rate: float = setting(
+        1.5e-4, "Learning rate at a global batch of 512, scaled linearly (7.4); the way to set the rate."
+    )
+    learning_rate: float | None = setting(
+        None, "Peak rate as it is, instead of --base-learning-rate, which then has no effect."
+    )
     weight_decay: float = setting(0.1, "AdamW weight decay, not on norms or biases (7.4).")
     warmup_epochs: float | None = setting(None, "Epochs of linear warm-up; default: 40 / 300 of the run (7.4).")
     learning_rate_curve: str = setting(
@@ -331,7 +342,11 @@ class PretrainingOptions:
     knn_every_epochs: float | None = setting(
         None, "Measure k-NN accuracy every so many epochs; the images need classes, see --knn-dataset."
     )
-    resume: bool = toggle(False, "Continue from the newest complete checkpoint, if any.")
+    resume: bool = toggle(
+        False,
+        "Continue from the newest complete checkpoint, if any; without --dataset, flags that are left out are those "
+        "the run was started with.",
+    )
     seed: int = setting(42, "Draws weights, order and views.")
     bf16: bool = toggle(False, "Run the backbone in bfloat16.")
     torch_compile: bool = toggle(False, "Compile the network by torch.compile.", aliases=["--compile"])

@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -16,12 +17,16 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 from torch.distributed.run import main as launch
 
+# How long a checkpoint may take once the processes were told to stop; before they are killed torch waits 30 seconds.
+_SECONDS_TO_SAVE = "120"
+
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Start the processes and wait for them; ends with the exit code of the one that failed first."""
     number, *flags = sys.argv[1:] if argv is None else argv
     # It would report at length that a process ended, after that process has said why in one line.
     logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    os.environ.setdefault("TORCH_ELASTIC_SHUTDOWN_TIMEOUT", _SECONDS_TO_SAVE)
     try:
         launch(["--standalone", "--nproc-per-node", number, "--module", "trainers.pretrain", *flags])
     except ChildFailedError as error:

@@ -10,12 +10,13 @@ import csv
 import io
 import json
 import math
+import re
 import statistics
-import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import torch
@@ -25,7 +26,9 @@ from matplotlib.figure import Figure
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.options import AblateOptions, Probe
+from synco_hub.cli.processes import run_child
 from synco_hub.data import load_dataset
+from synco_hub.evaluation.knn import DEFAULT_KS
 from synco_hub.evaluation.knn import evaluate as evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
 from synco_hub.evaluation.resume import hash_contents
@@ -41,6 +44,8 @@ RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
 UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
 PROBE_METRIC = "top1_last_epoch"
+# What the demonstration's settings once were, and no run can be told any more.
+RETIRED_FLAGS = ("--augment-on=reference",)
 COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
 PROBES: dict[Probe, str] = {
     "cached": "cached features of centre crops (not the paper's protocol)",
@@ -56,24 +61,32 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
             f"--methods {options.methods!r} with --seeds {options.seeds} is no run: name a method and at least one "
             "seed."
         )
+    neighbours = choose_neighbours(options.metric)
     shared = build_shared_flags(choice.dataset, options.max_steps, further)
     streamed = any(flag.startswith("--streaming") for flag in further)
     contents = None if streamed else hash_contents(load_dataset(choice, "train"))
-    keep_to_the_plan(options.output_dir, {"flags": shared, "contents": contents})
+    begun = keep_to_the_plan(options.output_dir, {"flags": shared, "contents": contents})
     pairs = [(seed, arm) for seed in range(options.seeds) for arm in arms]
     runs = []
     for number, (seed, arm) in enumerate(pairs, start=1):
         directory = options.output_dir / run_name(arm, seed)
         if not (directory / RESULT_FILE).is_file():
             print(f"run {number} of {len(pairs)}: {arm}, seed {seed}")
-            subprocess.run(training_command(arm, seed, directory, shared), check=True)
+            try:
+                run_child(training_command(arm, seed, directory, shared))
+            except CalledProcessError:
+                if begun and not any(path.is_dir() for path in options.output_dir.iterdir()):
+                    # No run began with these flags, so the next call need not keep to them.
+                    (options.output_dir / PLAN_FILE).unlink()
+                raise
         probe = None if options.probe == "none" else directory / probe_result(options.probe)
         if probe is not None and not probe.is_file():
             print(f"linear probe ({options.probe}) of {arm}, seed {seed}")
-            subprocess.run(build_probing_command(options.probe, seed, directory, choice.dataset, further), check=True)
-        runs.append(read_finished_run(arm, seed, directory, choice, probe))
+            run_child(build_probing_command(options.probe, seed, directory, choice.dataset, further))
+        runs.append(read_finished_run(arm, seed, directory, choice, probe, neighbours))
+        require_metric(runs[-1], options.metric)
     like = [options.output_dir / run_name(arms[0], seed) for seed in range(options.seeds)]
-    runs = [measure_untrained_run(seed, directory, choice) for seed, directory in enumerate(like)] + runs
+    runs = [measure_untrained_run(seed, directory, choice, neighbours) for seed, directory in enumerate(like)] + runs
     runs.sort(key=lambda run: [UNTRAINED, *arms].index(run.arm))
     settings = {"max_steps": options.max_steps, "dataset": choice.dataset, "seeds": options.seeds}
     if options.probe != "none":
@@ -122,8 +135,8 @@ def run_name(arm: str, seed: int) -> str:
     return f"{arm.replace('/', '-')}-seed{seed}"
 
 
-def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
-    """Record what all runs share, so that runs of another budget never enter the same table."""
+def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> bool:
+    """Record what all runs share, so that runs of another budget never enter the same table; True where it is new."""
     file = directory / PLAN_FILE
     if file.is_file():
         kept = json.loads(file.read_text())
@@ -131,14 +144,22 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> None:
         if kept.get("contents") is not None and kept["contents"] == plan.get("contents"):
             # The same images, wherever they lie now.
             earlier, now = (_without_places(each["flags"]) for each in (kept, plan))
+        retired = sorted(flag for flag in earlier - now if flag.replace("_", "-") in RETIRED_FLAGS)
+        if retired:
+            raise ValueError(
+                f"{directory} holds an ablation that an earlier version began with {', '.join(retired)}, which this "
+                "one does not have: its runs cannot be finished alike. Give another --output-dir, or finish it with "
+                "the version that began it."
+            )
         if earlier != now:
             raise ValueError(
                 f"{directory} holds an ablation with other settings (then {', '.join(sorted(earlier - now)) or '-'}; "
                 f"now {', '.join(sorted(now - earlier)) or '-'}): give the same ones, or another --output-dir."
             )
-        return
+        return False
     with atomic_write(file) as temporary:
         temporary.write_text(json.dumps(plan, indent=2) + "\n")
+    return True
 
 
 def _without_places(flags: Sequence[str]) -> set[str]:
@@ -154,27 +175,69 @@ def _without_places(flags: Sequence[str]) -> set[str]:
 # Their measurement
 
 
+def choose_neighbours(metric: str) -> list[int] | None:
+    """The numbers of neighbours to measure with, so that the metric is among what comes out; None for the usual."""
+    named = re.fullmatch(r"(top1|top5|map_11_point|map_integral)_k([1-9]\d*)", metric)
+    if named is None:
+        raise ValueError(
+            f"--metric {metric} is no metric of k-NN: give top1_k<k>, such as top1_k10, top5_k<k>, or, where an image "
+            "can have several classes, map_11_point_k<k>."
+        )
+    number = int(named[2])
+    return None if number in DEFAULT_KS else [number]
+
+
+def require_metric(run: FinishedRun, metric: str) -> None:
+    """Refuses a metric that the data do not have."""
+    if metric not in run.metrics:
+        raise ValueError(f"{run.arm} has no metric {metric!r}: choose one of {', '.join(run.metrics)}.")
+
+
 def read_finished_run(
-    arm: str, seed: int, directory: Path, choice: DatasetChoice, probe: Path | None = None
+    arm: str,
+    seed: int,
+    directory: Path,
+    choice: DatasetChoice,
+    probe: Path | None = None,
+    neighbours: list[int] | None = None,
 ) -> FinishedRun:
     """Measure a trained run, or read what was measured; ``probe`` is the result of its linear probe."""
-    if not (directory / RESULT_FILE).is_file():
-        model, processor = load_model(str(directory))
-        _measured(EvaluatedModel(model, processor, directory.name), choice).save(directory / RESULT_FILE)
-    result = EvaluationResult.load(directory / RESULT_FILE, "knn")
+    result = _read_or_measure(directory / RESULT_FILE, neighbours, choice, lambda: _load_trained(directory))
     seconds = json.loads((directory / "pretraining_summary.json").read_text())["seconds"]
     return FinishedRun(arm, seed, dict(result.metrics), float(seconds), None if probe is None else _top1(probe))
 
 
-def measure_untrained_run(seed: int, like: Path, choice: DatasetChoice) -> FinishedRun:
+def measure_untrained_run(
+    seed: int, like: Path, choice: DatasetChoice, neighbours: list[int] | None = None
+) -> FinishedRun:
     """Measure random weights of the seed in the architecture of a finished run, beside which the result is kept."""
-    if not (like / UNTRAINED_RESULT_FILE).is_file():
+
+    def draw() -> EvaluatedModel:
         trained, processor = load_model(str(like))
         torch.manual_seed(seed)
-        untrained = EvaluatedModel(SynCoModel(trained.config), processor, UNTRAINED)
-        _measured(untrained, choice).save(like / UNTRAINED_RESULT_FILE)
-    result = EvaluationResult.load(like / UNTRAINED_RESULT_FILE, "knn")
+        return EvaluatedModel(SynCoModel(trained.config), processor, UNTRAINED)
+
+    result = _read_or_measure(like / UNTRAINED_RESULT_FILE, neighbours, choice, draw)
     return FinishedRun(UNTRAINED, seed, dict(result.metrics), 0.0)
+
+
+def _load_trained(directory: Path) -> EvaluatedModel:
+    model, processor = load_model(str(directory))
+    return EvaluatedModel(model, processor, directory.name)
+
+
+def _read_or_measure(
+    file: Path, neighbours: list[int] | None, choice: DatasetChoice, load: Callable[[], EvaluatedModel]
+) -> EvaluationResult:
+    """What was measured, or a measurement where there is none with these numbers of neighbours."""
+    if file.is_file():
+        result = EvaluationResult.load(file, "knn")
+        measured = {int(name.rpartition("_k")[2]) for name in result.metrics}
+        if measured & set(neighbours or DEFAULT_KS):
+            return result
+    settings = KnnSettings(k=neighbours, num_workers=0, device=choose_device(), progress=True)
+    evaluate_knn(load(), choice, settings).save(file)
+    return EvaluationResult.load(file, "knn")
 
 
 def _top1(file: Path) -> float:
@@ -182,10 +245,6 @@ def _top1(file: Path) -> float:
     if PROBE_METRIC not in metrics:
         raise ValueError(f"{file} has no {PROBE_METRIC}: --probe none, or a data set with one label an image.")
     return float(metrics[PROBE_METRIC])
-
-
-def _measured(model: EvaluatedModel, choice: DatasetChoice) -> EvaluationResult:
-    return evaluate_knn(model, choice, KnnSettings(num_workers=0, device=choose_device(), progress=False))
 
 
 # The table
@@ -243,8 +302,7 @@ def summarize_runs(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
     for arm in dict.fromkeys(run.arm for run in runs):
         own = [run for run in runs if run.arm == arm]
         for run in own:
-            if metric not in run.metrics:
-                raise ValueError(f"{arm} has no metric {metric!r}: choose one of {', '.join(run.metrics)}.")
+            require_metric(run, metric)
         values = [run.metrics[metric] for run in own]
         minutes = statistics.fmean(run.seconds for run in own) / 60
         mean, sd = _mean_and_deviation(values)

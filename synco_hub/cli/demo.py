@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import torch
 
 from synco_hub.cli.options import DemoOptions
+from synco_hub.cli.processes import run_child
 from synco_hub.data import load_dataset
 from synco_hub.evaluation.knn import evaluate as evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
@@ -67,7 +67,7 @@ def demo(options: DemoOptions) -> None:
     ]
     # One core draws views, the others train; threads that wait for each other's core cost more than they bring.
     threads = {"OMP_NUM_THREADS": str(max((os.cpu_count() or 2) - 1, 1))}
-    subprocess.run([sys.executable, "-m", "trainers.pretrain", *flags], check=True, env={**os.environ, **threads})
+    run_child([sys.executable, "-m", "trainers.pretrain", *flags], {**os.environ, **threads})
     name, after = finish(run)
     picture = draw_attention_example(name, options.output_dir)
     ratio = after.metrics["top1_k10"] / before.metrics["top1_k10"]

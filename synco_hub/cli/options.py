@@ -9,7 +9,8 @@ from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Literal
 
-from synco_hub.settings import MODEL_REVISION, repeated, setting
+from synco_hub.hub.conversion.layouts import LAYOUTS
+from synco_hub.settings import MODEL_REVISION, DatasetChoice, repeated, same_as, setting
 
 
 def _check_range(flag: str, value: float | None, least: float, most: float | None = None) -> None:
@@ -71,7 +72,7 @@ class EvaluateAllOptions:
     data_dir: Path | None = setting(
         None, "Folder of published archives: robustness, ood, retrieval, video and discovery run on what it holds."
     )
-    split_seed: int = setting(0, "Seed of the 80/20 split of a folder without test images.")
+    split_seed: int = same_as(DatasetChoice, "split_seed")
     model_revision: str | None = setting(None, MODEL_REVISION)
 
 
@@ -82,7 +83,7 @@ class EvaluateAllOptions:
 class DemoOptions:
     """What the demonstration trains."""
 
-    method: str = setting("synco-v2", "synco-v2, moby or byol.")
+    method: str = setting("synco-v2", "A method of `synco-hub pretrain --help`.")
     output_dir: Path = setting(Path("synco-demo"), "Folder for the run, its results and the figure.")
     max_steps: int = setting(1000, "Optimizer steps of pretraining.")
     seed: int = setting(0, "Seed of the weights, the order and the views.")
@@ -113,7 +114,7 @@ class AblateOptions:
     seeds: int = setting(3, "Runs of each, with seeds 0, 1, …")
     max_steps: int = setting(1200, "Optimizer steps of every run.")
     output_dir: Path = setting(Path("ablation"), "Folder for the runs and the tables.")
-    metric: str = setting("top1_k10", "Which k-NN accuracy the table shows.")
+    metric: str = setting("top1_k10", "Which k-NN accuracy the table shows: top1_k<k>, for any k.")
     probe: Probe = setting(
         "none",
         "Linear probe of every run as a further column: full is the paper's protocol, cached a quick look that is "
@@ -188,7 +189,7 @@ class ConvertOptions:
         positional=True,
     )
     output: Path = setting(MISSING, "Directory to write; it must not exist, or be empty.")
-    layout: str = setting("auto", "auto, synco-v2, moby, moco-v3, dino or timm; auto tells it by the keys.")
+    layout: str = setting("auto", f"auto, {' or '.join(LAYOUTS)}; auto tells it by the keys.")
     backbone: str | None = setting(None, "Short name or timm name of the network; default: by the shapes.")
     num_heads: int | None = setting(
         None, "Attention heads of a ViT, which no shape tells; default: as the layout's own code builds it."

@@ -1,14 +1,18 @@
 """Commands that become another process: `pretrain`, `linear-probe` and `fine-tune` the trainers, `space` the server.
 
-Replacing this process makes signals and exit codes those of training or server themselves.
+Replacing this process makes signals and exit codes those of training or server themselves. Commands that have more to
+do after a training start it as a child, and hand on the signals that they get.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import FrameType
 
 from synco_hub.cli.options import SpaceOptions
 
@@ -39,6 +43,37 @@ def space(options: SpaceOptions) -> None:
     # With an arena of memory for every thread, a server whose threads come and go grows: 340 MiB in use took 800.
     os.environ.setdefault("MALLOC_ARENA_MAX", "2")
     os.execv(sys.executable, [sys.executable, "-m", "space_app.app", *flags])
+
+
+def run_child(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
+    """Run a process to its end, which saves what it has when this one is told to stop.
+
+    `subprocess.run` would leave it alone at SIGTERM, and kill it a quarter of a second after Ctrl-C.
+
+    Raises:
+        CalledProcessError: If it ends with another exit code than 0.
+    """
+    received: list[int] = []
+    child: list[subprocess.Popen[bytes]] = []
+
+    def hand_on(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        for process in child:
+            process.send_signal(number)
+
+    previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        child.append(subprocess.Popen(list(command), env=env))
+        if received:
+            child[0].send_signal(received[0])
+        code = child[0].wait()
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+    if received:
+        sys.exit(128 + received[0])
+    if code:
+        raise subprocess.CalledProcessError(code, list(command))
 
 
 def training_command(words: Sequence[str]) -> list[str]:

@@ -7,11 +7,11 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 from matplotlib.axes import Axes
@@ -21,6 +21,7 @@ from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.evaluate import NULL_EXIT_CODE
 from synco_hub.cli.options import RobustnessDemoOptions
+from synco_hub.cli.processes import run_child
 from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult
 from synco_hub.results_table import compare_results, to_markdown
@@ -111,11 +112,13 @@ def check_backbone(probe: Path, model: str | None) -> None:
 def _run(*arguments: str) -> None:
     """Run a command of this package in a process of its own; a null attack is a finding, not a failure."""
     threads = {"OMP_WAIT_POLICY": "passive", **os.environ}
-    done = subprocess.run([sys.executable, "-m", "synco_hub.cli", *arguments], env=threads, check=False)
-    if done.returncode not in (0, NULL_EXIT_CODE if "adversarial" in arguments else 0):
-        raise ValueError(
-            f"`synco-hub {' '.join(arguments)}` ended with exit code {done.returncode}: see its line above"
-        )
+    try:
+        run_child([sys.executable, "-m", "synco_hub.cli", *arguments], threads)
+    except CalledProcessError as error:
+        if error.returncode != (NULL_EXIT_CODE if "adversarial" in arguments else 0):
+            raise ValueError(
+                f"`synco-hub {' '.join(arguments)}` ended with exit code {error.returncode}: see its line above"
+            ) from None
 
 
 def table(corrupted: Path, attacked: Path) -> str:

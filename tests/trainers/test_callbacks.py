@@ -1,4 +1,5 @@
 import math
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,10 +11,13 @@ from trainers import callbacks
 from trainers.callbacks import (
     PATIENCE,
     CollapseCallback,
+    ContinuedTensorBoardCallback,
     EpochCallback,
     GradientNormCallback,
     ImageProgressCallback,
+    LastLogCallback,
     TargetUpdateCallback,
+    TrainBeginCallback,
     TrainingMonitor,
     compute_chance_loss,
     compute_gradient_norm,
@@ -47,8 +51,11 @@ def test_the_gradient_norm_is_taken_at_logged_steps_only():
     callback = GradientNormCallback(trainer)
     for step in range(10):
         trainer.remember_gradient_norm = lambda step=step: taken.append(step + 1)
-        callback.on_pre_optimizer_step(SimpleNamespace(logging_first_step=False), state(global_step=step), None)
-    assert taken == [3, 6, 9]
+        callback.on_pre_optimizer_step(
+            SimpleNamespace(logging_first_step=False, logging_strategy="steps"), state(global_step=step), None
+        )
+    # The run has 10 steps, and its last one is logged.
+    assert taken == [3, 6, 9, 10]
 
 
 @pytest.mark.parametrize("step", [0, 1])
@@ -56,7 +63,7 @@ def test_the_gradient_norm_of_the_first_step_is_taken_if_that_is_logged(step):
     taken: list[int] = []
     trainer = SimpleNamespace(remember_gradient_norm=lambda: taken.append(step))
     GradientNormCallback(trainer).on_pre_optimizer_step(
-        SimpleNamespace(logging_first_step=True), state(global_step=step), None
+        SimpleNamespace(logging_first_step=True, logging_strategy="steps"), state(global_step=step), None
     )
     assert taken == ([0] if step == 0 else [])
 
@@ -86,17 +93,33 @@ def test_the_bar_counts_images_and_starts_where_a_resumed_run_was(capsys):
     assert other.training_bar is None
 
 
-STATE = SimpleNamespace(global_step=7)
+@pytest.mark.parametrize(("strategy", "logged"), [("steps", True), ("epoch", True), ("no", False)])
+def test_the_last_step_is_logged_unless_nothing_is(strategy, logged):
+    for step in (1, 9, 10):
+        control = SimpleNamespace(should_log=False)
+        LastLogCallback().on_step_end(SimpleNamespace(logging_strategy=strategy), state(global_step=step), control)
+        assert control.should_log == (logged and step == 10)
 
 
-def report(callback: CollapseCallback, **logs: float) -> None:
-    callback.on_log(None, STATE, None, logs=logs)
+PEAK = 1e-3
+
+
+class Reports:
+    """Lines of a log, each after so many steps at a rate."""
+
+    def __init__(self, queue_size: int | None = None, steps: int = 50) -> None:
+        self.callback, self.steps, self.now = CollapseCallback(queue_size), steps, 0
+
+    def __call__(self, rate: float = PEAK, **logs: float) -> None:
+        self.now += self.steps
+        logs = {"learning_rate": rate, **logs}
+        self.callback.on_log(SimpleNamespace(learning_rate=PEAK), state(global_step=self.now), None, logs=logs)
 
 
 def test_collapse_is_reported_once(caplog):
-    callback = CollapseCallback()
+    report = Reports()
     for spread in (0.9, 0.04, 0.01):
-        report(callback, feature_std=spread)
+        report(feature_std=spread)
     assert caplog.text.count("collapsing") == 1
     assert "0.0400" in caplog.text
 
@@ -110,33 +133,55 @@ def test_the_guessing_loss_is_infonce_when_all_vectors_are_the_same():
 
 @pytest.mark.parametrize("num_synthetic", [0.0, 768.0])
 def test_a_loss_of_a_guess_is_reported_when_it_stays(caplog, num_synthetic):
-    callback, guess = CollapseCallback(4096), compute_chance_loss(4096 + num_synthetic)
+    report, guess = Reports(4096), compute_chance_loss(4096 + num_synthetic)
     values = {"contrast_accuracy": 0.2, "num_synthetic": num_synthetic}
-    for _ in range(PATIENCE - 1):
-        report(callback, loss=guess * 1.005, **values)
-    report(callback, loss=guess * 0.9, **values)
+    lines = round(PATIENCE / report.steps)
+    for _ in range(lines - 1):
+        report(loss=guess * 1.005, **values)
+    report(loss=guess * 0.9, **values)
     assert caplog.text == ""
-    for _ in range(PATIENCE + 2):
-        report(callback, loss=guess * 0.995, **values)
+    for _ in range(lines + 2):
+        report(loss=guess * 0.995, **values)
     assert caplog.text.count("ln(K + 1)") == 1
+    assert "learning rate, which has come to 0.001" in caplog.text
 
 
 @pytest.mark.parametrize("num_synthetic", [0.0, 768.0])
 @pytest.mark.parametrize(("guesses", "stuck"), [(0.0, True), (1.0, True), (2.0, True), (2.0002, False), (3.0, False)])
 def test_contrast_accuracy_of_two_guesses_is_reported_when_it_stays(caplog, num_synthetic, guesses, stuck):
-    callback = CollapseCallback(4096)
+    report = Reports(4096)
     values = {"contrast_accuracy": guesses / (4097 + num_synthetic), "num_synthetic": num_synthetic}
-    for _ in range(PATIENCE - 1):
-        report(callback, loss=3.0, **values)
+    for _ in range(round(PATIENCE / report.steps) - 1):
+        report(loss=3.0, **values)
     assert caplog.text == ""
-    report(callback, loss=3.0, **values)
+    report(loss=3.0, **values)
     assert ("contrast accuracy is stuck" in caplog.text) == stuck
 
 
+@pytest.mark.parametrize("steps", [1, 10, 250])
+def test_patience_is_counted_in_steps_and_not_in_lines(caplog, steps):
+    report = Reports(4096, steps)
+    while report.now < PATIENCE - steps:
+        report(loss=3.0, contrast_accuracy=0.0)
+    assert caplog.text == ""
+    report(loss=3.0, contrast_accuracy=0.0)
+    assert caplog.text.count("is stuck") == 1
+
+
+def test_a_warm_up_from_zero_proves_nothing(caplog):
+    report = Reports(4096, steps=10)
+    for line in range(50):  # 500 steps, in which the rate rises to a hundredth of its peak
+        report(PEAK * line / 5000, loss=3.0, contrast_accuracy=0.0)
+    assert caplog.text == ""
+    for _ in range(25):
+        report(loss=3.0, contrast_accuracy=0.0)
+    assert "is stuck" in caplog.text
+
+
 def test_a_method_without_negatives_is_judged_by_its_spread_alone(caplog):
-    callback = CollapseCallback(None)
-    for _ in range(2 * PATIENCE):
-        report(callback, loss=0.0, feature_std=0.8)
+    report = Reports()
+    for _ in range(20):
+        report(loss=0.0, feature_std=0.8)
     assert caplog.text == ""
 
 
@@ -201,3 +246,33 @@ def test_gradient_norm_equals_torchs_clipping_norm():
     expected = nn.utils.get_total_norm([p.grad for p in parameters])
     torch.testing.assert_close(compute_gradient_norm(parameters), expected)
     assert float(compute_gradient_norm([nn.Parameter(torch.zeros(2))])) == 0.0
+
+
+def test_a_resumed_run_goes_on_in_its_folder_of_tensorboard(tmp_path, monkeypatch):
+    opened = []
+
+    class Writer:
+        def __init__(self, **values):
+            opened.append(values)
+
+        def add_text(self, *words):
+            pass
+
+    args = SimpleNamespace(output_dir=str(tmp_path), to_json_string=lambda: "{}")
+    for step in (0, 4):
+        callback = ContinuedTensorBoardCallback()
+        callback._SummaryWriter = Writer
+        callback.on_train_begin(
+            args, state(global_step=step, is_world_process_zero=True, is_hyper_param_search=False), None
+        )
+        Path(opened[-1]["log_dir"]).mkdir(parents=True, exist_ok=True)
+    assert opened[1] == {"log_dir": opened[0]["log_dir"], "purge_step": 5}
+    assert len(list((tmp_path / "runs").iterdir())) == 1
+
+
+def test_something_is_done_when_training_begins_and_only_where_files_are_written():
+    done = []
+    callback = TrainBeginCallback(lambda: done.append("written"))
+    callback.on_train_begin(None, state(is_world_process_zero=False), None)
+    callback.on_train_begin(None, state(is_world_process_zero=True), None)
+    assert done == ["written"]

@@ -1,3 +1,4 @@
+import json
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -6,7 +7,7 @@ import pytest
 
 from trainers import fine_tune, linear_probe, pretrain
 from trainers.classification.settings import LabelledDataArguments
-from trainers.command import Command, list_flags, parse_flags
+from trainers.command import Command, drop_flags, list_flags, parse_flags, recall_flags, split_flags
 
 COMMANDS = {"pretrain": pretrain, "linear-probe": linear_probe, "fine-tune": fine_tune}
 
@@ -99,3 +100,60 @@ def test_a_command_fails_in_one_line(capsys, flags, message):
 def test_a_command_runs_what_it_names(capsys):
     command(f"{__name__}:run").main(["--rate", "0.25"])
     assert capsys.readouterr().out == "rate 0.25\n"
+
+
+@pytest.mark.parametrize(
+    ("module", "word", "meant"),
+    [
+        ("pretrain", "--epochs", "--num-train-epochs"),
+        ("fine-tune", "--epochs=3", "--num-train-epochs"),
+        ("linear-probe", "--batch-size", "--per-device-train-batch-size"),
+        ("pretrain", "--lr", "--learning-rate"),
+        ("pretrain", "--workers", "--dataloader-num-workers"),
+    ],
+)
+def test_what_other_programs_call_a_flag_leads_to_ours(module, word, meant, capsys, tmp_path):
+    with pytest.raises(SystemExit):
+        COMMANDS[module].main(
+            [word, "3", "--output-dir", str(tmp_path), "--use-cpu", *(["--model", "x"] * (module != "pretrain"))]
+        )
+    assert capsys.readouterr().err.strip().endswith(f"is not a flag of this command. Did you mean '{meant}'?")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_short_help_begins_with_what_most_calls_need(name, capsys):
+    COMMANDS[name].main(["--help"])
+    text = capsys.readouterr().out
+    group = text.split("what most calls need:")[1].split("\n\n")[0]
+    flags = [line.split()[0] for line in group.splitlines() if line.startswith("  --")]
+    assert flags == [f"--{flag.replace('_', '-')}" for flag in COMMANDS[name].COMMAND.first]
+    assert "--resume" in flags
+    # Flags that are as they must be are for the long help.
+    assert "--remove-unused-columns" not in text
+    COMMANDS[name].main(["--help-all"])
+    assert "--remove-unused-columns" in capsys.readouterr().out
+
+
+def test_a_command_line_is_taken_apart():
+    words = ["--a", "1", "2", "--b=x=y", "--num_mixup", "-3", "--resume"]
+    assert split_flags(words) == {"a": ["1", "2"], "b": ["x=y"], "num_mixup": ["-3"], "resume": []}
+    assert drop_flags(words, ["a", "num_mixup"]) == ["--b=x=y", "--resume"]
+
+
+def test_a_resumed_run_is_told_what_it_was_started_with(tmp_path, caplog):
+    file = tmp_path / "settings.json"
+    flags = ["--queue-size", "8", "--max-steps", "4", "--learning-rate=0.1"]
+    base = ["--output-dir", str(tmp_path)]
+    assert recall_flags([*base, "--resume"], file.name) == []
+    file.write_text(json.dumps({"flags": flags}))
+    for resume in (["--resume"], ["--resume=true"], ["--resume", "True"]):
+        assert recall_flags([*base, *resume], file.name) == flags
+    for not_resumed in ([], ["--resume", "false"], ["--resume=False"]):
+        assert recall_flags([*base, *not_resumed], file.name) == []
+    # Who names the data describes the run anew; a flag that another would beat is not beaten by an old one.
+    assert recall_flags([*base, "--resume", "--dataset", "x"], file.name) == []
+    assert recall_flags([*base, "--resume", "--num-train-epochs", "2"], file.name) == ["--queue-size", "8", flags[-1]]
+    assert recall_flags([*base, "--resume", "--base_learning_rate=1"], file.name) == flags[:-1]
+    file.write_text("{}")
+    assert recall_flags([*base, "--resume"], file.name) == []
+    assert "of an earlier version" in caplog.text

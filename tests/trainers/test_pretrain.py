@@ -7,8 +7,10 @@ from transformers import AutoImageProcessor, AutoModel
 
 from synco_hub.data import load_dataset
 from synco_hub.data.image_folder import load_version_0_1_training_images
+from synco_hub.hub.card.model_card import render_expected_card
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
+from trainers.schedules import learning_rate_factor
 
 TINY = (
     "--backbone vit-nano --depth 1 --queue-size 16 --num-hard-negatives 4 --projection-hidden-dim 16 "
@@ -170,3 +172,140 @@ def test_what_would_not_be_held_out_is_refused(photographs, tmp_path, capsys):
     with pytest.raises(SystemExit):
         run(photographs, tmp_path / "run", "--holdout", "0.2", "--streaming")
     assert "--holdout is not for --streaming" in capsys.readouterr().err
+
+
+def settings_of(output) -> dict:
+    return json.loads((output / "pretraining_settings.json").read_text())
+
+
+def test_the_records_say_what_was_and_not_what_was_asked_for(photographs, tmp_path):
+    output = tmp_path / "run"
+    # 22 images for training: 5 batches of 4, so a step cannot have 100 of them.
+    run(
+        photographs,
+        output,
+        "--fp16",
+        "--num-train-epochs",
+        "9",
+        "--gradient-accumulation-steps",
+        "100",
+        "--optim",
+        "sgd",
+    )
+    training = settings_of(output)["training"]
+    assert (training["precision"], training["device"], training["optimizer"]) == ("fp32", "cpu", "SGD")
+    assert (training["num_train_epochs"], training["max_steps"], training["steps"], training["epochs"]) == (
+        None,
+        4,
+        4,
+        4,
+    )
+    assert (training["gradient_accumulation_steps"], training["global_batch_size"]) == (5, 20)
+    assert training["learning_rate"] == pytest.approx(1.5e-4 * 20 / 512)
+    manifest = json.loads((output / "checkpoint-4" / "manifest.json").read_text())
+    groups = torch.load(output / "checkpoint-4" / "optimizer.pt", weights_only=True)["param_groups"]
+    assert manifest["precision"] == "fp32"
+    assert manifest["optimizer"]["class"] == "SGD"
+    assert manifest["optimizer"]["lr"] == groups[0]["initial_lr"] == training["learning_rate"]
+    assert max(group["weight_decay"] for group in groups) == training["weight_decay"] == 0.1
+    assert set(training["versions"]) >= {"torch", "transformers"}
+    card = (output / "README.md").read_text()
+    assert "| training.precision | fp32 |" in card
+    assert str(photographs) not in card.split("| setting | value |")[1].replace(
+        settings_of(output)["data"]["source"], ""
+    )
+    # What `synco-hub card` makes of the folder says the same.
+    expected = render_expected_card(output)
+    said = [{line for line in str(text).splitlines() if line.startswith("| training.")} for text in (card, expected)]
+    assert said[0] == said[1]
+
+
+def test_bf16_is_recorded_where_it_is_used(photographs, tmp_path):
+    run(photographs, tmp_path / "run", "--bf16")
+    assert settings_of(tmp_path / "run")["training"]["precision"] == "bf16"
+
+
+def test_the_last_step_is_logged_and_drawn_however_short_a_run_is(photographs, tmp_path):
+    output = tmp_path / "run"
+    run(photographs, output, "--logging-steps", "50")
+    summary = json.loads((output / "pretraining_summary.json").read_text())
+    assert summary["last_log"]["step"] == 4
+    assert summary["last_log"]["grad_norm"] > 0
+    assert (output / "training_curve.png").is_file()
+
+
+def resume(output, *flags: str) -> None:
+    main(["--resume", "--output-dir", str(output), *flags])
+
+
+def test_the_folder_alone_resumes_a_run_to_the_same_bits(photographs, tmp_path, monkeypatch):
+    for name in ("whole", "stopped"):
+        run(photographs, tmp_path / name, "--num-mixup", "3", "--learning-rate", "1e-3")
+    for file in (tmp_path / "stopped" / "checkpoint-4", tmp_path / "stopped" / "model.safetensors"):
+        file.rename(tmp_path / f"lost-{file.name}")
+    resume(tmp_path / "stopped")
+    files = [tmp_path / name / "checkpoint-4" / "model.safetensors" for name in ("whole", "stopped")]
+    assert files[0].read_bytes() == files[1].read_bytes()
+    kept = [settings_of(tmp_path / name) for name in ("whole", "stopped")]
+    assert kept[0] == kept[1]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--queue-size", "12"], "queue_size was 16 and is now 12"),
+        (["--method", "moby"], "method was 'synco-v2' and is now 'moby'"),
+        (["--optim", "sgd", "--max-steps", "6"], "holds the state of AdamW, which SGD cannot go on from"),
+        (["--decay-tokens-and-tables", "--max-steps", "6"], "decays other weights"),
+        (
+            ["--per-device-train-batch-size", "2", "--gradient-accumulation-steps", "2"],
+            "micro-batch × processes at 4 and",
+        ),
+    ],
+)
+def test_flags_beside_the_folder_are_compared(photographs, tmp_path, capsys, flags, message):
+    output = tmp_path / "run"
+    run(photographs, output)
+    before = settings_of(output)
+    with pytest.raises(SystemExit):
+        resume(output, *flags)
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert last.startswith("error: ")
+    assert message in last
+    # What was refused is not what the run was.
+    assert {key: settings_of(output)[key] for key in ("flags", "training")} == {
+        key: before[key] for key in ("flags", "training")
+    }
+
+
+def test_new_settings_of_the_optimizer_take_effect_and_are_said(photographs, tmp_path, caplog):
+    output = tmp_path / "run"
+    run(photographs, output, "--learning-rate", "1e-3")
+    resume(output, "--weight-decay", "0.5", "--learning-rate", "0.02", "--num-train-epochs", "2")
+    assert "weight_decay 0.1 → 0.5" in caplog.text
+    assert "lr 0.001 → 0.02" in caplog.text
+    history = json.loads((output / "checkpoint-10" / "trainer_state.json").read_text())["log_history"]
+    rates = {entry["step"]: entry["learning_rate"] for entry in history if "loss" in entry}
+    for step in range(5, 11):
+        assert rates[step] == pytest.approx(0.02 * learning_rate_factor(step - 1, 10, 1), abs=1e-12), step
+    group = torch.load(output / "checkpoint-10" / "optimizer.pt", weights_only=True)["param_groups"][-1]
+    assert (group["initial_lr"], group["weight_decay"]) == (0.02, 0.5)
+    training = settings_of(output)["training"]
+    assert (training["learning_rate"], training["weight_decay"], training["steps"]) == (0.02, 0.5, 10)
+
+
+def test_one_image_at_once_is_refused_where_batchnorm_needs_two(photographs, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path / "run", "--per-device-train-batch-size", "1")
+    assert "BatchNorm of the heads needs at least 2 images at once" in capsys.readouterr().err
+    run(photographs, tmp_path / "run", "--per-device-train-batch-size", "1", "--head-norm", "none")
+
+
+def test_too_many_unreadable_images_stop_a_run_that_logs_nothing(photographs, tmp_path, capsys):
+    for file in sorted(photographs.rglob("*.*"))[:16]:
+        file.write_bytes(b"no image")
+    flags = ["--max-bad-fraction", "0.2", "--logging-strategy", "no", "--save-strategy", "no"]
+    with pytest.raises(SystemExit):
+        run(photographs, tmp_path / "run", *flags)
+    assert "error: " in capsys.readouterr().err
+    assert not (tmp_path / "run" / "model.safetensors").exists()

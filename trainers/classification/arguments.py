@@ -2,34 +2,31 @@
 
 from __future__ import annotations
 
-import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from transformers import TrainingArguments
-
+from synco_hub.settings import setting
 from trainers.classification.settings import (
     ClassificationOptions,
     FineTuningOptions,
     LabelledDataArguments,
     LinearProbeOptions,
 )
-from trainers.refusals import (
-    CLASSIFICATION_DOES_OTHERWISE,
-    choose_cpu_without_gpu,
-    refuse_ignored,
-    refuse_impossible,
-    refuse_separate_processes,
-)
+from trainers.refusals import FINE_TUNING_DOES_OTHERWISE, LINEAR_PROBE_DOES_OTHERWISE
 from trainers.schedules import scaled_learning_rate
+from trainers.settings import toggle
+from trainers.training_arguments import CheckedTrainingArguments
 
 IMAGENET_LEARNING_RATES = (0.1, 0.5, 0.75, 1.0, 1.25, 1.5)
 TRANSFER_LEARNING_RATES = (1.0,)
 _IMAGENET_NAMES = ("imagenet", "imagenet-1k", "imagenet1k", "ilsvrc", "ilsvrc2012")
+# Stands for the metric by which the data are judged, which is known when they are open.
+PRIMARY = "primary"
 
 
 @dataclass
-class ClassificationArguments(ClassificationOptions, TrainingArguments):  # type: ignore[misc]
+class ClassificationArguments(ClassificationOptions, CheckedTrainingArguments):  # type: ignore[misc]
     """What probing and fine-tuning share; where `TrainingArguments` contradicts the paper, the paper wins."""
 
     _argument_group_name: ClassVar[str] = "training (the rest are transformers.TrainingArguments)"
@@ -37,31 +34,15 @@ class ClassificationArguments(ClassificationOptions, TrainingArguments):  # type
     # Share of the run that the paper's warm-up is; the subclass says.
     warmup_fraction: ClassVar[float] = 0.05
 
+    optim: str = setting("sgd", "Always SGD (7.5, 7.6).")
+    do_eval: bool = toggle(True, "On: the test split is measured.")
+
     def __post_init__(self) -> None:
-        refuse_impossible(vars(self))
-        refuse_ignored(
-            vars(self), {f.name: f.default for f in dataclasses.fields(self)}, CLASSIFICATION_DOES_OTHERWISE
-        )
-        self.use_cpu = choose_cpu_without_gpu(self.use_cpu)
-        given = self.learning_rate
-        self.learning_rate = 0.0 if given is None else given
-        super().__post_init__()  # type: ignore[no-untyped-call]
-        refuse_separate_processes(self.world_size)
-        # torch's DataParallel would split the batch behind the frozen network's back; several GPUs, several processes.
-        self._n_gpu = min(self._n_gpu, 1)
-        self.given_learning_rate = given
+        if self.metric_for_best_model is None and (self.load_best_model_at_end or self.save_strategy == "best"):
+            self.metric_for_best_model = PRIMARY
+        super().__post_init__()
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(f"label_smoothing={self.label_smoothing} is not in [0, 1): the paper uses 0.1.")
-        if self.save_total_limit is not None and self.save_total_limit < 2:
-            raise ValueError(
-                f"save_total_limit={self.save_total_limit} would delete the only complete checkpoint while the next "
-                "is written: give at least 2."
-            )
-
-    @property
-    def global_batch_size(self) -> int:
-        """Images per optimizer step: micro-batch × processes × accumulation steps."""
-        return self.per_device_train_batch_size * self.world_size * self.gradient_accumulation_steps
 
     def scaled(self, base_learning_rate: float) -> float:
         """The peak rate of a base rate: base × global batch / 512 (our choice, as in pretraining)."""
@@ -81,6 +62,7 @@ class LinearProbeArguments(LinearProbeOptions, ClassificationArguments):  # type
     _argument_group_name: ClassVar[str] = "linear probing (section 7.5; the rest are transformers.TrainingArguments)"
 
     warmup_fraction: ClassVar[float] = 5 / 100
+    does_otherwise: ClassVar[Mapping[str, str]] = LINEAR_PROBE_DOES_OTHERWISE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,6 +92,7 @@ class FineTuningArguments(FineTuningOptions, ClassificationArguments):  # type: 
     _argument_group_name: ClassVar[str] = "fine-tuning (section 7.6; the rest are transformers.TrainingArguments)"
 
     warmup_fraction: ClassVar[float] = 10 / 100
+    does_otherwise: ClassVar[Mapping[str, str]] = FINE_TUNING_DOES_OTHERWISE
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -117,8 +100,6 @@ class FineTuningArguments(FineTuningOptions, ClassificationArguments):  # type: 
             raise ValueError(f"image_size={self.image_size} is not positive: give a whole number of pixels.")
         if not 0 <= self.classifier_dropout < 1:
             raise ValueError(f"classifier_dropout={self.classifier_dropout} is not in [0, 1): the paper uses 0.1.")
-        if self.given_learning_rate is None:
-            self.learning_rate = self.scaled(self.base_learning_rate)
 
 
 LINEAR_PROBE_KINDS = (LabelledDataArguments, LinearProbeArguments)

@@ -24,9 +24,9 @@ from trainers.classification.arguments import FINE_TUNING_KINDS, FineTuningArgum
 from trainers.classification.data import LabelledData, data_source, load_labelled_data
 from trainers.classification.heads import check_fine_tunable, make_classifier
 from trainers.classification.metrics import choose_final_metrics, find_last_errors, show_result
-from trainers.classification.settings import LabelledDataArguments
+from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
-from trainers.command import parse_flags
+from trainers.command import parse_resumable
 from trainers.runs.checkpoints import WEIGHTS, describe_images
 
 logger = logging.getLogger(__name__)
@@ -54,7 +54,8 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
     directory = Path(str(arguments.output_dir))
     settings = _describe_settings(arguments, data)
-    trainer.claim_directory(
+    trainer.claim(
+        directory,
         {
             "protocol": PROTOCOL,
             "model": data_arguments.model,
@@ -64,7 +65,7 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
             "test": describe_images(data.test.images),
             "seed": arguments.seed,
             **settings,
-        }
+        },
     )
     trainer.train_and_measure()
     result = _build_result(start, arguments, data, trainer, settings, time.perf_counter() - started)
@@ -109,7 +110,7 @@ def _build_result(
     settings: dict[str, Any],
     duration: float,
 ) -> EvaluationResult:
-    metrics, choice = choose_final_metrics(trainer.state.log_history, ("",), data.test_targets.primary_metric)
+    metrics, choice = choose_final_metrics(trainer.kept_history, ("",), data.test_targets.primary_metric)
     tested = data_source(data.test.images, len(trainer.eval_ledger))
     return EvaluationResult(
         metrics=metrics,
@@ -125,6 +126,7 @@ def _build_result(
                 "backbone_weights": start.weights,
                 "best_epoch": choice.best_epoch,
                 "epochs_trained": choice.last_epoch,
+                **trainer.describe_training(),
             },
         ),
         preprocessing=preprocessing(data.test),
@@ -133,10 +135,10 @@ def _build_result(
         duration_s=duration,
         skipped_files=(*trainer.train_ledger.names(), *trainer.eval_ledger.names()),
         partial=trainer.is_partial,
-        notes=("metrics named best_epoch were chosen on the test split; last_epoch is the protocol's number",),
+        notes=trainer.notes,
     )
 
 
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
-    show_result(fine_tune(*parse_flags(FINE_TUNING_KINDS, argv)))
+    show_result(fine_tune(*parse_resumable(FINE_TUNING_KINDS, argv, SETTINGS_FILE)))

@@ -25,9 +25,9 @@ from trainers.classification.arguments import LINEAR_PROBE_KINDS, LinearProbeArg
 from trainers.classification.data import FeatureDataset, LabelledData, data_source, load_labelled_data
 from trainers.classification.heads import LinearHeads
 from trainers.classification.metrics import choose_final_metrics, find_last_errors, show_result
-from trainers.classification.settings import LabelledDataArguments
+from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
-from trainers.command import parse_flags
+from trainers.command import parse_resumable
 from trainers.runs.checkpoints import WEIGHTS, describe_images
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeAr
     probe = Probe(data_arguments, arguments, revision, model, processor, data)
     trainer, skipped = _build_trainer(probe)
     directory = Path(str(arguments.output_dir))
-    trainer.claim_directory(_describe_run(probe))
+    trainer.claim(directory, _describe_run(probe))
     trainer.train_and_measure()
     result, chosen = _build_result(probe, trainer, skipped, time.perf_counter() - started)
     if trainer.is_world_process_zero():
@@ -182,12 +182,12 @@ def _build_result(
 ) -> tuple[EvaluationResult, int]:
     """The result, and which head is the chosen one."""
     targets, rates = probe.data.test_targets, [f"_lr{rate:g}" for rate in probe.base_rates]
-    metrics, choice = choose_final_metrics(trainer.state.log_history, rates, targets.primary_metric)
+    metrics, choice = choose_final_metrics(trainer.kept_history, rates, targets.primary_metric)
     backbone = model_source(probe.model, probe.data_arguments.model, probe.revision.words)
     notes = []
     if len(rates) > 1:
         notes.append("the learning rate was chosen on the test split, as the grid search of the paper's section 7.5")
-    notes.append("metrics named best_epoch were chosen on the test split too; last_epoch is the protocol's number")
+    notes += trainer.notes
     if probe.arguments.cached_features:
         notes.append("cached features of centre crops, no augmentation: not the paper's protocol")
     test_bad, train_bad = trainer.eval_ledger, trainer.train_ledger
@@ -206,6 +206,7 @@ def _build_result(
                 "chosen_base_learning_rate": probe.base_rates[choice.classifier],
                 "best_epoch": choice.best_epoch,
                 "epochs_trained": choice.last_epoch,
+                **trainer.describe_training(),
             },
         ),
         preprocessing=preprocessing(probe.data.test),
@@ -225,4 +226,4 @@ def _count_skipped(test: Any, skipped: tuple[str, ...]) -> int:
 
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
-    show_result(linear_probe(*parse_flags(LINEAR_PROBE_KINDS, argv)))
+    show_result(linear_probe(*parse_resumable(LINEAR_PROBE_KINDS, argv, SETTINGS_FILE)))

@@ -49,12 +49,18 @@ class ClassificationOptions:
     )
     gradient_accumulation_steps: int = setting(1, "Batches of a process that make one optimizer step.")
     per_device_eval_batch_size: int = setting(256, "Test images per process and forward.")
-    learning_rate: float | None = setting(None, "Peak rate, used as it is instead of the scaled base rate.")
+    learning_rate: float | None = setting(
+        None, "Peak rate as it is, instead of --base-learning-rate, which then has no effect."
+    )
     momentum: float = setting(0.9, "Momentum of SGD (7.5, 7.6).")
     label_smoothing: float = setting(0.1, "Label smoothing ε (7.5, 7.6); not for multi-label.")
     warmup_epochs: float | None = setting(None, "Epochs of linear warm-up from 0.")
     max_bad_fraction: float = setting(DEFAULT_MAX_BAD_FRACTION, "Share of images that may be unreadable.")
-    resume: bool = toggle(False, "Continue from the newest complete checkpoint, if any.")
+    resume: bool = toggle(
+        False,
+        "Continue from the newest complete checkpoint, if any; without --dataset, flags that are left out are those "
+        "the run was started with.",
+    )
     seed: int = setting(42, "Draws weights, order and crops.")
     use_cpu: bool = toggle(False, "Train on the CPU also where there is a GPU.")
     eval_strategy: str = setting("epoch", "When the test split is measured.")
@@ -77,6 +83,7 @@ class LinearProbeOptions(ClassificationOptions):
         default=None,
         metadata={"help": "Base rates trained side by side; default: the grid on ImageNet, 1.0 elsewhere (7.5)."},
     )
+    learning_rate: float | None = setting(None, "Not used here: give --learning-rates.")
     weight_decay: float = setting(0.0, "Weight decay (7.5).")
     max_grad_norm: float = setting(0.0, "Gradient clipping; the paper names none: 0 is off.")
     cached_features: bool = toggle(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
@@ -21,13 +22,18 @@ from synco_hub.data import EpochSampler, UnreadableImages
 from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network
-from trainers.callbacks import EpochCallback
-from trainers.classification.arguments import ClassificationArguments, FineTuningArguments, LinearProbeArguments
+from trainers.callbacks import EpochCallback, LastLogCallback, TrainBeginCallback
+from trainers.classification.arguments import (
+    PRIMARY,
+    ClassificationArguments,
+    FineTuningArguments,
+    LinearProbeArguments,
+)
 from trainers.classification.heads import LinearHeads, classification_loss, mask_targets
 from trainers.classification.settings import SETTINGS_FILE
 from trainers.pretraining_trainer import NO_WEIGHT_DECAY
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
-from trainers.runs.checkpoints import claim_directory
+from trainers.runs.checkpoints import claim_directory, read_settings, write_json
 from trainers.schedules import learning_rate_factor
 
 logger = logging.getLogger(__name__)
@@ -59,6 +65,9 @@ class ClassificationTrainer(CheckpointingTrainer):
         eval_targets: ClassificationTargets,
         **kwargs: Any,
     ) -> None:
+        args.fit_to(len(train_dataset))
+        if args.metric_for_best_model == PRIMARY:
+            args.metric_for_best_model = eval_targets.primary_metric
         super().__init__(model=model, args=args, train_dataset=train_dataset, eval_dataset=eval_dataset, **kwargs)
         self.eval_targets = eval_targets
         self.num_images = len(train_dataset)
@@ -67,12 +76,17 @@ class ClassificationTrainer(CheckpointingTrainer):
         self.epoch_sampler: EpochSampler | None = None
         self._bad_indices: list[Tensor] = []
         self.add_callback(EpochCallback(self))
+        self.add_callback(LastLogCallback())
 
-    def claim_directory(self, facts: Mapping[str, Any]) -> None:
-        """Write what the run is into its directory, on the first process, unless another one lives there."""
+    def claim(self, directory: Path, settings: dict[str, Any]) -> None:
+        """Make a folder this run's; the flags are kept when it goes on with them, and not if it is refused."""
         if not self.is_world_process_zero():
             return
-        claim_directory(Path(str(self.args.output_dir)), dict(facts), self.resumes, SETTINGS_FILE, identity=None)
+        flags = {"flags": list(self.args.given_flags)}
+        held = read_settings(directory, ("flags",), SETTINGS_FILE) if self.resumes else flags
+        claim_directory(directory, {**settings, **held}, self.resumes, SETTINGS_FILE, identity=None)
+        kept = json.loads(json.dumps({**settings, **flags}, default=str))
+        self.add_callback(TrainBeginCallback(lambda: write_json(directory / SETTINGS_FILE, kept)))
 
     def train_and_measure(self) -> None:
         """Train, from the newest complete checkpoint if the run is resumed, and measure the end of it."""
@@ -82,9 +96,61 @@ class ClassificationTrainer(CheckpointingTrainer):
             logger.warning("stopped by %s at step %d; continue with --resume", received.name, self.state.global_step)
             sys.exit(128 + received)
         self.refuse_broken_weights()
+        if self.args.load_best_model_at_end:
+            self._take_best_weights()
+            return
         measured_at = [entry["step"] for entry in self.state.log_history if any("eval_" in key for key in entry)]
         if not measured_at or measured_at[-1] != self.state.global_step:
             self.evaluate()
+
+    def _take_best_weights(self) -> None:
+        """Make sure that the weights of the best measurement are those that will be kept."""
+        best = Path(str(self.args.output_dir)) / f"checkpoint-{self.state.best_global_step}"
+        if not best.is_dir():
+            raise ValueError(
+                f"{best} has the best weights of this run and is not there: put it back, or leave out "
+                "--load-best-model-at-end."
+            )
+        self.state.best_model_checkpoint = str(best)
+        self._load_best_model()
+
+    @property
+    def kept_history(self) -> list[dict[str, Any]]:
+        """The log up to the step whose weights are kept."""
+        history: list[dict[str, Any]] = self.state.log_history
+        if not self.args.load_best_model_at_end:
+            return history
+        return [entry for entry in history if entry["step"] <= (self.state.best_global_step or 0)]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a result says of the weights that are kept."""
+        if not self.args.load_best_model_at_end:
+            return ("metrics named best_epoch were chosen on the test split; last_epoch is the protocol's number",)
+        return (
+            f"the weights are those of step {self.state.best_global_step}, the best {self.args.metric_for_best_model} "
+            "on the test split (--load-best-model-at-end); last_epoch is their epoch",
+        )
+
+    def describe_training(self) -> dict[str, Any]:
+        """What a result says of how it was trained, as it was."""
+        return {
+            "steps": self.state.global_step,
+            "precision": self.precision,
+            "num_processes": self.args.world_size,
+        }
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any) -> bool:
+        """As the Trainer; of several classifiers trained side by side the best one counts."""
+        wanted = self.args.metric_for_best_model
+        if wanted is not None:
+            name = f"eval_{wanted.removeprefix('eval_')}"
+            values = [value for key, value in metrics.items() if key == name or key.startswith(f"{name}_lr")]
+            if not values:
+                known = ", ".join(key.removeprefix("eval_") for key in metrics)
+                raise ValueError(f"--metric-for-best-model {wanted} is not measured here: give one of {known}.")
+            metrics = {**metrics, name: max(values) if self.args.greater_is_better else min(values)}
+        return super()._determine_best_metric(metrics, trial)
 
     @property
     def is_partial(self) -> bool:

@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -15,9 +15,11 @@ import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from safetensors import SafetensorError
 from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
-from transformers.trainer import TRAINER_STATE_NAME
+from transformers.integrations.integration_utils import TensorBoardCallback
+from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from synco_hub.data import ImageDataset, StreamedImages
@@ -25,6 +27,7 @@ from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.hub.run_checkpoints import latest_valid_checkpoint, read_manifest
 from synco_hub.results import library_versions
+from trainers.callbacks import ContinuedTensorBoardCallback
 from trainers.runs.checkpoints import (
     UNFINISHED,
     check_continuation,
@@ -39,6 +42,9 @@ from trainers.runs.checkpoints import (
 from trainers.runs.interruption import InterruptionCallback
 
 logger = logging.getLogger(__name__)
+
+# Settings of an optimizer that say how it computes, not what.
+_EXECUTION = ("fused", "foreach", "capturable", "differentiable", "decoupled_weight_decay", "maximize")
 
 
 class CheckpointingTrainer(Trainer):
@@ -61,11 +67,12 @@ class CheckpointingTrainer(Trainer):
         super().__init__(*args, **kwargs)
         self.interruption = InterruptionCallback()
         self.add_callback(self.interruption)
+        if self.pop_callback(TensorBoardCallback) is not None:
+            self.add_callback(ContinuedTensorBoardCallback())  # type: ignore[no-untyped-call]
 
     def describe_run(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
         args = self.args
-        precision = "bf16" if args.bf16 else "fp16" if args.fp16 else "fp32"
         return {
             "step": self.state.global_step,
             "seconds": round(self.seconds, 3),
@@ -77,7 +84,8 @@ class CheckpointingTrainer(Trainer):
             "data": self._data,
             "gradient_accumulation_steps": args.gradient_accumulation_steps,
             "num_workers": args.dataloader_num_workers,
-            "precision": precision,
+            "precision": self.precision,
+            "optimizer": self.describe_optimizer(),
             "versions": library_versions(),
         }
 
@@ -108,6 +116,21 @@ class CheckpointingTrainer(Trainer):
     def resumes(self) -> bool:
         """Whether the arguments ask to continue a run."""
         return bool(getattr(self.args, "resume", False) or self.args.resume_from_checkpoint)
+
+    @property
+    def precision(self) -> str:
+        """The arithmetic that autocast really uses, whoever asked for it."""
+        return self.accelerator.mixed_precision if self.accelerator.native_amp else "fp32"
+
+    def describe_optimizer(self) -> dict[str, Any] | None:
+        """Class and settings that the optimizer holds, peak rates in place of the step's; None before there is one."""
+        if self.optimizer is None:
+            return None
+        groups = [_settings_of(group) for group in self.optimizer.param_groups]
+        names = [name for name in ("lr", "weight_decay", "betas", "eps", "momentum") if name in groups[0]]
+        shared = {name: list(dict.fromkeys(group[name] for group in groups)) for name in names}
+        held: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in shared.items()}
+        return {"class": type(getattr(self.optimizer, "optimizer", self.optimizer)).__name__, **held}
 
     def find_latest_checkpoint(self) -> str | None:
         """The newest complete checkpoint of the output directory, the same on every process, or None.
@@ -279,12 +302,16 @@ class CheckpointingTrainer(Trainer):
         finally:
             self._saving_to = None
         self._refuse_failed_save(name, failure)
+        best = f"checkpoint-{self.state.best_global_step}" if self.state.best_global_step else None
+        # The Trainer noted where the best checkpoint was being written.
+        self.state.best_model_checkpoint = best and str(self._directory / best)
         if self.is_world_process_zero():
             try:
                 set_aside(self._in_the_way)
                 self._in_the_way = []
+                self.state.save_to_json(str(self._directory / UNFINISHED / name / TRAINER_STATE_NAME))
                 commit_checkpoint(self._directory / UNFINISHED / name, self._directory / name, self.describe_run())
-                rotate_checkpoints(self._directory, self.args.save_total_limit)
+                rotate_checkpoints(self._directory, self.args.save_total_limit, best)
                 remove_unfinished(self._directory)
             except OSError as error:
                 failure = str(error)
@@ -305,6 +332,55 @@ class CheckpointingTrainer(Trainer):
             f"last complete one is {self.last_good_checkpoint or 'none'}. Make room, then continue with --resume."
         )
 
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """The optimizer's state; its settings are those of this run, as the records say, and a change is said."""
+        optimizer, schedule = cast(torch.optim.Optimizer, self.optimizer), self.lr_scheduler
+        if checkpoint is None or not isinstance(schedule, LambdaLR) or self.is_deepspeed_enabled:
+            super()._load_optimizer_and_scheduler(checkpoint)
+            return
+        before = [_settings_of(group) for group in optimizer.param_groups]
+        if not self.is_fsdp_enabled:
+            self._refuse_other_optimizer(Path(checkpoint))
+        super()._load_optimizer_and_scheduler(checkpoint)
+        changed = {}
+        for group, settings in zip(optimizer.param_groups, before, strict=True):
+            for name, value in settings.items():
+                was = _settings_of(group).get(name)
+                if was != value and name not in _EXECUTION:
+                    changed[name] = f"{name} {was} → {value}"
+                group["initial_lr" if name == "lr" else name] = value
+        # The schedule, too, kept the rates of the run that was stopped.
+        schedule.base_lrs = [group["initial_lr"] for group in optimizer.param_groups]
+        rates = zip(optimizer.param_groups, schedule.base_lrs, schedule.lr_lambdas, strict=True)
+        for group, base, factor in rates:
+            group["lr"] = base * factor(schedule.last_epoch)
+        schedule._last_lr = [group["lr"] for group in optimizer.param_groups]
+        if changed and self.is_world_process_zero():
+            logger.warning("continuing with other settings of the optimizer: %s", ", ".join(changed.values()))
+
+    def _refuse_other_optimizer(self, checkpoint: Path) -> None:
+        """Refuses the state of another optimizer, or of one that holds other weights together."""
+        file = checkpoint / OPTIMIZER_NAME
+        if not file.is_file():
+            raise ValueError(
+                f"{checkpoint} has no {OPTIMIZER_NAME} (--save-only-model leaves it out), so it cannot be continued: "
+                "start a new run from its weights."
+            )
+        groups = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["param_groups"]
+        inner = cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
+        name, was = type(inner).__name__, (read_manifest(checkpoint).get("optimizer") or {}).get("class")
+        known = {"betas", "momentum", "alpha", "rho", "lr_decay"}
+        if (was or name) != name or known & set(groups[0]) != known & set(inner.param_groups[0]):
+            raise ValueError(
+                f"{checkpoint} holds the state of {was or 'another optimizer'}, which {name} cannot go on from: give "
+                "the --optim that the run was started with, or start a new run."
+            )
+        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in inner.param_groups]:
+            raise ValueError(
+                f"{checkpoint} holds the state of an optimizer that decays other weights: give "
+                "--decay-tokens-and-tables as the run was started with, or start a new run."
+            )
+
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The random state of this process; one that the checkpoint does not know draws what no other drew."""
         if checkpoint is not None and not (Path(checkpoint) / self._rng_file).is_file():
@@ -315,6 +391,12 @@ class CheckpointingTrainer(Trainer):
     @property
     def _rng_file(self) -> str:
         return "rng_state.pth" if self.args.world_size == 1 else f"rng_state_{self.args.process_index}.pth"
+
+
+def _settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings of a group of weights; `lr` is the peak rate, which the schedule scales."""
+    settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
+    return {**settings, "lr": group.get("initial_lr", group["lr"])}
 
 
 def seed_process(seed: int, process_index: int, step: int) -> None:

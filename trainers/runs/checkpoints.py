@@ -93,6 +93,15 @@ def _read_settings(file: Path) -> dict[str, Any]:
     return found
 
 
+def read_settings(
+    directory: Path, names: Sequence[str] | None = None, settings_file: str = SETTINGS_FILE
+) -> dict[str, Any]:
+    """What a run's settings file says, or some keys of it; empty where there is none."""
+    file = directory / settings_file
+    found: dict[str, Any] = json.loads(file.read_text()) if file.is_file() else {}
+    return {name: value for name, value in found.items() if names is None or name in names}
+
+
 def _check_same_run(
     directory: Path, found: dict[str, Any], wanted: dict[str, Any], identity: Sequence[str] | None
 ) -> None:
@@ -110,13 +119,14 @@ def _check_same_run(
 def _decided_otherwise(found: dict[str, Any], wanted: dict[str, Any]) -> set[str]:
     """Which of a model's name and its weights do not tell two runs apart: earlier versions knew only the name.
 
-    Its commit on the Hub never does.
+    Its commit on the Hub never does, nor the command line, whose settings are compared.
     """
+    never = ("model_revision", "flags")
     if WEIGHTS in found and WEIGHTS in wanted:
-        return {"model", "model_revision"}
+        return {"model", *never}
     names = [str(values.get("model")) for values in (found, wanted)]
     same = all(Path(name).is_dir() for name in names) and Path(names[0]).samefile(names[1])
-    return {WEIGHTS, "model_revision", *(["model"] if same else [])}
+    return {WEIGHTS, *never, *(["model"] if same else [])}
 
 
 def describe_images(images: ImageDataset, stream: StreamSource | None = None) -> dict[str, Any]:
@@ -217,9 +227,10 @@ def set_aside(checkpoints: Sequence[Path]) -> None:
         checkpoint.rename(folder / checkpoint.name)
 
 
-def rotate_checkpoints(directory: Path, limit: int | None) -> None:
-    """Delete the oldest checkpoints of this program beyond `limit`; folders without a manifest are left alone."""
+def rotate_checkpoints(directory: Path, limit: int | None, best: str | None = None) -> None:
+    """Delete the oldest checkpoints of this program beyond `limit`, the best one last; others are left alone."""
     finished = [path for path in list_checkpoints(directory) if (path / MANIFEST_FILE).is_file()]
+    finished[:-1] = sorted(finished[:-1], key=lambda path: path.name == best)
     for checkpoint in finished[: max(len(finished) - limit, 0)] if limit else []:
         # Without its manifest a half-deleted one is nobody's checkpoint.
         (checkpoint / MANIFEST_FILE).unlink()
@@ -253,8 +264,8 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
             raise ValueError(
                 f"{checkpoint} was made with {name}={saved.get(name)} and is now to be continued with "
                 f"{name}={now.get(name)}: the position in the data and the schedules count in it. Keep micro-batch × "
-                f"processes × accumulation at {saved.get('global_batch_size')} and the same images, or start a new "
-                "run."
+                f"processes × accumulation at {saved.get('global_batch_size')} and the same images"
+                f"{_name_factors(saved, now)}, or start a new run."
             )
     if saved.get("seed", now.get("seed")) != now.get("seed"):
         raise ValueError(
@@ -287,6 +298,17 @@ def check_continuation(checkpoint: Path, saved: Mapping[str, Any], now: Mapping[
     ]
     if changed:
         logger.warning("continuing with other library versions, which may change bits: %s", ", ".join(changed))
+
+
+def _name_factors(saved: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """The factors of a batch, where their product alone does not give an epoch as many steps."""
+    if any(saved.get(name) != now.get(name) for name in ("global_batch_size", "num_images")):
+        return ""
+    accumulated = saved.get("gradient_accumulation_steps") or 1
+    return (
+        f" (micro-batch × processes at {saved.get('global_batch_size', 0) // accumulated} and accumulation at "
+        f"{accumulated}: with other factors more or fewer images are left over at the end of an epoch)"
+    )
 
 
 Result = TypeVar("Result")

@@ -12,18 +12,22 @@ import torch
 from command_line import invoke
 from PIL import Image
 
+from synco_hub.cli import ablate
 from synco_hub.cli.ablate import (
+    PLAN_FILE,
     RESULT_FILE,
     UNTRAINED_RESULT_FILE,
     FinishedRun,
     Row,
     build_probing_command,
     build_shared_flags,
+    choose_neighbours,
     describe_finding,
     figure,
     keep_to_the_plan,
     markdown,
     measure_untrained_run,
+    require_metric,
     run_name,
     split_at_commas,
     summarize_runs,
@@ -89,11 +93,11 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
     started: list[list[str]] = []
 
-    def in_this_process(command: list[str], check: bool) -> None:
+    def in_this_process(command: list[str]) -> None:
         started.append(command)
         {"trainers.pretrain": pretrain, "trainers.linear_probe": linear_probe}[command[2]].main(command[3:])
 
-    monkeypatch.setattr(subprocess, "run", in_this_process)
+    monkeypatch.setattr(ablate, "run_child", in_this_process)
     output = tmp_path / "ablation"
     arguments = ["ablate", "--methods", "moby,synco-v2", "--dataset", DATA, "--max-steps", "4"]
     arguments += ["--output-dir", str(output), *TINY]
@@ -123,6 +127,48 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
     assert "not the paper's protocol" in (output / "ablation.md").read_text()
     invoke([*arguments, "--seeds", "2", "--probe", "cached"])
     assert len(started) == 8
+    # Another number of neighbours is measured on the runs that are there.
+    assert invoke([*arguments, "--seeds", "2", "--metric", "top1_k3"]).exit_code == 0
+    assert len(started) == 8
+    assert json.loads((output / "ablation.json").read_text())["metric"] == "top1_k3"
+
+
+@pytest.mark.parametrize("metric", ["top1", "top1_k0", "accuracy", "top2_k10", "top1_k10_"])
+def test_a_metric_that_k_nn_does_not_have_is_refused_before_any_run(tmp_path, metric):
+    outcome = invoke(["ablate", "--metric", metric, "--output-dir", str(tmp_path / "x")])
+    assert isinstance(outcome.exception, ValueError)
+    assert f"--metric {metric} is no metric of k-NN" in str(outcome.exception)
+    assert not (tmp_path / "x").exists()
+
+
+def test_the_usual_neighbours_are_measured_or_the_one_that_was_asked_for():
+    assert choose_neighbours("top1_k10") is None
+    assert choose_neighbours("top5_k7") == [7]
+
+
+def test_a_metric_that_the_data_do_not_have_is_refused_after_the_first_run():
+    with pytest.raises(ValueError, match=r"moby has no metric 'top5_k10': choose one of top1_k10"):
+        require_metric(FinishedRun("moby", 0, {"top1_k10": 50.0}, 1.0), "top5_k10")
+
+
+def test_a_wrong_flag_leaves_no_plan(tmp_path, monkeypatch):
+    def refused(command: list[str]) -> None:
+        raise subprocess.CalledProcessError(1, command)
+
+    monkeypatch.setattr(ablate, "run_child", refused)
+    output = tmp_path / "ablation"
+    flags = ["ablate", "--methods", "moby", "--seeds", "1", "--output-dir", str(output)]
+    assert invoke([*flags, "--quee-size", "3"]).exit_code == 1
+    assert list(output.iterdir()) == []
+    (output / "moby-seed0").mkdir()  # this time a run began before it failed
+    invoke([*flags, "--queue-size", "3"])
+    assert (output / PLAN_FILE).is_file()
+
+
+def test_an_ablation_of_views_that_are_no_more_says_so(tmp_path):
+    (tmp_path / PLAN_FILE).write_text(json.dumps({"flags": ["--augment-on=reference", "--max-steps=4"]}))
+    with pytest.raises(ValueError, match=r"an earlier version began with --augment-on=reference, .* --output-dir"):
+        keep_to_the_plan(tmp_path, {"flags": ["--max-steps=4"]})
 
 
 def test_the_full_probe_is_the_papers_and_continues(tmp_path):

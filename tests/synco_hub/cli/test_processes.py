@@ -2,12 +2,15 @@
 
 import importlib.util
 import os
+import signal
+import subprocess
 import sys
+import time
 
 import pytest
 from command_line import invoke
 
-from synco_hub.cli.processes import training_command
+from synco_hub.cli.processes import run_child, training_command
 
 
 @pytest.mark.parametrize("command", ["pretrain", "linear-probe", "fine-tune"])
@@ -83,3 +86,40 @@ def test_a_missing_gradio_and_a_wrong_port_are_said(started, monkeypatch):
     result = invoke(["space"])
     assert "pip install 'synco-hub[space]'" in str(result.exception)
     assert started == []
+
+
+CHILD = """
+import signal, sys, time
+from pathlib import Path
+def save(number, frame):
+    time.sleep(1.0)  # longer than `subprocess.run` leaves a child after Ctrl-C
+    Path(sys.argv[1]).write_text(str(number))
+    sys.exit(128 + number)
+signal.signal(signal.SIGTERM, save), signal.signal(signal.SIGINT, save)
+Path(sys.argv[1]).with_name("ready").touch()
+time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_child_hears_of_signals_and_has_the_time_to_save(tmp_path, number):
+    parent = (
+        "import sys; from synco_hub.cli.processes import run_child; from synco_hub.errors import report_errors\n"
+        "with report_errors(): run_child([sys.executable, '-c', *sys.argv[1:]])"
+    )
+    process = subprocess.Popen([sys.executable, "-c", parent, CHILD, str(tmp_path / "saved")])
+    give_up = time.monotonic() + 60
+    while not (tmp_path / "ready").exists() and time.monotonic() < give_up:
+        time.sleep(0.05)
+    process.send_signal(number)  # to the command alone, as `kill` does
+    assert process.wait(60) == 128 + number
+    assert (tmp_path / "saved").read_text() == str(int(number))
+
+
+def test_a_child_that_fails_is_an_error_and_the_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    run_child([sys.executable, "-c", "pass"])
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_child([sys.executable, "-c", "raise SystemExit(3)"])
+    assert failed.value.returncode == 3
+    assert signal.getsignal(signal.SIGTERM) == before

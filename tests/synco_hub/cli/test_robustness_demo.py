@@ -1,5 +1,7 @@
 """The demonstration's steps, and its table and figure from results that are known."""
 
+import subprocess
+
 import pytest
 from command_line import invoke
 from PIL import Image
@@ -20,15 +22,16 @@ def commands(monkeypatch, tmp_path):
     class Done:
         returncode = 0
 
-    def run(command, env, check):
+    def run(command, env):
         started.append(command[3:])
         folder = next((flag.split("=", 1)[1] for flag in command if flag.startswith("--output-dir=")), None)
         if folder:
             (tmp_path / folder).mkdir(parents=True, exist_ok=True)
             (tmp_path / folder / "model.safetensors").touch()
-        return Done
+        if Done.returncode:
+            raise subprocess.CalledProcessError(Done.returncode, command)
 
-    monkeypatch.setattr(robustness_demo.subprocess, "run", run)
+    monkeypatch.setattr(robustness_demo, "run_child", run)
     return started, Done
 
 

@@ -5,6 +5,7 @@ from transformers import TrainingArguments
 
 from trainers.classification.arguments import FineTuningArguments, LinearProbeArguments
 from trainers.classification.settings import FineTuningOptions, LabelledDataArguments, LinearProbeOptions
+from trainers.refusals import LINEAR_PROBE_DOES_OTHERWISE
 
 
 def test_defaults_are_the_papers(tmp_path):
@@ -56,6 +57,9 @@ def test_what_is_ours_wins_and_what_every_run_meets_is_the_trainers(options, arg
     ours = {field.name: field.default for field in dataclasses.fields(options)}
     found = {field.name: field.default for field in dataclasses.fields(arguments)}
     assert {name: found[name] for name in ours} == ours
-    assert {name for name, default in trainers.items() if found[name] != default} <= set(ours)
+    assert {name for name, default in trainers.items() if found[name] != default} <= {
+        *ours,
+        *LINEAR_PROBE_DOES_OTHERWISE,
+    }
     for name in ("output_dir", "max_steps", "gradient_accumulation_steps", "seed", "use_cpu"):
         assert ours[name] == trainers[name], name

@@ -1,5 +1,7 @@
 """`trainers.classification.fine_tune`, by its command: the result, the classifier, and going on after a stop."""
 
+import json
+
 import pytest
 import torch
 from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel, pipeline
@@ -142,3 +144,65 @@ def test_a_named_checkpoint_is_continued(model, tmp_path):
     assert tune(model, tmp_path / "other", *flags, "--resume-from-checkpoint", named).metrics == whole.metrics
     files = [tmp_path / run / "model.safetensors" for run in ("run", "other")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def stopped_at(output, number: int, lost) -> None:
+    """As if the run had been killed: nothing after a checkpoint is there."""
+    for path in list(output.iterdir()):
+        late = path.name.startswith("checkpoint-") and int(path.name.split("-")[1]) > number
+        if late or path.name in ("model.safetensors", "fine_tune.json"):
+            path.rename(lost / f"{output.name}-{path.name}")
+
+
+def test_the_folder_alone_resumes_a_run(model, tmp_path):
+    whole = tune(model, tmp_path / "run", "--num-train-epochs", "2", "--learning-rate", "0.01")
+    stopped_at(tmp_path / "run", 3, tmp_path)
+    main(["--resume", "--output-dir", str(tmp_path / "run")])
+    resumed = EvaluationResult.load(tmp_path / "run" / "fine_tune.json", protocol="fine_tune")
+    assert resumed.metrics == whole.metrics
+    assert resumed.protocol.parameters == whole.protocol.parameters
+
+
+@pytest.mark.parametrize("limit", [[], ["--save-total-limit", "3"]])
+def test_what_is_kept_as_the_best_model_is_the_best_model(model, tmp_path, monkeypatch, limit):
+    # Accuracy by epoch: the best one is neither the first, nor the last, nor the last but one.
+    accuracy = [30.0, 70.0, 40.0, 50.0, 60.0]
+    evaluate = FineTuningTrainer.evaluate
+
+    def told(self, *arguments, **keywords):
+        metrics = evaluate(self, *arguments, **keywords)
+        metrics["eval_top1"] = accuracy[round(self.state.epoch) - 1]
+        self.state.log_history[-1]["eval_top1"] = metrics["eval_top1"]
+        return metrics
+
+    monkeypatch.setattr(FineTuningTrainer, "evaluate", told)
+    output = tmp_path / "run"
+    flags = ["--num-train-epochs", "5", "--learning-rate", "0.1", "--load-best-model-at-end", *limit]
+    result = tune(model, output, *flags)
+    files = [output / name / "model.safetensors" for name in (".", "checkpoint-6", "checkpoint-15")]
+    best, second, last = (file.read_bytes() for file in files)
+    assert best == second != last
+    assert result.metrics["top1_last_epoch"] == result.metrics["top1_best_epoch"] == 70.0
+    assert result.protocol.parameters["epochs_trained"] == 2
+    assert "the weights are those of step 6" in result.notes[0]
+    state = json.loads((output / "checkpoint-15" / "trainer_state.json").read_text())
+    assert state["best_model_checkpoint"] == str(output / "checkpoint-6")
+    # A folder that moved has it, too.
+    output.rename(tmp_path / "moved")
+    tune(model, tmp_path / "moved", *flags, "--resume")
+    assert (tmp_path / "moved" / "model.safetensors").read_bytes() == best
+
+
+def test_a_metric_that_is_not_measured_is_no_way_to_choose(model, tmp_path, capsys):
+    flags = ["--num-train-epochs", "1", "--save-strategy", "best", "--metric-for-best-model", "loss"]
+    with pytest.raises(SystemExit):
+        tune(model, tmp_path / "run", *flags)
+    assert "--metric-for-best-model loss is not measured here: give one of top1" in capsys.readouterr().err
+
+
+def test_weights_alone_are_never_continued(model, tmp_path, capsys):
+    tune(model, tmp_path / "run", "--num-train-epochs", "2", "--save-only-model")
+    stopped_at(tmp_path / "run", 3, tmp_path)
+    with pytest.raises(SystemExit):
+        main(["--resume", "--output-dir", str(tmp_path / "run")])
+    assert "has no optimizer.pt (--save-only-model leaves it out)" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from trainers.runs.checkpoints import (
     find_damage,
     latest_valid_checkpoint,
     read_manifest,
+    read_settings,
     remove_unfinished,
     rotate_checkpoints,
     run_on_main_process,
@@ -297,3 +298,18 @@ def test_the_others_hear_whether_it_succeeded_and_end_without_a_word(failing, mo
     else:
         assert run_on_main_process(fails, 2, 3) is None
     assert capsys.readouterr() == ("", "")
+
+
+def test_the_best_checkpoint_is_deleted_last(tmp_path):
+    for number in (1, 2, 3, 4):
+        (tmp_path / f"checkpoint-{number}").mkdir()
+        (tmp_path / f"checkpoint-{number}" / MANIFEST_FILE).write_text("{}")
+    rotate_checkpoints(tmp_path, 2, "checkpoint-1")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-1", "checkpoint-4"]
+
+
+def test_the_flags_tell_no_run_from_another(tmp_path):
+    claim_directory(tmp_path, {"seed": 1, "flags": ["--a"]}, False, "probe_settings.json", identity=None)
+    claim_directory(tmp_path, {"seed": 1, "flags": ["--b"]}, True, "probe_settings.json", identity=None)
+    assert read_settings(tmp_path, ("flags",), "probe_settings.json") == {"flags": ["--b"]}
+    assert read_settings(tmp_path / "nowhere") == {}
