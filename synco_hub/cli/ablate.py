@@ -6,24 +6,18 @@ as tables and as a picture: mean ± standard deviation over the seeds.
 
 from __future__ import annotations
 
-import csv
-import io
 import json
-import math
 import re
-import statistics
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
 
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 
 from synco_hub.atomic_write import atomic_write
+from synco_hub.cli.ablation_tables import FinishedRun, describe_finding, require_metric, summarize_runs, write_tables
 from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.options import AblateOptions, Probe
 from synco_hub.cli.processes import run_child
@@ -38,7 +32,7 @@ from synco_hub.models import SynCoModel
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import DatasetChoice, KnnSettings
 
-_PLACES = ("--dataset", "--data-dir")
+_SYNTHESIS_OF_DEMO = [f"--{name}={SETTINGS[name]}" for name in SETTINGS if name.startswith(("num-", "queue-"))]
 PLAN_FILE = "ablation_plan.json"
 RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
@@ -46,7 +40,6 @@ UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
 PROBE_METRIC = "top1_last_epoch"
 # What the demonstration's settings once were, and no run can be told any more.
 RETIRED_FLAGS = ("--augment-on=reference",)
-COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
 PROBES: dict[Probe, str] = {
     "cached": "cached features of centre crops (not the paper's protocol)",
     "full": "the paper's protocol (7.5)",
@@ -111,6 +104,9 @@ def training_command(arm: str, seed: int, directory: Path, shared: Sequence[str]
     """The process that trains one arm with one seed, or continues it."""
     chosen = f"--recipe={arm}" if "/" in arm or arm.endswith((".yaml", ".yml")) else f"--method={arm}"
     resume = ["--resume"] if directory.exists() else []
+    if chosen.startswith("--recipe"):
+        # What a recipe says of the synthesis, or leaves at the paper's numbers, is what is compared.
+        shared = [flag for flag in shared if flag not in _SYNTHESIS_OF_DEMO]
     flags = [chosen, *shared, f"--seed={seed}", f"--output-dir={directory}", *resume]
     return [sys.executable, "-m", "trainers.pretrain", *flags]
 
@@ -163,13 +159,8 @@ def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> bool:
 
 
 def _without_places(flags: Sequence[str]) -> set[str]:
-    """Flags without those that say where the data lies."""
-    kept: list[str] = []
-    for position, flag in enumerate(flags):
-        names = [word.split("=")[0].replace("_", "-") for word in (flag, flags[position - 1] if position else "")]
-        if names[0] not in _PLACES and not (names[1] in _PLACES and "=" not in flags[position - 1]):
-            kept.append(flag)
-    return set(kept)
+    """Flags without those that say where the data lies, in one word or in two."""
+    return set(re.sub(r"(^|\0)--data([-_]dir|set)[=\0][^\0]*", "", "\0".join(flags)).split("\0"))
 
 
 # Their measurement
@@ -185,12 +176,6 @@ def choose_neighbours(metric: str) -> list[int] | None:
         )
     number = int(named[2])
     return None if number in DEFAULT_KS else [number]
-
-
-def require_metric(run: FinishedRun, metric: str) -> None:
-    """Refuses a metric that the data do not have."""
-    if metric not in run.metrics:
-        raise ValueError(f"{run.arm} has no metric {metric!r}: choose one of {', '.join(run.metrics)}.")
 
 
 def read_finished_run(
@@ -245,173 +230,3 @@ def _top1(file: Path) -> float:
     if PROBE_METRIC not in metrics:
         raise ValueError(f"{file} has no {PROBE_METRIC}: --probe none, or a data set with one label an image.")
     return float(metrics[PROBE_METRIC])
-
-
-# The table
-
-
-@dataclass(frozen=True)
-class FinishedRun:
-    """One run of an ablation.
-
-    Attributes:
-        arm: What was varied: a method or a recipe.
-        seed: Seed of the run.
-        metrics: Metrics by name, in percent.
-        seconds: Wall-clock seconds of training.
-        probe: Top-1 accuracy of its linear probe in percent, None where it was not probed.
-    """
-
-    arm: str
-    seed: int
-    metrics: Mapping[str, float]
-    seconds: float
-    probe: float | None = None
-
-
-@dataclass(frozen=True)
-class Row:
-    """One line of the table; the standard deviation is the sample's (n − 1), None for a single run.
-
-    Attributes:
-        method: The arm.
-        runs: Number of seeds.
-        mean: Mean of the metric over the seeds.
-        sd: Standard deviation of the metric over the seeds.
-        lowest: Worst seed.
-        highest: Best seed.
-        minutes: Mean training time.
-        probe_mean: Mean top-1 accuracy of the linear probes, None where none was made.
-        probe_sd: Standard deviation of it over the seeds.
-    """
-
-    method: str
-    runs: int
-    mean: float
-    sd: float | None
-    lowest: float
-    highest: float
-    minutes: float
-    probe_mean: float | None = None
-    probe_sd: float | None = None
-
-
-def summarize_runs(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
-    """Summarise the runs of each arm, in the order in which the arms come."""
-    table = []
-    for arm in dict.fromkeys(run.arm for run in runs):
-        own = [run for run in runs if run.arm == arm]
-        for run in own:
-            require_metric(run, metric)
-        values = [run.metrics[metric] for run in own]
-        minutes = statistics.fmean(run.seconds for run in own) / 60
-        mean, sd = _mean_and_deviation(values)
-        probes = [run.probe for run in own if run.probe is not None]
-        probed = _mean_and_deviation(probes) if probes else (None, None)
-        table.append(Row(arm, len(own), mean, sd, min(values), max(values), minutes, *probed))
-    return table
-
-
-def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
-    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
-
-
-def describe_finding(rows: Sequence[Row]) -> str:
-    """One sentence: which arm is ahead, and whether by more than the seeds scatter."""
-    if len(rows) < 2:
-        return "One arm alone shows no difference."
-    best, second = sorted(rows, key=lambda row: -row.mean)[:2]
-    difference = best.mean - second.mean
-    if best.sd is None or second.sd is None:
-        return f"{best.method} is {difference:.1f} points above {second.method}; one seed shows no scatter."
-    error = math.sqrt(best.sd**2 / best.runs + second.sd**2 / second.runs)
-    verdict = "more" if difference > 2 * error else "no more"
-    return (
-        f"{best.method} is {difference:.1f} points above {second.method}, which is {verdict} than twice the standard "
-        f"error of that difference ({error:.1f})."
-    )
-
-
-def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
-    """The table for people."""
-    lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
-    probed = any(row.probe_mean is not None for row in rows)
-    lines += [
-        f"| method | {metric} | lowest | highest | seeds | minutes a run |" + " linear probe top-1 |" * probed,
-        "| --- | --- | --- | --- | --- | --- |" + " --- |" * probed,
-    ]
-    for row in rows:
-        lines.append(
-            f"| {row.method} | {_spread(row.mean, row.sd)} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
-            f"| {row.minutes:.1f} |" + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
-        )
-    return "\n".join([*lines, "", describe_finding(rows), ""])
-
-
-def _spread(mean: float | None, sd: float | None) -> str:
-    if mean is None:
-        return "–"
-    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
-
-
-def split_at_commas(rows: Sequence[Row]) -> str:
-    """The table for spreadsheets."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(asdict(row) for row in rows)  # None becomes an empty cell
-    return text.getvalue()
-
-
-def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Figure:
-    """Means with their standard deviation, and each seed as a dot; the linear probes beside, where there are any."""
-    drawn = Figure(figsize=(max(5.0, 1.2 * len(rows) + 2), 4), layout="constrained")
-    FigureCanvasAgg(drawn)
-    axis = drawn.subplots()
-    places = range(len(rows))
-    probed = any(row.probe_mean is not None for row in rows)
-    width = 0.4 if probed else 0.8
-    bars = [(place - (0.2 if probed else 0.0), row.mean, row.sd, metric) for place, row in enumerate(rows)]
-    bars += [
-        (place + 0.2, row.probe_mean, row.probe_sd, "linear probe top-1")
-        for place, row in enumerate(rows)
-        if row.probe_mean is not None
-    ]
-    for kind in dict.fromkeys(bar[3] for bar in bars):
-        x, means, deviations, _ = zip(*(bar for bar in bars if bar[3] == kind), strict=True)
-        axis.bar(x, means, width, yerr=[sd or 0.0 for sd in deviations], capsize=4, alpha=0.6, label=kind)
-    for place, row in enumerate(rows):
-        own = [run for run in runs if run.arm == row.method]
-        probes = [run.probe for run in own if run.probe is not None]
-        axis.plot([place - (0.2 if probed else 0.0)] * len(own), [run.metrics[metric] for run in own], "k.")
-        axis.plot([place + 0.2] * len(probes), probes, "k.")
-    axis.set_xticks(list(places), [row.method for row in rows], rotation=20 if len(rows) > 4 else 0)
-    axis.set_ylabel("accuracy (%)" if probed else f"{metric} (%)")
-    if probed:
-        axis.legend()
-    axis.grid(axis="y", alpha=0.3)
-    return drawn
-
-
-def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any]) -> list[Path]:
-    """Write `ablation.md`, `.json`, `.csv` and `.png`, each whole or not at all."""
-    rows = summarize_runs(runs, metric)
-    common = ", ".join(f"{name}={value}" for name, value in settings.items())
-    data = {
-        "metric": metric,
-        "settings": dict(settings),
-        "rows": [asdict(row) for row in rows],
-        "runs": [asdict(run) for run in runs],
-        "finding": describe_finding(rows),
-    }
-    texts = {
-        "ablation.md": markdown(rows, metric, f"Same for all: {common}."),
-        "ablation.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
-        "ablation.csv": split_at_commas(rows),
-    }
-    for name, text in texts.items():
-        with atomic_write(directory / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
-    with atomic_write(directory / "ablation.png") as temporary:
-        figure(runs, rows, metric).savefig(temporary, dpi=110)
-    return [directory / name for name in (*texts, "ablation.png")]

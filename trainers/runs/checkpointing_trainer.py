@@ -6,7 +6,7 @@ import logging
 import math
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -19,7 +19,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerState, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
-from transformers.trainer import OPTIMIZER_NAME, TRAINER_STATE_NAME
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from synco_hub.data import ImageDataset, StreamedImages
@@ -40,11 +40,9 @@ from trainers.runs.checkpoints import (
     set_aside,
 )
 from trainers.runs.interruption import InterruptionCallback
+from trainers.runs.optimizer_state import EXECUTION, describe_optimizer, refuse_other_optimizer, settings_of
 
 logger = logging.getLogger(__name__)
-
-# Settings of an optimizer that say how it computes, not what.
-_EXECUTION = ("fused", "foreach", "capturable", "differentiable", "decoupled_weight_decay", "maximize")
 
 
 class CheckpointingTrainer(Trainer):
@@ -124,13 +122,7 @@ class CheckpointingTrainer(Trainer):
 
     def describe_optimizer(self) -> dict[str, Any] | None:
         """Class and settings that the optimizer holds, peak rates in place of the step's; None before there is one."""
-        if self.optimizer is None:
-            return None
-        groups = [_settings_of(group) for group in self.optimizer.param_groups]
-        names = [name for name in ("lr", "weight_decay", "betas", "eps", "momentum") if name in groups[0]]
-        shared = {name: list(dict.fromkeys(group[name] for group in groups)) for name in names}
-        held: dict[str, Any] = {name: values[0] if len(values) == 1 else values for name, values in shared.items()}
-        return {"class": type(getattr(self.optimizer, "optimizer", self.optimizer)).__name__, **held}
+        return None if self.optimizer is None else describe_optimizer(self.optimizer)
 
     def find_latest_checkpoint(self) -> str | None:
         """The newest complete checkpoint of the output directory, the same on every process, or None.
@@ -338,15 +330,15 @@ class CheckpointingTrainer(Trainer):
         if checkpoint is None or not isinstance(schedule, LambdaLR) or self.is_deepspeed_enabled:
             super()._load_optimizer_and_scheduler(checkpoint)
             return
-        before = [_settings_of(group) for group in optimizer.param_groups]
+        before = [settings_of(group) for group in optimizer.param_groups]
         if not self.is_fsdp_enabled:
-            self._refuse_other_optimizer(Path(checkpoint))
+            refuse_other_optimizer(Path(checkpoint), optimizer)
         super()._load_optimizer_and_scheduler(checkpoint)
         changed = {}
         for group, settings in zip(optimizer.param_groups, before, strict=True):
             for name, value in settings.items():
-                was = _settings_of(group).get(name)
-                if was != value and name not in _EXECUTION:
+                was = settings_of(group).get(name)
+                if was != value and name not in EXECUTION:
                     changed[name] = f"{name} {was} → {value}"
                 group["initial_lr" if name == "lr" else name] = value
         # The schedule, too, kept the rates of the run that was stopped.
@@ -358,29 +350,6 @@ class CheckpointingTrainer(Trainer):
         if changed and self.is_world_process_zero():
             logger.warning("continuing with other settings of the optimizer: %s", ", ".join(changed.values()))
 
-    def _refuse_other_optimizer(self, checkpoint: Path) -> None:
-        """Refuses the state of another optimizer, or of one that holds other weights together."""
-        file = checkpoint / OPTIMIZER_NAME
-        if not file.is_file():
-            raise ValueError(
-                f"{checkpoint} has no {OPTIMIZER_NAME} (--save-only-model leaves it out), so it cannot be continued: "
-                "start a new run from its weights."
-            )
-        groups = torch.load(file, map_location="cpu", weights_only=True, mmap=True)["param_groups"]
-        inner = cast(torch.optim.Optimizer, getattr(self.optimizer, "optimizer", self.optimizer))
-        name, was = type(inner).__name__, (read_manifest(checkpoint).get("optimizer") or {}).get("class")
-        known = {"betas", "momentum", "alpha", "rho", "lr_decay"}
-        if (was or name) != name or known & set(groups[0]) != known & set(inner.param_groups[0]):
-            raise ValueError(
-                f"{checkpoint} holds the state of {was or 'another optimizer'}, which {name} cannot go on from: give "
-                "the --optim that the run was started with, or start a new run."
-            )
-        if [len(group["params"]) for group in groups] != [len(group["params"]) for group in inner.param_groups]:
-            raise ValueError(
-                f"{checkpoint} holds the state of an optimizer that decays other weights: give "
-                "--decay-tokens-and-tables as the run was started with, or start a new run."
-            )
-
     def _load_rng_state(self, checkpoint: str | None) -> None:
         """The random state of this process; one that the checkpoint does not know draws what no other drew."""
         if checkpoint is not None and not (Path(checkpoint) / self._rng_file).is_file():
@@ -391,12 +360,6 @@ class CheckpointingTrainer(Trainer):
     @property
     def _rng_file(self) -> str:
         return "rng_state.pth" if self.args.world_size == 1 else f"rng_state_{self.args.process_index}.pth"
-
-
-def _settings_of(group: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings of a group of weights; `lr` is the peak rate, which the schedule scales."""
-    settings = {name: value for name, value in group.items() if name not in ("params", "initial_lr")}
-    return {**settings, "lr": group.get("initial_lr", group["lr"])}
 
 
 def seed_process(seed: int, process_index: int, step: int) -> None:

@@ -17,26 +17,30 @@ from synco_hub.cli.ablate import (
     PLAN_FILE,
     RESULT_FILE,
     UNTRAINED_RESULT_FILE,
-    FinishedRun,
-    Row,
     build_probing_command,
     build_shared_flags,
     choose_neighbours,
+    keep_to_the_plan,
+    measure_untrained_run,
+    run_name,
+    training_command,
+)
+from synco_hub.cli.ablation_tables import (
+    FinishedRun,
+    Row,
     describe_finding,
     figure,
-    keep_to_the_plan,
     markdown,
-    measure_untrained_run,
     require_metric,
-    run_name,
     split_at_commas,
     summarize_runs,
-    training_command,
     write_tables,
 )
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.settings import DatasetChoice
 from trainers import linear_probe, pretrain
+from trainers.recipe import parse
+from trainers.synthetic_negatives import STRATEGIES
 
 TINY = (
     "--backbone=vit-nano --depth=1 --queue-size=16 --num-hard-negatives=4 --projection-hidden-dim=16 "
@@ -49,7 +53,8 @@ def test_arms_differ_in_nothing_but_the_method_and_the_seed(tmp_path):
     shared = build_shared_flags("fractals", 40, ["--learning-rate=1e-3"])
     one = training_command("moby", 0, tmp_path / "a", shared)
     other = training_command("imagenet-100/only-mixup", 2, tmp_path / "b", shared)
-    assert [flag for flag in one if flag not in other] == [
+    synthesis = ("--num-", "--queue-size")
+    assert [flag for flag in one if flag not in other and not flag.startswith(synthesis)] == [
         "--method=moby",
         "--seed=0",
         f"--output-dir={tmp_path / 'a'}",
@@ -57,6 +62,11 @@ def test_arms_differ_in_nothing_but_the_method_and_the_seed(tmp_path):
     assert "--recipe=imagenet-100/only-mixup" in other
     assert "--max-steps=40" in one
     assert one.index("--learning-rate=1e-3") > one.index("--learning-rate=3e-3")
+    # A recipe's synthesis is what is compared, unless it is named for all.
+    assert parse(other[3:]).settings.counts == {**dict.fromkeys(STRATEGIES, 0), "mixup": 128}
+    assert parse(one[3:]).settings.counts == dict.fromkeys(STRATEGIES, 16)
+    named = build_shared_flags("fractals", 40, ["--num-mixup=7"])
+    assert parse(training_command("imagenet-100/all", 0, tmp_path / "c", named)[3:]).settings.counts["mixup"] == 7
     assert run_name("imagenet-100/only-mixup", 2) == "imagenet-100-only-mixup-seed2"
     (tmp_path / "a").mkdir()
     assert "--resume" in training_command("moby", 0, tmp_path / "a", shared)

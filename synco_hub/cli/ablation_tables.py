@@ -1,0 +1,193 @@
+"""The table of an ablation: means, their scatter over seeds and a sentence, for people, spreadsheets and programs."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from synco_hub.atomic_write import atomic_write
+
+COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """One run of an ablation.
+
+    Attributes:
+        arm: What was varied: a method or a recipe.
+        seed: Seed of the run.
+        metrics: Metrics by name, in percent.
+        seconds: Wall-clock seconds of training.
+        probe: Top-1 accuracy of its linear probe in percent, None where it was not probed.
+    """
+
+    arm: str
+    seed: int
+    metrics: Mapping[str, float]
+    seconds: float
+    probe: float | None = None
+
+
+@dataclass(frozen=True)
+class Row:
+    """One line of the table; the standard deviation is the sample's (n − 1), None for a single run.
+
+    Attributes:
+        method: The arm.
+        runs: Number of seeds.
+        mean: Mean of the metric over the seeds.
+        sd: Standard deviation of the metric over the seeds.
+        lowest: Worst seed.
+        highest: Best seed.
+        minutes: Mean training time.
+        probe_mean: Mean top-1 accuracy of the linear probes, None where none was made.
+        probe_sd: Standard deviation of it over the seeds.
+    """
+
+    method: str
+    runs: int
+    mean: float
+    sd: float | None
+    lowest: float
+    highest: float
+    minutes: float
+    probe_mean: float | None = None
+    probe_sd: float | None = None
+
+
+def require_metric(run: FinishedRun, metric: str) -> None:
+    """Refuses a metric that the data do not have."""
+    if metric not in run.metrics:
+        raise ValueError(f"{run.arm} has no metric {metric!r}: choose one of {', '.join(run.metrics)}.")
+
+
+def summarize_runs(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
+    """Summarise the runs of each arm, in the order in which the arms come."""
+    table = []
+    for arm in dict.fromkeys(run.arm for run in runs):
+        own = [run for run in runs if run.arm == arm]
+        for run in own:
+            require_metric(run, metric)
+        values = [run.metrics[metric] for run in own]
+        minutes = statistics.fmean(run.seconds for run in own) / 60
+        mean, sd = _mean_and_deviation(values)
+        probes = [run.probe for run in own if run.probe is not None]
+        probed = _mean_and_deviation(probes) if probes else (None, None)
+        table.append(Row(arm, len(own), mean, sd, min(values), max(values), minutes, *probed))
+    return table
+
+
+def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
+    return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
+
+
+def describe_finding(rows: Sequence[Row]) -> str:
+    """One sentence: which arm is ahead, and whether by more than the seeds scatter."""
+    if len(rows) < 2:
+        return "One arm alone shows no difference."
+    best, second = sorted(rows, key=lambda row: -row.mean)[:2]
+    difference = best.mean - second.mean
+    if best.sd is None or second.sd is None:
+        return f"{best.method} is {difference:.1f} points above {second.method}; one seed shows no scatter."
+    error = math.sqrt(best.sd**2 / best.runs + second.sd**2 / second.runs)
+    verdict = "more" if difference > 2 * error else "no more"
+    return (
+        f"{best.method} is {difference:.1f} points above {second.method}, which is {verdict} than twice the standard "
+        f"error of that difference ({error:.1f})."
+    )
+
+
+def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
+    """The table for people."""
+    lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
+    probed = any(row.probe_mean is not None for row in rows)
+    lines += [
+        f"| method | {metric} | lowest | highest | seeds | minutes a run |" + " linear probe top-1 |" * probed,
+        "| --- | --- | --- | --- | --- | --- |" + " --- |" * probed,
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.method} | {_spread(row.mean, row.sd)} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
+            f"| {row.minutes:.1f} |" + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
+        )
+    return "\n".join([*lines, "", describe_finding(rows), ""])
+
+
+def _spread(mean: float | None, sd: float | None) -> str:
+    if mean is None:
+        return "–"
+    return f"{mean:.1f}" if sd is None else f"{mean:.1f} ± {sd:.1f}"
+
+
+def split_at_commas(rows: Sequence[Row]) -> str:
+    """The table for spreadsheets."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(row) for row in rows)  # None becomes an empty cell
+    return text.getvalue()
+
+
+def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Figure:
+    """Means with their standard deviation, and each seed as a dot; the linear probes beside, where there are any."""
+    drawn = Figure(figsize=(max(5.0, 1.2 * len(rows) + 2), 4), layout="constrained")
+    FigureCanvasAgg(drawn)
+    axis = drawn.subplots()
+    places = range(len(rows))
+    probed = any(row.probe_mean is not None for row in rows)
+    width = 0.4 if probed else 0.8
+    bars = [(place - (0.2 if probed else 0.0), row.mean, row.sd, metric) for place, row in enumerate(rows)]
+    bars += [
+        (place + 0.2, row.probe_mean, row.probe_sd, "linear probe top-1")
+        for place, row in enumerate(rows)
+        if row.probe_mean is not None
+    ]
+    for kind in dict.fromkeys(bar[3] for bar in bars):
+        x, means, deviations, _ = zip(*(bar for bar in bars if bar[3] == kind), strict=True)
+        axis.bar(x, means, width, yerr=[sd or 0.0 for sd in deviations], capsize=4, alpha=0.6, label=kind)
+    for place, row in enumerate(rows):
+        own = [run for run in runs if run.arm == row.method]
+        probes = [run.probe for run in own if run.probe is not None]
+        axis.plot([place - (0.2 if probed else 0.0)] * len(own), [run.metrics[metric] for run in own], "k.")
+        axis.plot([place + 0.2] * len(probes), probes, "k.")
+    axis.set_xticks(list(places), [row.method for row in rows], rotation=20 if len(rows) > 4 else 0)
+    axis.set_ylabel("accuracy (%)" if probed else f"{metric} (%)")
+    if probed:
+        axis.legend()
+    axis.grid(axis="y", alpha=0.3)
+    return drawn
+
+
+def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any]) -> list[Path]:
+    """Write `ablation.md`, `.json`, `.csv` and `.png`, each whole or not at all."""
+    rows = summarize_runs(runs, metric)
+    common = ", ".join(f"{name}={value}" for name, value in settings.items())
+    data = {
+        "metric": metric,
+        "settings": dict(settings),
+        "rows": [asdict(row) for row in rows],
+        "runs": [asdict(run) for run in runs],
+        "finding": describe_finding(rows),
+    }
+    texts = {
+        "ablation.md": markdown(rows, metric, f"Same for all: {common}."),
+        "ablation.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
+        "ablation.csv": split_at_commas(rows),
+    }
+    for name, text in texts.items():
+        with atomic_write(directory / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    with atomic_write(directory / "ablation.png") as temporary:
+        figure(runs, rows, metric).savefig(temporary, dpi=110)
+    return [directory / name for name in (*texts, "ablation.png")]
