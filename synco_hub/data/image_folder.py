@@ -132,12 +132,12 @@ class ImageFolderDataset(ImageDataset):
     def load_image(self, index: int) -> Image.Image:
         """Decodes one file."""
         name = self.names[index]
-        return decode_rgb(self.root / name, name)
+        return decode_rgb(self.root / name, name, self.value_range)
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes one file to an array."""
         name = self.names[index]
-        return decode_pixels(self.root / name, name)
+        return decode_pixels(self.root / name, name, self.value_range)
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes."""

@@ -15,7 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from synco_hub.data.image_dataset import UNLABELED
-from synco_hub.data.table_source import DIFFICULT_COLUMN, FileClasses, TableSource, import_datasets
+from synco_hub.data.table_files import FileClasses
+from synco_hub.data.table_source import DIFFICULT_COLUMN, TableSource, import_datasets
 
 # Up to here the numbers below the highest id count as names in a fingerprint, as they always did.
 _NUMBERS_IN_FINGERPRINT = 1_000_000

@@ -6,13 +6,22 @@ import importlib
 import os
 import tarfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-# A webdataset's own rule: what stands before the first dot of the file name is the sample.
-_KEY_ENDS = "."
+from synco_hub.data.local_tables import scan_tar
+
 _ROWS_A_BATCH = 64
+
+
+@dataclass(frozen=True)
+class FileClasses:
+    """Rows of one file whose numbers mean the classes of that file's own list: `numbers[stored]` is the class."""
+
+    rows: int
+    numbers: tuple[int, ...]
 
 
 def is_typed(path: Path) -> bool:
@@ -98,75 +107,10 @@ def count_samples(file: str) -> int | None:
             metadata = importlib.import_module("pyarrow.parquet").read_metadata(file)
             return int(metadata.num_rows)
         if file.endswith(".tar"):
-            return _read_tar(file)
+            return scan_tar(file).samples
     except (OSError, ValueError, tarfile.TarError) as error:
         raise ValueError(
             f"{file}: a damaged shard ({type(error).__name__}: {' '.join(str(error).split())}); replace it or take "
             "it out of the folder."
         ) from error
     return None
-
-
-def _read_tar(file: str) -> int:
-    samples, last = 0, None
-    with tarfile.open(file) as archive:
-        for member in archive:
-            folder, name = os.path.split(member.name)
-            if not member.isfile() or _KEY_ENDS not in name or name.startswith((_KEY_ENDS, "__")):
-                continue
-            key = os.path.join(folder, name.split(_KEY_ENDS, 1)[0])
-            samples, last = samples + (key != last), key
-    return samples
-
-
-def _raw(library: Any, table: Any, column: str) -> Any:
-    """The image column alone, as encoded bytes."""
-    features = table.features
-    table = table.select_columns([column])
-    if features is not None and isinstance(features[column], library.Image):
-        table = table.cast_column(column, library.Image(decode=False))
-    return table
-
-
-def _image_column(library: Any, name: str, features: Any, given: str | None) -> str:
-    if features is None:
-        if given is None:
-            raise ValueError(f"{name} does not say which columns it has: name the one of the images, --image-column.")
-        return given
-    columns = ", ".join(features)
-    if given is not None and given not in features:
-        raise ValueError(f"{name}: no column {given!r}; give --image-column one of {columns}.")
-    found = (
-        [given] if given is not None else [key for key, kind in features.items() if isinstance(kind, library.Image)]
-    )
-    if len(found) != 1:
-        count = f"{len(found)} columns" if found else "no column"
-        raise ValueError(f"{name}: {count} of images among {columns}; name the right one with --image-column.")
-    kind = features[found[0]]
-    encoded = isinstance(kind, (library.Image, dict)) or getattr(kind, "dtype", "") in ("binary", "large_binary")
-    if not encoded:
-        raise ValueError(
-            f"{name}: column {found[0]!r} holds {getattr(kind, 'dtype', kind)}, not encoded images; name another one "
-            f"of {columns} with --image-column."
-        )
-    return str(found[0])
-
-
-def _datasets_library(name: str) -> Any:
-    try:
-        # Not at the top: the library takes a second to import, and folders and fractals must work without it.
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise ImportError(f"{name}: streaming needs the `datasets` library; `pip install datasets`.") from error
-
-
-def _called(dataset: str, function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Turns the many errors of a failed look-up into one line."""
-    try:
-        return function(*args, **kwargs)
-    except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise ValueError(
-            f"{dataset}: the datasets library cannot open it ({type(error).__name__}: {reason}); check the name, the "
-            "connection, that no file is damaged, and for gated data sets the accepted licence and HF_TOKEN."
-        ) from error

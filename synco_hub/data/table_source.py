@@ -16,7 +16,9 @@ from typing import Any, Self
 
 from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.image_folder import has_images
+from synco_hub.data.local_tables import open_local_splits
 from synco_hub.data.table_files import (
+    FileClasses,
     count_rows,
     is_typed,
     join_lists,
@@ -31,8 +33,6 @@ from synco_hub.settings import DatasetChoice
 LABELS_COLUMN = "labels"
 DIFFICULT_COLUMN = "difficult"
 TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
-# What `datasets.save_to_disk` writes: of several splits, of one.
-_SAVED = ("dataset_dict.json", "state.json")
 _BINARY, _TEXT = ("binary", "large_binary", "binary_view"), ("string", "large_string", "string_view")
 _MARKED, _BYTES, _PATHS = "image", "bytes", "paths"
 # Where no column is marked as one of images.
@@ -77,17 +77,9 @@ def has_tables(folder: Path) -> bool:
     return not has_images(folder) and any(next(folder.rglob(pattern), None) for pattern in TABLE_FILES)
 
 
-@dataclass(frozen=True)
-class FileClasses:
-    """Rows of one file whose numbers mean the classes of that file's own list: `numbers[stored]` is the class."""
-
-    rows: int
-    numbers: tuple[int, ...]
-
-
 def split_names(source: TableSource) -> list[str]:
     """The splits that a table has."""
-    saved = _open_saved(source)
+    saved = _open_local(source)
     if saved is not None:
         return list(saved)
     names: list[str] = call_datasets(
@@ -103,16 +95,15 @@ def split_names(source: TableSource) -> list[str]:
 
 def open_split(source: TableSource, stored_split: str, streaming: bool = False) -> Any:
     """One stored split: a `datasets.Dataset`, or an `IterableDataset` of which nothing is read yet."""
-    saved = _open_saved(source)
+    saved = _open_local(source, streaming)
     if saved is not None:
-        found = _choose_saved(source, saved, stored_split)
-        return found.to_iterable_dataset() if streaming else found
+        return _choose_local(source, saved, stored_split)
     return _load(source, stored_split, streaming)
 
 
 def open_every_split(source: TableSource) -> list[Any]:
     """All splits by position, which the library makes ready together in any case."""
-    saved = _open_saved(source)
+    saved = _open_local(source)
     return list((_load(source, None) if saved is None else saved).values())
 
 
@@ -124,6 +115,14 @@ def open_builder(source: TableSource) -> Any:
 def class_lists_differ(source: TableSource) -> bool:
     """Whether the numbers of different files of a table mean different classes."""
     return _join_class_lists(source)[0] is not None
+
+
+def open_streams(source: TableSource, builder: Any, stored: Sequence[str]) -> list[Any]:
+    """Stored splits to read in order, a shard for each file, also of what the library saved."""
+    saved = None if next(Path(source.dataset).glob("*.json"), None) else _open_local(source, streaming=True)
+    if saved is not None:
+        return [_choose_local(source, saved, split) for split in stored]
+    return [call_datasets(source, builder.as_streaming_dataset, split=split) for split in stored]
 
 
 def list_file_classes(source: TableSource, stored_split: str, column: str) -> list[FileClasses]:
@@ -201,20 +200,19 @@ def _join_class_lists(source: TableSource) -> tuple[Any, dict[str, dict[str, tup
     return joined, lists
 
 
-def _open_saved(source: TableSource) -> Mapping[str, Any] | None:
-    """The splits of a folder that `save_to_disk` wrote; None for any other."""
+def _open_local(source: TableSource, streaming: bool = False) -> Mapping[str, Any] | None:
+    """The splits of a local table that the library does not open by itself; None for any other."""
     folder = Path(source.dataset).expanduser()
-    if not any((folder / name).is_file() for name in _SAVED):
+    if not folder.is_dir() or source.config is not None:
         return None
-    saved = call_datasets(source, "load_from_disk", str(folder))
-    return saved if isinstance(saved, Mapping) else {str(saved.split or "train"): saved}
+    return open_local_splits(folder, streaming, lambda: _open_builder(source).config.data_files or {})
 
 
-def _choose_saved(source: TableSource, saved: Mapping[str, Any], stored_split: str) -> Any:
+def _choose_local(source: TableSource, saved: Mapping[str, Any], stored_split: str) -> Any:
     wanted = stored_split.split("+")
     unknown = [name for name in wanted if name not in saved]
     if unknown:
-        raise ValueError(f"{source.dataset}: it was saved with the splits {', '.join(saved)}, not {unknown[0]!r}.")
+        raise ValueError(f"{source.dataset}: it has the splits {', '.join(saved)}, not {unknown[0]!r}.")
     tables = [saved[name] for name in wanted]
     return tables[0] if len(tables) == 1 else import_datasets(source.dataset).concatenate_datasets(tables)
 
@@ -238,9 +236,13 @@ def call_datasets(source: TableSource, function: Any, *args: Any, **kwargs: Any)
         return (getattr(library, function) if isinstance(function, str) else function)(*args, **kwargs)
     except Exception as error:
         reason = str(error).strip().split("\n", 1)[0]
+        remedy = (
+            "check that no file is damaged and that all files have the same columns."
+            if os.path.isdir(os.path.expanduser(source.dataset))
+            else "check the name, the connection, and for gated data sets the accepted licence and HF_TOKEN."
+        )
         raise ValueError(
-            f"{source.dataset}: the datasets library cannot load it ({type(error).__name__}: {reason}); check the "
-            "name, the connection, that no file is damaged, and for gated data sets the accepted licence and HF_TOKEN."
+            f"{source.dataset}: the datasets library cannot load it ({type(error).__name__}: {reason}); {remedy}"
         ) from error
 
 
@@ -369,7 +371,7 @@ def read_cell_bytes(cell: Any, name: str) -> bytes:
 
 def list_row_folders(source: TableSource, stored_split: str, num_rows: int) -> list[tuple[int, str]]:
     """Where the files of a local split lie: (row behind the last one, folder), in the order of the rows."""
-    if not Path(source.dataset).expanduser().is_dir() or _open_saved(source) is not None:
+    if not Path(source.dataset).expanduser().is_dir() or _open_local(source) is not None:
         return []
     found = {str(split): files for split, files in (_open_builder(source).config.data_files or {}).items()}
     files = [str(file) for split in stored_split.split("+") for file in found.get(split, ())]

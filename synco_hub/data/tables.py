@@ -86,11 +86,11 @@ class TableDataset(ImageDataset):
 
     def load_image(self, index: int) -> Image.Image:
         """Decodes one row."""
-        return decode_rgb(*self._encoded(index))
+        return decode_rgb(*self._encoded(index), self.value_range)
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes one row to an array."""
-        return decode_pixels(*self._encoded(index))
+        return decode_pixels(*self._encoded(index), self.value_range)
 
     def encoded(self, index: int) -> bytes:
         """The stored bytes."""

@@ -156,7 +156,8 @@ class EndlessWalk:
 
     def __init__(self, part: StreamPart, seed: int, place: Sequence[Any] | None = None) -> None:
         self.part, self.seed, self.taken = part, seed, 0
-        self._pass, self._begun, turns = (0, 0, []) if place is None else place
+        begin: Sequence[Any] = (0, 0, ()) if place is None else place
+        self._pass, self._begun, turns = int(begin[0]), int(begin[1]), begin[2]
         # Shard and the next row of it that may be the next one.
         self._turns: deque[tuple[int, int]] = deque((int(shard), int(row)) for shard, row in turns)
 

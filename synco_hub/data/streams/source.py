@@ -5,6 +5,7 @@ The `datasets` library resolves the files and reads them, one iterable per shard
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 from collections.abc import Iterator, Sequence
@@ -15,22 +16,28 @@ from typing import Any
 
 from synco_hub.data.catalog.loading import choose_row_table, find_stored_splits
 from synco_hub.data.catalog.sets import find_row_meant
-from synco_hub.data.image_dataset import DatasetDescription, fingerprint
+from synco_hub.data.decoding import UnreadableImageError, measure_extent
+from synco_hub.data.image_dataset import DatasetDescription, fingerprint, note_value_range
 from synco_hub.data.image_folder import has_images
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.streams.images import StreamedImages
 from synco_hub.data.table_files import count_samples, read_parquet_from
 from synco_hub.data.table_source import (
     TableSource,
-    call_datasets,
     find_image_column,
     has_tables,
     is_hub_id,
     keep_images_encoded,
     open_builder,
+    open_streams,
     place_cell,
+    read_cell_bytes,
 )
+from synco_hub.data.value_range import Extent, ValueRange, join_extents, spread
 from synco_hub.settings import DatasetChoice
+
+# To know the values that images of more than 8 bits have.
+_MEASURED_SHARDS, _MEASURED_ROWS = 8, 8
 
 logger = logging.getLogger(__name__)
 
@@ -48,6 +55,7 @@ class StreamSource:
         num_rows: Rows in all, None where unknown.
         split_rule: Which stored splits the rows come from.
         root: The folder of a local table, where names of shards begin.
+        value_range: Values of black and white that the user gave; None measures them.
     """
 
     tables: tuple[Any, ...]
@@ -58,6 +66,7 @@ class StreamSource:
     num_rows: int | None
     split_rule: str
     root: str | None = None
+    value_range: ValueRange | None = None
 
     def cells(self, shard: int, start: int = 0) -> Iterator[Any]:
         """The image cells of a shard in stored order, from a row on."""
@@ -66,9 +75,13 @@ class StreamSource:
             cells = read_parquet_from(file, self.image_column, start)
         else:
             cells = islice(self._stored_cells(shard), start, None)
-        if file is None:
+        return self._placed(shard, cells)
+
+    def _placed(self, shard: int, cells: Iterator[Any]) -> Iterator[Any]:
+        """Cells whose paths begin at the shard's file or at the table, where they do."""
+        if self.root is None:
             return cells
-        folders = [os.path.dirname(file), str(self.root)]
+        folders = [os.path.dirname(os.path.join(self.root, self.shard_names[shard])), self.root]
         return (place_cell(cell, folders) for cell in cells)
 
     def _stored_cells(self, shard: int) -> Iterator[Any]:
@@ -107,7 +120,21 @@ class StreamSource:
             split_rule=f"{self.split_rule}, {len(self.counts)} shards streamed",
             fingerprint=fingerprint(self.image_column, self.shard_names, [str(count) for count in self.counts]),
         )
-        return StreamedImages(self.shard_names, description)
+        images = StreamedImages(self.shard_names, description)
+        note_value_range(images, images, self.value_range or self._measure_range())
+        return images
+
+    def _measure_range(self) -> ValueRange | None:
+        """Of the first images of some shards; of one alone where those are of 8 bits."""
+        extents: list[Extent | None] = []
+        for shard in spread(len(self.counts), _MEASURED_SHARDS):
+            with contextlib.suppress(Exception):  # what is wrong with a shard is said when it is trained on
+                for cell in self._placed(shard, islice(self._stored_cells(shard), _MEASURED_ROWS)):
+                    with contextlib.suppress(UnreadableImageError):
+                        extents.append(measure_extent(read_cell_bytes(cell, "")))
+            if not any(extents):
+                break
+        return join_extents(extents)
 
 
 def open_stream(
@@ -176,7 +203,7 @@ def _opened(source: TableSource, name: str, stored: Sequence[str], expected: int
     missing = [split for split in stored if split not in present]
     if missing:
         raise ValueError(f"{name}: no split {missing[0]!r} among {', '.join(map(str, present))}.")
-    tables = [call_datasets(source, builder.as_streaming_dataset, split=split) for split in stored]
+    tables = open_streams(source, builder, stored)
     column = find_image_column(tables[0], source)
     files = [_files(builder, split, table.num_shards) for split, table in zip(stored, tables, strict=True)]
     root = source.dataset if os.path.isdir(source.dataset) else None
@@ -191,6 +218,7 @@ def _opened(source: TableSource, name: str, stored: Sequence[str], expected: int
         num_rows=_num_rows(builder, stored, counts, expected if root is None else None),
         split_rule=f"split {' + '.join(stored)} as published",
         root=root,
+        value_range=None if source.value_range is None else ValueRange.parse(source.value_range),
     )
 
 
