@@ -100,11 +100,11 @@ class ImageFolderDataset(ImageDataset):
 
     def load_image(self, index: int) -> Image.Image:
         """Decodes one file."""
-        return decode_rgb(self.root / self.names[index], self.name(index))
+        return decode_rgb(self.root / self.names[index], self.name(index), self.value_range)
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes one file to an array."""
-        return decode_pixels(self.root / self.names[index], self.name(index))
+        return decode_pixels(self.root / self.names[index], self.name(index), self.value_range)
 
     def encoded(self, index: int) -> bytes:
         """The file's bytes."""

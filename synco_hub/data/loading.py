@@ -1,5 +1,6 @@
 """From what a user types to an image data set."""
 
+import contextlib
 import logging
 import os
 from collections.abc import Mapping
@@ -9,9 +10,10 @@ from typing import Any
 
 from synco_hub.data.catalog.loading import load_catalog_dataset
 from synco_hub.data.catalog.sets import CATALOG, find_row_meant
+from synco_hub.data.decoding import UnreadableImageError, measure_extent
 from synco_hub.data.folder_files import explain_file
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
-from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.image_dataset import ImageDataset, note_value_range
 from synco_hub.data.image_folder import (
     PRETRAINING,
     ImageFolderDataset,
@@ -21,11 +23,16 @@ from synco_hub.data.image_folder import (
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.subsets import ImageSubset, hold_out, spread_subset
 from synco_hub.data.table_source import TableSource, has_tables, is_hub_id
-from synco_hub.data.tables import load_table
+from synco_hub.data.tables import TableDataset, load_table
+from synco_hub.data.value_range import Extent, ValueRange, join_extents, spread
 from synco_hub.errors import suggest
 from synco_hub.settings import DatasetChoice
 
 FRACTALS = "fractals"
+
+# Of each split, to know the values that images of more than 8 bits have.
+MEASURED_IMAGES = 32
+_EIGHT_BITS = (".jpg", ".jpeg", ".jfif", ".jpe", ".webp", ".gif", ".bmp")
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +75,44 @@ def load_dataset(
         max_images=max_images,
     )
     images = _open(given, split, image_size)
+    _choose_value_range(images, given, split)
     return images if max_images is None else spread_subset(images, max_images)
+
+
+def _choose_value_range(images: ImageDataset, given: TableSource, split: str) -> None:
+    """One range for all images of more than 8 bits, over all splits: what the user says, or what some of them hold."""
+    chosen = None if given.value_range is None else ValueRange.parse(given.value_range)
+    stored = _find_stored_images(images)
+    if stored is None:
+        return
+    if chosen is None:
+        extents = _measure_extents(stored)
+        if not any(extents):
+            return
+        for other in {"train", "test"} - {split}:
+            with contextlib.suppress(ValueError):
+                beside = _find_stored_images(_open(given, other, None))
+                extents += [] if beside is None else _measure_extents(beside)
+        chosen = join_extents(extents)
+    note_value_range(images, stored, chosen)
+
+
+def _find_stored_images(images: Any) -> ImageFolderDataset | TableDataset | None:
+    """The files or rows behind a part or a change of them; None where nothing is stored as a file."""
+    while not isinstance(images, ImageFolderDataset | TableDataset):
+        images = getattr(images, "images", None)
+        if images is None:
+            return None
+    return images
+
+
+def _measure_extents(images: ImageDataset) -> list[Extent | None]:
+    extents = []
+    for index in spread(len(images), MEASURED_IMAGES):
+        if not images.name(index).lower().endswith(_EIGHT_BITS):
+            with contextlib.suppress(UnreadableImageError, NotImplementedError, OSError):
+                extents.append(measure_extent(images.encoded(index)))
+    return extents
 
 
 def _open(given: TableSource, split: str, image_size: int | None) -> ImageDataset:

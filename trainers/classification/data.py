@@ -19,6 +19,7 @@ from synco_hub.data import (
     UnreadableImageError,
     load_dataset,
 )
+from synco_hub.data.class_labels import number_alike
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.subsets import take_low_shot_subset
 from synco_hub.data.views.draws import draw_view
@@ -169,6 +170,7 @@ def load_labelled_data(arguments: LabelledDataArguments, processor: Any, seed: i
     transform = EvaluationTransform.from_image_processor(processor)
     train, test = (load_dataset(arguments, split, image_size=transform.image_size) for split in ("train", "test"))
     train = take_low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
+    number_alike(train, test)
     train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
     check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
     augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)
