@@ -16,13 +16,12 @@ from transformers.utils import hub as transformers_files
 from transformers.utils.import_utils import is_peft_available
 
 from synco_hub.errors import suggest
+from synco_hub.hub.run_checkpoints import HEAD_FACTS as HEAD_FACTS
 from synco_hub.hub.run_checkpoints import find_newest_state
 from synco_hub.hub.short_names import register, resolve
 from synco_hub.zoo import list_models, read_origin
 
 TIMM_PREFIX = "timm:"
-# A linear head trained on a foreign backbone: what it was trained on, its classes.
-HEAD_FACTS = "linear_head.json"
 ADAPTER_FILE = "adapter_config.json"
 
 

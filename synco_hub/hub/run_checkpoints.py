@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 MANIFEST_FILE = "manifest.json"
 CONFIG_NAME = "config.json"
+# A linear head trained on a foreign backbone: what it was trained on, its classes.
+HEAD_FACTS = "linear_head.json"
 _NAME = re.compile(r"checkpoint-(\d+)")
 _READ_AT_ONCE = 1 << 22
 
@@ -75,7 +77,7 @@ def find_newest_state(name: str) -> str:
         ValueError: If it is such a run without a checkpoint that could be loaded.
     """
     directory = Path(name)
-    if (directory / CONFIG_NAME).is_file() or not list_checkpoints(directory):
+    if any((directory / file).is_file() for file in (CONFIG_NAME, HEAD_FACTS)) or not list_checkpoints(directory):
         return name
     newest = latest_valid_checkpoint(directory)
     if newest is None or not (newest / CONFIG_NAME).is_file():

@@ -209,10 +209,22 @@ def prepared_image(picture: Image.Image, processor: Any, detail: int = 1, shown_
     shown = _shown(view, mean, std)
     if (seen := min(view.shape[-2:])) < shown_side:
         larger = _enlarged_view(picture, processor, detail * math.ceil(shown_side / seen))
-        # Some processors crop small views and squeeze large ones: maps belong on what the model sees.
-        if show_same_part(enlarged := _shown(larger, mean, std), shown):
-            shown = enlarged
+        # Some processors crop small views and squeeze large ones: maps belong on what the model sees. Which part that
+        # is depends on the picture's size alone, and shows in a smooth one; what a picture shows may be too fine.
+        ramps = _draw_ramps(picture.size)
+        parts = (
+            _shown(_enlarged_view(ramps, processor, factor), mean, std)
+            for factor in (detail, detail * math.ceil(shown_side / seen))
+        )
+        if show_same_part(*parts):
+            shown = _shown(larger, mean, std)
     return PreparedImage(view[None], shown)
+
+
+def _draw_ramps(size: tuple[int, int]) -> Image.Image:
+    """A picture whose red rises from left to right and whose green rises from top to bottom."""
+    across, down = (Image.linear_gradient("L").rotate(turn).resize(size) for turn in (90, 0))
+    return Image.merge("RGB", (across, down, Image.new("L", size)))
 
 
 def _shown(view: Tensor, mean: Sequence[float], std: Sequence[float]) -> FloatArray:

@@ -9,6 +9,7 @@ import yaml
 from PIL import Image
 from timm.scheduler import CosineLRScheduler
 from torch import nn
+from torch.utils.data import Dataset
 
 from synco_hub.models import SynCoConfig
 from trainers.pretrain import main
@@ -218,6 +219,19 @@ def test_the_authors_code_as_a_group(tmp_path):
     assert theirs.fidelity == "authors-code"
 
 
+class Pictures(Dataset):
+    """So many of one picture."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __len__(self):
+        return self.number
+
+    def __getitem__(self, index):
+        return Image.new("RGB", (32, 32))
+
+
 @pytest.mark.parametrize(
     ("epochs", "last_step"), [(100, 250_199), (200, 252_700), (300, 252_700), (400, 252_700), (800, 252_700)]
 )
@@ -225,7 +239,7 @@ def test_the_authors_window_does_not_move_with_the_length_of_the_run(tmp_path, e
     # Their class, asked at the borders with 2,502 steps an epoch.
     args = run(tmp_path, "--fidelity", "authors-code", "--num-train-epochs", str(epochs)).training
     model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=SMALL_OBJECTIVE))
-    trainer = SynCoTrainer(model, args, range(2502 * args.per_device_train_batch_size))
+    trainer = SynCoTrainer(model, args, Pictures(2502 * args.per_device_train_batch_size))
     trainer.state.max_steps = trainer.total_steps
     assert (trainer.synthesis_window[0], trainer.synthesis_window[-1]) == (75_059, last_step)
 
@@ -290,7 +304,7 @@ def test_the_rate_of_the_authors_code_is_timms_as_they_use_it(tmp_path):
     flags = ["--num-train-epochs", str(epochs), "--per-device-train-batch-size", str(batch)]
     args = run(tmp_path, "--fidelity", "authors-code", *flags).training
     model = SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=SMALL_OBJECTIVE))
-    trainer = SynCoTrainer(model, args, range(steps_per_epoch * batch))
+    trainer = SynCoTrainer(model, args, Pictures(steps_per_epoch * batch))
     scale, total = batch / 512, steps_per_epoch * epochs
     reference = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1e-3 * scale)
     theirs = CosineLRScheduler(

@@ -22,7 +22,7 @@ from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.dense_features import compute_any_size_features
 from synco_hub.feature_pooling import compute_image_features, find_feature_rule
-from synco_hub.hub import loading
+from synco_hub.hub import model_names
 from synco_hub.hub.loading import (
     LinearHead,
     describe_model_facts,
@@ -113,10 +113,10 @@ def test_an_adapter_is_named_with_what_loads_it(tmp_path, monkeypatch):
     (tmp_path / "adapter").mkdir()
     file, name = tmp_path / "adapter" / "adapter_config.json", str(tmp_path / "adapter")
     file.write_text(json.dumps({"base_model_name_or_path": str(tmp_path / "base"), "peft_type": "LORA"}))
-    monkeypatch.setattr(loading, "is_peft_available", lambda: False)
+    monkeypatch.setattr(model_names, "is_peft_available", lambda: False)
     with pytest.raises(ValueError, match=r"is an adapter of '.*base', which peft loads: pip install peft"):
         load_model(name)
-    monkeypatch.setattr(loading, "is_peft_available", lambda: True)
+    monkeypatch.setattr(model_names, "is_peft_available", lambda: True)
     check_model_name(name)
     assert load_processor(name).crop_size["height"] == 32
     file.write_text(json.dumps({"base_model_name_or_path": "./gone"}))
