@@ -48,8 +48,6 @@ def write_card(
         facts = read_facts(directory / FACTS_FILE) if (directory / FACTS_FILE).is_file() else CardFacts()
     if licence is not None:
         facts = _add_licence(facts, licence)
-    # For resuming, not for readers: it names folders of one machine.
-    pretraining = {key: value for key, value in pretraining.items() if key != "flags"}
     card = render_card(name, config, pretraining, results, facts)
     write_evaluation_files(directory, results)
     with atomic_write(directory / CARD_FILE) as temporary:

@@ -39,6 +39,8 @@ _BACKBONE_KEYS = (
 )
 # Of what a checkpoint was made by, the training of its classifier.
 CLASSIFIER = "classifier"
+# For resuming, not for readers: it names folders of one machine.
+_COMMAND_LINE = "flags"
 _NOT_NUMBERS = ("backbone", "method", "epochs")
 _TABLES = {
     12: ("k-NN, top-1 accuracy on ImageNet in percent (section 8.1)", {}),
@@ -156,6 +158,8 @@ def _table(values: Mapping[str, Any], prefix: str = "") -> str:
         return ""
     lines = ["| setting | value |", "|---|---|"] if not prefix else []
     for key, value in values.items():
+        if key == _COMMAND_LINE:
+            continue
         if isinstance(value, Mapping):
             lines.append(_table(value, f"{prefix}{key}."))
         elif value is not None:

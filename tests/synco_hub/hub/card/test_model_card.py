@@ -9,7 +9,13 @@ from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
 from synco_hub.hub.card.facts import read_zoo_facts
-from synco_hub.hub.card.model_card import find_results_in, list_foreign_results, refresh_card, write_card
+from synco_hub.hub.card.model_card import (
+    find_results_in,
+    list_foreign_results,
+    refresh_card,
+    render_expected_card,
+    write_card,
+)
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from synco_hub.results import DataSource, EvaluationResult, ModelSource, ProtocolFacts
 from synco_hub.weights_identity import hash_weights
@@ -158,6 +164,19 @@ def test_the_card_of_a_classifier_has_its_code_and_the_number_of_the_weights_tha
     assert find_results_in(run) == []
     result(top1_k10=50.0, weights=hash_weights(classifier.synco)).save(run / "knn.json")
     assert [each.metrics for each in find_results_in(run)] == [{"top1_k10": 50.0}]
+
+
+def test_the_command_line_of_a_run_and_of_a_probe_stands_in_no_card_and_the_card_is_the_one_that_is_due(tmp_path):
+    run = checkpoint(tmp_path / "mine")
+    flags = ["--dataset", "/home/somebody/photographs"]
+    (run / "pretraining_settings.json").write_text(json.dumps({"seed": 7, "flags": flags}))
+    (run / "classification_settings.json").write_text(json.dumps({"protocol": "linear_probe", "flags": flags}))
+    refresh_card(run, licence="mit")
+    card = (run / "README.md").read_text()
+    assert "| seed | 7 |" in card
+    assert "| classifier.protocol | linear_probe |" in card
+    assert "somebody" not in card
+    assert render_expected_card(run).text.strip() == ModelCard.load(run / "README.md").text.strip()
 
 
 def test_what_a_run_recorded_goes_before_what_the_paper_says(tmp_path):
