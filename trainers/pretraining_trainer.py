@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, cast
@@ -28,7 +27,7 @@ from synco_hub.data.views.dataset import (
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
 from synco_hub.data.views.transform import make_two_view_transform, place_of
 from synco_hub.data.worker_signals import ignore_signals_in_worker
-from synco_hub.models import SynCoModel, image_processor
+from synco_hub.models import image_processor
 from trainers.callbacks import (
     CollapseCallback,
     EpochCallback,
@@ -41,6 +40,7 @@ from trainers.callbacks import (
     compute_gradient_norm,
 )
 from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.pretraining_checks import HOW_TO_MEASURE, refuse_lone_images, refuse_other_kinds, refuse_small_data
 from trainers.pretraining_model import (
     SynCoForPreTraining,
     check_complete_state,
@@ -96,7 +96,7 @@ class SynCoTrainer(CheckpointingTrainer):
         stream: StreamedData | None = None,
         **kwargs: Any,
     ) -> None:
-        _refuse_other_kinds(model, args, kwargs)
+        refuse_other_kinds(model, args, kwargs)
         size, collate = model.config.image_size or 224, kwargs.get("data_collator")
         if collate is None or isinstance(collate, TwoViewCollator):
             transform = make_two_view_transform(args.augment_on, size)
@@ -104,8 +104,8 @@ class SynCoTrainer(CheckpointingTrainer):
             kwargs["data_collator"] = TwoViewCollator()
         elif is_own_data(train_dataset, args.seed):
             train_dataset, kwargs["data_collator"] = OwnItems(train_dataset, args.seed), OwnCollator(collate)
-        _refuse_small_data(len(train_dataset), args)
-        _refuse_lone_images(model, args)
+        refuse_small_data(len(train_dataset), args)
+        refuse_lone_images(model, args)
         args.fit_to(len(train_dataset))
         if kwargs.get("processing_class") is None:
             kwargs["processing_class"] = _build_processor(train_dataset, kwargs["data_collator"], size)
@@ -341,7 +341,7 @@ class SynCoTrainer(CheckpointingTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """Refused: there are no labels to measure by."""
-        raise ValueError(f"SynCoTrainer does not evaluate: {_MEASURE}.")
+        raise ValueError(f"SynCoTrainer does not evaluate: {HOW_TO_MEASURE}.")
 
     def refuse_broken_weights(self) -> None:
         """As `CheckpointingTrainer.refuse_broken_weights`; the loss of a step tells it a step earlier."""
@@ -370,30 +370,6 @@ class SynCoTrainer(CheckpointingTrainer):
         check_complete_state(load_result.missing_keys, load_result.unexpected_keys)
 
 
-_MEASURE = "pretraining has no labels; measure what it saves by synco_hub.evaluate('knn', model=RUN, dataset=DATA)"
-
-
-def _refuse_other_kinds(model: Any, args: Any, further: Mapping[str, Any]) -> None:
-    """What would fail later, in words of attributes."""
-    if not isinstance(args, SynCoTrainingArguments):
-        raise ValueError(
-            f"args is {type(args).__name__}: give SynCoTrainingArguments, which takes the same values; defaults, "
-            "schedules and momentum of the paper are in it."
-        )
-    if not isinstance(model, SynCoForPreTraining):
-        remedy = "SynCoForPreTraining(config)"
-        if isinstance(model, SynCoModel):
-            remedy = (
-                "pretrainer = SynCoForPreTraining(model.config), and to begin from its weights "
-                "pretrainer.synco.load_state_dict(model.state_dict()) and the same for pretrainer.target"
-            )
-        raise ValueError(
-            f"model is {type(model).__name__}, which has no heads, target network and queues: give {remedy}."
-        )
-    if further.get("eval_dataset") is not None:
-        raise ValueError(f"eval_dataset is not used: {_MEASURE}.")
-
-
 def _build_processor(train_dataset: Any, collate: Any, image_size: int) -> ViTImageProcessor:
     """What prepares an image as the network is going to see it."""
     size, mean, std = describe_views(train_dataset, collate, image_size)
@@ -410,23 +386,3 @@ def _build_device_views(transform: object, args: SynCoTrainingArguments) -> Devi
     if args.torch_compile:
         half.compile()
     return half
-
-
-def _refuse_small_data(num_images: int, args: SynCoTrainingArguments) -> None:
-    """Full batches only (BatchNorm), so there must be one."""
-    micro_batch = args.per_device_train_batch_size * args.world_size
-    if num_images < micro_batch:
-        raise ValueError(
-            f"The data set has {num_images} images, fewer than one batch of {micro_batch} over all processes: lower "
-            f"--per-device-train-batch-size to at most {num_images // args.world_size}."
-        )
-
-
-def _refuse_lone_images(model: SynCoForPreTraining, args: SynCoTrainingArguments) -> None:
-    """BatchNorm of the heads has no statistics of one image; on several GPUs it sees those of all processes."""
-    seen = args.per_device_train_batch_size * (args.world_size if args.device.type == "cuda" else 1)
-    if seen == 1 and model.settings.head_norm == "batch":
-        raise ValueError(
-            "--per-device-train-batch-size 1: BatchNorm of the heads needs at least 2 images at once; give 2 or more, "
-            "with --gradient-accumulation-steps for larger steps, or --head-norm none."
-        )

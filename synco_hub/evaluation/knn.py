@@ -288,13 +288,7 @@ def knn_accuracy(
     """
     _check_side("training", bank_features, bank_labels, num_classes)
     _check_side("test", query_features, query_labels, num_classes)
-    if not ks:
-        raise ValueError("ks=() names no number of neighbours: give at least one, such as 10")
-    if min(ks) < 1 or max(ks) > len(bank_features):
-        raise ValueError(
-            f"k={max(ks) if min(ks) >= 1 else min(ks)} with {len(bank_features)} training images: "
-            "choose every k from 1 to their number"
-        )
+    _check_ks(ks, len(bank_features))
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
     # Five guesses need five votes: of fewer, the rest would be classes that nobody voted for.
@@ -311,6 +305,14 @@ def knn_accuracy(
                 if (guess, k) in right:
                     right[guess, k] += (ranks < guess).sum()
     return {f"top{guess}_k{k}": 100.0 * int(count) / len(query_labels) for (guess, k), count in right.items()}
+
+
+def _check_ks(ks: Sequence[int], bank_size: int) -> None:
+    if not ks:
+        raise ValueError("ks=() names no number of neighbours: give at least one, such as 10")
+    if min(ks) < 1 or max(ks) > bank_size:
+        wrong = max(ks) if min(ks) >= 1 else min(ks)
+        raise ValueError(f"k={wrong} with {bank_size} training images: choose every k from 1 to their number")
 
 
 def check_temperature(temperature: float) -> None:
@@ -374,10 +376,7 @@ def knn_average_precision(
                 "(images, dim) features and one row of classes an image, at least one"
             )
         check_finite(features)
-    if not ks or min(ks) < 1 or max(ks) > len(bank_features):
-        raise ValueError(
-            f"ks={tuple(ks)} with {len(bank_features)} training images: choose each from 1 to their number"
-        )
+    _check_ks(ks, len(bank_features))
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
     bank_targets, query_targets, metrics = bank_targets.to(device), query_targets.cpu(), {}
