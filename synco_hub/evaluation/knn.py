@@ -265,8 +265,7 @@ def knn_accuracy(
 ) -> dict[str, float]:
     """Accuracy of the weighted vote for every k, from one search.
 
-    Ties are settled by index: among equally similar bank images the lower row is the nearer one, among classes with
-    equal votes the lower class is the better guess.
+    Ties are settled by index: of equally similar images the lower is nearer, of equal votes the lower class ahead.
 
     Args:
         bank_features: Shape: (bank, dim).
@@ -310,9 +309,8 @@ def knn_accuracy(
 def _check_ks(ks: Sequence[int], bank_size: int) -> None:
     if not ks:
         raise ValueError("ks=() names no number of neighbours: give at least one, such as 10")
-    if min(ks) < 1 or max(ks) > bank_size:
-        wrong = max(ks) if min(ks) >= 1 else min(ks)
-        raise ValueError(f"k={wrong} with {bank_size} training images: choose every k from 1 to their number")
+    if wrong := [k for k in ks if not 1 <= k <= bank_size]:
+        raise ValueError(f"k={wrong[0]} with {bank_size} training images: choose every k from 1 to their number")
 
 
 def check_temperature(temperature: float) -> None:

@@ -389,7 +389,7 @@ def test_bad_input():
     bank, bank_targets, queries, query_targets = planted(1)
     with pytest.raises(ValueError, match="do not fit"):
         knn_average_precision(bank, bank_targets, queries, query_targets[:, :2], [5])
-    with pytest.raises(ValueError, match="choose each from 1"):
+    with pytest.raises(ValueError, match="choose every k from 1"):
         knn_average_precision(bank, bank_targets, queries, query_targets, [61])
     with pytest.raises(ValueError, match="temperature"):
         knn_average_precision(bank, bank_targets, queries, query_targets, [5], temperature=0)
