@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -39,12 +39,14 @@ class Preprocessing:
         source: Where it is from, in words.
         original: The one that it stands for, if it was said in other words.
         chosen: Whether the user chose another one than the source's own.
+        resized: Whether it was made for another size of the network than it had.
     """
 
     processor: Any
     source: str
     original: Any = None
     chosen: bool = False
+    resized: bool = False
 
 
 def open_processor(name: str | Path) -> Any:
@@ -87,6 +89,27 @@ def choose_preprocessing(
         translated = translate_from_timm(original)
         return Preprocessing(translated, f"{source}, from timm's pretrained_cfg", original, chosen)
     return Preprocessing(original, source, chosen=chosen)
+
+
+def resize_preprocessing(preprocessing: Preprocessing, image_size: int) -> Preprocessing:
+    """The same preparation for another size of the network than it was made for: every side in proportion."""
+    said = preprocessing.processor.to_dict()
+    try:
+        old = EvaluationTransform.from_image_processor(preprocessing.processor).image_size
+    except ValueError:  # without a size of its own it takes any
+        return preprocessing
+    if old == image_size:
+        return preprocessing
+    for key in {"size", "crop_size"} & {key for key, value in said.items() if isinstance(value, Mapping)}:
+        said[key] = {name: round(side * image_size / old) for name, side in said[key].items() if side is not None}
+    resized = type(preprocessing.processor).from_dict(said)
+    if (shape := tuple(make_view(resized, Image.new("RGB", (97, 64))).shape[-2:])) != (image_size, image_size):
+        raise ValueError(
+            f"--image-size {image_size}: {type(resized).__name__} of {old} pixels cannot be made for it (it gives "
+            f"{shape[0]} x {shape[1]}): {REMEDY}."
+        )
+    source = f"{preprocessing.source}, made for {image_size} pixels instead of {old}"
+    return replace(preprocessing, processor=resized, source=source, resized=True)
 
 
 def make_timm_processor(config: Mapping[str, Any]) -> TimmWrapperImageProcessor | None:

@@ -46,7 +46,7 @@ from synco_hub.hub.conversion.weights import (
 from synco_hub.hub.export.to_transformers import from_stock_names
 from synco_hub.hub.loading import LinearHead
 from synco_hub.hub.model_names import TIMM_PREFIX
-from synco_hub.hub.preprocessing import choose_preprocessing
+from synco_hub.hub.preprocessing import choose_preprocessing, resize_preprocessing
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.models.position_embedding_synco import find_grid_side, fit_position_embedding
 
@@ -105,6 +105,8 @@ def convert(
         converted.model.config.num_channels,
         source.kind in ("transformers", "timm"),
     )
+    if settings.choices.image_size is not None:
+        preprocessing = resize_preprocessing(preprocessing, settings.choices.image_size)
     report = _report(source, recognised, parts, settings.head is None, converted)
     with atomic_write_directory(output) as directory:
         report = write_converted(

@@ -19,7 +19,12 @@ from transformers.utils import logging
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data.evaluation_transform import make_view
 from synco_hub.errors import escape
-from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
+from synco_hub.feature_pooling import (
+    compute_image_features,
+    find_expected_image_size,
+    find_feature_network,
+    find_feature_rule,
+)
 from synco_hub.hub.card.facts import FACTS_FILE, write_facts
 from synco_hub.hub.card.model_card import CONVERSION_REPORT, refresh_card
 from synco_hub.hub.conversion.configuration import HeadsDecision
@@ -246,6 +251,8 @@ def _check_pair(directory: Path, model: Any, source: CheckpointSource, preproces
             return {**facts, "note": f"transformers does not load the source to compare with ({error!r:.200})"}
         finally:
             logging.set_verbosity(before_loading)
+    if preprocessing.resized or find_expected_image_size(network) not in (None, side):
+        return {**facts, "note": f"made for {config.image_size} pixels, another size than the source's: not compared"}
     own = source.processor is not None and not preprocessing.chosen
     pixels = features = scale = 0.0
     for picture, view in pairs:

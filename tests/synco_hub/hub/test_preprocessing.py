@@ -23,6 +23,7 @@ from transformers import (
 
 from synco_hub.data.evaluation_transform import EvaluationTransform, draw_pictures, make_view
 from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.hub.conversion.configuration import Choices
 from synco_hub.hub.conversion.convert import ConversionSettings, convert
 from synco_hub.hub.export.export import export
 from synco_hub.hub.preprocessing import (
@@ -138,6 +139,41 @@ def test_a_processor_without_a_size_is_carried_and_one_of_another_size_is_told(t
     stock_vit(tmp_path / "larger", ViTImageProcessor(size={"height": 48, "width": 48}))
     report = convert(str(tmp_path / "larger"), tmp_path / "larger ours")
     assert "views of 48 x 48 for a network of 32" in "\n".join(report.lines())
+
+
+@pytest.mark.parametrize(
+    ("processor", "size", "crop_size"),
+    [
+        (ViTImageProcessor(**SQUASH), {"height": 64, "width": 64}, None),
+        (ViTImageProcessor(**CROP), {"shortest_edge": 2 * CROP["size"]["shortest_edge"]}, 64),
+    ],
+)
+def test_another_size_of_the_network_is_one_of_the_processor_too(tmp_path, processor, size, crop_size):
+    stock_vit(tmp_path / "stock", processor)
+    report = convert(str(tmp_path / "stock"), tmp_path / "ours", ConversionSettings(choices=Choices(image_size=64)))
+    read = AutoImageProcessor.from_pretrained(tmp_path / "ours")
+    assert {key: side for key, side in dict(read.size).items() if side is not None} == size
+    assert (read.crop_size["height"] if crop_size else None) == crop_size
+    assert (read.image_mean, read.image_std, read.resample) == (
+        processor.image_mean,
+        processor.image_std,
+        processor.resample,
+    )
+    assert pair_output(tmp_path / "ours").shape == (1, SIZES["hidden_size"])
+    assert "made for 64 pixels instead of 32" in "\n".join(report.lines())
+    # Whoever takes ImageNet's knowingly, or another one, may choose a size too; the same size changes nothing.
+    for number, (given, pixels) in enumerate((("imagenet", 64), (str(tmp_path / "stock"), 64), (None, 32))):
+        settings = ConversionSettings(choices=Choices(image_size=pixels), preprocessing=given)
+        convert(str(tmp_path / "stock"), tmp_path / f"{number}", settings)
+        assert pair_output(tmp_path / f"{number}").shape == (1, SIZES["hidden_size"])
+    assert AutoImageProcessor.from_pretrained(tmp_path / "2").to_dict() == processor.to_dict()
+
+
+def test_what_timm_documents_is_made_for_another_size(tmp_path):
+    timm_directory(tmp_path / "timm", crop_pct=0.8)
+    convert(str(tmp_path / "timm"), tmp_path / "ours", ConversionSettings(choices=Choices(image_size=64)))
+    assert AutoImageProcessor.from_pretrained(tmp_path / "ours").size["shortest_edge"] == 80
+    assert pair_output(tmp_path / "ours").ndim == 2
 
 
 def test_one_channel_agrees_with_the_network_or_is_refused(tmp_path):
