@@ -15,6 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback, TrainerState, ViTImageProcessor
 from transformers.trainer import TRAINER_STATE_NAME
+from transformers.training_args import OptimizerNames
 
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
 from synco_hub.data.views.dataset import (
@@ -36,10 +37,12 @@ from trainers.callbacks import (
     ImageProgressCallback,
     LastLogCallback,
     TargetUpdateCallback,
+    TrainBeginCallback,
     TrainingMonitor,
     compute_chance_loss,
     compute_gradient_norm,
 )
+from trainers.plausibility import PlannedRun, find_misfits
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import (
     SynCoForPreTraining,
@@ -126,6 +129,7 @@ class SynCoTrainer(CheckpointingTrainer):
             GradientNormCallback(self),
             EpochCallback(self),
             LastLogCallback(),
+            TrainBeginCallback(self._warn_of_misfits),
             CollapseCallback(model.settings.queue_size if model.objective.has_queue else None),
         ):
             self.add_callback(callback)
@@ -141,19 +145,32 @@ class SynCoTrainer(CheckpointingTrainer):
     @cached_property
     def synthesis_window(self) -> range:
         """Optimizer steps in which synthetic negatives are made; known once the run's length is."""
-        window = self._plan_synthesis(self.state.max_steps)
-        if self.unwrapped_model.objective.synthesises and not window:
-            logger.warning(
-                "The synthesis window is empty (%d steps in all): no synthetic negative will be made. Lower "
-                "--synthetic-warmup-epochs or --synthetic-cooldown-epochs, or train longer.",
-                self.state.max_steps,
-            )
-        return window
+        return self._plan_synthesis(self.state.max_steps)
 
     @property
     def synthetic_active(self) -> bool:
         """Whether the current optimizer step makes synthetic negatives."""
         return self.unwrapped_model.objective.synthesises and self.state.global_step in self.synthesis_window
+
+    def _warn_of_misfits(self) -> None:
+        """Say what does not fit the data, the network or the length of the run, which is known now."""
+        args, steps = self.args, self.state.max_steps
+        planned = PlannedRun(
+            settings=self.unwrapped_model.settings,
+            width=self.unwrapped_model.config.hidden_size,
+            num_images=self.num_images,
+            batch=args.global_batch_size,
+            steps=steps,
+            steps_per_epoch=self.steps_per_epoch,
+            peak=args.learning_rate or 0.0,
+            base=args.base_learning_rate if args.given_learning_rate is None else None,
+            adam="adam" in OptimizerNames(args.optim).value,
+            warmup_steps=args.count_warmup_steps(steps, self.steps_per_epoch),
+            window=self.synthesis_window,
+            last_epoch=args.synthetic_last_epoch,
+        )
+        for line in find_misfits(planned):
+            logger.warning("%s", line)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         """The sampler carries the epoch with each index: workers never hear of a new epoch otherwise."""
@@ -262,13 +279,6 @@ class SynCoTrainer(CheckpointingTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Linear warm-up, then a cosine, per optimizer step."""
         if self.lr_scheduler is None:
-            warmup = self.args.count_warmup_steps(num_training_steps, self.steps_per_epoch)
-            if warmup >= num_training_steps > 1:
-                logger.warning(
-                    "The warm-up of %d steps is as long as the run of %d: the learning rate only rises. Lower "
-                    "--warmup-epochs, or train longer.",
-                    *(warmup, num_training_steps),
-                )
             self.lr_scheduler = LambdaLR(
                 cast(torch.optim.Optimizer, optimizer or self.optimizer),
                 lambda step: self._scale_rate(step, num_training_steps),
