@@ -8,7 +8,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from transformers.training_args import OptimizerNames
+
+from synco_hub.models import SynCoConfig
 from trainers.objectives import OBJECTIVES
+from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.settings import PretrainingSettings
 
 # For how many images each recipe of `recipes/small.yaml` is, and from how many on the paper's settings are.
@@ -64,6 +68,31 @@ class PlannedRun:
 def choose_small_recipe(num_images: int) -> str | None:
     """The recipe for a data set of this size; None where the paper's settings are."""
     return next((name for name, below in SMALL_RECIPES.items() if num_images < below), None)
+
+
+def plan_run(
+    args: SynCoTrainingArguments,
+    config: SynCoConfig,
+    num_images: int,
+    steps: int,
+    steps_per_epoch: float,
+    window: range,
+) -> PlannedRun:
+    """Gather what is looked at."""
+    return PlannedRun(
+        settings=PretrainingSettings.from_dict(config.pretraining),
+        width=config.hidden_size,
+        num_images=num_images,
+        batch=args.global_batch_size,
+        steps=steps,
+        steps_per_epoch=steps_per_epoch,
+        peak=args.learning_rate or 0.0,
+        base=args.base_learning_rate if args.given_learning_rate is None else None,
+        adam="adam" in OptimizerNames(args.optim).value,
+        warmup_steps=args.count_warmup_steps(steps, steps_per_epoch),
+        window=window,
+        last_epoch=args.synthetic_last_epoch,
+    )
 
 
 def find_misfits(run: PlannedRun) -> list[str]:

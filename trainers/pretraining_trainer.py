@@ -15,7 +15,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
 from transformers import ProgressCallback, TrainerState, ViTImageProcessor
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.training_args import OptimizerNames
 
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
 from synco_hub.data.views.dataset import (
@@ -42,7 +41,7 @@ from trainers.callbacks import (
     compute_chance_loss,
     compute_gradient_norm,
 )
-from trainers.plausibility import PlannedRun, find_misfits
+from trainers.plausibility import find_misfits, plan_run
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import (
     SynCoForPreTraining,
@@ -154,21 +153,8 @@ class SynCoTrainer(CheckpointingTrainer):
 
     def _warn_of_misfits(self) -> None:
         """Say what does not fit the data, the network or the length of the run, which is known now."""
-        args, steps = self.args, self.state.max_steps
-        planned = PlannedRun(
-            settings=self.unwrapped_model.settings,
-            width=self.unwrapped_model.config.hidden_size,
-            num_images=self.num_images,
-            batch=args.global_batch_size,
-            steps=steps,
-            steps_per_epoch=self.steps_per_epoch,
-            peak=args.learning_rate or 0.0,
-            base=args.base_learning_rate if args.given_learning_rate is None else None,
-            adam="adam" in OptimizerNames(args.optim).value,
-            warmup_steps=args.count_warmup_steps(steps, self.steps_per_epoch),
-            window=self.synthesis_window,
-            last_epoch=args.synthetic_last_epoch,
-        )
+        config, window = self.unwrapped_model.config, self.synthesis_window
+        planned = plan_run(self.args, config, self.num_images, self.state.max_steps, self.steps_per_epoch, window)
         for line in find_misfits(planned):
             logger.warning("%s", line)
 

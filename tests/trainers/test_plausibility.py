@@ -1,15 +1,18 @@
 """What rarely teaches a network anything is said before the first step, in a line each, and nothing else is."""
 
 import dataclasses
+import json
 import logging
 
 import pytest
 import torch
 from PIL import Image
 
-from trainers.plausibility import SMALL_RECIPES, PlannedRun, choose_small_recipe, find_misfits
+from trainers.plausibility import SMALL_RECIPES, PlannedRun, choose_small_recipe, find_misfits, plan_run
 from trainers.pretrain import main
-from trainers.recipe import list_recipes
+from trainers.pretraining_run import build_config
+from trainers.recipe import list_recipes, parse
+from trainers.schedules import synthetic_steps
 from trainers.settings import PretrainingSettings
 
 # The paper's run: DeiT-S, ImageNet, 300 epochs of 2,502 steps.
@@ -96,6 +99,35 @@ def test_methods_are_asked_only_what_concerns_them():
 def test_the_recipe_that_is_named_is_that_of_the_size_and_there_is_one(images, recipe):
     assert choose_small_recipe(images) == recipe
     assert set(SMALL_RECIPES) <= set(list_recipes())
+
+
+@pytest.mark.parametrize("name", list(SMALL_RECIPES))
+def test_recipes_for_small_data_fit_data_of_their_size(name, tmp_path):
+    num_images = int(name.split("/")[1])
+    run = parse(["--recipe", name, "--output-dir", str(tmp_path), "--use-cpu"])
+    assert choose_small_recipe(num_images) == name
+    assert run.settings.queue_size <= num_images
+    args = run.training
+    assert args.per_device_train_batch_size <= num_images // 4
+    steps_per_epoch = num_images // args.per_device_train_batch_size
+    steps = round(args.num_train_epochs * steps_per_epoch)
+    config, window = build_config(run.backbone, run.settings), synthetic_steps(steps, steps_per_epoch)
+    planned = plan_run(args, config, num_images, steps, steps_per_epoch, window)
+    assert find_misfits(planned) == []
+    assert steps <= 3000  # a quarter of an hour on a CPU
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+def test_the_smallest_recipe_teaches_the_network_something(tmp_path, monkeypatch):
+    # Three hundred drawn pictures of ten classes; by `tests/benchmarks/small_data.py` on any folder.
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path))
+    data = "fractals:train_images_per_class=30,test_images_per_class=40"
+    flags = ["--use-cpu", "--dataloader-num-workers", "0", "--save-strategy", "no", "--disable-tqdm", "true"]
+    small = ["--image-size", "32", "--patch-size", "8", "--knn-every-epochs", "1000"]
+    main(["--recipe", "small/300", *flags, *small, "--dataset", data, "--output-dir", str(tmp_path / "run")])
+    before, after = json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())["knn"]
+    assert after["knn_top1_k10"] > before["knn_top1_k10"] + 3
 
 
 def test_a_run_says_it_before_its_first_step_and_trains(tmp_path, caplog):

@@ -11,14 +11,12 @@ from timm.scheduler import CosineLRScheduler
 from torch import nn
 
 from synco_hub.models import SynCoConfig
-from trainers.plausibility import PlannedRun, choose_small_recipe, find_misfits
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
-from trainers.pretraining_run import build_config
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import RECIPES, choose_fidelity_settings, list_recipes, parse, read_recipe, to_flags
 from trainers.runs.checkpoints import IDENTITY
-from trainers.schedules import learning_rate_factor, synthetic_steps
+from trainers.schedules import learning_rate_factor
 from trainers.synthetic_negatives import SyntheticNegatives
 
 
@@ -94,7 +92,6 @@ SMALL_RUN = (
 ).split()
 WHOLE = [name for name in list_recipes() if "/" not in name]
 VARIANTS = [name for name in list_recipes() if name.startswith("imagenet-100/")]
-SMALL = [name for name in list_recipes() if name.startswith("small/")]
 
 
 def start(name: str, output: Path, photographs: Path, *flags: str) -> dict[str, float]:
@@ -155,46 +152,6 @@ def test_the_ablation_set_covers_what_the_paper_leaves_open(tmp_path):
     different = {json.dumps([vars(run.settings), run.training.synthetic_warmup_epochs,
                              run.training.synthetic_cooldown_epochs]) for run in runs.values()}  # fmt: skip
     assert len(different) == len(VARIANTS)
-
-
-@pytest.mark.parametrize("name", SMALL)
-def test_recipes_for_small_data_fit_data_of_their_size(name, tmp_path):
-    num_images = int(name.split("/")[1])
-    run = parse(["--recipe", name, "--output-dir", str(tmp_path), "--use-cpu"])
-    assert choose_small_recipe(num_images) == name
-    assert run.settings.queue_size <= num_images
-    args = run.training
-    assert args.per_device_train_batch_size <= num_images // 4
-    steps_per_epoch = num_images // args.per_device_train_batch_size
-    steps = round(args.num_train_epochs * steps_per_epoch)
-    planned = PlannedRun(
-        settings=run.settings,
-        width=build_config(run.backbone, run.settings).hidden_size,
-        num_images=num_images,
-        batch=args.global_batch_size,
-        steps=steps,
-        steps_per_epoch=steps_per_epoch,
-        peak=args.learning_rate,
-        base=None,
-        adam=True,
-        warmup_steps=args.count_warmup_steps(steps, steps_per_epoch),
-        window=synthetic_steps(steps, steps_per_epoch),
-    )
-    assert find_misfits(planned) == []
-    assert steps <= 3000  # a quarter of an hour on a CPU
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(900)
-def test_the_smallest_recipe_teaches_the_network_something(tmp_path, monkeypatch):
-    # Three hundred drawn pictures of ten classes; by `tests/benchmarks/small_data.py` on any folder.
-    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path))
-    data = "fractals:train_images_per_class=30,test_images_per_class=40"
-    flags = ["--use-cpu", "--dataloader-num-workers", "0", "--save-strategy", "no", "--disable-tqdm", "true"]
-    small = ["--image-size", "32", "--patch-size", "8", "--knn-every-epochs", "1000"]
-    main(["--recipe", "small/300", *flags, *small, "--dataset", data, "--output-dir", str(tmp_path / "run")])
-    before, after = json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())["knn"]
-    assert after["knn_top1_k10"] > before["knn_top1_k10"] + 3
 
 
 @pytest.mark.parametrize("name", ["only-mixup", "count-32", "no-cool-down"])
