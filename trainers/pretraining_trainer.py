@@ -28,7 +28,7 @@ from synco_hub.data.views.dataset import (
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
 from synco_hub.data.views.transform import make_two_view_transform, place_of
 from synco_hub.data.worker_signals import ignore_signals_in_worker
-from synco_hub.models import SynCoModel, image_processor
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from trainers.callbacks import (
     CollapseCallback,
     EpochCallback,
@@ -153,7 +153,7 @@ class SynCoTrainer(CheckpointingTrainer):
 
     def _warn_of_misfits(self) -> None:
         """Say what does not fit the data, the network or the length of the run, which is known now."""
-        config, window = self.unwrapped_model.config, self.synthesis_window
+        config, window = cast(SynCoConfig, self.unwrapped_model.config), self.synthesis_window
         planned = plan_run(self.args, config, self.num_images, self.state.max_steps, self.steps_per_epoch, window)
         for line in find_misfits(planned):
             logger.warning("%s", line)
