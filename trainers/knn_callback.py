@@ -24,6 +24,8 @@ from trainers.settings import DataArguments
 
 logger = logging.getLogger(__name__)
 
+# Of what is measured, the number that is spoken of.
+_SHOWN = "knn_top1_k10"
 # Of each split of a data set that is streamed: about a gigabyte of encoded images at ImageNet's size.
 STREAMED_IMAGES = 10_000
 # One process measures while the others wait for it, which they do for half an hour (`--ddp-timeout`).
@@ -31,7 +33,7 @@ MANY_IMAGES = 200_000
 
 
 class KnnCallback(TrainerCallback):
-    """Measures the online backbone at the end of every n-th epoch and of the run, on the first process.
+    """Measures the online backbone before the first step, every n epochs and at the end, on the first process.
 
     The network, its training flags and the random state are left as they were, so a measured run has the bits of one
     that is not measured. A measurement that fails is said and left out: it is no reason to lose the training.
@@ -55,6 +57,28 @@ class KnnCallback(TrainerCallback):
             max_bad_fraction=trainer.args.max_bad_fraction,
             progress=False,
         )
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Measure what the network can before it learns, which is what all later accuracies are to be read against."""
+        if state.global_step == 0 and state.is_world_process_zero:
+            self.measure(state)
+
+    def on_train_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Say it where the training has not paid."""
+        measured = [entry for entry in state.log_history if _SHOWN in entry]
+        if len(measured) > 1 and measured[0]["step"] == 0 and state.is_world_process_zero:
+            before, after = measured[0][_SHOWN], measured[-1][_SHOWN]
+            if after <= before:
+                logger.warning(
+                    "k-NN top-1 (k = 10) is %.1f %% after %d steps and was %.1f %% before the first: by this measure "
+                    "the training has taught the network nothing. Look at the learning rate, the length of the run "
+                    "and --recipe.",
+                    *(after, measured[-1]["step"], before),
+                )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -27,7 +27,7 @@ from synco_hub.data.views.dataset import (
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
 from synco_hub.data.views.transform import make_two_view_transform, place_of
 from synco_hub.data.worker_signals import ignore_signals_in_worker
-from synco_hub.models import image_processor
+from synco_hub.models import SynCoConfig, image_processor
 from trainers.callbacks import (
     CollapseCallback,
     EpochCallback,
@@ -35,10 +35,12 @@ from trainers.callbacks import (
     ImageProgressCallback,
     LastLogCallback,
     TargetUpdateCallback,
+    TrainBeginCallback,
     TrainingMonitor,
     compute_chance_loss,
     compute_gradient_norm,
 )
+from trainers.plausibility import find_misfits, plan_run
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_checks import HOW_TO_MEASURE, refuse_lone_images, refuse_other_kinds, refuse_small_data
 from trainers.pretraining_model import (
@@ -126,6 +128,7 @@ class SynCoTrainer(CheckpointingTrainer):
             GradientNormCallback(self),
             EpochCallback(self),
             LastLogCallback(),
+            TrainBeginCallback(self._warn_of_misfits),
             CollapseCallback(model.settings.queue_size if model.objective.has_queue else None),
         ):
             self.add_callback(callback)
@@ -141,19 +144,19 @@ class SynCoTrainer(CheckpointingTrainer):
     @cached_property
     def synthesis_window(self) -> range:
         """Optimizer steps in which synthetic negatives are made; known once the run's length is."""
-        window = self._plan_synthesis(self.state.max_steps)
-        if self.unwrapped_model.objective.synthesises and not window:
-            logger.warning(
-                "The synthesis window is empty (%d steps in all): no synthetic negative will be made. Lower "
-                "--synthetic-warmup-epochs or --synthetic-cooldown-epochs, or train longer.",
-                self.state.max_steps,
-            )
-        return window
+        return self._plan_synthesis(self.state.max_steps)
 
     @property
     def synthetic_active(self) -> bool:
         """Whether the current optimizer step makes synthetic negatives."""
         return self.unwrapped_model.objective.synthesises and self.state.global_step in self.synthesis_window
+
+    def _warn_of_misfits(self) -> None:
+        """Say what does not fit the data, the network or the length of the run, which is known now."""
+        config, window = cast(SynCoConfig, self.unwrapped_model.config), self.synthesis_window
+        planned = plan_run(self.args, config, self.num_images, self.state.max_steps, self.steps_per_epoch, window)
+        for line in find_misfits(planned):
+            logger.warning("%s", line)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         """The sampler carries the epoch with each index: workers never hear of a new epoch otherwise."""
@@ -264,13 +267,6 @@ class SynCoTrainer(CheckpointingTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Linear warm-up, then a cosine, per optimizer step."""
         if self.lr_scheduler is None:
-            warmup = self.args.count_warmup_steps(num_training_steps, self.steps_per_epoch)
-            if warmup >= num_training_steps > 1:
-                logger.warning(
-                    "The warm-up of %d steps is as long as the run of %d: the learning rate only rises. Lower "
-                    "--warmup-epochs, or train longer.",
-                    *(warmup, num_training_steps),
-                )
             self.lr_scheduler = LambdaLR(
                 cast(torch.optim.Optimizer, optimizer or self.optimizer),
                 lambda step: self._scale_rate(step, num_training_steps),

@@ -221,7 +221,9 @@ class RecipeArguments:
     """Groups of flags: what a recipe names wins over a fidelity, what is given beside them wins over both."""
 
     recipe: str | None = setting(
-        None, "Name of a recipe or a YAML file of flags, such as synco-v2-deit-s; flags given here override it."
+        None,
+        "Name of a recipe or a YAML file of flags: synco-v2-deit-s and the like for ImageNet, small/300, small/3000, "
+        "small/30000 for about so many own pictures; flags given here override it.",
     )
     fidelity: str = setting(
         PAPER,
@@ -340,7 +342,9 @@ class PretrainingOptions:
         DEFAULT_MAX_BAD_FRACTION, "Share of the data set that may be unreadable before the run fails."
     )
     knn_every_epochs: float | None = setting(
-        None, "Measure k-NN accuracy every so many epochs; the images need classes, see --knn-dataset."
+        None,
+        "Measure k-NN accuracy before the first step and every so many epochs; the images need classes, see "
+        "--knn-dataset.",
     )
     resume: bool = toggle(
         False,

@@ -13,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+import synco_hub
 from synco_hub.data import ImageDataset, load_dataset
 from trainers import knn_callback
 from trainers.knn_callback import KnnCallback, load_knn_data
@@ -46,10 +47,23 @@ def test_knn_is_measured_every_epochs_and_changes_nothing(tmp_path):
     assert (measured / "training_curve.png").stat().st_size > 1000
     summary = json.loads((measured / "pretraining_summary.json").read_text())
     assert summary["last_log"]["step"] == 10
-    # 16 images in batches of 4: an epoch has 4 steps; and the end of the run.
-    assert [entry["step"] for entry in summary["knn"]] == [4, 8, 10]
+    # The untrained network; 16 images in batches of 4: an epoch has 4 steps; and the end of the run.
+    assert [entry["step"] for entry in summary["knn"]] == [0, 4, 8, 10]
     assert all(0 <= entry["knn_top1_k10"] <= 100 for entry in summary["knn"])
     assert json.loads((plain / "pretraining_summary.json").read_text())["knn"] == []
+
+
+def test_the_first_measurement_is_of_the_network_as_it_was_drawn(tmp_path, caplog):
+    # A rate of 0 leaves it so, and that the training did not pay is said.
+    flags = ["--knn-every-epochs", "9", "--learning-rate", "0", "--max-steps", "2", "--output-dir", str(tmp_path)]
+    main([*FLAGS, *flags])
+    before, after = json.loads((tmp_path / "pretraining_summary.json").read_text())["knn"]
+    assert (before["step"], after["step"]) == (0, 2)
+    assert before["knn_top1_k10"] == after["knn_top1_k10"]
+    measured = synco_hub.evaluate("knn", model=str(tmp_path), dataset=FLAGS[-1], k=[10], device="cpu")
+    assert measured.metrics["top1_k10"] == pytest.approx(before["knn_top1_k10"])
+    score = f"{before['knn_top1_k10']:.1f} %"
+    assert f"k-NN top-1 (k = 10) is {score} after 2 steps and was {score} before the first" in caplog.text
 
 
 def test_images_without_labels_cannot_be_measured(tmp_path, capsys):
@@ -140,8 +154,9 @@ def test_a_measured_stream_has_the_bits_of_one_that_is_not_and_so_has_its_contin
     main([*argv, *knn, "--output-dir", str(stopped), "--resume"])
     assert same_bits(plain, stopped, 16)
     one, other = (json.loads((run / "pretraining_summary.json").read_text()) for run in (measured, stopped))
-    # 44 images in batches of 4: an epoch has 11 steps; half of one, and the end of the run.
-    assert [entry["step"] for entry in one["knn"]] == [6, 11, 16]
+    # 44 images in batches of 4: an epoch has 11 steps; half of one, and the end of the run. Resumed, the untrained
+    # network is not measured again.
+    assert [entry["step"] for entry in one["knn"]] == [0, 6, 11, 16]
     assert one["knn"] == other["knn"]
     assert one["knn_data"] == other["knn_data"]
     assert one["knn_data"]["bank"]["split_rule"].endswith("30 rows spread over it")
@@ -153,7 +168,7 @@ def test_another_data_set_can_be_measured_on(table, tmp_path):
     own = "fractals:num_classes=3,train_images_per_class=9,test_images_per_class=2"
     main([*argv, "--knn-dataset", own, "--knn-images", "12", "--output-dir", str(tmp_path / "run")])
     summary = json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())
-    assert [entry["step"] for entry in summary["knn"]] == [3]
+    assert [entry["step"] for entry in summary["knn"]] == [0, 3]
     assert [summary["knn_data"][side]["num_images"] for side in ("bank", "queries")] == [12, 6]
 
 
@@ -176,9 +191,9 @@ def test_as_many_images_may_be_unreadable_as_in_training(table, tmp_path, monkey
     )
     argv = [*FLAGS, *STREAMED, "--dataset", str(table), "--knn-every-epochs", "9", "--max-steps", "1"]
     main([*argv, "--output-dir", str(tmp_path / "run")])
-    assert [settings.max_bad_fraction for settings in seen] == [0.2]
+    assert [settings.max_bad_fraction for settings in seen] == [0.2, 0.2]
     # Four of 44 rows of the bank are damaged.
-    assert len(json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())["knn"]) == 1
+    assert len(json.loads((tmp_path / "run" / "pretraining_summary.json").read_text())["knn"]) == 2
 
 
 @pytest.mark.slow
@@ -197,7 +212,7 @@ def test_two_processes_have_the_same_bits_too(way, table, tmp_path):
     assert same_bits(tmp_path / "plain", tmp_path / "measured", 16, processes=2)
     summary = json.loads((tmp_path / "measured" / "pretraining_summary.json").read_text())
     # Of a global batch of 8, five steps an epoch.
-    assert [entry["step"] for entry in summary["knn"]] == [5, 10, 15, 16]
+    assert [entry["step"] for entry in summary["knn"]] == [0, 5, 10, 15, 16]
 
 
 def write(root: Path, split: str, labels: list[Any], feature: Any) -> None:

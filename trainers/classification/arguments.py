@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
 from synco_hub.settings import setting
 from trainers.classification.settings import (
+    FINE_TUNING_RATE,
+    SHORTEST_FINE_TUNING,
     ClassificationOptions,
     FineTuningOptions,
     LabelledDataArguments,
     LinearProbeOptions,
+    choose_fine_tuning_rate,
 )
 from trainers.refusals import FINE_TUNING_DOES_OTHERWISE, LINEAR_PROBE_DOES_OTHERWISE
 from trainers.schedules import scaled_learning_rate
 from trainers.settings import toggle
 from trainers.training_arguments import CheckedTrainingArguments
+
+logger = logging.getLogger(__name__)
 
 IMAGENET_LEARNING_RATES = (0.1, 0.5, 0.75, 1.0, 1.25, 1.5)
 TRANSFER_LEARNING_RATES = (1.0,)
@@ -93,6 +99,25 @@ class FineTuningArguments(FineTuningOptions, ClassificationArguments):  # type: 
 
     warmup_fraction: ClassVar[float] = 10 / 100
     does_otherwise: ClassVar[Mapping[str, str]] = FINE_TUNING_DOES_OTHERWISE
+
+    def fit_to(self, num_images: int) -> None:
+        """As in every training; and choose the base rate by the length of the run where none is given."""
+        if self.base_learning_rate is None:
+            seen = (
+                self.max_steps * self.global_batch_size if self.max_steps > 0 else self.num_train_epochs * num_images
+            )
+            self.base_learning_rate = choose_fine_tuning_rate(seen)
+            if self.given_learning_rate is None and self.base_learning_rate != FINE_TUNING_RATE:
+                logger.warning(
+                    "--base-learning-rate %.3g, since the run sees %d images: at the paper's %g, which is for %d or "
+                    "more, the head would stay near its random start.",
+                    *(self.base_learning_rate, seen, FINE_TUNING_RATE, SHORTEST_FINE_TUNING),
+                )
+        super().fit_to(num_images)
+
+    def choose_learning_rate(self) -> float:
+        """As in every training; before the data are open the paper's."""
+        return self.scaled(FINE_TUNING_RATE if self.base_learning_rate is None else self.base_learning_rate)
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -27,7 +27,7 @@ from trainers.classification.metrics import choose_final_metrics, find_last_erro
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
 from trainers.command import parse_resumable
-from trainers.runs.checkpoints import WEIGHTS, describe_images
+from trainers.runs.checkpoints import WEIGHTS, describe_images, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -51,8 +51,11 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     start = model_source(model, data_arguments.model, revision.words)
     facts = describe_model_facts(model, processor)
     logger.warning("%s: %s", data_arguments.model, facts)
-    trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
     directory = Path(str(arguments.output_dir))
+    if (arguments.resume or arguments.resume_from_checkpoint) and arguments.base_learning_rate is None:
+        # What was chosen when the run began, by whatever version.
+        arguments.base_learning_rate = read_settings(directory, settings_file=SETTINGS_FILE).get("base_learning_rate")
+    trainer = FineTuningTrainer(model, arguments, data.train, data.test, data.test_targets, processing_class=processor)
     settings = _describe_settings(arguments, data)
     trainer.claim(
         directory,

@@ -91,6 +91,21 @@ class LinearProbeOptions(ClassificationOptions):
     )
 
 
+# Rate at a global batch of 512 (7.6).
+FINE_TUNING_RATE = 1e-3
+# Images that the shortest of the paper's runs sees: 100 epochs of Flowers-102. In fewer the paper's rate cannot take a
+# head of SGD, with gradients of norm 1 at most, far from its random start; so rate × images is this much there.
+SHORTEST_FINE_TUNING = 204_000
+RATE_TIMES_IMAGES = 2_000.0
+
+
+def choose_fine_tuning_rate(images_seen: float) -> float:
+    """The base rate where none is given, by the images that a run sees, each as often as there are epochs."""
+    if images_seen >= SHORTEST_FINE_TUNING:
+        return FINE_TUNING_RATE
+    return min(RATE_TIMES_IMAGES / images_seen, 1.0)
+
+
 @dataclass
 class FineTuningOptions(ClassificationOptions):
     """Fine-tuning (paper section 7.6)."""
@@ -100,7 +115,11 @@ class FineTuningOptions(ClassificationOptions):
     image_size: int | None = setting(
         None, "Side of the input in pixels, where it shall be another than the checkpoint's: positions follow."
     )
-    base_learning_rate: float = setting(1e-3, "Rate at a global batch of 512 (7.6).")
+    base_learning_rate: float | None = setting(
+        None,
+        "Rate at a global batch of 512; default: 1e-3 (7.6), and 2,000 / (epochs × images) where that product is "
+        "below 204,000, the paper's shortest run.",
+    )
     weight_decay: float = setting(1e-4, "Not on norms, biases, tokens, tables (7.6).")
     max_grad_norm: float = setting(1.0, "Largest norm of the gradient (7.6).")
     classifier_dropout: float = setting(0.1, "Dropout before the head (7.6).")

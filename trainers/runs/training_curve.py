@@ -46,7 +46,11 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Fig
         for line, label in lines.items():
             steps, values = series(history, line)
             if steps:
-                axis.plot(steps, values, marker="." if len(steps) < 30 else None, label=label)
+                drawn = axis.plot(steps, values, marker="." if len(steps) < 30 else None, label=label)[0]
+                if steps[0] == 0:
+                    axis.axhline(
+                        values[0], color=drawn.get_color(), linestyle="--", linewidth=1, label=f"{label}, untrained"
+                    )
         _shade_synthesis(axis, history)
         axis.set_title(name, fontsize=10)
         axis.set_xlabel("optimizer step")

@@ -22,6 +22,29 @@ def test_defaults_are_the_papers(tmp_path):
     assert tuning.count_warmup_steps(1000, 10) == 100
 
 
+def test_a_run_shorter_than_the_papers_shortest_gets_a_rate_that_moves_its_head(tmp_path, caplog):
+    arguments = {"output_dir": str(tmp_path), "use_cpu": True}
+
+    def choose(num_images: int, **more: object) -> FineTuningArguments:
+        tuning = FineTuningArguments(**arguments, **more)
+        tuning.fit_to(num_images)
+        return tuning
+
+    # Flowers-102, the smallest of the paper's sets, and all larger ones have the paper's rate.
+    for images in (2_040, 1_281_167):
+        assert (choose(images).base_learning_rate, choose(images).learning_rate) == (1e-3, pytest.approx(2.5e-4))
+    assert not caplog.text
+    # Rate × images is the same however the epochs are counted, and the batch scales it.
+    assert choose(300, num_train_epochs=20).base_learning_rate == pytest.approx(2000 / 6000)
+    assert choose(300, num_train_epochs=20).learning_rate == pytest.approx(2000 / 6000 / 4)
+    assert choose(300, max_steps=100).base_learning_rate == pytest.approx(2000 / 12800)
+    assert choose(300, max_steps=1).base_learning_rate == 1.0
+    assert "--base-learning-rate 0.333, since the run sees 6000 images" in caplog.text
+    # What is given stays.
+    assert choose(300, base_learning_rate=1e-3).learning_rate == pytest.approx(2.5e-4)
+    assert choose(300, learning_rate=0.5).learning_rate == 0.5
+
+
 def test_rates_are_scaled_by_the_batch_over_512(tmp_path):
     arguments = {"output_dir": str(tmp_path), "use_cpu": True, "per_device_train_batch_size": 64}
     tuning = FineTuningArguments(gradient_accumulation_steps=4, **arguments)

@@ -11,6 +11,7 @@ from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 from trainers.classification.trainer import FineTuningTrainer
 from trainers.fine_tune import main
+from trainers.linear_probe import main as probe_main
 
 DATA = "fractals:num_classes=5,train_images_per_class=12,test_images_per_class=6"
 QUICK = "--use-cpu --dataloader-num-workers 0 --disable-tqdm true --per-device-train-batch-size 20 --logging-steps 1"
@@ -161,6 +162,28 @@ def test_the_folder_alone_resumes_a_run(model, tmp_path):
     resumed = EvaluationResult.load(tmp_path / "run" / "fine_tune.json", protocol="fine_tune")
     assert resumed.metrics == whole.metrics
     assert resumed.protocol.parameters == whole.protocol.parameters
+
+
+def test_a_run_of_an_earlier_version_goes_on_at_its_rate(model, tmp_path):
+    # Then the default was the paper's 1e-3 whatever the length of the run.
+    flags = ["--num-train-epochs", "2"]
+    earlier = tune(model, tmp_path / "earlier", *flags, "--base-learning-rate", "1e-3")
+    stopped_at(tmp_path / "earlier", 3, tmp_path)
+    resumed = tune(model, tmp_path / "earlier", *flags, "--resume")
+    assert resumed.protocol.parameters["base_learning_rate"] == 1e-3
+    assert resumed.metrics == earlier.metrics
+    # One that begins now sees 2 × 60 images.
+    assert tune(model, tmp_path / "new", *flags).protocol.parameters["base_learning_rate"] == 1.0
+
+
+def test_by_default_a_small_set_is_learnt_at_least_as_well_as_by_a_linear_probe(model, tmp_path):
+    tuned = tune(model, tmp_path / "tuned", "--num-train-epochs", "20")
+    frozen = ["--num-train-epochs", "20", "--cached-features", "--model", str(model), "--dataset", DATA]
+    probe_main([*QUICK.split(), *frozen, "--output-dir", str(tmp_path / "probe")])
+    probe = EvaluationResult.load(tmp_path / "probe" / "linear_probe_cached.json")
+    assert tuned.metrics["top1_last_epoch"] >= probe.metrics["top1_last_epoch"]
+    paper = tune(model, tmp_path / "paper", "--num-train-epochs", "20", "--base-learning-rate", "1e-3")
+    assert tuned.metrics["top1_last_epoch"] > paper.metrics["top1_last_epoch"] + 10
 
 
 @pytest.mark.parametrize("limit", [[], ["--save-total-limit", "3"]])

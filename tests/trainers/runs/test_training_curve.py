@@ -36,6 +36,19 @@ def test_the_panels_show_the_logged_numbers_and_no_others():
         assert "with synthetic negatives" in [text.get_text() for text in axis.get_legend().get_texts()]
 
 
+def test_the_untrained_network_is_a_line_beside_the_trained_one():
+    before = {"step": 0, "knn_top1_k10": 31.0, "knn_top1_k20": 29.0}
+    (axis,) = [a for a in draw_training_curve([before, *HISTORY], "x").axes if a.get_title().startswith("k-NN")]
+    lines = {line.get_label(): line for line in axis.lines}
+    assert set(lines) == {"k = 10", "k = 10, untrained", "k = 20", "k = 20, untrained"}
+    assert list(lines["k = 10"].get_ydata()) == [31.0, 40.0]
+    assert set(lines["k = 10, untrained"].get_ydata()) == {31.0}
+    assert lines["k = 10"].get_color() == lines["k = 10, untrained"].get_color()
+    # A run that goes on from an earlier version has none.
+    (axis,) = [a for a in draw_training_curve(HISTORY, "x").axes if a.get_title().startswith("k-NN")]
+    assert [line.get_label() for line in axis.lines] == ["k = 10"]
+
+
 def test_the_picture_is_a_png(tmp_path):
     path = save_training_curve(HISTORY, "x", tmp_path / "curve.png")
     with Image.open(path) as image:
