@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, Self, cast
 
@@ -26,7 +25,7 @@ from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import UnreadableImages
-from synco_hub.data.worker_signals import ignore_signals_in_worker
+from synco_hub.data.worker_signals import worker_settings
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.settings import ExtractionSettings, Precision
 
@@ -143,8 +142,7 @@ def extract_features(
         loader: DataLoader[Any] = DataLoader(
             cast("Dataset[Any]", dataset),
             batch_size=settings.batch_size,
-            num_workers=settings.num_workers,
-            worker_init_fn=partial(ignore_signals_in_worker, None),
+            **worker_settings(settings.num_workers),
             pin_memory=device.type == "cuda",
         )
         for batch in loader:

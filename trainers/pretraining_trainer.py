@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,7 +26,6 @@ from synco_hub.data.views.dataset import (
 )
 from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
 from synco_hub.data.views.transform import make_two_view_transform, place_of
-from synco_hub.data.worker_signals import ignore_signals_in_worker
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.callbacks import (
     CollapseCallback,
@@ -167,8 +166,7 @@ class SynCoTrainer(CheckpointingTrainer):
         """Of images by position the Trainer's loader; of a stream each process's own."""
         if self.stream is None:
             return super().get_train_dataloader()
-        prepare = partial(ignore_signals_in_worker, None)
-        return self.stream.loader(self.train_dataset, cast(Any, self.data_collator), prepare)
+        return self.stream.loader(self.train_dataset, cast(Any, self.data_collator))
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of the next optimizer step, or a checkpoint and the end if a stream broke off.

@@ -6,7 +6,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -19,7 +18,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler, Subset
 from tqdm import tqdm
 
 from synco_hub.data import EpochSampler, UnreadableImages
-from synco_hub.data.worker_signals import ignore_signals_in_worker
+from synco_hub.data.worker_signals import worker_settings
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network
 from trainers.callbacks import EpochCallback, LastLogCallback, TrainBeginCallback
@@ -236,8 +235,7 @@ class ClassificationTrainer(CheckpointingTrainer):
         loader: DataLoader[Any] = DataLoader(
             part,
             batch_size=self.args.per_device_eval_batch_size,
-            num_workers=self.args.dataloader_num_workers,
-            worker_init_fn=partial(ignore_signals_in_worker, None),
+            **worker_settings(self.args.dataloader_num_workers),
             pin_memory=self.args.device.type == "cuda",
         )
         hidden = self.args.disable_tqdm or not self.is_world_process_zero()

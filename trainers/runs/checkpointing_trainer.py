@@ -7,24 +7,24 @@ import math
 import shutil
 import time
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerState, set_seed
+from transformers import PreTrainedModel, Trainer, TrainerState, set_seed
 from transformers.integrations.integration_utils import TensorBoardCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import TrainOutput
 
 from synco_hub.data import ImageDataset, StreamedImages
 from synco_hub.data.samplers import derive_random_key
-from synco_hub.data.worker_signals import ignore_signals_in_worker
+from synco_hub.data.worker_signals import worker_settings
 from synco_hub.hub.run_checkpoints import latest_valid_checkpoint, read_manifest
 from synco_hub.results import library_versions
 from trainers.callbacks import ContinuedTensorBoardCallback
@@ -197,6 +197,31 @@ class CheckpointingTrainer(Trainer):
         losses = [entry["loss"] for entry in self.state.log_history if "loss" in entry]
         return TrainOutput(self.state.global_step, losses[-1] if losses else math.nan, {})
 
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        """As the Trainer, under every name that `save_pretrained` writes."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_renamed(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """As the Trainer, under every name that `save_pretrained` writes."""
+        super()._load_best_model()
+        self._load_renamed(Path(str(self.state.best_model_checkpoint)))
+
+    def _load_renamed(self, checkpoint: Path) -> None:
+        """Take over weights that have other names in the file than in memory, as stock ViTs do.
+
+        `save_pretrained` writes the names of older releases; the Trainer leaves out what it does not find, unsaid.
+        """
+        network = self.accelerator.unwrap_model(self.model)
+        if not isinstance(network, PreTrainedModel) or self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
+        names: set[str] = set()
+        for file in checkpoint.glob("model*.safetensors"):
+            with safe_open(file, "pt") as weights:
+                names |= set(weights.keys())
+        if names and not set(network.state_dict()) <= names:
+            network.load_state_dict(type(network).from_pretrained(checkpoint, dtype=network.dtype).state_dict())
+
     @property
     def _directory(self) -> Path:
         return Path(str(self.args.output_dir))
@@ -242,8 +267,10 @@ class CheckpointingTrainer(Trainer):
         """The Trainer's loader, whose workers leave signals to the main process."""
         loader: DataLoader[Any] = super().get_train_dataloader()
         # accelerate iterates the loader within its own, and makes a new one of what its own says to skip batches.
-        prepare = partial(ignore_signals_in_worker, loader.worker_init_fn)
-        loader.worker_init_fn = getattr(loader, "base_dataloader", loader).worker_init_fn = prepare
+        settings = worker_settings(loader.num_workers, loader.worker_init_fn)
+        for part in (loader, getattr(loader, "base_dataloader", loader)):
+            part.worker_init_fn = settings["worker_init_fn"]
+            part.multiprocessing_context = settings["multiprocessing_context"]
         return loader
 
     def _get_output_dir(self, trial: Any) -> str:

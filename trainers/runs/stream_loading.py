@@ -16,6 +16,7 @@ from transformers import TrainingArguments
 
 from synco_hub.data import BY_ROWS, StreamCollator, StreamedBatches, StreamSampler, StreamSettings, StreamSource
 from synco_hub.data.streams.sampler import StreamBatchSampler
+from synco_hub.data.worker_signals import worker_settings
 
 logger = logging.getLogger(__name__)
 
@@ -71,16 +72,15 @@ class StreamLoading:
                 *(num_shards, processes, processes, processes, processes),
             )
 
-    def loader(self, views: Any, collate: Callable[..., Any], worker_init: Callable[[int], None]) -> DataLoader[Any]:
+    def loader(self, views: Any, collate: Callable[..., Any]) -> DataLoader[Any]:
         """Batches of this process alone: it must not be prepared by accelerate, which would share it out again."""
         workers = self._args.dataloader_num_workers
         return DataLoader(
             StreamedBatches(views),
             batch_sampler=StreamBatchSampler(self.sampler, self._args.per_device_train_batch_size),
-            num_workers=workers,
+            **worker_settings(workers),
             collate_fn=StreamCollator(collate),
             pin_memory=self._args.dataloader_pin_memory,
-            worker_init_fn=worker_init,
             prefetch_factor=self._args.dataloader_prefetch_factor if workers else None,
             # Of its own: otherwise each new epoch draws from the generator that drop path and synthesis draw from.
             generator=torch.Generator().manual_seed(self._args.seed),

@@ -1,8 +1,13 @@
+import os
 import signal
 import subprocess
 import sys
 
-from synco_hub.data.worker_signals import ignore_signals_in_worker
+import pytest
+import torch
+from torch.utils.data import DataLoader
+
+from synco_hub.data.worker_signals import ignore_signals_in_worker, worker_settings
 
 
 def test_a_worker_survives_the_signals_of_the_group_but_not_for_ever():
@@ -27,3 +32,25 @@ def test_the_initialiser_may_be_absent():
     finally:
         for number, handler in zip((signal.SIGINT, signal.SIGTERM), kept, strict=True):
             signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_worker_that_is_still_starting_hears_nothing_of_the_group(number, monkeypatch):
+    """torch's worker installs a handler that ends it, and only later calls the initialiser."""
+    main_process, previous = os.getpid(), signal.signal(number, lambda *_: None)
+
+    def signal_myself(threads: int) -> None:
+        if os.getpid() != main_process:
+            os.kill(os.getpid(), number)
+
+    monkeypatch.setattr(torch, "set_num_threads", signal_myself)
+    try:
+        batches = list(DataLoader(range(6), batch_size=2, **worker_settings(2)))
+    finally:
+        signal.signal(number, previous)
+    assert [batch.tolist() for batch in batches] == [[0, 1], [2, 3], [4, 5]]
+    assert number not in signal.pthread_sigmask(signal.SIG_BLOCK, ())
+
+
+def test_a_loader_without_workers_takes_the_settings_too():
+    assert len(DataLoader(range(6), batch_size=2, **worker_settings(0))) == 3
