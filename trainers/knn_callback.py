@@ -13,6 +13,7 @@ import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, ImageFolderDataset, load_dataset
+from synco_hub.data.class_labels import number_alike
 from synco_hub.data.subsets import ImageSubset, spread_subset
 from synco_hub.evaluation.knn import evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
@@ -118,7 +119,7 @@ def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) 
     bank.require_labels("--knn-every-epochs")
     queries = _load_split(data, "test", image_size, most)
     queries.require_labels("--knn-every-epochs")
-    _align_class_numbers(bank, queries)
+    number_alike(bank, queries)
     _refuse_other_classes(bank, queries)
     _warn(bank, queries)
     seen = len({*_list_files(queries)} & {*_list_files(training)})
@@ -152,19 +153,6 @@ def _load_split(data: DataArguments, split: str, image_size: int, most: int | No
             ) from error
     choice = DatasetChoice(data.knn_dataset, data_dir=data.knn_data_dir, split_seed=data.split_seed)
     return load_dataset(choice, split, image_size=image_size, max_images=most)
-
-
-def _align_class_numbers(bank: ImageDataset, queries: ImageDataset) -> None:
-    """Give the classes of both the same numbers where a table names none, so that they are those of the rows read."""
-    sides = (bank, queries)
-    if bank.class_names == queries.class_names or not all(getattr(side, "names_from_rows", False) for side in sides):
-        return
-    names = {*bank.class_names, *queries.class_names}
-    ordered = sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
-    position = {name: number for number, name in enumerate(ordered)}
-    for side in sides:
-        side.labels = np.array([position[side.class_names[label]] for label in side.labels], dtype=np.int64)
-        side.class_names = list(ordered)
 
 
 def _refuse_other_classes(bank: ImageDataset, queries: ImageDataset) -> None:

@@ -205,7 +205,9 @@ class SynCoTrainer(CheckpointingTrainer):
         self._warn_of_stretched_schedules(Path(checkpoint))
         self.ledger.record(manifest.get("bad_images", []))
         if self.stream is not None:
-            self.stream.show_skipping(manifest["step"] % self.steps_per_epoch)
+            epoch, steps = divmod(manifest["step"], self.steps_per_epoch)
+            self.stream.go_on_from(manifest.get("stream"), epoch)
+            self.stream.show_skipping(steps)
 
     def _warn_of_stretched_schedules(self, checkpoint: Path) -> None:
         """Say what another length of the run does to the next step; every schedule ends where the run does."""
@@ -349,6 +351,8 @@ class SynCoTrainer(CheckpointingTrainer):
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
         """Never write a state that forgets an unreadable image."""
         self._count_bad_images()
+        if self.stream is not None:
+            self.stream.note_places(self.state.global_step // self.steps_per_epoch)
         super()._save_checkpoint(model, trial)
 
     def describe_run(self) -> dict[str, Any]:

@@ -243,7 +243,7 @@ class DataArguments(DatasetChoice):
         4096, "Encoded images in memory, of which --streaming draws the next; about 0.1 MB each."
     )
     images_per_epoch: int | None = setting(
-        None, "Images of an epoch with --streaming, where the data does not say how many."
+        None, "Images of an epoch with --streaming; the next one goes on where it ends. Default: all."
     )
     stream_retries: int = setting(
         5, "Attempts after a network error, 1, 2, 4, … seconds apart; then the run saves and stops."

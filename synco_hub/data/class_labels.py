@@ -1,9 +1,10 @@
-"""Which label, and which output of a classifier, stands for which class: by wnid, or by place in a list of wnids."""
+"""Which label, and which output of a classifier, stands for which class: by name, or by place in a list of wnids."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,14 +24,9 @@ def share_class_names(splits: Iterable[ImageDataset]) -> None:
     single = [images for images in splits if images.num_classes and images.multi_hot is None]
     if len({tuple(images.class_names) for images in single}) < 2:
         return
-    names = {name for images in single for name in images.class_names}
-    ordered = sorted(names, key=int) if all(map(str.isdecimal, names)) else sorted(names)
-    position = {name: number for number, name in enumerate(ordered)}
+    names = _sort_names((name for images in single for name in images.class_names), True)
     for images in single:
-        shared = np.array([*(position[name] for name in images.class_names), UNLABELED], dtype=np.int64)
-        images.labels = shared[images.labels]  # the last entry stands for -1
-        images.class_names = list(ordered)
-        images.description = replace(images.description, num_classes=len(ordered))
+        renumber(images, names)
 
 
 def map_labels_to_list(
@@ -99,3 +95,81 @@ def find_class_columns(class_names: Sequence[str], list_name: str = IMAGENET) ->
             "(`synco-hub linear-probe --dataset imagenet-1k`)"
         )
     return torch.tensor(imagenet_indices(list_name))
+
+
+def number_alike(train: ImageDataset, test: ImageDataset) -> None:
+    """Gives two sets of images one list of classes by name, where theirs are the same in another order.
+
+    A table that does not name its classes may lack some: it takes the list of the other side if that has all of its
+    own, and two such tables take the classes of both. Other lists stay as they are, and are no splits of one data set.
+    """
+    ours, theirs = train.class_names, test.class_names
+    if ours == theirs or not ours or not theirs:
+        return
+    from_rows = _is_named_from_rows(train), _is_named_from_rows(test)
+    if all(from_rows):
+        names = _sort_names([*ours, *theirs], all(list(side) == _sort_names(side, True) for side in (ours, theirs)))
+    elif set(theirs) == set(ours) or (from_rows[1] and set(theirs) <= set(ours)):
+        names = list(ours)
+    elif from_rows[0] and set(ours) <= set(theirs):
+        names = list(theirs)
+    else:
+        return
+    for side in (train, test):
+        renumber(side, names)
+
+
+def number_by_head(images: ImageDataset, head: Sequence[str]) -> None:
+    """Gives the classes of images the numbers that they have in a classifier, where it has all of them.
+
+    A classifier without names (`LABEL_0`, …) has its numbers for names; images whose ids are among them follow.
+    """
+    names = list(head)
+    if not is_named(names):
+        ids = {str(number) for number in range(len(names))}
+        if not (_is_named_from_rows(images) and set(images.class_names) <= ids):
+            return
+        names = [str(number) for number in range(len(names))]
+    if images.class_names and images.class_names != names and set(images.class_names) <= set(names):
+        renumber(images, names)
+
+
+def take_recorded_numbers(images: ImageDataset, recorded: Mapping[str, Any] | None) -> None:
+    """Numbers ids with gaps as they are, where a run began so: earlier versions counted every id below the highest."""
+    count = int((recorded or {}).get("num_classes", 0))
+    names = [str(number) for number in range(count)]
+    if images.num_classes < count and _is_named_from_rows(images) and set(images.class_names) <= set(names):
+        renumber(images, names)
+
+
+def is_named(head: Sequence[str]) -> bool:
+    """Whether a classifier says what its outputs are."""
+    return any(name != f"LABEL_{index}" for index, name in enumerate(head))
+
+
+def renumber(images: ImageDataset, class_names: Sequence[str]) -> None:
+    """Gives the classes of images, by their names, the places in another list, which has all of them."""
+    position = {name: number for number, name in enumerate(class_names)}
+    places = np.array([position[name] for name in images.class_names] + [UNLABELED], dtype=np.int64)
+    if images.multi_hot is not None:
+        rows = np.zeros((len(images), len(class_names)), dtype=images.multi_hot.dtype)
+        rows[:, places[:-1]] = images.multi_hot
+        images.multi_hot = rows
+    images.labels = places[images.labels]  # an unlabeled image takes the last entry, which is -1
+    images.class_names = list(class_names)
+    images.description = replace(images.description, num_classes=len(class_names))
+
+
+def _sort_names(names: Iterable[str], as_numbers: bool) -> list[str]:
+    """Each name once, in order; numbers as such where all are."""
+    distinct = set(names)
+    if as_numbers and all(name.removeprefix("-").isdecimal() for name in distinct):
+        return sorted(distinct, key=int)
+    return sorted(distinct)
+
+
+def _is_named_from_rows(images: Any) -> bool:
+    """Whether the classes are those that occur in the rows of a table, also of a part of one."""
+    while not hasattr(images, "names_from_rows") and hasattr(images, "images"):
+        images = images.images
+    return bool(getattr(images, "names_from_rows", False))

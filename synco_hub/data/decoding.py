@@ -13,6 +13,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from synco_hub.data.value_range import (
+    WIDE_MODES,
+    Extent,
+    ValueRange,
+    choose_range,
+    has_wide_colours,
+    may_be_wide,
+    read_tagged_range,
+    read_wide_values,
+)
+
 
 @cache
 def opencv() -> Any:
@@ -65,8 +76,6 @@ _NO_IMAGES = (
 )
 
 
-_WIDE_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N", "F")
-_HIGHEST_16_BIT = 65535.0
 _START_OF_SCAN, _END_OF_IMAGE = b"\xff\xda", b"\xff\xd9"
 # Inside a scan 0xff is followed by 0 or by the number of a restart.
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7]")
@@ -90,15 +99,19 @@ class UnreadableImageError(ValueError):
         return type(self), (self.name, self.reason)
 
 
-def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) -> Image.Image:
+def decode_rgb(
+    source: bytes | str | os.PathLike[str], name: str | None = None, value_range: ValueRange | None = None
+) -> Image.Image:
     """Decodes an image file of any mode to 8-bit RGB, upright.
 
-    Transparent pixels show white. The orientation that a camera wrote into the file is applied. 16-bit gray is scaled
-    to 8 bits, not clipped. CMYK, palette and 1-bit images are converted. Of an animation the first frame counts.
+    Transparent pixels show white. The orientation that a camera wrote into the file is applied. More than 8 bits are
+    scaled to 8, not clipped: by the range that is given, that the file states, or that fits the image alone. CMYK,
+    palette and 1-bit images are converted. Of an animation the first frame counts.
 
     Args:
         source: The encoded bytes, or the path of a file.
         name: How errors name the image; None takes the path, or says that bytes were given.
+        value_range: Values of black and white in images of more than 8 bits; `ImageDataset.value_range`.
 
     Returns:
         A loaded image in mode RGB.
@@ -124,7 +137,7 @@ def decode_rgb(source: bytes | str | os.PathLike[str], name: str | None = None) 
             image.load()
             if 0 in image.size:
                 raise UnreadableImageError(name, f"it has no pixels: {image.width} x {image.height}")
-            return _rgb(_turn_upright(image))
+            return _rgb(_turn_upright(image), data, value_range)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         limit = 2 * (Image.MAX_IMAGE_PIXELS or 0)
         raise UnreadableImageError(
@@ -150,7 +163,9 @@ def _open(data: bytes) -> Image.Image:
         return Image.open(io.BytesIO(data))
 
 
-def decode_pixels(source: bytes | str | os.PathLike[str], name: str | None = None) -> npt.NDArray[np.uint8]:
+def decode_pixels(
+    source: bytes | str | os.PathLike[str], name: str | None = None, value_range: ValueRange | None = None
+) -> npt.NDArray[np.uint8]:
     """Decodes to the pixels of `decode_rgb` (height, width, 3), most JPEG files in three quarters of its time.
 
     Whole JPEG files of one scan, in colour, without camera data go to OpenCV, whose decoder gives the same bits
@@ -165,7 +180,7 @@ def decode_pixels(source: bytes | str | os.PathLike[str], name: str | None = Non
         except OSError as error:
             raise UnreadableImageError(name, error.strerror or str(error)) from error
     pixels = _decode_by_opencv(data) if _is_whole_jpeg(data) else None
-    return np.array(decode_rgb(data, name)) if pixels is None else pixels
+    return np.array(decode_rgb(data, name, value_range)) if pixels is None else pixels
 
 
 def _is_whole_jpeg(data: bytes) -> bool:
@@ -210,11 +225,15 @@ def _turn_upright(image: Image.Image) -> Image.Image:
     return image
 
 
-def _rgb(image: Image.Image) -> Image.Image:
+def _rgb(image: Image.Image, data: bytes, value_range: ValueRange | None) -> Image.Image:
+    if image.mode in WIDE_MODES:
+        values = read_wide_values(image)
+        chosen = _choose_range(Extent.of(values, image.mode == "F"), image, data, value_range)
+        return Image.fromarray(chosen.to_gray(values)).convert("RGB")
+    if has_wide_colours(image, data) and (colours := _scale_wide_colours(image, data, value_range)) is not None:
+        image = colours
     if image.mode == "RGB" and "transparency" not in image.info:
         return image.copy() if image.readonly else image
-    if image.mode in _WIDE_MODES:
-        return _from_wide_values(image)
     if image.has_transparency_data:
         translucent = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, (255, 255, 255, 255))
@@ -224,17 +243,60 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 def convert_to_rgb(image: Image.Image) -> Image.Image:
     """An opened image as `decode_rgb` gives it; the one that is given stays as it is."""
-    return _rgb(_turn_upright(image.copy()))
+    return _rgb(_turn_upright(image.copy()), b"", None)
 
 
-def _from_wide_values(image: Image.Image) -> Image.Image:
-    """Scales 16-bit integers, 32-bit integers and floats to 8 bits, where Pillow's own conversion would clip."""
-    values: npt.NDArray[np.float64] = np.asarray(image).astype(np.float64)
-    values = np.where(np.isnan(values), 0.0, np.minimum(values, float(np.finfo(np.float32).max)))
-    highest = float(values.max())
-    if image.mode == "F":
-        full_scale = next((scale for scale in (1.0, 255.0) if highest <= scale), highest)
-    else:
-        full_scale = max(_HIGHEST_16_BIT, highest)
-    gray = np.clip(values / full_scale, 0, 1) * 255
-    return Image.fromarray(np.rint(gray).astype(np.uint8)).convert("RGB")
+def _choose_range(extent: Extent, image: Image.Image, data: bytes, given: ValueRange | None) -> ValueRange:
+    """What the file states comes before what was measured over others; what its own values go beyond says nothing."""
+    if given is not None and given.is_of_each:
+        return choose_range(max(extent.lowest, 0.0), extent.highest, extent.is_float, alone=True)
+    stated = read_tagged_range(image, data)
+    if given is not None and given.is_given:
+        return given
+    if stated is not None and stated.low <= extent.lowest and extent.highest <= stated.high:
+        return stated
+    return given or choose_range(extent.lowest, extent.highest, extent.is_float, alone=True)
+
+
+def _scale_wide_colours(image: Image.Image, data: bytes, value_range: ValueRange | None) -> Image.Image | None:
+    """Colours that use some of their 16 bits; None where Pillow's higher 8 bits are right."""
+    values = _read_wide_colours(data)
+    if values is None or values.shape[1::-1] != image.size or values.shape[2] != len(image.getbands()):
+        return None
+    chosen = _choose_range(Extent.of(values[..., :3], False), image, data, value_range)
+    if chosen.is_usual:
+        return None
+    levels = chosen.to_gray(values)
+    if image.mode == "RGBA":
+        levels[..., 3] = np.asarray(image)[..., 3]
+    return Image.fromarray(levels)
+
+
+def _read_wide_colours(data: bytes) -> npt.NDArray[np.float64] | None:
+    """Shape: (height, width, 3 or 4); None where OpenCV does not read 16 bits."""
+    cv2 = opencv()
+    stored = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED | cv2.IMREAD_IGNORE_ORIENTATION)
+    if stored is None or stored.dtype != np.uint16 or stored.ndim != 3:
+        return None
+    order = [2, 1, 0, 3][: stored.shape[2]]
+    values: npt.NDArray[np.float64] = stored[..., order].astype(np.float64)
+    return values
+
+
+def measure_extent(data: bytes) -> Extent | None:
+    """Lowest and highest value of a file of more than 8 bits that does not state them; None for any other file."""
+    if not may_be_wide(data):
+        return None
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            image.load()
+            is_gray = image.mode in WIDE_MODES
+            values = read_wide_values(image) if is_gray else _read_wide_colours(data)
+            if values is None:
+                return None
+            found = Extent.of(values if is_gray else values[..., :3], image.mode == "F")
+            stated = read_tagged_range(image, data)
+    except Exception:
+        return None  # whatever is wrong with it is said when it is read
+    is_stated = stated is not None and stated.low <= found.lowest and found.highest <= stated.high
+    return None if is_stated else found

@@ -76,9 +76,13 @@ def list_image_files(folder: Path) -> list[str]:
     return FolderFiles.of(folder).images
 
 
-def has_images(folder: Path) -> bool:
-    """Whether there is an image file at any depth; stops at the first one."""
-    return any(_is_image(path, name.rsplit("/", 1)[-1]) for path, name in _walk(os.fspath(folder), "", ()))
+def has_images(folder: Path, by_name: bool = False) -> bool:
+    """Whether there is an image file at any depth, by name: one with an extension; stops at the first one."""
+    for path, name in _walk(os.fspath(folder), "", ()):
+        file = name.rsplit("/", 1)[-1]
+        if is_image_name(file) if by_name else _is_image(path, file):
+            return True
+    return False
 
 
 @dataclass(frozen=True)

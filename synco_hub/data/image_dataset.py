@@ -3,7 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -12,6 +12,7 @@ from PIL import Image
 from torch.utils.data import Dataset
 
 from synco_hub.data.decoding import UnreadableImageError
+from synco_hub.data.value_range import ValueRange
 from synco_hub.errors import DoesNotApplyError
 
 UNLABELED = -1
@@ -72,12 +73,14 @@ class ImageDataset(Dataset[Sample]):
         description: What to say about the data set.
         multi_hot: Where an image can have several classes: 1 present, 0 absent, -1 neither; the labels are then all
             -1. Shape: (num_images, num_classes). None where an image has one class.
+        value_range: Values of black and white in images of more than 8 bits; None leaves it to each file.
 
     Raises:
         ValueError: If a label has no class name.
     """
 
     multi_hot: npt.NDArray[np.float32] | None = None
+    value_range: ValueRange | None = None
 
     def __init__(self, labels: npt.ArrayLike, class_names: Iterable[str], description: DatasetDescription) -> None:
         self.labels: npt.NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
@@ -195,6 +198,17 @@ class PixelArrayDataset(ImageDataset):
     def name(self, index: int) -> str:
         """The name that it came with."""
         return self.names[index]
+
+
+def note_value_range(images: ImageDataset, stored: ImageDataset, chosen: ValueRange | None) -> None:
+    """Reads stored images by a range, which the description says unless it is what files promise by their type."""
+    stored.value_range = chosen
+    if chosen is not None and not chosen.is_usual:
+        images.description = replace(
+            images.description,
+            split_rule=f"{images.description.split_rule}; values {chosen}",
+            fingerprint=fingerprint(images.description.fingerprint, str(chosen)),
+        )
 
 
 def fingerprint(*parts: str | bytes | Iterable[str] | npt.NDArray[np.int64]) -> str:

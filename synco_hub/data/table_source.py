@@ -7,13 +7,25 @@ error as everywhere else in it.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
+from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
 from synco_hub.data.decoding import UnreadableImageError
-from synco_hub.data.folder_files import has_images
+from synco_hub.data.folder_files import METADATA_FILES, has_images
+from synco_hub.data.local_tables import open_local_splits
+from synco_hub.data.table_files import (
+    FileClasses,
+    count_rows,
+    is_typed,
+    join_lists,
+    list_class_names,
+    read_features,
+    with_classes,
+)
 from synco_hub.settings import DatasetChoice
 
 # As `synco-hub data prepare` writes several classes an image: those that are there, and those with instances that are
@@ -21,7 +33,11 @@ from synco_hub.settings import DatasetChoice
 LABELS_COLUMN = "labels"
 DIFFICULT_COLUMN = "difficult"
 TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
-_ENCODED = ("binary", "large_binary", "string", "large_string")
+_BINARY, _TEXT = ("binary", "large_binary", "binary_view"), ("string", "large_string", "string_view")
+_MARKED, _BYTES, _PATHS = "image", "bytes", "paths"
+# Where no column is marked as one of images.
+_USUAL_IMAGES = ("image", "img")
+_USUAL_PATHS = ("image_path", "file_name", "filename", "file_path", "filepath", "path", "file")
 
 
 @dataclass(frozen=True)
@@ -57,12 +73,18 @@ def is_hub_id(name: str) -> bool:
 
 
 def has_tables(folder: Path) -> bool:
-    """Whether a folder has tables and no image files."""
-    return not has_images(folder) and any(next(folder.rglob(pattern), None) for pattern in TABLE_FILES)
+    """Whether a folder has tables and no image files, other than nameless ones that a table may point to."""
+    if has_images(folder, by_name=True):
+        return False
+    found = {path.name for pattern in TABLE_FILES for path in folder.rglob(pattern)}
+    return bool(found) and (not found <= set(METADATA_FILES) or not has_images(folder))
 
 
 def split_names(source: TableSource) -> list[str]:
     """The splits that a table has."""
+    saved = _open_local(source)
+    if saved is not None:
+        return list(saved)
     names: list[str] = call_datasets(
         source,
         "get_dataset_split_names",
@@ -76,6 +98,59 @@ def split_names(source: TableSource) -> list[str]:
 
 def open_split(source: TableSource, stored_split: str, streaming: bool = False) -> Any:
     """One stored split: a `datasets.Dataset`, or an `IterableDataset` of which nothing is read yet."""
+    saved = _open_local(source, streaming)
+    if saved is not None:
+        return _choose_local(source, saved, stored_split)
+    return _load(source, stored_split, streaming)
+
+
+def open_every_split(source: TableSource) -> list[Any]:
+    """All splits by position, which the library makes ready together in any case."""
+    saved = _open_local(source)
+    return list((_load(source, None) if saved is None else saved).values())
+
+
+def open_builder(source: TableSource) -> Any:
+    """What the library knows of a table before it reads it: files, splits, columns."""
+    return _open_builder(source, _join_class_lists(source)[0])
+
+
+def class_lists_differ(source: TableSource) -> bool:
+    """Whether the numbers of different files of a table mean different classes."""
+    return _join_class_lists(source)[0] is not None
+
+
+def open_streams(source: TableSource, builder: Any, stored: Sequence[str]) -> list[Any]:
+    """Stored splits to read in order, a shard for each file, also of what the library saved."""
+    saved = None if next(Path(source.dataset).glob("*.json"), None) else _open_local(source, streaming=True)
+    if saved is not None:
+        return [_choose_local(source, saved, split) for split in stored]
+    return [call_datasets(source, builder.as_streaming_dataset, split=split) for split in stored]
+
+
+def list_file_classes(source: TableSource, stored_split: str, column: str) -> list[FileClasses]:
+    """What the numbers of each file of a split mean, where files of one table name their classes differently."""
+    features, lists = _join_class_lists(source)
+    names = list_class_names(features[column]) if features is not None and column in features else None
+    if names is None:
+        return []
+    files = {str(split): list(map(str, found)) for split, found in _open_builder(source).config.data_files.items()}
+    unknown = [split for split in stored_split.split("+") if split not in files]
+    if unknown:
+        raise ValueError(
+            f"{source.dataset}: its files name the classes of {column!r} differently, so that splits can be named as "
+            f"a whole only; {unknown[0]!r} is none of {', '.join(files)}."
+        )
+    number = {name: index for index, name in enumerate(names)}
+    return [
+        FileClasses(count_rows(file), tuple(number[name] for name in lists[file].get(column, names)))
+        for split in stored_split.split("+")
+        for file in files[split]
+    ]
+
+
+def _load(source: TableSource, stored_split: str | None, streaming: bool = False) -> Any:
+    features, _ = _join_class_lists(source)
     return call_datasets(
         source,
         "load_dataset",
@@ -86,7 +161,63 @@ def open_split(source: TableSource, stored_split: str, streaming: bool = False) 
         data_dir=source.data_dir,
         cache_dir=source.cache_dir,
         streaming=streaming,
+        **({} if features is None else {"features": features}),
     )
+
+
+def _open_builder(source: TableSource, features: Any = None) -> Any:
+    return call_datasets(
+        source,
+        "load_dataset_builder",
+        source.dataset,
+        name=source.config,
+        revision=source.revision,
+        data_dir=source.data_dir,
+        cache_dir=source.cache_dir,
+        **({} if features is None else {"features": features}),
+    )
+
+
+def _join_class_lists(source: TableSource) -> tuple[Any, dict[str, dict[str, tuple[str, ...]]]]:
+    """Columns with one list of classes each, and the lists of every file; None where the files agree.
+
+    The library takes the columns of the first file for those of all, so that the numbers of another file with another
+    list would silently mean other classes. Files on the Hub are not looked into.
+    """
+    folder = Path(source.dataset).expanduser()
+    if source.config is not None or not folder.is_dir() or not any(map(is_typed, folder.rglob("*"))):
+        return None, {}
+    found = _open_builder(source).config.data_files or {}
+    features = {str(file): read_features(str(file)) for files in found.values() for file in files}
+    if not all(features.values()):
+        return None, {}
+    lists = {
+        file: {name: tuple(names) for name, kind in columns.items() if (names := list_class_names(kind)) is not None}
+        for file, columns in features.items()
+    }
+    if all(each == next(iter(lists.values())) for each in lists.values()):
+        return None, {}
+    joined = next(iter(features.values())).copy()
+    for name in joined:
+        joined[name] = with_classes(joined[name], join_lists([each[name] for each in lists.values() if name in each]))
+    return joined, lists
+
+
+def _open_local(source: TableSource, streaming: bool = False) -> Mapping[str, Any] | None:
+    """The splits of a local table that the library does not open by itself; None for any other."""
+    folder = Path(source.dataset).expanduser()
+    if not folder.is_dir() or source.config is not None:
+        return None
+    return open_local_splits(folder, streaming, lambda: _open_builder(source).config.data_files or {})
+
+
+def _choose_local(source: TableSource, saved: Mapping[str, Any], stored_split: str) -> Any:
+    wanted = stored_split.split("+")
+    unknown = [name for name in wanted if name not in saved]
+    if unknown:
+        raise ValueError(f"{source.dataset}: it has the splits {', '.join(saved)}, not {unknown[0]!r}.")
+    tables = [saved[name] for name in wanted]
+    return tables[0] if len(tables) == 1 else import_datasets(source.dataset).concatenate_datasets(tables)
 
 
 def import_datasets(dataset: str) -> Any:
@@ -108,33 +239,53 @@ def call_datasets(source: TableSource, function: Any, *args: Any, **kwargs: Any)
         return (getattr(library, function) if isinstance(function, str) else function)(*args, **kwargs)
     except Exception as error:
         reason = str(error).strip().split("\n", 1)[0]
+        remedy = (
+            "check that no file is damaged and that all files have the same columns."
+            if os.path.isdir(os.path.expanduser(source.dataset))
+            else "check the name, the connection, and for gated data sets the accepted licence and HF_TOKEN."
+        )
         raise ValueError(
-            f"{source.dataset}: the datasets library cannot load it ({type(error).__name__}: {reason}); check the "
-            "name, the connection, that no file is damaged, and for gated data sets the accepted licence and HF_TOKEN."
+            f"{source.dataset}: the datasets library cannot load it ({type(error).__name__}: {reason}); {remedy}"
         ) from error
 
 
 def find_image_column(table: Any, source: TableSource) -> str:
-    """The column of encoded images: as the source names it, or the only one of the library's type."""
+    """The column of images: as the source names it, else the only one by type, by name, or by what it holds."""
     if table.features is None:
         if source.image_column is None:
             raise ValueError(
                 f"{source.dataset} does not say which columns it has: name the one of the images, --image-column."
             )
         return source.image_column
-    library = import_datasets(source.dataset)
     columns = list(table.features)
     if source.image_column is not None:
         return _present(source, "image", source.image_column, columns)
     if source.usual_image_column is not None and source.usual_image_column in columns:
         return source.usual_image_column
-    images = [name for name, feature in table.features.items() if isinstance(feature, library.Image)]
+    kinds = {name: _image_kind(source, feature) for name, feature in table.features.items()}
+    images = [name for name, kind in kinds.items() if kind == _MARKED]
+    if not images:
+        images = [name for name in _USUAL_IMAGES if kinds.get(name)][:1] or [
+            name for name, kind in kinds.items() if kind == _BYTES
+        ]
+    if not images:
+        images = [name for name in _USUAL_PATHS if kinds.get(name) == _PATHS]
     if len(images) != 1:
         found = f"{len(images)} columns of images" if images else "no column of images"
         raise ValueError(
             f"{source.dataset}: {found} among {', '.join(columns)}; name the right one with --image-column."
         )
     return str(images[0])
+
+
+def _image_kind(source: TableSource, feature: Any) -> str | None:
+    """How a column can hold images: marked as such, as bytes, or as paths of files; None for none of these."""
+    dtype = str(getattr(feature, "dtype", ""))
+    if isinstance(feature, import_datasets(source.dataset).Image):
+        return _MARKED
+    if isinstance(feature, Mapping):
+        return _BYTES if "bytes" in feature else _PATHS if "path" in feature else None
+    return _BYTES if dtype in _BINARY else _PATHS if dtype in _TEXT else None
 
 
 def label_column_of(table: Any, source: TableSource) -> str | None:
@@ -167,16 +318,19 @@ def keep_images_encoded(table: Any, column: str, source: TableSource) -> Any:
     """The table with its images as they are stored, not decoded; refuses a column of something else."""
     if table.features is None:
         return table
-    library = import_datasets(source.dataset)
     feature = table.features[column]
-    dtype = str(getattr(feature, "dtype", type(feature).__name__))
-    # An image without the library's mark is a plain struct of the same two fields.
-    is_struct = isinstance(feature, Mapping) and {"bytes"} <= set(feature) <= {"bytes", "path"}
-    if not (isinstance(feature, library.Image) or dtype in _ENCODED or is_struct):
+    kind = _image_kind(source, feature)
+    if kind is None:
+        dtype = str(getattr(feature, "dtype", type(feature).__name__))
         raise ValueError(
             f"{source.dataset}: column {column!r} holds {dtype}, not images; name another with --image-column."
         )
-    return table.cast_column(column, library.Image(decode=False))
+    plain = str(getattr(feature, "dtype", "")) in ("binary", "large_binary", "string")
+    fields = set(feature) if isinstance(feature, Mapping) else set()
+    # What the library cannot take for an image stays as it is: `read_cell_bytes` knows it too.
+    if kind == _MARKED or plain or {"bytes"} <= fields <= {"bytes", "path"}:
+        return table.cast_column(column, import_datasets(source.dataset).Image(decode=False))
+    return table
 
 
 def name_cell(cell: Any, index: int) -> str:
@@ -187,7 +341,20 @@ def name_cell(cell: Any, index: int) -> str:
 
 def find_cell_path(cell: Any) -> str | None:
     """The file name of a cell, if it has one."""
-    return cell.get("path") if isinstance(cell, Mapping) else None
+    return cell.get("path") if isinstance(cell, Mapping) else cell if isinstance(cell, str) else None
+
+
+def find_relative_path(cell: Any) -> str | None:
+    """The path of an image that is not in its cell, unless it is absolute."""
+    path = None if isinstance(cell, Mapping) and cell.get("bytes") else find_cell_path(cell)
+    return None if path is None or os.path.isabs(path) else path
+
+
+def place_cell(cell: Any, folders: Sequence[str]) -> Any:
+    """A cell whose relative path, if it has one, begins at the first of the folders that has such a file."""
+    path = find_relative_path(cell)
+    places = () if path is None else (os.path.join(folder, path) for folder in folders)
+    return next((place for place in places if os.path.exists(place)), cell)
 
 
 def read_cell_bytes(cell: Any, name: str) -> bytes:
@@ -203,6 +370,22 @@ def read_cell_bytes(cell: Any, name: str) -> bytes:
         return Path(stored).read_bytes()
     except OSError as error:
         raise UnreadableImageError(name, error.strerror or str(error)) from error
+
+
+def list_row_folders(source: TableSource, stored_split: str, num_rows: int) -> list[tuple[int, str]]:
+    """Where the files of a local split lie: (row behind the last one, folder), in the order of the rows."""
+    if not Path(source.dataset).expanduser().is_dir() or _open_local(source) is not None:
+        return []
+    found = {str(split): files for split, files in (_open_builder(source).config.data_files or {}).items()}
+    files = [str(file) for split in stored_split.split("+") for file in found.get(split, ())]
+    folders = list(dict.fromkeys(map(os.path.dirname, files)))
+    if len(folders) < 2:
+        return [(num_rows, folder) for folder in folders]
+    if not all(map(is_typed, map(Path, files))):
+        return [(num_rows, folders[0])]
+    ends = list(accumulate(count_rows(file) for file in files))
+    whole = ends[-1] == num_rows
+    return list(zip(ends, map(os.path.dirname, files), strict=True)) if whole else [(num_rows, folders[0])]
 
 
 def list_cell_paths(chunk: Any) -> list[str | None]:

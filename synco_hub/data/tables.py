@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import importlib
 import logging
+import os
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -16,25 +16,34 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from synco_hub.data.decoding import decode_pixels, decode_rgb
-from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
+from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, fingerprint
+from synco_hub.data.row_classes import read_row_classes
 from synco_hub.data.table_source import (
     DIFFICULT_COLUMN,
     TableSource,
     call_datasets,
+    class_lists_differ,
     find_cell_path,
     find_image_column,
+    find_relative_path,
     import_datasets,
     keep_images_encoded,
     label_column_of,
     list_cell_paths,
+    list_file_classes,
+    list_row_folders,
     name_cell,
+    open_every_split,
     open_split,
+    place_cell,
     read_cell_bytes,
     split_names,
 )
 
 logger = logging.getLogger(__name__)
 
+# Rows that tell whether a column holds images or the paths of images.
+_LOOKED_AT = 16
 TEST_SPLITS = ("test", "validation", "val")
 
 
@@ -52,10 +61,14 @@ class TableDataset(ImageDataset):
     Attributes:
         stored_class_names: As the table has them, where `class_names` were replaced; None else.
         names_from_rows: The table does not name its classes, so they are those of the rows that were read.
+        row_folders: See `list_row_folders`; empty where no image is named by its path.
+        table_root: The folder of the table, then.
     """
 
     stored_class_names: list[str] | None = None
     names_from_rows = False
+    row_folders: Sequence[tuple[int, str]] = ()
+    table_root: Sequence[str] = ()
 
     def __init__(
         self,
@@ -73,11 +86,11 @@ class TableDataset(ImageDataset):
 
     def load_image(self, index: int) -> Image.Image:
         """Decodes one row."""
-        return decode_rgb(*self._encoded(index))
+        return decode_rgb(*self._encoded(index), self.value_range)
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes one row to an array."""
-        return decode_pixels(*self._encoded(index))
+        return decode_pixels(*self._encoded(index), self.value_range)
 
     def encoded(self, index: int) -> bytes:
         """The stored bytes."""
@@ -118,7 +131,13 @@ class TableDataset(ImageDataset):
         """Bytes and name of one row, which is read once."""
         cell = self._cell(index)
         name = name_cell(cell, index)
-        return read_cell_bytes(cell, name), name
+        return read_cell_bytes(place_cell(cell, self._folders_of(index)), name), name
+
+    def _folders_of(self, index: int) -> list[str]:
+        """Where a relative path of a row may begin: at its file, then at the data set."""
+        row = range(len(self))[index]
+        here = next((folder for end, folder in self.row_folders if row < end), None)
+        return [] if here is None else [here, *self.table_root]
 
     def _cell(self, index: int) -> Any:
         return self._table[range(len(self))[index]][self._image_column]
@@ -147,16 +166,21 @@ def load_table(source: TableSource, split: str = "train") -> TableDataset:
 
 
 def _loaded(source: TableSource, split: str, stored_split: str) -> TableDataset:
-    if source.max_images is None:
+    # A sample does not know of its rows which file they are of, and `load_dataset` takes its own of the whole.
+    if source.max_images is None or class_lists_differ(source):
         table, rows = open_split(source, stored_split), ""
     else:
         table = sample_rows(source, stored_split, source.max_images)
         rows = f"; {len(table)} rows spread over it"
     image_column, label_column = find_image_column(table, source), label_column_of(table, source)
-    classes = read_row_classes(table, label_column, source)
+    is_named = label_column is None or isinstance(
+        table.features[label_column], import_datasets(source.dataset).ClassLabel
+    )
+    every_split = [] if is_named or source.max_images is not None else open_every_split(source)
+    files = [] if label_column is None else list_file_classes(source, stored_split, label_column)
+    classes = read_row_classes(table, label_column, source, every_split, files)
     table = keep_images_encoded(table, image_column, source)
     identity = (source.dataset.rstrip("/").rsplit("/", 1)[-1], stored_split, image_column, label_column or "")
-    labelled = classes.labels if classes.multi_hot is None else classes.multi_hot.astype(np.int64)
     description = DatasetDescription(
         name=source.dataset,
         source=source.dataset + (f" at revision {source.revision}" if source.revision else ""),
@@ -164,10 +188,13 @@ def _loaded(source: TableSource, split: str, stored_split: str) -> TableDataset:
         num_images=len(table),
         num_classes=len(classes.class_names),
         split_rule=f"split {stored_split} as published{rows}",
-        fingerprint=fingerprint(identity, classes.class_names, labelled),
+        fingerprint=fingerprint(identity, *classes.identity),
     )
     images = TableDataset(table, image_column, classes.labels, classes.class_names, description, classes.multi_hot)
     images.names_from_rows = not classes.named_by_table
+    if any(map(find_relative_path, table[:_LOOKED_AT][image_column])):
+        images.row_folders = list_row_folders(source, stored_split, len(table))
+        images.table_root = (os.path.expanduser(source.dataset),)
     return images
 
 
@@ -245,127 +272,3 @@ def _drawn(part: Any, quota: int, seed: int) -> list[Any]:
         elif (place := generator.randrange(position + 1)) < quota:
             drawn[place] = (position, row)
     return [row for _, row in sorted(drawn, key=lambda pair: pair[0])]
-
-
-@dataclass(frozen=True)
-class RowClasses:
-    """The classes of a table's rows.
-
-    Attributes:
-        labels: Class indices, -1 where a row has none or several. Shape: (num_rows,).
-        class_names: In label order; empty without labels.
-        multi_hot: For several classes an image. Shape: (num_rows, num_classes).
-        named_by_table: The table says which classes there are; otherwise they are those that its rows have.
-    """
-
-    labels: npt.NDArray[np.int64]
-    class_names: list[str]
-    multi_hot: npt.NDArray[np.float32] | None
-    named_by_table: bool
-
-
-def read_row_classes(table: Any, column: str | None, source: TableSource) -> RowClasses:
-    """Reads the classes of all rows; without a column of classes every row is unlabeled."""
-    library = import_datasets(source.dataset)
-    if column is not None and _is_list(library, table.features[column]):
-        multi_hot, class_names = _multi_hot(library, table, column, source)
-        return RowClasses(np.full(len(table), UNLABELED, dtype=np.int64), class_names, multi_hot, True)
-    labels, class_names = _labels(library, table, column, source)
-    named = column is None or isinstance(table.features[column], library.ClassLabel)
-    return RowClasses(labels, class_names, None, named)
-
-
-def _is_list(library: Any, feature: Any) -> bool:
-    """Whether a column holds a list per row; the library has several spellings of one."""
-    return isinstance(feature, (list, library.List, library.LargeList)) or type(feature).__name__.startswith("Array")
-
-
-def _multi_hot(
-    library: Any, table: Any, column: str, source: TableSource
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    feature, values = table.features[column], table.select_columns([column])[:][column]
-    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", None)
-    names = list(inner.names) if isinstance(inner, library.ClassLabel) else []
-    rows, names = encode_multi_hot(values, names, source.num_classes, source.dataset)
-    if DIFFICULT_COLUMN in table.features and column != DIFFICULT_COLUMN:
-        rows = without_difficult(rows, table.select_columns([DIFFICULT_COLUMN])[:][DIFFICULT_COLUMN])
-    return rows, names
-
-
-def _labels(
-    library: Any, table: Any, column: str | None, source: TableSource
-) -> tuple[npt.NDArray[np.int64], list[str]]:
-    """Class indices and names: of a ClassLabel as published, of integers as they are, of strings in sorted order."""
-    if column is None:
-        return np.full(len(table), UNLABELED, dtype=np.int64), []
-    feature, values = table.features[column], table.select_columns([column])[:][column]
-    if isinstance(feature, library.ClassLabel):
-        labels = np.array([UNLABELED if value is None else value for value in values], dtype=np.int64)
-        return labels, list(feature.names)
-    kinds = {type(value) for value in values if value is not None}
-    if kinds <= {int}:
-        labels = np.array([UNLABELED if value is None else value for value in values], dtype=np.int64)
-        return labels, [str(number) for number in range(int(labels.max(initial=UNLABELED)) + 1)]
-    if kinds == {str}:
-        class_names = sorted({value for value in values if value is not None})
-        index: dict[str | None, int] = {name: number for number, name in enumerate(class_names)}
-        return np.array([index.get(value, UNLABELED) for value in values], dtype=np.int64), class_names
-    raise ValueError(
-        f"{source.dataset}: column {column!r} holds {', '.join(sorted(kind.__name__ for kind in kinds))}, but a "
-        "class is an integer or a string; name another column with --label-column."
-    )
-
-
-def encode_multi_hot(
-    values: Sequence[Any], class_names: Sequence[str], num_classes: int | None, source: str
-) -> tuple[npt.NDArray[np.float32], list[str]]:
-    """Reads a column of lists: of class indices, of class names, or of a number for every class.
-
-    Lists of one length above 1 with nothing but -1, 0 and 1, and at least one 0 or -1, are rows themselves, where
-    their length is that of the classes or no names are known. Everything else is indices or names of the classes.
-    """
-    lists = [list(value) if value is not None else [] for value in values]
-    known = len(class_names) or num_classes
-    entries = {entry for each in lists for entry in each}
-    lengths = {len(each) for each in lists}
-    rows_fit = len(lengths) == 1 and (known in lengths if known else max(lengths, default=0) > 1)
-    if rows_fit and entries <= {-1, 0, 1} and not entries <= {1}:
-        rows = np.array(lists, dtype=np.float32)
-        return rows, list(class_names) or [str(number) for number in range(rows.shape[1])]
-    if entries and all(isinstance(entry, str) for entry in entries):
-        names = list(class_names) or sorted(map(str, entries))
-        index = {name: number for number, name in enumerate(names)}
-        strangers = sorted(str(entry) for entry in entries if entry not in index)
-        if strangers:
-            raise ValueError(f"{source}: {strangers[0]!r} is not among its {len(names)} classes.")
-        return _filled([[index[entry] for entry in each] for each in lists], len(names)), names
-    if not all(isinstance(entry, int | np.integer) and not isinstance(entry, bool) for entry in entries):
-        kinds = ", ".join(sorted({type(entry).__name__ for entry in entries}))
-        raise ValueError(
-            f"{source}: its lists of classes hold {kinds}, where indices, names or -1, 0 and 1 are known; name "
-            "another column with --label-column."
-        )
-    count = known or int(max(entries, default=-1)) + 1
-    if entries and not 0 <= min(entries) <= max(entries) < count:
-        raise ValueError(
-            f"{source}: classes {min(entries)} to {max(entries)}, where there are {count}; check the label column."
-        )
-    return _filled(lists, count), list(class_names) or [str(number) for number in range(count)]
-
-
-def _filled(present: Sequence[Sequence[int]], num_classes: int) -> npt.NDArray[np.float32]:
-    rows = np.zeros((len(present), num_classes), dtype=np.float32)
-    for row, classes in zip(rows, present, strict=True):
-        row[list(classes)] = 1.0
-    return rows
-
-
-def without_difficult(
-    rows: npt.NDArray[np.float32], difficult: Sequence[Sequence[int] | None]
-) -> npt.NDArray[np.float32]:
-    """Rows in which a class does not count (-1) that has difficult instances only."""
-    marked = rows.copy()
-    for row, classes in zip(marked, difficult, strict=True):
-        for number in classes or ():
-            row[number] = 1.0 if row[number] == 1.0 else -1.0
-    return marked

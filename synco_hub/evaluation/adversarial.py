@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, UnreadableImages
+from synco_hub.data.class_labels import number_by_head
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.subsets import sample_images
@@ -98,6 +99,7 @@ class AdversarialRun:
         settings: AdversarialSettings | None = None,
         subset: Sequence[int] | None = None,
     ) -> None:
+        number_by_head(dataset.images, model.class_names)
         targets = classification_targets(dataset.images, "an attack")
         if targets.multi_label:
             raise ValueError(f"{dataset.images.description.name} has several classes an image: attacks need one")

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
+from synco_hub.data.class_labels import is_named, number_by_head
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
     EvaluatedModel,
@@ -60,6 +61,7 @@ def evaluate_classification(
     """
     started = time.perf_counter()
     settings = settings or ForwardSettings()
+    number_by_head(dataset.images, model.class_names)
     targets = classification_targets(dataset.images, "classification")
     check_same_classes(model.class_names, targets.class_names)
     scores = ClassificationScores(len(model.class_names), targets.multi_label)
@@ -140,8 +142,8 @@ def check_same_classes(head: tuple[str, ...], data: tuple[str, ...], whose: str 
             f"the {whose} has {len(head)} classes, the data set {len(data)}: their outputs cannot be compared; give "
             "the data set it was trained on, or train a new head (`synco-hub linear-probe`)"
         )
-    if all(name == f"LABEL_{index}" for index, name in enumerate(head)):
-        return  # a head that was saved without names
+    if not is_named(head):
+        return
     for label, (ours, theirs) in enumerate(zip(head, data, strict=True)):
         if ours != theirs:
             raise DoesNotApplyError(

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
 from synco_hub.data.catalog.sets import CATALOG, find_row_meant
+from synco_hub.data.class_labels import number_alike
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.subsets import take_classes, take_low_shot_subset
 from synco_hub.errors import DoesNotApplyError
@@ -107,6 +108,7 @@ def evaluate_knn(
     # What can be known before hours of forward passes is checked before them.
     for dataset in (train, test):
         require_classes(dataset.images)
+    number_alike(train.images, test.images)
     _check_same_classes(train.images.class_names, test.images.class_names)
     usable_ks(settings.k, len(train))
     check_temperature(temperature)
@@ -217,6 +219,8 @@ def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...]
     Raises:
         ValueError: If none was asked for, or one is below 1 or above the bank's size.
     """
+    if not bank_size:
+        raise ValueError("k-NN has no training image that could vote: give a training split with readable images")
     if ks is None:
         kept = tuple(k for k in DEFAULT_KS if k <= bank_size) or (bank_size,)
         return kept, tuple(k for k in DEFAULT_KS if k > bank_size)

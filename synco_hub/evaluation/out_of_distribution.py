@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
 from synco_hub.data.catalog.loading import find_set_folder, load_known_images
-from synco_hub.data.class_labels import find_class_columns
+from synco_hub.data.class_labels import find_class_columns, number_by_head
 from synco_hub.evaluation.classification import check_same_classes
 from synco_hub.evaluation.confidence_scores import (
     check_neighbour,
@@ -124,6 +124,7 @@ def _open_imagenet_o(model: EvaluatedModel, data: DatasetChoice, settings: OutOf
 def _pair(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings) -> DetectionSets:
     chosen = DatasetChoice(str(settings.in_dataset), split_seed=data.split_seed)
     known = open_split(chosen, "test", model)
+    number_by_head(known.images, model.class_names)
     check_same_classes(model.class_names, tuple(known.images.class_names))
     unknown = _open_unknown_images(replace(chosen, dataset=str(settings.out_dataset)), model)
     bank = open_split(replace(chosen, dataset=settings.bank_dataset or chosen.dataset), "train", model)

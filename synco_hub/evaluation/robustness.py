@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
-from synco_hub.data.class_labels import find_class_columns
+from synco_hub.data.class_labels import find_class_columns, number_by_head
 from synco_hub.data.corruptions import SEVERITIES
 from synco_hub.data.image_dataset import fingerprint
 from synco_hub.evaluation.classification import check_same_classes, classification_targets
@@ -189,6 +189,8 @@ class RobustnessRun:
 
     def _measured(self, network: nn.Module, cell: PlannedCell, title: str) -> AccuracyCell:
         dataset = cell.open()
+        if cell.class_list is None:
+            number_by_head(dataset.images, self.model.class_names)
         targets = classification_targets(dataset.images, "a robustness measurement")
         if targets.multi_label:
             raise ValueError(f"{dataset.images.description.name} has several classes an image: one is needed here")

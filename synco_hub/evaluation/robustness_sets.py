@@ -123,7 +123,7 @@ def plan_published(model: EvaluatedModel, data: DatasetChoice, settings: Robustn
     cells, absent = [], []
     for name in choose_sets(settings.sets or "all"):
         try:
-            cells += plan_cells(name, data_dir, transform, corruptions)
+            cells += plan_cells(name, data_dir, transform, corruptions, data)
         except (FileNotFoundError, ImportError) as error:
             if settings.sets is not None:
                 raise
@@ -188,11 +188,17 @@ def choose_sets(names: str) -> list[str]:
 
 
 def plan_cells(
-    name: str, data_dir: Path | None, transform: EvaluationTransform, corruptions: Sequence[str] | None = None
+    name: str,
+    data_dir: Path | None,
+    transform: EvaluationTransform,
+    corruptions: Sequence[str] | None = None,
+    data: DatasetChoice | None = None,
 ) -> list[PlannedCell]:
-    """The cells of one set."""
+    """The cells of one set; of `data` the revision, the seed of a split and the range of values count."""
     chosen = ROBUSTNESS_SETS[name]
     choice = DatasetChoice(chosen.dataset, None if data_dir is None else str(data_dir))
+    if data is not None:
+        choice = replace(choice, revision=data.revision, split_seed=data.split_seed, value_range=data.value_range)
     if data_dir is not None:
         find_set_folder(chosen.dataset, data_dir)
     elif not (row := CATALOG[CATALOG[chosen.dataset].base or chosen.dataset]).has_table:

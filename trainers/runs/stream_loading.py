@@ -19,6 +19,7 @@ from synco_hub.data.streams.sampler import StreamBatchSampler
 
 logger = logging.getLogger(__name__)
 
+ENDLESS = "endless"
 # What decides which row comes when; with another value a place in the stream would be another one.
 ORDER_DEPENDS_ON = ("num_shards", "shuffle_buffer", "seed", "rule", "processes", "rows_per_epoch")
 
@@ -52,7 +53,11 @@ class StreamLoading:
         self._group: Any = None
         self.micro_batches = num_images // (args.per_device_train_batch_size * args.world_size)
         rows = self.micro_batches * args.per_device_train_batch_size
-        self.sampler = StreamSampler(data.source, data.settings, rows, args.process_index, args.world_size)
+        # Epochs of the whole data have an order each; shorter and longer ones go on where the one before ended.
+        counts = [count for count in data.source.counts if count is not None]
+        endless = num_images != (sum(counts) if len(counts) == len(data.source.counts) else data.source.num_rows)
+        self.sampler = StreamSampler(data.source, data.settings, rows, args.process_index, args.world_size, endless)
+        self._places: list[list[Any] | None] = []
         if args.process_index == 0:
             self._warn_of_few_shards(len(data.source.counts))
 
@@ -92,8 +97,34 @@ class StreamLoading:
             "rows_per_epoch": self.sampler.rows_per_epoch,
             "steps_in_epoch": steps_in_epoch,
             "rows_read": self._rows_of(steps_in_epoch),
+            **({"order": ENDLESS, "places": self._places} if self.sampler.endless else {}),
             "datasets": metadata.version("datasets"),
         }
+
+    def note_places(self, epoch: int) -> None:
+        """Keep where each process begins an epoch, if that does not follow from its number; called on all of them."""
+        place = self.sampler.place_of_epoch(epoch)
+        self._places = [place]
+        if self._args.world_size > 1 and self.sampler.endless and None in self.sampler.source.counts:
+            self._places = [None] * self._args.world_size
+            dist.all_gather_object(self._places, place, group=self._cpu_group())
+
+    def go_on_from(self, saved: Mapping[str, Any] | None, epoch: int) -> None:
+        """Take up the order of a checkpoint, and the places that it says an epoch begins at."""
+        if saved is None or not self.sampler.endless:
+            return
+        if saved.get("order") != ENDLESS:
+            self.sampler.endless = False
+            if self._args.process_index == 0:
+                logger.warning(
+                    "the run was begun by a version whose epochs of %d images all began with the first rows of each "
+                    "shard, and goes on so; a new run reads every image in turn.",
+                    self.sampler.rows_per_epoch * self._args.world_size,
+                )
+            return
+        places = saved.get("places", [])
+        if len(places) == self._args.world_size and places[self._args.process_index] is not None:
+            self.sampler.begin_epoch_at(epoch, places[self._args.process_index])
 
     def show_skipping(self, steps_in_epoch: int) -> None:
         """Show a bar while the first rows of the next epoch are read to find the place; nobody decodes them."""
@@ -119,12 +150,15 @@ class StreamLoading:
         broken = not all(batches)
         if self._args.world_size == 1:
             return broken
-        if self._group is None:
-            # On the CPU: asking the device would make every step wait for it.
-            self._group = dist.new_group(backend="gloo")
         number = torch.tensor(int(broken))
-        dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._group)
+        dist.all_reduce(number, op=dist.ReduceOp.MAX, group=self._cpu_group())
         return bool(number)
+
+    def _cpu_group(self) -> Any:
+        """On the CPU: asking the device would make every step wait for it."""
+        if self._group is None:
+            self._group = dist.new_group(backend="gloo")
+        return self._group
 
     def on_device(self, batches: list[dict[str, Any]]) -> list[dict[str, Any]]:
         """The batches where the model is; from pinned memory no step waits for the copy."""

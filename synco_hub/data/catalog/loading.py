@@ -14,7 +14,7 @@ import numpy as np
 
 from synco_hub.data.catalog.row import DatasetRow, Layout, Metric
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG, HOLD_OUT_CORRUPTIONS
-from synco_hub.data.class_labels import map_labels_to_list
+from synco_hub.data.class_labels import map_labels_to_list, renumber
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.corruptions import SEVERITIES, WatermarkedImages
 from synco_hub.data.folder_files import list_image_files, list_subfolders
@@ -206,8 +206,10 @@ def _parse_corruption(folder: Path, chosen: str) -> Path:
 
 def _from_tables(row: DatasetRow, source: TableSource, split: str) -> TableDataset:
     images = load_table(source, "+".join(find_stored_splits(row, source, split)))
-    if source.max_images is not None and images.names_from_rows and len(images.class_names) < row.num_classes:
-        _name_unread_classes(row, images)
+    numbers = [str(number) for number in range(row.num_classes)]
+    reaches = source.max_images is not None or images.class_names[-1:] == numbers[-1:]
+    if images.names_from_rows and reaches and set(images.class_names) < set(numbers):
+        renumber(images, numbers)  # bare numbers, of which the rows that are there need not have every one
     if row.class_list is not None:
         wnids = read_class_list(row.class_list)
         images.stored_class_names = list(images.class_names)
@@ -223,13 +225,6 @@ def _from_tables(row: DatasetRow, source: TableSource, split: str) -> TableDatas
     elif isinstance(row.known_names, str) and row.known_names and all(map(str.isdecimal, images.class_names)):
         images.class_names = list(read_class_list(row.known_names))
     return images
-
-
-def _name_unread_classes(row: DatasetRow, images: TableDataset) -> None:
-    """Where classes are bare numbers, some rows need not reach the highest."""
-    if all(map(str.isdecimal, images.class_names)):
-        images.class_names = [str(number) for number in range(row.num_classes)]
-        images.description = replace(images.description, num_classes=row.num_classes)
 
 
 def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0) -> ImageDataset:

@@ -63,13 +63,13 @@ class StreamedImages(ImageDataset):
         """Decodes the cell that came with a row."""
         row = self._row(index)
         name = self.name(row)
-        return decode_rgb(read_cell_bytes(row.cell, name), name)
+        return decode_rgb(read_cell_bytes(row.cell, name), name, self.value_range)
 
     def load_pixels(self, index: int) -> npt.NDArray[np.uint8]:
         """Decodes the cell that came with a row to an array."""
         row = self._row(index)
         name = self.name(row)
-        return decode_pixels(read_cell_bytes(row.cell, name), name)
+        return decode_pixels(read_cell_bytes(row.cell, name), name, self.value_range)
 
     def find_damage(self, index: int) -> str | None:
         """Not told: a row that has passed is not read again."""

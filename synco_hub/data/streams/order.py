@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from synco_hub.data.samplers import derive_random_key
 
@@ -43,6 +43,25 @@ class StreamPart:
     def owns(self, shard: int, row: int) -> bool:
         """Whether this process trains on a row of a shard that it reads."""
         return self.rule == BY_SHARDS or (self.offsets[shard] + row) % self.num_processes == self.process
+
+    def next_row(self, shard: int, row: int) -> int:
+        """The first row of this process from a row of a shard on."""
+        if self.rule == BY_SHARDS:
+            return row
+        return row + (self.process - self.offsets[shard] - row) % self.num_processes
+
+    @property
+    def pace(self) -> int:
+        """From one row of this process in a shard to the next."""
+        return 1 if self.rule == BY_SHARDS else self.num_processes
+
+    def count_rows(self, rows_of_shard: Sequence[int]) -> int:
+        """Rows of this process in all shards."""
+        return sum(self.count_left(shard, 0, rows_of_shard[shard]) for shard in self.shards)
+
+    def count_left(self, shard: int, row: int, rows: int) -> int:
+        """Rows of this process in a shard of so many rows, from a row on."""
+        return max(0, -(-(rows - self.next_row(shard, row)) // self.pace))
 
 
 def stream_part(counts: Sequence[int | None], process: int, num_processes: int, rows_needed: int) -> StreamPart:
@@ -118,3 +137,101 @@ def shuffle_rows(rows: Iterable[Row], buffer_size: int, *keys: int) -> Iterator[
         drawn += 1
         buffer[slot], buffer[-1] = buffer[-1], buffer[slot]
         yield buffer.pop()
+
+
+class EndlessWalk:
+    """A place in the endless order of a part: its shards in turn, as `interleave` takes them, pass after pass.
+
+    No buffer mixes these rows, so that a place is a few numbers, and the next epoch can begin where one ended. Every
+    row comes once in a pass.
+
+    Args:
+        part: What is walked through.
+        seed: Another seed orders the shards otherwise.
+        place: Of `place` of an earlier walk; None for the beginning.
+
+    Attributes:
+        taken: Rows that this walk has given.
+    """
+
+    def __init__(self, part: StreamPart, seed: int, place: Sequence[Any] | None = None) -> None:
+        self.part, self.seed, self.taken = part, seed, 0
+        begin: Sequence[Any] = (0, 0, ()) if place is None else place
+        self._pass, self._begun, turns = int(begin[0]), int(begin[1]), begin[2]
+        # Shard and the next row of it that may be the next one.
+        self._turns: deque[tuple[int, int]] = deque((int(shard), int(row)) for shard, row in turns)
+
+    @property
+    def place(self) -> list[Any]:
+        """Number of the pass, shards that it began, and of the open ones shard and row; JSON values."""
+        return [self._pass, self._begun, [list(turn) for turn in self._turns]]
+
+    def rows(self, read: Callable[[int, int], Iterator[tuple[int, Row]]]) -> Iterator[Row]:
+        """Rows without end, unless a whole pass has none.
+
+        Args:
+            read: Gives (number, row) of a shard from a row on, those of other processes left out.
+        """
+        readers = {shard: read(shard, row) for shard, row in self._turns}
+        found = True
+        while True:
+            order = shard_order(self.part, self.seed, self._pass, 0)
+            if not self._turns and self._begun >= len(order):
+                if not found:
+                    return
+                self._pass, self._begun, found = self._pass + 1, 0, False
+                continue
+            self._open(order)
+            for shard, row in self._turns:
+                if shard not in readers:
+                    readers[shard] = read(shard, row)
+            shard, _ = self._turns.popleft()
+            for number, value in readers[shard]:
+                self._turns.append((shard, number + 1))
+                self.taken, found = self.taken + 1, True
+                yield value
+                break
+            else:
+                del readers[shard]
+                self._replace(order)
+
+    def skip(self, count: int, rows_of_shard: Sequence[int]) -> None:
+        """Go on by so many rows without reading any, where the rows of every shard are known."""
+        part, pace = self.part, self.part.pace
+        in_a_pass = part.count_rows(rows_of_shard)
+        if not in_a_pass:
+            return
+        while count:
+            order = shard_order(part, self.seed, self._pass, 0)
+            if not self._turns and (self._begun >= len(order) or not self._begun):
+                self._pass += bool(self._begun) + (count // in_a_pass)
+                self._begun, count = 0, count % in_a_pass
+                order = shard_order(part, self.seed, self._pass, 0)
+                if not count:
+                    return
+            self._open(order)
+            left = min(part.count_left(shard, row, rows_of_shard[shard]) for shard, row in self._turns)
+            rounds = min(left, count // len(self._turns))
+            if rounds:
+                further = (rounds - 1) * pace + 1
+                self._turns = deque((shard, part.next_row(shard, row) + further) for shard, row in self._turns)
+                count -= rounds * len(self._turns)
+                continue
+            shard, row = self._turns.popleft()
+            if part.count_left(shard, row, rows_of_shard[shard]):
+                self._turns.append((shard, part.next_row(shard, row) + 1))
+                count -= 1
+            else:
+                self._replace(order)
+
+    def _open(self, order: Sequence[int]) -> None:
+        """At the beginning of a pass its first shards."""
+        while not self._begun or (len(self._turns) < OPEN_SHARDS and self._begun < len(order)):
+            self._turns.append((order[self._begun], 0))
+            self._begun += 1
+
+    def _replace(self, order: Sequence[int]) -> None:
+        """The next shard in place of one that has ended."""
+        if self._begun < len(order):
+            self._turns.appendleft((order[self._begun], 0))
+            self._begun += 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, count, islice
@@ -12,7 +13,14 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from torch.utils.data import BatchSampler, Sampler
 
 from synco_hub.data.streams.images import SPARE, StreamRow
-from synco_hub.data.streams.order import StreamPart, interleave, shard_order, shuffle_rows, stream_part
+from synco_hub.data.streams.order import (
+    EndlessWalk,
+    StreamPart,
+    interleave,
+    shard_order,
+    shuffle_rows,
+    stream_part,
+)
 from synco_hub.data.streams.retries import DEFAULT_RETRIES, StreamReadError, read_rows_with_retries
 
 DEFAULT_SHUFFLE_BUFFER = 4096
@@ -34,7 +42,7 @@ class _Source(Protocol):
     @property
     def counts(self) -> Sequence[int | None]: ...
 
-    def cells(self, shard: int) -> Iterator[Any]: ...
+    def cells(self, shard: int, start: int = 0) -> Iterator[Any]: ...
 
 
 @dataclass(frozen=True)
@@ -68,6 +76,9 @@ class StreamSampler(Sampler[Any]):
     Every process gets `rows_per_epoch` rows. With known shards that are the rows of the stream once each, less the
     last incomplete global batch. Where the counts are unknown, a process whose shards are short begins them again.
 
+    Epochs of another length than the data are stretches of one endless order, in which every row comes once before
+    any comes again: epoch e goes on where epoch e - 1 ended, and its buffer mixes its own rows alone.
+
     When the network fails for good, `failure` tells why, and (epoch, None) is yielded until the epoch's end: what was
     read before can then still be used, and all processes can stop after the same step.
 
@@ -77,8 +88,10 @@ class StreamSampler(Sampler[Any]):
         rows_per_epoch: Rows of this process in an epoch; the same on all.
         process: Rank of this process.
         num_processes: Processes that share the stream.
+        endless: Whether epochs are stretches of one order; None asks whether this process has more rows than an epoch.
 
     Attributes:
+        endless: As the argument; a run that was begun otherwise sets it to False.
         failure: Why the stream broke off, or None.
         part: What this process reads.
         on_row: Called with the number of rows yielded so far in an epoch, for a progress bar; or None.
@@ -91,6 +104,7 @@ class StreamSampler(Sampler[Any]):
         rows_per_epoch: int,
         process: int = 0,
         num_processes: int = 1,
+        endless: bool | None = None,
     ) -> None:
         self.source = source
         self.settings = settings
@@ -99,7 +113,30 @@ class StreamSampler(Sampler[Any]):
         self.epoch = 0
         self.failure: StreamReadError | None = None
         self.on_row: Callable[[int], object] | None = None
-        self._open: list[_ReadAhead[StreamRow]] = []
+        self._open: list[_ReadAhead[Any]] = []
+        known = [count for count in source.counts if count is not None]
+        self._counts = known if len(known) == len(source.counts) else None
+        self.endless = rows_per_epoch < self._own_rows() if endless is None else endless
+        self._stretch: _Stretch | None = None
+        # Where epochs begin, as far as it was walked or said.
+        self._places: dict[int, list[Any]] = {}
+
+    def _own_rows(self) -> float:
+        """Rows of this process in the whole stream; without end where that is unknown."""
+        part, counts = self.part, self._counts
+        return float("inf") if counts is None else part.count_rows(counts)
+
+    def place_of_epoch(self, epoch: int) -> list[Any] | None:
+        """Where this process begins an epoch, for `begin_epoch_at`; None where its place follows from its number."""
+        if not self.endless or self._counts is not None:
+            return None
+        if self._stretch is not None and self._stretch.epoch == epoch - 1 and self._stretch.is_at_its_end:
+            return self._stretch.walk.place
+        return self._places.get(epoch)
+
+    def begin_epoch_at(self, epoch: int, place: list[Any]) -> None:
+        """Says where an epoch begins in shards whose lengths are unknown: what this process need not read again."""
+        self._places[epoch] = place
 
     def __len__(self) -> int:
         return self.rows_per_epoch
@@ -110,9 +147,10 @@ class StreamSampler(Sampler[Any]):
 
     def close(self) -> None:
         """End the threads that read ahead, of every iteration."""
+        self._stretch = None
         self._close(list(self._open))
 
-    def _close(self, readers: list[_ReadAhead[StreamRow]]) -> None:
+    def _close(self, readers: list[_ReadAhead[Any]]) -> None:
         for reader in readers:
             reader.close()
             if reader in self._open:
@@ -122,10 +160,12 @@ class StreamSampler(Sampler[Any]):
         epoch, yielded = self.epoch, 0
         # Its own: the iteration of an epoch before may be abandoned behind its last row, and is ended only when it is
         # collected as garbage, perhaps while this one is under way.
-        readers: list[_ReadAhead[StreamRow]] = []
+        readers: list[_ReadAhead[Any]] = []
         self.failure = None
+        stretch = self._begin_stretch(epoch) if self.endless else None
+        rows = self._rows(epoch, readers) if stretch is None else self._shuffled(stretch)
         try:
-            for row in islice(self._rows(epoch, readers), self.rows_per_epoch):
+            for row in islice(rows, self.rows_per_epoch):
                 yielded += 1
                 if self.on_row is not None:
                     self.on_row(yielded)
@@ -133,17 +173,50 @@ class StreamSampler(Sampler[Any]):
         except StreamReadError as error:
             self.failure = error
         finally:
-            self._close(readers)
+            # The next epoch reads on where a stretch has ended.
+            if stretch is None or not (stretch is self._stretch and stretch.is_at_its_end):
+                self._close(readers if stretch is None else stretch.readers)
         for _ in range(self.rows_per_epoch - yielded):
             yield epoch, None
 
-    def _rows(self, epoch: int, readers: list[_ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
+    def _begin_stretch(self, epoch: int) -> _Stretch:
+        """The rows of an epoch of the endless order, read on from the epoch before, or from its own place."""
+        before = self._stretch
+        if before is not None and before.epoch == epoch - 1 and before.is_at_its_end:
+            self._places = {epoch: before.walk.place}
+            stretch = _Stretch(epoch, before.walk, before.rows, before.readers, before.ends_at + self.rows_per_epoch)
+        else:
+            if before is not None:
+                self._close(before.readers)
+            walk = EndlessWalk(self.part, self.settings.seed, self._places.get(epoch))
+            readers: list[_ReadAhead[Any]] = []
+            rows = walk.rows(lambda shard, row: self._read_ahead(shard, readers, row))
+            behind = 0 if epoch in self._places else epoch * self.rows_per_epoch
+            if self._counts is not None:
+                walk.skip(behind, self._counts)
+            else:
+                deque(islice(rows, behind), maxlen=0)
+            self._places = {epoch: walk.place}
+            stretch = _Stretch(epoch, walk, rows, readers, walk.taken + self.rows_per_epoch)
+        self._stretch = stretch
+        return stretch
+
+    def _shuffled(self, stretch: _Stretch) -> Iterator[StreamRow]:
+        keys = self.settings.seed, stretch.epoch, 0, self.part.process
+        rows = islice(stretch.rows, self.rows_per_epoch)
+        yield from shuffle_rows(rows, self.settings.shuffle_buffer, *keys)
+        if not stretch.is_at_its_end:
+            raise StreamReadError(
+                ", ".join(self.source.shard_names[:3]), 0, f"no rows for process {self.part.process}"
+            )
+
+    def _rows(self, epoch: int, readers: list[_ReadAhead[Any]]) -> Iterator[StreamRow]:
         """The part of this process over and over, in another order each time."""
         seed, process = self.settings.seed, self.part.process
         for number in count():
             order = shard_order(self.part, seed, epoch, number)
             some = False
-            rows = interleave(order, lambda shard: self._read_ahead(shard, readers))
+            rows = (row for _, row in interleave(order, lambda shard: self._read_ahead(shard, readers)))
             for row in shuffle_rows(rows, self.settings.shuffle_buffer, seed, epoch, number, process):
                 some = True
                 yield row
@@ -152,24 +225,53 @@ class StreamSampler(Sampler[Any]):
             if not some:
                 raise StreamReadError(", ".join(self.source.shard_names[:3]), 0, f"no rows for process {process}")
 
-    def _read_ahead(self, shard: int, readers: list[_ReadAhead[StreamRow]]) -> Iterator[StreamRow]:
-        reader = _ReadAhead(lambda wait: self._owned(shard, wait))
+    def _read_ahead(
+        self, shard: int, readers: list[_ReadAhead[Any]], start: int = 0
+    ) -> Iterator[tuple[int, StreamRow]]:
+        reader = _ReadAhead(lambda wait: self._owned(shard, start, wait))
         readers.append(reader)
         self._open.append(reader)
         return reader
 
-    def _owned(self, shard: int, wait: Callable[[float], object]) -> Iterator[StreamRow]:
-        """Rows of a shard that belong to this process; runs in the reader's thread."""
+    def _owned(self, shard: int, start: int, wait: Callable[[float], object]) -> Iterator[tuple[int, StreamRow]]:
+        """Numbers and rows of a shard that belong to this process; runs in the reader's thread."""
         name, expected = self.source.shard_names[shard], self.source.counts[shard]
-        number = -1
+        number = start - 1
         # Rows are counted beforehand on the local disk only.
         on_disk = expected is not None
-        cells = read_rows_with_retries(lambda: self.source.cells(shard), name, self.settings.retries, wait, on_disk)
-        for number, cell in enumerate(cells):
+        from_start = (start,) if start else ()
+        cells = read_rows_with_retries(
+            lambda: self.source.cells(shard, *from_start), name, self.settings.retries, wait, on_disk
+        )
+        for number, cell in enumerate(cells, start):
             if self.part.owns(shard, number):
-                yield StreamRow(shard, number, cell)
+                yield number, StreamRow(shard, number, cell)
         if expected is not None and number + 1 != expected:
             raise StreamReadError(name, number + 1, f"it had {expected} rows at the start")
+
+
+@dataclass
+class _Stretch:
+    """The rows of one epoch in the endless order.
+
+    Attributes:
+        epoch: Which one.
+        walk: Where it stands.
+        rows: What it gives, beyond this epoch too.
+        readers: Threads that read for it.
+        ends_at: Rows that the walk has given when this epoch has all of its own.
+    """
+
+    epoch: int
+    walk: EndlessWalk
+    rows: Iterator[StreamRow]
+    readers: list[_ReadAhead[Any]]
+    ends_at: int
+
+    @property
+    def is_at_its_end(self) -> bool:
+        """Whether the next epoch can go on from here."""
+        return self.walk.taken == self.ends_at
 
 
 class StreamBatchSampler(Sampler[list[Key]]):

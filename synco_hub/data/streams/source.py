@@ -5,35 +5,41 @@ The `datasets` library resolves the files and reads them, one iterable per shard
 
 from __future__ import annotations
 
-import importlib
+import contextlib
 import logging
 import os
-import tarfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from synco_hub.data.catalog.loading import choose_row_table, find_stored_splits
 from synco_hub.data.catalog.sets import find_row_meant
-from synco_hub.data.folder_files import has_images
-from synco_hub.data.image_dataset import DatasetDescription, fingerprint
+from synco_hub.data.decoding import UnreadableImageError, measure_extent
+from synco_hub.data.folder_files import explain_file, has_images
+from synco_hub.data.image_dataset import DatasetDescription, fingerprint, note_value_range
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.streams.images import StreamedImages
+from synco_hub.data.table_files import count_samples, read_parquet_from
 from synco_hub.data.table_source import (
     TableSource,
-    call_datasets,
     find_image_column,
     has_tables,
     is_hub_id,
     keep_images_encoded,
+    open_builder,
+    open_streams,
+    place_cell,
+    read_cell_bytes,
 )
+from synco_hub.data.value_range import Extent, ValueRange, join_extents, spread
 from synco_hub.settings import DatasetChoice
 
-logger = logging.getLogger(__name__)
+# To know the values that images of more than 8 bits have.
+_MEASURED_SHARDS, _MEASURED_ROWS = 8, 8
 
-# A webdataset's own rule: what stands before the first dot of the file name is the sample.
-_KEY_ENDS = "."
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -48,6 +54,8 @@ class StreamSource:
         name: What the user asked for.
         num_rows: Rows in all, None where unknown.
         split_rule: Which stored splits the rows come from.
+        root: The folder of a local table, where names of shards begin.
+        value_range: Values of black and white that the user gave; None measures them.
     """
 
     tables: tuple[Any, ...]
@@ -57,9 +65,26 @@ class StreamSource:
     name: str
     num_rows: int | None
     split_rule: str
+    root: str | None = None
+    value_range: ValueRange | None = None
 
-    def cells(self, shard: int) -> Iterator[Any]:
-        """The image cells of a shard, in stored order."""
+    def cells(self, shard: int, start: int = 0) -> Iterator[Any]:
+        """The image cells of a shard in stored order, from a row on."""
+        file = None if self.root is None else os.path.join(self.root, self.shard_names[shard])
+        if start and file is not None and file.endswith(".parquet") and os.path.isfile(file):
+            cells = read_parquet_from(file, self.image_column, start)
+        else:
+            cells = islice(self._stored_cells(shard), start, None)
+        return self._placed(shard, cells)
+
+    def _placed(self, shard: int, cells: Iterator[Any]) -> Iterator[Any]:
+        """Cells whose paths begin at the shard's file or at the table, where they do."""
+        if self.root is None:
+            return cells
+        folders = [os.path.dirname(os.path.join(self.root, self.shard_names[shard])), self.root]
+        return (place_cell(cell, folders) for cell in cells)
+
+    def _stored_cells(self, shard: int) -> Iterator[Any]:
         for table in self.tables:
             if shard < table.num_shards:
                 part = table.shard(num_shards=table.num_shards, index=shard)
@@ -95,7 +120,21 @@ class StreamSource:
             split_rule=f"{self.split_rule}, {len(self.counts)} shards streamed",
             fingerprint=fingerprint(self.image_column, self.shard_names, [str(count) for count in self.counts]),
         )
-        return StreamedImages(self.shard_names, description)
+        images = StreamedImages(self.shard_names, description)
+        note_value_range(images, images, self.value_range or self._measure_range())
+        return images
+
+    def _measure_range(self) -> ValueRange | None:
+        """Of the first images of some shards; of one alone where those are of 8 bits."""
+        extents: list[Extent | None] = []
+        for shard in spread(len(self.counts), _MEASURED_SHARDS):
+            with contextlib.suppress(Exception):  # what is wrong with a shard is said when it is trained on
+                for cell in self._placed(shard, islice(self._stored_cells(shard), _MEASURED_ROWS)):
+                    with contextlib.suppress(UnreadableImageError):
+                        extents.append(measure_extent(read_cell_bytes(cell, "")))
+            if not any(extents):
+                break
+        return join_extents(extents)
 
 
 def open_stream(
@@ -136,6 +175,8 @@ def open_stream(
     if folder.is_dir():
         _require_tables(folder)
         source = replace(source, dataset=str(folder))
+    elif folder.is_file():
+        raise ValueError(f"data set {source.dataset!r}: {explain_file(folder)}")
     elif not is_hub_id(source.dataset):
         raise ValueError(
             f"data set {source.dataset!r}: neither a folder, nor a name of `synco-hub data list`, nor a Hub id "
@@ -159,25 +200,17 @@ def _require_tables(folder: Path) -> None:
 
 
 def _opened(source: TableSource, name: str, stored: Sequence[str], expected: int | None) -> StreamSource:
-    builder = call_datasets(
-        source,
-        "load_dataset_builder",
-        source.dataset,
-        name=source.config,
-        revision=source.revision,
-        data_dir=source.data_dir,
-        cache_dir=source.cache_dir,
-    )
+    builder = open_builder(source)
     present = list(builder.info.splits or builder.config.data_files or stored)
     missing = [split for split in stored if split not in present]
     if missing:
         raise ValueError(f"{name}: no split {missing[0]!r} among {', '.join(map(str, present))}.")
-    tables = [call_datasets(source, builder.as_streaming_dataset, split=split) for split in stored]
+    tables = open_streams(source, builder, stored)
     column = find_image_column(tables[0], source)
     files = [_files(builder, split, table.num_shards) for split, table in zip(stored, tables, strict=True)]
     root = source.dataset if os.path.isdir(source.dataset) else None
     names = [os.path.relpath(file, root) if root and os.path.isabs(file) else file for part in files for file in part]
-    counts = [_read_shard(file) for part in files for file in part]
+    counts = [count_samples(file) for part in files for file in part]
     return StreamSource(
         tables=tuple(keep_images_encoded(table.select_columns([column]), column, source) for table in tables),
         image_column=column,
@@ -186,6 +219,8 @@ def _opened(source: TableSource, name: str, stored: Sequence[str], expected: int
         name=name,
         num_rows=_num_rows(builder, stored, counts, expected if root is None else None),
         split_rule=f"split {' + '.join(stored)} as published",
+        root=root,
+        value_range=None if source.value_range is None else ValueRange.parse(source.value_range),
     )
 
 
@@ -203,90 +238,3 @@ def _files(builder: Any, split: str, num_shards: int) -> list[str]:
     """The file of each shard, or a name for it where shards are no files."""
     files = [str(file) for file in (builder.config.data_files or {}).get(split, ())]
     return files if len(files) == num_shards else [f"shard {split}-{number}" for number in range(num_shards)]
-
-
-def _read_shard(file: str) -> int | None:
-    """Rows of a parquet file (from its footer) or samples of a tar file (from its headers), no image being read.
-
-    None for what is not on the local disk or another kind of file.
-    """
-    if not os.path.isfile(file):
-        return None
-    try:
-        if file.endswith(".parquet"):
-            # Not at the top: only `datasets` brings it, and folders and fractals must work without.
-            metadata = importlib.import_module("pyarrow.parquet").read_metadata(file)
-            return int(metadata.num_rows)
-        if file.endswith(".tar"):
-            return _read_tar(file)
-    except (OSError, ValueError, tarfile.TarError) as error:
-        raise ValueError(
-            f"{file}: a damaged shard ({type(error).__name__}: {' '.join(str(error).split())}); replace it or take "
-            "it out of the folder."
-        ) from error
-    return None
-
-
-def _read_tar(file: str) -> int:
-    samples, last = 0, None
-    with tarfile.open(file) as archive:
-        for member in archive:
-            folder, name = os.path.split(member.name)
-            if not member.isfile() or _KEY_ENDS not in name or name.startswith((_KEY_ENDS, "__")):
-                continue
-            key = os.path.join(folder, name.split(_KEY_ENDS, 1)[0])
-            samples, last = samples + (key != last), key
-    return samples
-
-
-def _raw(library: Any, table: Any, column: str) -> Any:
-    """The image column alone, as encoded bytes."""
-    features = table.features
-    table = table.select_columns([column])
-    if features is not None and isinstance(features[column], library.Image):
-        table = table.cast_column(column, library.Image(decode=False))
-    return table
-
-
-def _image_column(library: Any, name: str, features: Any, given: str | None) -> str:
-    if features is None:
-        if given is None:
-            raise ValueError(f"{name} does not say which columns it has: name the one of the images, --image-column.")
-        return given
-    columns = ", ".join(features)
-    if given is not None and given not in features:
-        raise ValueError(f"{name}: no column {given!r}; give --image-column one of {columns}.")
-    found = (
-        [given] if given is not None else [key for key, kind in features.items() if isinstance(kind, library.Image)]
-    )
-    if len(found) != 1:
-        count = f"{len(found)} columns" if found else "no column"
-        raise ValueError(f"{name}: {count} of images among {columns}; name the right one with --image-column.")
-    kind = features[found[0]]
-    encoded = isinstance(kind, (library.Image, dict)) or getattr(kind, "dtype", "") in ("binary", "large_binary")
-    if not encoded:
-        raise ValueError(
-            f"{name}: column {found[0]!r} holds {getattr(kind, 'dtype', kind)}, not encoded images; name another one "
-            f"of {columns} with --image-column."
-        )
-    return str(found[0])
-
-
-def _datasets_library(name: str) -> Any:
-    try:
-        # Not at the top: the library takes a second to import, and folders and fractals must work without it.
-        return importlib.import_module("datasets")
-    except ImportError as error:
-        raise ImportError(f"{name}: streaming needs the `datasets` library; `pip install datasets`.") from error
-
-
-def _called(dataset: str, function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Turns the many errors of a failed look-up into one line."""
-    try:
-        return function(*args, **kwargs)
-    except Exception as error:
-        reason = str(error).strip().split("\n", 1)[0]
-        raise ValueError(
-            f"{dataset}: the datasets library cannot open it ({type(error).__name__}: {reason}); check the name, the "
-            "connection, that no file is damaged, and for gated data sets the accepted licence and HF_TOKEN."
-        ) from error

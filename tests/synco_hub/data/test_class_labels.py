@@ -3,9 +3,17 @@
 import numpy as np
 import pytest
 
-from synco_hub.data.class_labels import find_class_columns, map_labels_to_list, share_class_names
+from synco_hub.data.class_labels import (
+    find_class_columns,
+    map_labels_to_list,
+    number_alike,
+    number_by_head,
+    share_class_names,
+    take_recorded_numbers,
+)
 from synco_hub.data.class_lists import imagenet_indices, read_class_list
-from synco_hub.data.image_dataset import DatasetDescription, ImageDataset
+from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset
+from synco_hub.data.subsets import ImageSubset
 
 WNIDS = ("n00000005", "n00000001", "n00000003")
 
@@ -88,3 +96,92 @@ def test_splits_share_one_list_of_classes(first: list[str], second: list[str], s
     assert [images.class_names for images in splits] == [shared, shared, []]
     assert [[images.class_names[k] if k >= 0 else None for k in images.labels] for images in splits] == before
     assert splits[1].description.num_classes == len(shared)
+
+
+def images(names, labels, from_rows=False, multi_hot=None):
+    pixels = np.zeros((len(labels), 2, 2, 3), dtype=np.uint8)
+    about = DatasetDescription("x", "x", "train", len(labels), len(names), "", "0")
+    made = PixelArrayDataset(pixels, [str(row) for row in range(len(labels))], labels, names, about)
+    made.names_from_rows = from_rows
+    if multi_hot is not None:
+        made.multi_hot = np.array(multi_hot, dtype=np.float32)
+    return made
+
+
+def named(made):
+    return [made.class_names[label] if label >= 0 else None for label in made.labels]
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "joined"),
+    [
+        (("b", "d"), ("a", "b", "c"), ["a", "b", "c", "d"]),
+        (("2", "10"), ("1", "10"), ["1", "2", "10"]),
+        (("10", "2"), ("1", "10"), ["1", "10", "2"]),
+        (("-3", "4"), ("-1", "4"), ["-3", "-1", "4"]),
+    ],
+)
+def test_tables_that_name_no_classes_take_those_of_both(ours, theirs, joined):
+    train, test = images(ours, [1, 0, -1], True), images(theirs, [1, 1], True)
+    before = named(train), named(test)
+    number_alike(train, test)
+    assert train.class_names == test.class_names == joined
+    assert (named(train), named(test)) == before
+    assert train.description.num_classes == len(joined)
+
+
+def test_the_same_names_in_another_order_are_the_same_classes_and_others_are_left():
+    train, test = images(("a", "b", "c"), [0, 1, 2]), images(("c", "a", "b"), [0, 1, 2])
+    number_alike(train, test)
+    assert (test.class_names, test.labels.tolist()) == (["a", "b", "c"], [2, 0, 1])
+    few = images(("b",), [0, 0], True)
+    number_alike(train, few)
+    assert (few.class_names, few.labels.tolist()) == (["a", "b", "c"], [1, 1])
+    for stranger in (images(("a", "z", "c"), [0]), images(("z",), [0], True), images(("a", "b"), [1])):
+        kept = list(stranger.class_names)
+        number_alike(train, stranger)
+        assert (train.class_names, stranger.class_names) == (["a", "b", "c"], kept)
+
+
+def test_several_classes_an_image_move_with_their_names():
+    train = images(("a", "c"), [-1, -1], True, [[1, 0], [-1, 1]])
+    test = images(("b", "c"), [-1], True, [[1, 1]])
+    number_alike(train, test)
+    assert train.multi_hot.tolist() == [[1, 0, 0], [-1, 0, 1]]
+    assert test.multi_hot.tolist() == [[0, 1, 1]]
+
+
+def test_a_part_of_a_table_follows_too():
+    whole = images(("2", "7"), [0, 1, 1], True)
+    part = ImageSubset(whole, np.array([1, 2]), "two")
+    number_alike(part, images(("5",), [0], True))
+    assert (part.class_names, part.labels.tolist()) == (["2", "5", "7"], [2, 2])
+    assert whole.class_names == ["2", "7"]
+
+
+def test_images_follow_the_outputs_of_a_classifier_by_name():
+    follow = images(("dog", "ant"), [0, 1, -1])
+    number_by_head(follow, ("ant", "bee", "dog"))
+    assert (follow.class_names, follow.labels.tolist()) == (["ant", "bee", "dog"], [2, 0, -1])
+    strange = images(("dog", "cow"), [0, 1])
+    number_by_head(strange, ("ant", "bee", "dog"))
+    assert strange.class_names == ["dog", "cow"]
+    ids = images(("0", "3"), [0, 1], True)
+    number_by_head(ids, [f"LABEL_{number}" for number in range(5)])
+    assert (ids.labels.tolist(), ids.num_classes) == ([0, 3], 5)
+    beyond = images(("0", "9"), [0, 1], True)
+    number_by_head(beyond, [f"LABEL_{number}" for number in range(5)])
+    assert beyond.labels.tolist() == [0, 1]
+
+
+def test_a_run_that_counted_ids_with_gaps_goes_on_with_as_many_outputs():
+    ids = images(("0", "5", "9"), [2, 0, -1, 1], True)
+    take_recorded_numbers(ids, {"num_classes": 10})
+    assert (ids.labels.tolist(), ids.num_classes) == ([9, 0, -1, 5], 10)
+    for recorded in (None, {}, {"num_classes": 3}, {"num_classes": 9}):
+        same = images(("0", "5", "9"), [2, 0], True)
+        take_recorded_numbers(same, recorded)
+        assert same.class_names == ["0", "5", "9"]
+    named = images(("0", "5"), [1, 0])
+    take_recorded_numbers(named, {"num_classes": 6})
+    assert named.class_names == ["0", "5"]

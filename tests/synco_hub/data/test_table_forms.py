@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -182,3 +184,44 @@ def test_a_column_is_refused_in_the_same_words(
     for read in (load_dataset, open_stream, lambda choice: load_dataset(choice, max_images=5)):
         with pytest.raises(ValueError, match=message):
             read(choice)
+
+
+UNMARKED = {
+    "bytes": lambda data, path: data,
+    "bytes and path": lambda data, path: {"bytes": data, "path": "x.png"},
+    "more fields": lambda data, path: {"bytes": data, "path": "x.png", "width": 4},
+    "path and size": lambda data, path: {"path": path, "width": 4},
+    "path": lambda data, path: path,
+}
+
+
+@pytest.mark.parametrize("form", UNMARKED)
+@pytest.mark.parametrize("where", ["absolute", "beside the table", "current folder"])
+@pytest.mark.parametrize("large", [False, True])
+def test_every_form_of_a_column_shows_the_same_by_position_and_in_a_stream(
+    form: str, where: str, large: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    place = tmp_path / ("t" if where == "beside the table" else "elsewhere")
+    place.mkdir()
+    (tmp_path / "t").mkdir(exist_ok=True)
+    monkeypatch.chdir(tmp_path if where == "beside the table" else place)
+    cells = []
+    for row in range(3):
+        buffer = io.BytesIO()
+        Image.new("L", (4, 4), 50 * row).save(buffer, "PNG")
+        # Without an extension: a folder with image files would be one of image files.
+        (place / f"picture{row}").write_bytes(buffer.getvalue())
+        path = str(place / f"picture{row}") if where == "absolute" else f"picture{row}"
+        cells.append(UNMARKED[form](buffer.getvalue(), path))
+    kind = {"bytes": pa.large_binary(), "path": pa.large_string()}.get(form) if large else None
+    pq.write_table(pa.table({"image": pa.array(cells, kind), "label": [0, 1, 0]}), tmp_path / "t" / "train.parquet")
+    images = load_dataset(str(tmp_path / "t"))
+    assert [images.load_image(row).getpixel((0, 0))[0] for row in range(3)] == [0, 50, 100]
+    streamed = open_stream(str(tmp_path / "t"))
+    rows = streamed.images()
+    found = [
+        rows.load_image(StreamRow(0, row, cell)).getpixel((0, 0))[0] for row, cell in enumerate(streamed.cells(0))
+    ]
+    assert found == [0, 50, 100]
+    assert len(list(streamed.cells(0, 2))) == 1

@@ -3,22 +3,25 @@
 import itertools
 import json
 import logging
+import shutil
 import sys
+from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
 
-from synco_hub.data.streams.sampler import StreamSettings
+from synco_hub.data.streams.sampler import StreamSampler, StreamSettings
 from synco_hub.data.streams.source import StreamSource
+from synco_hub.data.views.dataset import TwoViewDataset
 from trainers.pretrain import main
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.runs.checkpoints import find_damage, read_manifest
 from trainers.runs.stream_loading import StreamedData, StreamLoading, check_stream_position
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "synco_hub" / "data" / "streams"))
-from stream_tables import parquet_folder, png, write_parquet
+from stream_tables import parquet_folder, png, webdataset_folder, write_parquet
 
 FLAGS = (
     "--backbone vit-nano --depth 1 --embed-dim 32 --num-heads 2 --queue-size 16 --num-hard-negatives 4 "
@@ -137,6 +140,61 @@ def test_an_epoch_of_a_stream_may_be_given_and_bad_flags_are_refused(table, tmp_
             train(table, tmp_path / "refused", *flags)
         assert text in capsys.readouterr().err
         assert not (tmp_path / "refused").exists()
+
+
+def shown_rows(monkeypatch) -> list[tuple[int, int]]:
+    """Epoch and row of every image that a run asks for, in order; for runs without workers."""
+    asked: list[tuple[int, int]] = []
+    get = TwoViewDataset.__getitem__
+
+    def watched(views, key):
+        asked.append((key[0], int(key[1])))
+        return get(views, key)
+
+    monkeypatch.setattr(TwoViewDataset, "__getitem__", watched)
+    return asked
+
+
+@pytest.mark.parametrize("kind", [parquet_folder, webdataset_folder])
+def test_short_epochs_are_resumed_to_the_same_bits_and_show_every_image(kind, tmp_path, monkeypatch):
+    table = kind(tmp_path / "t", [9, 11])
+    asked = shown_rows(monkeypatch)
+    flags = ["--images-per-epoch", "8", "--dataloader-num-workers", "0", "--save-steps", "1"]
+    flags += ["--save-total-limit", "20"]
+    train(table, tmp_path / "whole", *flags, "--max-steps", "10")
+    assert [epoch for epoch, _ in asked] == [step // 2 for step in range(10) for _ in range(4)]
+    assert set(Counter(row for _, row in asked).values()) == {2}
+    whole = list(asked)
+    for stop in (3, 4):
+        asked.clear()
+        # As a run leaves it that was killed after the step.
+        killed = tmp_path / f"run{stop}"
+        shutil.copytree(tmp_path / "whole", killed)
+        for later in range(stop + 1, 11):
+            shutil.rmtree(killed / f"checkpoint-{later}")
+        (killed / "model.safetensors").unlink()
+        train(table, killed, *flags, "--max-steps", "10", "--resume")
+        assert asked == whole[4 * stop :]
+        one, two = (tmp_path / run / "checkpoint-10" / "model.safetensors" for run in ("whole", f"run{stop}"))
+        assert one.read_bytes() == two.read_bytes()
+
+
+def test_a_run_of_an_older_version_goes_on_in_its_order_and_says_so(table, tmp_path, monkeypatch, caplog):
+    asked = shown_rows(monkeypatch)
+    flags = ["--images-per-epoch", "8", "--dataloader-num-workers", "0", "--save-steps", "2"]
+    monkeypatch.setattr(StreamSampler, "endless", property(lambda sampler: False, lambda sampler, value: None), False)
+    train(table, tmp_path / "old", *flags, "--max-steps", "8")
+    old = list(asked)
+    asked.clear()
+    train(table, tmp_path / "run", *flags, "--max-steps", "4")
+    monkeypatch.undo()
+    asked = shown_rows(monkeypatch)
+    manifest = read_manifest(tmp_path / "run" / "checkpoint-4")
+    assert "order" not in manifest["stream"]
+    with caplog.at_level(logging.WARNING):
+        train(table, tmp_path / "run", *flags, "--max-steps", "8", "--resume")
+    assert asked == old[16:]
+    assert "begun by a version whose epochs of 8 images all began with the first rows" in caplog.text
 
 
 PLACE = {

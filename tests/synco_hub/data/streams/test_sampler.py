@@ -1,5 +1,7 @@
 """Epochs of a stream through the real loader: every image once, for any number of workers and processes."""
 
+import itertools
+import json
 import sys
 import threading
 import time
@@ -265,3 +267,141 @@ def test_a_reader_may_be_closed_in_its_own_thread():
     readers[0]._thread.join(10)
     assert failures == []
     assert list(readers[0]) == []
+
+
+def epochs_of(source, rows, epochs, rank=0, world=1, fresh=False, **settings):
+    """The cells of several epochs; fresh: each by a sampler of its own, as a resumed run has it."""
+    sampler = StreamSampler(source, StreamSettings(**{"shuffle_buffer": 7, **settings}), rows, rank, world)
+    for epoch in epochs:
+        if fresh:
+            sampler.close()
+            sampler = StreamSampler(source, sampler.settings, rows, rank, world)
+        sampler.set_epoch(epoch)
+        yield [row.cell for _, row in sampler]
+    sampler.close()
+
+
+class SeekableRows(Rows):
+    """As `Rows`; reads on from a row."""
+
+    def cells(self, shard, start=0):
+        yield from itertools.islice(super().cells(shard), start, None)
+
+
+@pytest.mark.parametrize("counts", [[20, 20, 20, 20, 20, 20], [31, 7, 1, 40, 13, 28], [120]])
+@pytest.mark.parametrize("world", [1, 2, 3])
+def test_short_epochs_go_through_all_rows_once_before_any_comes_again(counts, world):
+    source = SeekableRows(counts)
+    drawn = [list(epochs_of(source, 5, range(60), rank, world)) for rank in range(world)]
+    for epoch in range(60):
+        together = [cell for rank in range(world) for cell in drawn[rank][epoch]]
+        assert len(together) == 5 * world
+    for rank in range(world):
+        own = [cell for epoch in drawn[rank] for cell in epoch]
+        part = StreamSampler(source, StreamSettings(), 5, rank, world).part
+        mine = {(shard, row) for shard in part.shards for row in range(counts[shard]) if part.owns(shard, row)}
+        draws = Counter(own)
+        assert set(draws) == mine
+        assert max(draws.values()) - min(draws[cell] for cell in mine) <= 1
+    # Another epoch mixes its rows another way, and a second pass takes the shards in another order.
+    assert len({str(epoch) for epoch in drawn[0]}) > 50
+
+
+def test_every_row_of_a_long_stream_is_drawn_as_often_as_any_other(tmp_path):
+    source = open_stream(parquet_folder(tmp_path / "t", [50, 50], row_group=7))
+    sampler = StreamSampler(source, StreamSettings(0, 16), rows_per_epoch=10)
+    draws = Counter()
+    for epoch in range(30):
+        sampler.set_epoch(epoch)
+        draws.update(int(row) for _, row in sampler)
+    sampler.close()
+    assert len(draws) == 100
+    assert set(draws.values()) == {3}
+
+
+@pytest.mark.parametrize(("rank", "world"), [(0, 1), (1, 2), (2, 3)])
+def test_an_epoch_begins_where_it_would_have_if_the_ones_before_had_run(rank, world):
+    for counts in ([20] * 6, [31, 7, 1, 40, 13, 28], [120]):
+        source = SeekableRows(counts)
+        through = list(epochs_of(source, 11, range(25), rank, world))
+        assert list(epochs_of(source, 11, range(25), rank, world, fresh=True)) == through
+        assert list(epochs_of(source, 11, [17, 3], rank, world)) == [through[17], through[3]]
+
+
+def test_little_is_read_on_the_way_to_a_late_epoch(tmp_path):
+    source = open_stream(parquet_folder(tmp_path / "t", [60, 60], row_group=5))
+    through = list(epochs_of(source, 12, range(9), shuffle_buffer=5))
+    for cells in through:
+        assert len(cells) == 12
+    started = []
+    original = type(source).cells
+
+    class Watched:
+        counts, shard_names = source.counts, source.shard_names
+
+        def cells(self, shard, start=0):
+            started.append((shard, start))
+            return original(source, shard, start)
+
+    later = next(iter(epochs_of(Watched(), 12, [8], shuffle_buffer=5)))
+    assert later == through[8]
+    assert started == [(0, 48), (1, 48)] or started == [(1, 48), (0, 48)]
+
+
+def test_where_lengths_are_unknown_an_epoch_begins_at_a_place_that_was_kept():
+    source = SeekableRows([9, 3, 14, 5, 8], known=False)
+    sampler, places, through = StreamSampler(source, StreamSettings(0, 4), 6), [], []
+    for epoch in range(12):
+        places.append(sampler.place_of_epoch(epoch))
+        sampler.set_epoch(epoch)
+        through.append([row.cell for _, row in sampler])
+    sampler.close()
+    assert Counter(chain.from_iterable(through[:13])).most_common()[-1][1] >= 1
+    for epoch in range(1, 12):
+        resumed = StreamSampler(source, StreamSettings(0, 4), 6)
+        resumed.begin_epoch_at(epoch, json.loads(json.dumps(places[epoch])))
+        source.opened.clear()
+        resumed.set_epoch(epoch)
+        assert [row.cell for _, row in resumed] == through[epoch]
+        assert resumed.place_of_epoch(epoch) == places[epoch]
+        resumed.close()
+        assert len(source.opened) <= 8
+        # Without a place all rows before it are read.
+        assert list(epochs_of(source, 6, [epoch], shuffle_buffer=4)) == [through[epoch]]
+
+
+def test_workers_do_not_change_the_order_of_short_epochs(tmp_path):
+    source = open_stream(parquet_folder(tmp_path, [9, 8, 9]))
+    seen = {}
+    for workers in (0, 2):
+        sampler = StreamSampler(source, StreamSettings(3, shuffle_buffer=4), 6)
+        loader = DataLoader(
+            StreamedBatches(FirstPixels(source.images(6))),
+            batch_sampler=StreamBatchSampler(sampler, 2),
+            num_workers=workers,
+            collate_fn=StreamCollator(list),
+        )
+        seen[workers] = []
+        for epoch in range(5):
+            sampler.set_epoch(epoch)
+            seen[workers] += [pixel for batch in loader for _, pixel in batch]
+        sampler.close()
+    assert seen[0] == seen[2]
+    assert len(seen[0]) == 30
+    assert set(Counter(seen[0]).values()) == {1, 2}
+
+
+def test_a_short_epoch_that_breaks_off_begins_again_where_it_began():
+    source = SeekableRows([20, 20], breaks={1: 10})
+    sampler = StreamSampler(source, StreamSettings(0, 4, retries=0), 8)
+    whole = list(epochs_of(SeekableRows([20, 20]), 8, range(4), shuffle_buffer=4))
+    for epoch in (0, 1, 2):
+        sampler.set_epoch(epoch)
+        rows = [row for _, row in sampler]
+    assert rows[-1] is None
+    assert "s1 cannot be read beyond row 10" in str(sampler.failure)
+    source.breaks = {}
+    assert [row.cell for _, row in sampler] == whole[2]
+    sampler.set_epoch(3)
+    assert [row.cell for _, row in sampler] == whole[3]
+    sampler.close()

@@ -10,7 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from synco_hub.data.streams.source import StreamSource, _read_shard, open_stream
+from synco_hub.data.streams.source import StreamSource, open_stream
+from synco_hub.data.table_files import count_samples
 from synco_hub.settings import DatasetChoice
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -85,14 +86,14 @@ def test_what_cannot_be_streamed_is_refused_in_one_line(tmp_path):
     (tmp_path / "empty").mkdir()
     numbers = tmp_path / "numbers"
     numbers.mkdir()
-    pq.write_table(pa.table({"label": [1, 2], "image": ["a", "b"]}), numbers / "train.parquet")
+    pq.write_table(pa.table({"label": [1, 2], "words": ["a", "b"]}), numbers / "train.parquet")
     damaged = parquet_folder(tmp_path / "damaged", [3, 3])
     file = damaged / "train-00001-of-00002.parquet"
     file.write_bytes(file.read_bytes()[:-200])
     for given, text in (
         (DatasetChoice(str(tmp_path / "pictures")), "holds image files, which need no streaming"),
         (DatasetChoice(str(tmp_path / "empty")), r"no parquet, arrow or webdataset \(.tar\) files"),
-        (DatasetChoice(str(numbers)), "no column of images among label, image"),
+        (DatasetChoice(str(numbers)), "no column of images among label, words"),
         (DatasetChoice(str(numbers), image_column="label"), "'label' holds int64, not images"),
         (DatasetChoice(str(numbers), image_column="picture"), "no column 'picture'; give --image-column one of label"),
         (DatasetChoice(str(damaged)), "train-00001-of-00002.parquet"),
@@ -128,10 +129,10 @@ def test_counts_are_those_of_reading(tmp_path):
     ):
         for file in sorted(folder.iterdir()):
             if file.name.startswith("train-00001-of"):
-                assert _read_shard(str(file)) == 0
+                assert count_samples(str(file)) == 0
                 continue
             read = datasets.load_dataset(kind, data_files=str(file), split="train", streaming=True)
-            assert _read_shard(str(file)) == sum(1 for _ in read)
+            assert count_samples(str(file)) == sum(1 for _ in read)
 
 
 def test_tar_members_that_are_no_samples_do_not_count(tmp_path):
@@ -141,14 +142,14 @@ def test_tar_members_that_are_no_samples_do_not_count(tmp_path):
     with tarfile.open(tmp_path / "s.tar", "w") as archive:
         for name in ("README", "._a.png", "x.cls", "x.png", "b.c"):
             archive.add(tmp_path / name, name)
-    assert _read_shard(str(tmp_path / "s.tar")) == 2
+    assert count_samples(str(tmp_path / "s.tar")) == 2
 
 
 def test_what_is_not_here_is_unknown_and_what_is_damaged_is_refused(tmp_path):
-    assert _read_shard("hf://datasets/a/b@1/train.parquet") is None
+    assert count_samples("hf://datasets/a/b@1/train.parquet") is None
     (tmp_path / "rows.arrow").write_bytes(b"x")
-    assert _read_shard(str(tmp_path / "rows.arrow")) is None
+    assert count_samples(str(tmp_path / "rows.arrow")) is None
     for name in ("a.parquet", "a.tar"):
         (tmp_path / name).write_bytes(b"no table" * 100)
         with pytest.raises(ValueError, match=rf"{name}: a damaged shard .* take it out"):
-            _read_shard(str(tmp_path / name))
+            count_samples(str(tmp_path / name))

@@ -1,0 +1,116 @@
+"""What the files of a local table say of themselves: columns, lists of classes, rows, and cells from a row on."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import tarfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+from typing import Any
+
+from synco_hub.data.local_tables import scan_tar
+
+_ROWS_A_BATCH = 64
+
+
+@dataclass(frozen=True)
+class FileClasses:
+    """Rows of one file whose numbers mean the classes of that file's own list: `numbers[stored]` is the class."""
+
+    rows: int
+    numbers: tuple[int, ...]
+
+
+def is_typed(path: Path) -> bool:
+    """Whether a file says of its columns what they are."""
+    return path.suffix in (".parquet", ".arrow")
+
+
+def read_features(file: str) -> Any:
+    """The columns of a file; None where it does not say them, or is damaged, which is said when it is read."""
+    try:
+        return (
+            importlib.import_module("datasets").Features.from_arrow_schema(_read_schema(file))
+            if is_typed(Path(file))
+            else None
+        )
+    except (OSError, ValueError):
+        return None
+
+
+def _read_schema(file: str) -> Any:
+    if file.endswith(".parquet"):
+        return importlib.import_module("pyarrow.parquet").read_schema(file)
+    arrow = importlib.import_module("pyarrow")
+    with arrow.memory_map(file) as stream:
+        try:
+            return arrow.ipc.open_stream(stream).schema
+        except arrow.ArrowInvalid:
+            return arrow.ipc.open_file(stream).schema
+
+
+def count_rows(file: str) -> int:
+    if file.endswith(".parquet"):
+        return int(importlib.import_module("pyarrow.parquet").read_metadata(file).num_rows)
+    return len(importlib.import_module("datasets").Dataset.from_file(file))
+
+
+def list_class_names(feature: Any) -> list[str] | None:
+    """Names of the classes of a column of one class, or of lists of them."""
+    inner = feature[0] if isinstance(feature, list) else getattr(feature, "feature", feature)
+    names = getattr(inner, "names", None)
+    return None if names is None else list(names)
+
+
+def with_classes(feature: Any, names: list[str]) -> Any:
+    if not names:
+        return feature
+    library = importlib.import_module("datasets")
+    one = library.ClassLabel(names=names)
+    return one if isinstance(feature, library.ClassLabel) else library.Sequence(one)
+
+
+def join_lists(lists: list[tuple[str, ...]]) -> list[str]:
+    """One list of all names: the longest where it has all, in sorted order where all are sorted, else as they come."""
+    longest, names = max(lists, key=len, default=()), list(dict.fromkeys(chain.from_iterable(lists)))
+    if len(longest) == len(names):
+        return list(longest)
+    return sorted(names) if all(list(each) == sorted(each) for each in lists) else names
+
+
+def read_parquet_from(file: str, column: str, start: int) -> Iterator[Any]:
+    """Cells of a parquet file from a row on; the row groups before it are not read."""
+    parquet = importlib.import_module("pyarrow.parquet").ParquetFile(file)
+    before, group = 0, 0
+    while group < parquet.num_row_groups and before + parquet.metadata.row_group(group).num_rows <= start:
+        before += parquet.metadata.row_group(group).num_rows
+        group += 1
+    groups = range(group, parquet.num_row_groups)
+    batches = parquet.iter_batches(batch_size=_ROWS_A_BATCH, row_groups=list(groups), columns=[column])
+    cells = (cell for batch in batches for cell in batch.column(0).to_pylist())
+    return islice(cells, start - before, None)
+
+
+def count_samples(file: str) -> int | None:
+    """Rows of a parquet file (from its footer) or samples of a tar file (from its headers), no image being read.
+
+    None for what is not on the local disk or another kind of file.
+    """
+    if not os.path.isfile(file):
+        return None
+    try:
+        if file.endswith(".parquet"):
+            # Not at the top: only `datasets` brings it, and folders and fractals must work without.
+            metadata = importlib.import_module("pyarrow.parquet").read_metadata(file)
+            return int(metadata.num_rows)
+        if file.endswith(".tar"):
+            return scan_tar(file).samples
+    except (OSError, ValueError, tarfile.TarError) as error:
+        raise ValueError(
+            f"{file}: a damaged shard ({type(error).__name__}: {' '.join(str(error).split())}); replace it or take "
+            "it out of the folder."
+        ) from error
+    return None
