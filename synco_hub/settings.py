@@ -51,8 +51,9 @@ class DatasetChoice:
         revision: Commit, branch or tag of a Hub data set.
         image_column: Column of a table; None finds it by its type.
         label_column: Column of a table; None finds it by its type.
-        value_range: Values of black and white in images of more than 8 bits, such as `0,4095`; None takes what the
-            files state, else what fits some of the images.
+        value_range: Values of black and white in images of more than 8 bits, such as `0,4095`; `each` takes every
+            image by its type and own values, as version 0.1 did; None takes what the files state, else what fits some
+            of the images.
         split_seed: Draws the test images of a folder that has none.
     """
 
@@ -64,7 +65,7 @@ class DatasetChoice:
     image_column: str | None = setting(None, "Column of the images, where it is not obvious.")
     label_column: str | None = setting(None, "Column of the labels, where it is not obvious.")
     value_range: str | None = setting(
-        None, "Black and white of images of more than 8 bits, such as 0,4095; default: stated or measured."
+        None, "Black and white of images of more than 8 bits, such as 0,4095, or each; default: measured."
     )
     split_seed: int = setting(0, "Seed of the 80/20 split of a folder without test images.")
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -131,6 +131,14 @@ def number_by_head(images: ImageDataset, head: Sequence[str]) -> None:
             return
         names = [str(number) for number in range(len(names))]
     if images.class_names and images.class_names != names and set(images.class_names) <= set(names):
+        renumber(images, names)
+
+
+def take_recorded_numbers(images: ImageDataset, recorded: Mapping[str, Any] | None) -> None:
+    """Numbers ids with gaps as they are, where a run began so: earlier versions counted every id below the highest."""
+    count = int((recorded or {}).get("num_classes", 0))
+    names = [str(number) for number in range(count)]
+    if images.num_classes < count and _is_named_from_rows(images) and set(images.class_names) <= set(names):
         renumber(images, names)
 
 

@@ -248,6 +248,8 @@ def convert_to_rgb(image: Image.Image) -> Image.Image:
 
 def _choose_range(extent: Extent, image: Image.Image, data: bytes, given: ValueRange | None) -> ValueRange:
     """What the file states comes before what was measured over others; what its own values go beyond says nothing."""
+    if given is not None and given.is_of_each:
+        return choose_range(max(extent.lowest, 0.0), extent.highest, extent.is_float, alone=True)
     stated = read_tagged_range(image, data)
     if given is not None and given.is_given:
         return given

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
-from synco_hub.data.folder_files import VERSION_0_1_EXTENSIONS, FolderFiles, list_image_files, list_subfolders
+from synco_hub.data.folder_files import list_subfolders
 from synco_hub.data.folder_layout import (
     FolderLayout,
     below,
@@ -18,7 +18,6 @@ from synco_hub.data.folder_layout import (
     list_training_images,
     printable,
     read_layout,
-    say_test_folder,
     warn_once,
 )
 from synco_hub.data.folder_splits import SplitFolders, find_split_kind
@@ -295,10 +294,11 @@ def _divide(
             "set apart for a test split; give more images of a class, or a folder test/ beside train/."
         )
     kept = np.flatnonzero(is_test if split == "test" else ~is_test)
-    return _take(layout, [names[k] for k in kept], folders, split, _say_drawn_split(is_test, seed))
+    return _take(layout, [names[k] for k in kept], folders, split, say_drawn_split(is_test, seed))
 
 
-def _say_drawn_split(is_test: npt.NDArray[np.bool_], seed: int) -> str:
+def say_drawn_split(is_test: npt.NDArray[np.bool_], seed: int) -> str:
+    """The rule of a split that was drawn."""
     drawn = f"{TEST_SHARE:.0%} of each class, {int(is_test.sum())} of {len(is_test)} images, are the test split"
     return f"seeded stratified split (seed {seed}): {drawn}"
 
@@ -366,34 +366,3 @@ def _shuffle_classes(names: Sequence[str], labels: Sequence[int], seed: int) -> 
     for position, label in enumerate(labels):
         of_class.setdefault(label, []).append(position)
     return [sorted(positions, key=order.__getitem__) for positions in of_class.values()]
-
-
-def load_version_0_1_training_images(root: str | os.PathLike[str], seed: int = 0) -> ImageFolderDataset:
-    """What version 0.1 pretrained on: of fewer extensions, the training part of the labelled split.
-
-    Splits were `train` beside `test`, `val` or `validation`, and classes those of the training images. A run that
-    began with these images goes on with them.
-    """
-    root = Path(root).expanduser()
-    folders = list_subfolders(root)
-    tests = [name for name in ("test", "val", "validation") if name in folders]
-    is_split = "train" in folders and bool(tests)
-    is_lone = folders == ["train"] and bool(list_subfolders(root / "train"))
-    place = root / "train" if is_split or is_lone else root
-    files = FolderFiles.of(place, VERSION_0_1_EXTENSIONS).images
-    names = [name for name in files if "/" in name] or files
-    class_names = sorted({name.split("/", 1)[0] for name in names if "/" in name})
-    index = {name: number for number, name in enumerate(class_names)}
-    labels = [index.get(name.split("/", 1)[0], UNLABELED) if "/" in name else UNLABELED for name in names]
-    if is_split:
-        chosen = next((name for name in tests if list_subfolders(root / name)), tests[0])
-        rule = f"folder train/ for train, {say_test_folder(chosen, tests)}"
-    elif not class_names:
-        rule = "no class folders: all images are for training"
-    else:
-        is_test = draw_stratified_test_mask(names, labels, seed)
-        rule, kept = _say_drawn_split(is_test, seed), np.flatnonzero(~is_test)
-        names, labels = [names[k] for k in kept], [labels[k] for k in kept]
-    dataset = ImageFolderDataset(place, names, labels, class_names, "train", rule, name=root.name)
-    dataset.num_found = len(list_image_files(root))
-    return dataset

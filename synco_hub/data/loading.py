@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +12,10 @@ from synco_hub.data.catalog.loading import load_catalog_dataset
 from synco_hub.data.catalog.sets import CATALOG, find_row_meant
 from synco_hub.data.decoding import UnreadableImageError, measure_extent
 from synco_hub.data.folder_files import explain_file
+from synco_hub.data.folder_version_0_1 import load_version_0_1_images
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_dataset import ImageDataset, note_value_range
-from synco_hub.data.image_folder import (
-    PRETRAINING,
-    ImageFolderDataset,
-    load_image_folder,
-    load_version_0_1_training_images,
-)
+from synco_hub.data.image_folder import PRETRAINING, ImageFolderDataset, load_image_folder
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.subsets import ImageSubset, hold_out, spread_subset
 from synco_hub.data.table_source import TableSource, has_tables, is_hub_id
@@ -174,21 +170,62 @@ def load_pretraining_images(
         choice: Which images.
         holdout: Images to keep out (see `hold_out`), drawn by the choice's `split_seed`.
         image_size: Size in pixels at which fractals are drawn.
-        recorded: Description of the images with which a run began that goes on. Version 0.1 kept a fifth of every
-            class out; where the run began so, these are its images.
+        recorded: See `load_recorded_images`.
     """
-    images = load_dataset(choice, PRETRAINING, image_size=image_size)
-    if holdout is not None:
-        return hold_out(images, holdout, choice.split_seed)
+
+    def keep(images: ImageDataset) -> ImageDataset:
+        return images if holdout is None else hold_out(images, holdout, choice.split_seed)
+
+    return load_recorded_images(choice, PRETRAINING, recorded, keep, image_size=image_size)
+
+
+def load_recorded_images(
+    choice: DatasetChoice,
+    split: str,
+    recorded: Mapping[str, Any] | None,
+    keep: Callable[[ImageDataset], ImageDataset],
+    *,
+    image_size: int | None = None,
+) -> ImageDataset:
+    """The images of a split, or of a run that goes on those with which it began, where an earlier version read them.
+
+    Args:
+        choice: Which images.
+        split: As for `load_dataset`.
+        recorded: Description of the images with which the run began; None for a new one.
+        keep: Takes the part of them that is learned from.
+        image_size: Size in pixels at which fractals are drawn.
+    """
+    images = keep(load_dataset(choice, split, image_size=image_size))
     begun = (recorded or {}).get("fingerprint", images.description.fingerprint)
-    is_folder = (
-        isinstance(images, ImageFolderDataset) and find_row_meant(choice.dataset, choice.data_dir, None) is None
-    )
-    if is_folder and images.description.fingerprint != begun:
-        earlier = load_version_0_1_training_images(choice.dataset, choice.split_seed)
-        if earlier.description.fingerprint == begun:
-            return earlier
+    if images.description.fingerprint == begun:
+        return images
+    for open_as_before in _list_earlier_ways(choice, split, images, image_size):
+        with contextlib.suppress(ValueError):  # such a folder was refused then
+            earlier = keep(open_as_before())
+            if earlier.description.fingerprint == begun:
+                return earlier
     return images
+
+
+def _list_earlier_ways(
+    choice: DatasetChoice, split: str, images: ImageDataset, image_size: int | None
+) -> list[Callable[[], ImageDataset]]:
+    """How earlier versions read the same: each image of more than 8 bits by itself, folders by fewer rules."""
+    each = replace(choice, value_range="each")
+    ways: list[Callable[[], ImageDataset]] = []
+    if choice.value_range is None:
+        ways.append(lambda: load_dataset(each, split, image_size=image_size))
+    stored = _find_stored_images(images)
+    if isinstance(stored, ImageFolderDataset) and find_row_meant(choice.dataset, choice.data_dir, None) is None:
+
+        def open_folder() -> ImageDataset:
+            found = load_version_0_1_images(choice.dataset, _stored(split), choice.split_seed)
+            found.value_range = ValueRange.parse(choice.value_range or "each")
+            return found
+
+        ways.append(open_folder)
+    return ways
 
 
 def describe_pretraining_images(images: ImageDataset) -> str:

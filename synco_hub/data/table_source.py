@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from synco_hub.data.decoding import UnreadableImageError
-from synco_hub.data.folder_files import has_images
+from synco_hub.data.folder_files import METADATA_FILES, has_images
 from synco_hub.data.local_tables import open_local_splits
 from synco_hub.data.table_files import (
     FileClasses,
@@ -73,8 +73,11 @@ def is_hub_id(name: str) -> bool:
 
 
 def has_tables(folder: Path) -> bool:
-    """Whether a folder has tables and no files named as images; others may be what a table points to."""
-    return not has_images(folder, by_name=True) and any(next(folder.rglob(pattern), None) for pattern in TABLE_FILES)
+    """Whether a folder has tables and no image files, other than nameless ones that a table may point to."""
+    if has_images(folder, by_name=True):
+        return False
+    found = {path.name for pattern in TABLE_FILES for path in folder.rglob(pattern)}
+    return bool(found) and (not found <= set(METADATA_FILES) or not has_images(folder))
 
 
 def split_names(source: TableSource) -> list[str]:

@@ -43,20 +43,27 @@ class ValueRange:
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Reads `0,4095`, or `4095` alone, which begins at 0."""
+        """Reads `0,4095`; `4095` alone, which begins at 0; or `each`."""
+        if text.strip() == "each":
+            return cls(0.0, math.inf, is_given=True)
         numbers = re.fullmatch(r"(?:([^,]+),)?([^,]+)", text.strip())
         try:
             low, high = (float(part or 0) for part in numbers.groups()) if numbers else (0.0, 0.0)
         except ValueError:
             low, high = 0.0, 0.0
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
-            raise ValueError(f"--value-range {text}: give the values of black and white, such as 0,4095 or -1,1.")
+            raise ValueError(f"--value-range {text}: give black and white, such as 0,4095 or -1,1, or each.")
         return cls(low, high, is_given=True)
 
     @property
     def is_usual(self) -> bool:
         """Whether it is what the types of files promise: all of 16 bits, or 0 to 1."""
-        return self.low == 0 and self.high in (1.0, _HIGHEST_16_BIT)
+        return self.low == 0 and self.high in (1.0, _HIGHEST_16_BIT, math.inf)
+
+    @property
+    def is_of_each(self) -> bool:
+        """Whether every image is read by its type and its own values from 0 on, as version 0.1 read all of them."""
+        return self.high == math.inf
 
     def __str__(self) -> str:
         return f"{self.low:g} to {self.high:g}"
@@ -67,11 +74,14 @@ class ValueRange:
 
 
 def choose_range(lowest: float, highest: float, is_float: bool, alone: bool = False) -> ValueRange:
-    """The narrowest usual range that holds all values; of an image `alone`, unusual ones end with its own highest."""
+    """The narrowest usual range that holds all values.
+
+    An image `alone` may be a dark one, so that its type counts; where that is unusual, its own highest value is white.
+    """
     scales = _FLOAT_SCALES if is_float else _FULL_SCALES
+    if alone:
+        scales = (1.0, 255.0) if is_float else (_HIGHEST_16_BIT,)
     high = next((scale for scale in scales if highest <= scale), None)
-    if is_float and high is not None and high > 255.0 and alone:
-        high = None
     if high is None:
         high = highest if alone else 2.0 ** math.ceil(math.log2(highest + 1)) - 1
     if lowest >= 0:

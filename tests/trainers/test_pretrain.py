@@ -6,7 +6,7 @@ from PIL import Image
 from transformers import AutoImageProcessor, AutoModel
 
 from synco_hub.data import load_dataset
-from synco_hub.data.image_folder import load_version_0_1_training_images
+from synco_hub.data.folder_version_0_1 import load_version_0_1_images
 from synco_hub.hub.card.model_card import render_expected_card
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
@@ -148,7 +148,7 @@ def test_a_run_that_version_0_1_began_goes_on_with_its_images(photographs, tmp_p
     file = tmp_path / "run" / "pretraining_settings.json"
     settings = json.loads(file.read_text())
     # As recorded by version 0.1, which held a fifth of every class out and read no .tga.
-    earlier = load_version_0_1_training_images(photographs).description
+    earlier = load_version_0_1_images(photographs).description
     assert (earlier.num_images, earlier.split) == (22, "train")
     settings["data"] = earlier.to_dict()
     file.write_text(json.dumps(settings))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -17,9 +18,9 @@ from synco_hub.data import (
     ImageDataset,
     TwoViewParameters,
     UnreadableImageError,
-    load_dataset,
 )
-from synco_hub.data.class_labels import number_alike
+from synco_hub.data.class_labels import number_alike, take_recorded_numbers
+from synco_hub.data.loading import load_recorded_images
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.subsets import take_low_shot_subset
 from synco_hub.data.views.draws import draw_view
@@ -165,12 +166,27 @@ class LabelledData:
     test_targets: ClassificationTargets
 
 
-def load_labelled_data(arguments: LabelledDataArguments, processor: Any, seed: int, purpose: str) -> LabelledData:
-    """Open both splits."""
+def load_labelled_data(
+    arguments: LabelledDataArguments,
+    processor: Any,
+    seed: int,
+    purpose: str,
+    recorded: Mapping[str, Any] | None = None,
+) -> LabelledData:
+    """Open both splits; `recorded` are the settings of a run that goes on, which say what they were."""
     transform = EvaluationTransform.from_image_processor(processor)
-    train, test = (load_dataset(arguments, split, image_size=transform.image_size) for split in ("train", "test"))
-    train = take_low_shot_subset(train, arguments.train_fraction, arguments.train_list, arguments.split_seed)
+    begun = {split: (recorded or {}).get(split) for split in ("train", "test")}
+
+    def draw(images: ImageDataset) -> ImageDataset:
+        return take_low_shot_subset(images, arguments.train_fraction, arguments.train_list, arguments.split_seed)
+
+    train = load_recorded_images(arguments, "train", begun["train"], draw, image_size=transform.image_size)
+    test = load_recorded_images(
+        arguments, "test", begun["test"], lambda images: images, image_size=transform.image_size
+    )
     number_alike(train, test)
+    for images, split in ((train, "train"), (test, "test")):
+        take_recorded_numbers(images, begun[split])
     train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
     check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
     augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)

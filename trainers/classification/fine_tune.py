@@ -43,7 +43,9 @@ def fine_tune(data_arguments: LabelledDataArguments, arguments: FineTuningArgume
     processor = load_processor(base, revision.commit)
     if arguments.image_size is not None:
         processor = resize_image_processor(processor, arguments.image_size)
-    data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning")
+    resumes = arguments.resume or arguments.resume_from_checkpoint
+    recorded = read_settings(Path(str(arguments.output_dir)), settings_file=SETTINGS_FILE) if resumes else None
+    data = load_labelled_data(data_arguments, processor, arguments.seed, "fine-tuning", recorded)
     set_seed(arguments.seed)
     model = make_classifier(
         base, data.train_targets, arguments.classifier_dropout, revision.commit, arguments.image_size

@@ -28,7 +28,7 @@ from trainers.classification.metrics import choose_final_metrics, find_last_erro
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
 from trainers.command import parse_resumable
-from trainers.runs.checkpoints import WEIGHTS, describe_images
+from trainers.runs.checkpoints import WEIGHTS, describe_images, read_settings
 
 logger = logging.getLogger(__name__)
 
@@ -81,7 +81,9 @@ def linear_probe(data_arguments: LabelledDataArguments, arguments: LinearProbeAr
     revision = find_revision(data_arguments.model, data_arguments.model_revision)
     model, processor = load_model(data_arguments.model, revision.commit)
     logger.warning("%s: %s", data_arguments.model, describe_model_facts(model, processor))
-    data = load_labelled_data(data_arguments, processor, arguments.seed, "linear probing")
+    resumes = arguments.resume or arguments.resume_from_checkpoint
+    recorded = read_settings(Path(str(arguments.output_dir)), settings_file=SETTINGS_FILE) if resumes else None
+    data = load_labelled_data(data_arguments, processor, arguments.seed, "linear probing", recorded)
     probe = Probe(data_arguments, arguments, revision, model, processor, data)
     trainer, skipped = _build_trainer(probe)
     directory = Path(str(arguments.output_dir))

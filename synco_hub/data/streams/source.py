@@ -17,7 +17,7 @@ from typing import Any
 from synco_hub.data.catalog.loading import choose_row_table, find_stored_splits
 from synco_hub.data.catalog.sets import find_row_meant
 from synco_hub.data.decoding import UnreadableImageError, measure_extent
-from synco_hub.data.folder_files import has_images
+from synco_hub.data.folder_files import explain_file, has_images
 from synco_hub.data.image_dataset import DatasetDescription, fingerprint, note_value_range
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.streams.images import StreamedImages
@@ -175,6 +175,8 @@ def open_stream(
     if folder.is_dir():
         _require_tables(folder)
         source = replace(source, dataset=str(folder))
+    elif folder.is_file():
+        raise ValueError(f"data set {source.dataset!r}: {explain_file(folder)}")
     elif not is_hub_id(source.dataset):
         raise ValueError(
             f"data set {source.dataset!r}: neither a folder, nor a name of `synco-hub data list`, nor a Hub id "

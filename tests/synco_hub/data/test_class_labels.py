@@ -9,6 +9,7 @@ from synco_hub.data.class_labels import (
     number_alike,
     number_by_head,
     share_class_names,
+    take_recorded_numbers,
 )
 from synco_hub.data.class_lists import imagenet_indices, read_class_list
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset
@@ -171,3 +172,16 @@ def test_images_follow_the_outputs_of_a_classifier_by_name():
     beyond = images(("0", "9"), [0, 1], True)
     number_by_head(beyond, [f"LABEL_{number}" for number in range(5)])
     assert beyond.labels.tolist() == [0, 1]
+
+
+def test_a_run_that_counted_ids_with_gaps_goes_on_with_as_many_outputs():
+    ids = images(("0", "5", "9"), [2, 0, -1, 1], True)
+    take_recorded_numbers(ids, {"num_classes": 10})
+    assert (ids.labels.tolist(), ids.num_classes) == ([9, 0, -1, 5], 10)
+    for recorded in (None, {}, {"num_classes": 3}, {"num_classes": 9}):
+        same = images(("0", "5", "9"), [2, 0], True)
+        take_recorded_numbers(same, recorded)
+        assert same.class_names == ["0", "5", "9"]
+    named = images(("0", "5"), [1, 0])
+    take_recorded_numbers(named, {"num_classes": 6})
+    assert named.class_names == ["0", "5"]

@@ -15,10 +15,7 @@ from synco_hub.data.image_folder import (
     draw_evenly,
     draw_stratified_test_mask,
     load_image_folder,
-    load_version_0_1_training_images,
 )
-from synco_hub.data.loading import load_pretraining_images
-from synco_hub.settings import DatasetChoice
 
 
 def write(root: Path, *names: str) -> None:
@@ -237,57 +234,6 @@ def test_any_number_of_images_is_drawn_evenly() -> None:
 
 
 # What version 0.1 recorded of these trees with seed 3.
-@pytest.mark.parametrize(
-    ("names", "count", "rule", "fingerprint"),
-    [
-        (
-            [*(f"{kind}/{k}.jpg" for kind in ("bus", "car") for k in range(10)), "l.png", "car/raw.tga", "bus/x.apng"],
-            *(16, "seeded stratified split (seed 3): 20% of each class, 4 of 20 images, are the test split"),
-            "d49dcb644e39f27d",
-        ),
-        (
-            [f"{split}/{kind}/{k}.jpg" for split in ("Train", "Test") for kind in ("bus", "car") for k in range(5)],
-            *(16, "seeded stratified split (seed 3): 20% of each class, 4 of 20 images, are the test split"),
-            "c2c777fb174a6d63",
-        ),
-        (
-            [
-                *(
-                    f"{split}/{kind}/{k}.jpg"
-                    for split in ("train", "val")
-                    for kind in ("bus", "car")
-                    for k in range(5)
-                ),
-                *("val/van/1.jpg", "unlabeled/1.jpg"),
-            ],
-            *(10, "folder train/ for train, folder val/ for test", "ec9862e3cb882b9b"),
-        ),
-        (
-            [*(f"{k}.jpg" for k in range(5)), "5.tga"],
-            *(5, "no class folders: all images are for training", "e1615ddde0f89cfa"),
-        ),
-        (
-            [f"train/{kind}/{k}.jpg" for kind in ("bus", "car") for k in range(5)],
-            *(8, "seeded stratified split (seed 3): 20% of each class, 2 of 10 images, are the test split"),
-            "e20646fa6761796a",
-        ),
-    ],
-)
-def test_what_version_0_1_pretrained_on(
-    tmp_path: Path, names: list[str], count: int, rule: str, fingerprint: str
-) -> None:
-    for name in names:
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).touch()
-    said = load_version_0_1_training_images(tmp_path, 3).description
-    assert (said.num_images, said.split_rule, said.fingerprint, said.split) == (count, rule, fingerprint, "train")
-    choice = DatasetChoice(str(tmp_path), split_seed=3)
-    assert load_pretraining_images(choice, recorded={"fingerprint": fingerprint}).description == said
-    # A run that begins now, or began with other images, gets those of today.
-    for recorded in (None, {}, {"fingerprint": "another"}):
-        assert load_pretraining_images(choice, recorded=recorded).description.fingerprint != fingerprint
-
-
 def test_names_of_any_bytes(tmp_path: Path) -> None:
     for name in (b"caf\xe9/1 \xff.png", b"caf\xe9/2 'x\".png", b"b/" + b"z" * 250 + b".png", "ü/1.png".encode()):
         file = os.fsencode(tmp_path) + b"/" + name

@@ -15,6 +15,8 @@ from PIL import Image
 
 from synco_hub.data import DatasetChoice, load_dataset, open_stream
 from synco_hub.data.decoding import decode_pixels, decode_rgb
+from synco_hub.data.image_folder import load_image_folder
+from synco_hub.data.loading import load_recorded_images
 from synco_hub.data.streams.images import StreamRow
 from synco_hub.data.value_range import ValueRange, choose_range
 
@@ -109,11 +111,42 @@ def test_what_a_file_states_comes_before_what_is_measured_and_the_user_before_bo
 
 def test_colours_of_12_bits_are_not_black_and_of_16_as_ever() -> None:
     generator = np.random.default_rng(0)
-    for highest in (4095, 65535):
-        values = generator.integers(0, highest + 1, (9, 11, 3), dtype=np.uint16)
-        pixels = np.asarray(decode_rgb(png(values)))
-        wanted = gray(0, 4095, values) if highest == 4095 else (values >> 8).astype(np.uint8)
+    for measured in (4095, 65535):
+        values = generator.integers(0, measured + 1, (9, 11, 3), dtype=np.uint16)
+        pixels = np.asarray(decode_rgb(png(values), None, ValueRange(0, measured)))
+        wanted = gray(0, 4095, values) if measured == 4095 else (values >> 8).astype(np.uint8)
         assert (pixels[..., ::-1] == wanted).all()
+
+
+def test_a_dark_image_alone_stays_dark_unless_it_says_what_white_is() -> None:
+    values = np.round(RAMP * 4000).astype(np.uint16)
+    assert (decode_pixels(png(values))[..., 0] == gray(0, 65535, values)).all()
+    assert (decode_pixels(tiff(values, {281: 4095}))[..., 0] == gray(0, 4095, values)).all()
+    colours = np.stack([values] * 3, axis=-1)
+    assert (decode_pixels(png(colours)) == colours >> 8).all()
+    floats = (RAMP * 1.5).astype(np.float32)
+    assert (decode_pixels(tiff(floats))[..., 0] == gray(0, 255, floats)).all()
+
+
+def test_a_run_goes_on_with_the_pixels_with_which_it_began(tmp_path: Path) -> None:
+    values = np.round(RAMP * 4000).astype(np.uint16)
+    for split in ("train", "test"):
+        for kind in ("a", "b"):
+            (tmp_path / "f" / split / kind).mkdir(parents=True)
+            (tmp_path / "f" / split / kind / "1.png").write_bytes(with_significant_bits(png(values), 12))
+            (tmp_path / "f" / split / kind / "2.png").write_bytes(png(values))
+    today = load_dataset(str(tmp_path / "f"))
+    # As version 0.1 recorded it, which knew of no ranges.
+    begun = load_image_folder(tmp_path / "f").description
+    assert today.description.fingerprint != begun.fingerprint
+    choice = DatasetChoice(str(tmp_path / "f"))
+    for split in ("train", "pretraining"):
+        earlier = load_recorded_images(choice, split, begun.to_dict(), lambda images: images)
+        assert earlier.description == begun
+        assert all((earlier.load_pixels(k)[..., 0] == gray(0, 65535, values)).all() for k in range(len(earlier)))
+    new = load_recorded_images(choice, "train", None, lambda images: images)
+    assert new.description == today.description
+    assert load_dataset(DatasetChoice(str(tmp_path / "f"), value_range="each")).description == begun
 
 
 @pytest.mark.parametrize("text", ["1,0", "a,b", "", "5,5", "0,nan", "1,2,3"])

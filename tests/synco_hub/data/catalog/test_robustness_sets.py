@@ -15,7 +15,7 @@ from synco_hub.data.catalog.loading import (
 )
 from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS, CATALOG
 from synco_hub.data.class_lists import read_class_list
-from synco_hub.data.image_folder import list_image_files
+from synco_hub.data.folder_files import list_image_files
 from synco_hub.settings import DatasetChoice
 
 THOUSAND = read_class_list("imagenet_1k")
