@@ -290,7 +290,7 @@ def knn_accuracy(
     _check_ks(ks, len(bank_features))
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
-    # Five guesses need five votes: of fewer, the rest would be classes that nobody voted for.
+    # Five guesses need five votes: of fewer, some would be classes without any.
     counted = [(guess, k) for k in sorted(set(ks)) for guess in (1, 5) if guess == 1 or min(k, num_classes) >= 5]
     right = {each: torch.zeros((), dtype=torch.long, device=device) for each in counted}
     neighbour_labels, query_labels = bank_labels.to(device)[found.indices], query_labels.to(device)
