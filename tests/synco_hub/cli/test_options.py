@@ -44,7 +44,7 @@ def test_what_is_given_reaches_the_reader(monkeypatch, tmp_path):
         raise ValueError("seen")
 
     monkeypatch.setattr("synco_hub.cli.data.load_dataset", load_dataset)
-    given = {name: f"a-{name}" for name in FLAGS}
+    given = {name: f"a-{name}" for name in FLAGS} | {"value_range": "0,4095"}
     flags = [part for name, value in given.items() for part in (f"--{name.replace('_', '-')}", value)]
     ended = invoke(["data", "prepare", "photographs", "--output", str(tmp_path / "new"), *flags])
     assert str(ended.exception) == "seen"

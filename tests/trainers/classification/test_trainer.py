@@ -182,7 +182,9 @@ def test_sgd_decays_matrices_only_and_the_loss_is_smoothed(tmp_path):
     model.freeze_fixed_parameters()
     targets = ClassificationTargets(torch.tensor([0, 1, 2, 1]), ("a", "b", "c"))
     data = FeatureDataset(torch.zeros(4, 1), targets.values)
-    args = FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=256)
+    args = FineTuningArguments(
+        output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=256, base_learning_rate=1e-3
+    )
     trainer = FineTuningTrainer(model, args, data, data, targets)
     optimizer = trainer.create_optimizer()
     assert isinstance(optimizer, torch.optim.SGD)
