@@ -78,7 +78,7 @@ def choose_range(lowest: float, highest: float, is_float: bool, alone: bool = Fa
 
     An image `alone` may be a dark one, so that its type counts; where that is unusual, its own highest value is white.
     """
-    scales = _FLOAT_SCALES if is_float else _FULL_SCALES
+    scales: tuple[float, ...] = _FLOAT_SCALES if is_float else _FULL_SCALES
     if alone:
         scales = (1.0, 255.0) if is_float else (_HIGHEST_16_BIT,)
     high = next((scale for scale in scales if highest <= scale), None)
