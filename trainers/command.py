@@ -6,6 +6,7 @@ import dataclasses
 import importlib
 import json
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
@@ -81,6 +82,7 @@ class Command:
             else:
                 _quieten_libraries()
                 _load(self.run)(words)
+                _leave_the_others()
 
     def _parser(self, kinds: Sequence[type], further: str, only: Mapping[type, Sequence[str]]) -> FlagParser:
         paragraphs = [self.about.split("\n", 1)[0], further]
@@ -103,6 +105,19 @@ def _quieten_libraries() -> None:
     transformers_logging.disable_progress_bar()
     # accelerate's own call, until it uses the new name of the setting.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+
+
+def _leave_the_others() -> None:
+    """End one of several processes when its work is done and written.
+
+    gloo's threads can abort a process that leaves by the usual way ("terminate called without an active exception").
+    """
+    distributed = sys.modules.get("torch.distributed")
+    if distributed is not None and distributed.is_available() and distributed.is_initialized():
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _load(path: str) -> Any:
