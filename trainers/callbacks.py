@@ -110,17 +110,18 @@ class EpochCallback(TrainerCallback):
 
 
 class TrainBeginCallback(TrainerCallback):
-    """Does something when the optimizer is there, with the state that it goes on from."""
+    """Does things when the optimizer is there, with the state that it goes on from."""
 
-    def __init__(self, work: Callable[[], None]) -> None:
-        self.work = work
+    def __init__(self, *works: Callable[[], None]) -> None:
+        self.works = list(works)  # the Trainer takes each kind of callback once only
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """On the main process, which writes."""
         if state.is_world_process_zero:
-            self.work()
+            for work in self.works:
+                work()
 
 
 class ContinuedTensorBoardCallback(TensorBoardCallback):

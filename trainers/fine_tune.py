@@ -28,4 +28,4 @@ COMMAND = Command(
 main = COMMAND.main
 
 if __name__ == "__main__":
-    main()
+    COMMAND.run_as_program()

@@ -19,7 +19,6 @@ from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.models import SynCoConfig, image_processor
 from synco_hub.results import library_versions
-from trainers.callbacks import TrainBeginCallback
 from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -71,7 +70,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         claim_directory(directory, {**recorded, **held}, trainer.resumes)
 
     run_on_main_process(claim, *processes)
-    trainer.add_callback(TrainBeginCallback(lambda: _record_what_is_held(directory, trainer, recorded)))
+    trainer.at_begin.works.append(lambda: _record_what_is_held(directory, trainer, recorded))
     if stream is None and trainer.is_world_process_zero():
         logger.warning("%s", describe_pretraining_images(images))
     trainer.train()

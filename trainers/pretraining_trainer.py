@@ -122,12 +122,13 @@ class SynCoTrainer(CheckpointingTrainer):
         self.device_views = _build_device_views(self._transform, args)
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
+        self.at_begin = TrainBeginCallback(self._warn_of_misfits)
         for callback in (
             TargetUpdateCallback(self),
             GradientNormCallback(self),
             EpochCallback(self),
             LastLogCallback(),
-            TrainBeginCallback(self._warn_of_misfits),
+            self.at_begin,
             CollapseCallback(model.settings.queue_size if model.objective.has_queue else None),
         ):
             self.add_callback(callback)

@@ -84,11 +84,16 @@ def mean_per_class_share(right: Tensor, targets: Tensor, num_classes: int) -> fl
         targets: Class indices in [0, num_classes). Shape: (batch,).
         num_classes: Number of classes; those without an image are left out.
     """
+    return float(_shares_of_classes(right, targets, num_classes)[0].mean())
+
+
+def _shares_of_classes(right: Tensor, targets: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Share of right images, and number of images, of each class that has any."""
     labels = targets.long()
     images = torch.bincount(labels, minlength=num_classes)
     hits = torch.bincount(labels[right], minlength=num_classes)
     present = images > 0
-    return float((hits[present].double() / images[present]).mean())
+    return hits[present].double() / images[present], images[present]
 
 
 def standard_error(percent: float, count: int) -> float:
@@ -108,11 +113,8 @@ def mean_per_class_error(right: Tensor, targets: Tensor, num_classes: int) -> fl
         targets: Class indices in [0, num_classes). Shape: (batch,).
         num_classes: Number of classes; those without an image are left out.
     """
-    labels = targets.long()
-    images = torch.bincount(labels, minlength=num_classes).double()
-    present = images > 0
-    shares = torch.bincount(labels[right], minlength=num_classes).double()[present] / images[present]
-    return float(100.0 * (shares * (1.0 - shares) / images[present]).sum().sqrt() / int(present.sum()))
+    shares, images = _shares_of_classes(right, targets, num_classes)
+    return float(100.0 * (shares * (1.0 - shares) / images).sum().sqrt() / len(shares))
 
 
 def check_class_targets(scores: Tensor, targets: Tensor) -> None:

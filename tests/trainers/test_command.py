@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import pytest
 
+from trainers import command as command_module
 from trainers import fine_tune, linear_probe, pretrain
 from trainers.classification.settings import LabelledDataArguments
 from trainers.command import Command, drop_flags, list_flags, parse_flags, recall_flags, split_flags
@@ -157,3 +158,22 @@ def test_a_resumed_run_is_told_what_it_was_started_with(tmp_path, caplog):
     file.write_text("{}")
     assert recall_flags([*base, "--resume"], file.name) == []
     assert "of an earlier version" in caplog.text
+
+
+@pytest.mark.parametrize(("ending", "code"), [(None, 0), (SystemExit(143), 143), (SystemExit(1), 1)])
+@pytest.mark.parametrize("several", [False, True])
+def test_a_program_ends_with_the_code_of_what_it_ran(ending, code, several, monkeypatch):
+    left = []
+
+    def run(self):
+        if ending is not None:
+            raise ending
+
+    monkeypatch.setattr(Command, "main", run)
+    monkeypatch.setattr(command_module, "_is_one_of_several_processes", lambda: several)
+    monkeypatch.setattr(command_module.os, "_exit", left.append)
+    monkeypatch.setattr(command_module.logging, "shutdown", lambda: None)
+    with pytest.raises(SystemExit) as ended:  # what would end the process has been replaced
+        pretrain.COMMAND.run_as_program()
+    assert ended.value.code == code
+    assert left == ([code] if several else [])
