@@ -6,7 +6,13 @@ from huggingface_hub import ModelCard
 
 from synco_hub.cli.options import CardOptions, CardVerifyOptions
 from synco_hub.hub.card.evaluation_entries import select_metrics
-from synco_hub.hub.card.model_card import CARD_FILE, find_results_in, list_foreign_results, refresh_card
+from synco_hub.hub.card.model_card import (
+    CARD_FILE,
+    find_results_in,
+    list_foreign_conversion,
+    list_foreign_results,
+    refresh_card,
+)
 from synco_hub.hub.publication.checks import number_problems
 from synco_hub.protocols import measure
 from synco_hub.results import EvaluationResult
@@ -18,7 +24,7 @@ _KNN = "knn"
 def write(options: CardOptions) -> None:
     """`synco-hub card` and `synco-hub card write`."""
     results = refresh_card(options.directory, options.name, options.facts, options.licence)
-    for line in list_foreign_results(options.directory):
+    for line in list_foreign_results(options.directory) + list_foreign_conversion(options.directory):
         print(f"left out: {line}")
     numbers = sum(len(select_metrics(result)) for result in results)
     print(f"wrote {options.directory / CARD_FILE} with {numbers} measured numbers")
@@ -30,7 +36,7 @@ def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
     if not (directory / CARD_FILE).is_file():
         raise ValueError(f"{directory} has no card: write it with `synco-hub card {directory}`.")
     results = find_results_in(directory)
-    problems = list_foreign_results(directory)
+    problems = list_foreign_results(directory) + list_foreign_conversion(directory)
     problems += number_problems(directory, ModelCard.load(directory / CARD_FILE), results)
     lines: list[str] = []
     measured = 0

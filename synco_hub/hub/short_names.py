@@ -4,7 +4,8 @@ One function of `transformers` lies below all Auto classes and `pipeline`: `tran
 wrapped so that a short name becomes, in this order, a local directory of that name, an installed checkpoint, or the
 Hub repository of the zoo's row. Some of them also ask the Hub's client: which commit an id stands at, whether it
 exists (AutoBackbone, of directories too), which templates it has (AutoProcessor), for which task it is (`pipeline`).
-Of what lies on this computer these questions are answered here. Every other id goes through untouched.
+Of what lies on this computer these questions are answered here. Every other id goes through untouched, but for one
+that only a mistyped short name can be.
 
 Importing the Auto classes costs seconds (they import torch), so everything here waits for the moment at which they are
 first imported.
@@ -22,7 +23,11 @@ from typing import Any
 
 import wrapt
 
-from synco_hub.zoo import ZOO, checkpoint_directory, find_installed_directory, find_zoo_name
+from synco_hub.errors import suggest
+from synco_hub.zoo import ZOO, checkpoint_directory, find_installed_directory, find_zoo_name, list_models
+
+# No id of the Hub without an organisation begins so.
+_BEGINNINGS = tuple({f"{row.method}-" for row in ZOO.values()})
 
 
 def resolve(name: str) -> str:
@@ -30,6 +35,7 @@ def resolve(name: str) -> str:
     if os.path.isdir(name):
         return name
     name = find_zoo_name(name)
+    _refuse_mistyped(name)
     if os.sep in name or "/" in name:
         return name
     if installed := find_installed_directory(name):
@@ -40,6 +46,19 @@ def resolve(name: str) -> str:
     if row.hub_repo is not None:
         return row.hub_repo
     raise OSError(describe_missing(name))
+
+
+def _refuse_mistyped(name: str) -> None:
+    """Refuse what begins as names of the zoo do and is none, before the Hub is asked for it and says less."""
+    bare = name.rstrip("/")
+    if not bare.lower().startswith(_BEGINNINGS) or "/" in bare or os.path.exists(bare):
+        return
+    known = [row.name for row in list_models()]
+    if bare not in known:
+        raise OSError(
+            f"{bare!r} is neither a directory, nor installed, nor in the zoo: `synco-hub list` shows what there is; a "
+            f"Hub id has the form organisation/name.{suggest(bare.lower(), known)}"
+        )
 
 
 def describe_missing(name: str) -> str:
@@ -148,11 +167,21 @@ def _register_image_processor(module: ModuleType) -> None:
     )
 
 
+def _register_feature_extractor(module: ModuleType) -> None:
+    from transformers import ViTImageProcessor
+
+    from synco_hub.models.configuration_synco import SynCoConfig
+
+    # What code of earlier days calls an image processor.
+    module.AutoFeatureExtractor.register(SynCoConfig, ViTImageProcessor, exist_ok=True)
+
+
 _ON_IMPORT = {
     "transformers.utils.hub": wrap_cached_files,
     "transformers.models.auto.configuration_auto": _register_config,
     "transformers.models.auto.modeling_auto": _register_models,
     "transformers.models.auto.image_processing_auto": _register_image_processor,
+    "transformers.models.auto.feature_extraction_auto": _register_feature_extractor,
 }
 
 

@@ -115,6 +115,23 @@ def list_foreign_results(directory: Path) -> list[str]:
     return _sort_results(directory)[1]
 
 
+def list_foreign_conversion(directory: Path) -> list[str]:
+    """A line where a directory's account of a conversion is of other weights; earlier versions did not note which."""
+    converted = _read_mapping(directory / CONVERSION_REPORT).get("weights")
+    if converted is None or not any(directory.glob("*.safetensors")):
+        return []
+    try:
+        whole, backbone = hash_saved_weights(directory)
+    except (SafetensorError, ValueError) as error:
+        return [f"{CONVERSION_REPORT} cannot be compared with the weights: {' '.join(str(error).split())}"]
+    if converted in (whole, backbone):  # a head may have been trained on what was converted
+        return []
+    return [
+        f"{CONVERSION_REPORT} is about other weights than these ({converted}, here {whole}): convert again, or move it "
+        "away if these are not what was converted"
+    ]
+
+
 def _sort_results(directory: Path) -> tuple[list[EvaluationResult], list[str]]:
     found = {}
     for file in [*sorted(directory.glob("*.json")), *sorted((directory / RESULTS_FOLDER).rglob("*.json"))]:
@@ -192,7 +209,7 @@ def _made_by(directory: Path) -> dict[str, Any]:
     """How the weights came to be, by the files that trainers and the converter left; empty if none did."""
     made: dict[str, Any] = {}
     for file, kept in ((SETTINGS_FILE, None), (CONVERSION_REPORT, _CONVERSION_KEYS)):
-        if not made:
+        if not made and (kept is None or not list_foreign_conversion(directory)):
             made = {key: value for key, value in _read_mapping(directory / file).items() if not kept or key in kept}
     # What the classifier was trained on and how; the backbone's own training is said by the model that it names.
     classifier = _read_mapping(directory / CLASSIFICATION_FILE)

@@ -46,6 +46,7 @@ from synco_hub.hub.preprocessing import (
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.results import library_versions
+from synco_hub.weights_identity import hash_saved_weights
 
 SCHEMA_VERSION = 1
 _SHOWN_VALUES = 8
@@ -76,6 +77,7 @@ class ConversionReport:
         clean: Whether every tensor was accounted for.
         preprocessing: How images are prepared: `source`, `steps`, `processor`, and where there was a pair before,
             `pixels` and `features`: by how much drawn pictures differ through it and through the new one.
+        weights: Hash of what was written; other weights in its place make the account void.
         versions: Library versions.
     """
 
@@ -95,6 +97,7 @@ class ConversionReport:
     wrong_shaped: tuple[str, ...] = ()
     clean: bool = True
     preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    weights: str | None = None
     versions: Mapping[str, str] = field(
         default_factory=lambda: {**library_versions(), "safetensors": safetensors.__version__}
     )
@@ -201,7 +204,8 @@ def write_converted(
     if converted.state is not None:
         _write_state(directory, model.config, converted.state)
     loaded = _check_written(directory, model)
-    report = replace(report, preprocessing=_check_pair(directory, loaded, source, preprocessing))
+    pair = _check_pair(directory, loaded, source, preprocessing)
+    report = replace(report, preprocessing=pair, weights=hash_saved_weights(directory)[0])
     report.save(directory)
     write_facts(directory / FACTS_FILE, describe_licence(recognised.layout))
     refresh_card(directory, name)

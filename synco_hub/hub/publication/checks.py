@@ -16,7 +16,13 @@ from safetensors import SafetensorError, safe_open
 
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.card.evaluation_entries import build_model_index, render_evaluation_files
-from synco_hub.hub.card.model_card import CARD_FILE, CONVERSION_REPORT, find_results_in, render_expected_card
+from synco_hub.hub.card.model_card import (
+    CARD_FILE,
+    CONVERSION_REPORT,
+    find_results_in,
+    list_foreign_conversion,
+    render_expected_card,
+)
 from synco_hub.hub.card.rendering import results_table
 from synco_hub.hub.conversion.weights import describe_directory_misfit
 from synco_hub.results import EvaluationResult
@@ -126,7 +132,7 @@ def fit_problems(directory: Path) -> list[str]:
 
 
 def find_conversion_problems(directory: Path) -> list[str]:
-    """A conversion that left something over or did not find something."""
+    """A conversion that left something over, did not find something, or was of other weights."""
     file = directory / CONVERSION_REPORT
     if not file.is_file():
         return []
@@ -142,7 +148,7 @@ def find_conversion_problems(directory: Path) -> list[str]:
             "another shape "
             f"(first: {', '.join(map(str, (leftover + missing)[:3])) or 'none named'}): convert again until it is"
         ]
-    return []
+    return list_foreign_conversion(directory)
 
 
 def find_card_problems(directory: Path) -> list[str]:

@@ -7,9 +7,12 @@ import pytest
 import torch
 from command_line import invoke
 from PIL import Image
+from transformers import ViTConfig, ViTModel
 
 from synco_hub.cli.demo import measure
 from synco_hub.hub.card.model_card import refresh_card
+from synco_hub.hub.loading import LinearHead, load_model, save_classifier
+from synco_hub.hub.publication.checks import find_conversion_problems
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 
@@ -85,6 +88,35 @@ def test_a_result_of_other_weights_is_left_out_by_name(run, tmp_path):
     assert "measure again on fractals with `synco-hub evaluate knn --model" in done.output
     assert "with 0 measured numbers" in done.output
     assert "results_knn.json is about other weights" in str(verify(further).exception)
+
+
+def test_a_conversion_of_other_weights_is_no_account_of_these(tmp_path):
+    torch.manual_seed(0)
+    stock = ViTModel(
+        ViTConfig(hidden_size=32, num_hidden_layers=1, num_attention_heads=2, image_size=32, patch_size=16),
+        add_pooling_layer=False,
+    )
+    stock.save_pretrained(tmp_path / "stock")
+    directory = tmp_path / "vit"
+    assert invoke(["convert", str(tmp_path / "stock"), "--output", str(directory)]).exit_code == 0
+    converted = "source.sha256" in (directory / "README.md").read_text()
+    assert converted and find_conversion_problems(directory) == []
+    # A head that is trained on these weights leaves them what they were.
+    network, processor = load_model(str(directory))
+    save_classifier(directory, str(directory), network, processor, LinearHead(torch.ones(2, 32), torch.ones(2), "ab"))
+    assert "left out" not in invoke(["card", str(directory)]).output
+    for tensor in network.state_dict().values():
+        tensor.add_(1.0)
+    network.save_pretrained(directory)
+    done = invoke(["card", str(directory)])
+    assert "left out: conversion_report.json is about other weights than these" in done.output
+    assert "source.sha256" not in (directory / "README.md").read_text()
+    assert "other weights than these" in find_conversion_problems(directory)[0]
+    assert "other weights than these" in str(verify(directory).exception)
+    # What earlier versions wrote does not say which weights, and counts as it did.
+    report = json.loads((directory / "conversion_report.json").read_text())
+    (directory / "conversion_report.json").write_text(json.dumps({**report, "weights": None}))
+    assert "left out" not in invoke(["card", str(directory)]).output
 
 
 def test_what_cannot_be_measured_here_is_said_and_is_no_success(run, tmp_path):

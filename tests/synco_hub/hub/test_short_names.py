@@ -39,13 +39,14 @@ MISSING = "byol-swin-t"
 
 OTHERS = [
     "bert-base-uncased",
-    "synco-v2-deit-b",
+    "bert-base-uncased/",
+    "byol",
     "some-organisation/synco-v2-deit-s",
     "./synco-v2-deit-s",
     "../synco-v2-deit-s",
     "/absolute/synco-v2-deit-s",
     "synco-v2-deit-s/config.json",
-    "synco-v2-deit-b/",
+    "moby-deit-s/model.safetensors",
     "..",
     "",
     "/",
@@ -111,6 +112,7 @@ def test_an_installed_checkpoint_is_found_by_all_auto_classes_without_network(ho
         classifier = AutoModelForImageClassification.from_pretrained("moby-deit-s", **arguments)
         assert _same(classifier.synco, installed)
         assert AutoImageProcessor.from_pretrained("moby-deit-s", **arguments).crop_size["height"] == 32
+    assert AutoFeatureExtractor.from_pretrained("moby-deit-s").crop_size["height"] == 32
     assert _same(SynCoModel.from_pretrained("moby-deit-s"), installed)
     assert _same(AutoModel.from_pretrained(Path("moby-deit-s")), installed)
     extractor = pipeline("image-feature-extraction", model="moby-deit-s", pool=True)
@@ -154,18 +156,18 @@ def test_a_published_checkpoint_comes_last_from_its_repository(home, monkeypatch
 
 ASKING = """
 import sys
-from transformers import AutoBackbone, AutoFeatureExtractor, AutoModel, AutoProcessor, pipeline
+from transformers import AutoBackbone, AutoFeatureExtractor, AutoImageProcessor, AutoModel, AutoProcessor, pipeline
 import synco_hub
 for name in sys.argv[1:]:
     assert AutoProcessor.from_pretrained(name).crop_size["height"] == 32
     assert type(pipeline(model=name)).__name__ == "ImageFeatureExtractionPipeline"
-    for asking, words in ((AutoFeatureExtractor, "Unrecognized feature extractor"), (AutoBackbone, "SynCoConfig")):
-        try:
-            asking.from_pretrained(name)
-        except ValueError as error:  # of a class that has no such part
-            assert words in str(error), error
-        else:
-            raise AssertionError(asking)
+    assert AutoFeatureExtractor.from_pretrained(name).to_dict() == AutoImageProcessor.from_pretrained(name).to_dict()
+    try:
+        AutoBackbone.from_pretrained(name)
+    except ValueError as error:  # of a class that has no such part
+        assert "SynCoConfig" in str(error), error
+    else:
+        raise AssertionError(name)
     AutoModel.from_pretrained(name)
 """
 
@@ -247,6 +249,23 @@ def test_a_checkpoint_that_is_nowhere_gives_one_error_and_asks_nobody(load, home
     assert "\n" not in message
     assert not no_network
     assert not home.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("synco-v2-deit-t1ny", "synco-v2-deit-s"), ("MoBY-Swin-S/", "moby-swin-t"), ("byol-of-mine", "byol-of-mine-2")],
+)
+def test_a_mistyped_name_is_said_to_be_one_and_asks_nobody(name, meant, home, no_network):
+    _checkpoint(home / "checkpoints" / "byol-of-mine-2", seed=1)
+    for load in (AutoConfig, AutoModel, AutoImageProcessor, AutoProcessor, SynCoModel, AutoBackbone):
+        with pytest.raises(OSError, match=f"'{name.rstrip('/')}' is neither a directory, nor installed") as error:
+            load.from_pretrained(name)
+        assert f"Did you mean '{meant}'" in str(error.value) and "\n" not in str(error.value)
+    with pytest.raises(OSError, match="neither a directory, nor installed"):
+        pipeline("image-feature-extraction", model=name)
+    assert not no_network
+    Path(name.rstrip("/")).write_text("")  # what a file of that name is, transformers says
+    assert short_names.resolve(name) == name
 
 
 def test_half_an_installed_checkpoint_is_none(home):

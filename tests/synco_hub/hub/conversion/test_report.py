@@ -15,6 +15,7 @@ from synco_hub.hub.export.network import make_fixed_input
 from synco_hub.hub.loading import LinearHead
 from synco_hub.hub.preprocessing import choose_preprocessing
 from synco_hub.models import SynCoConfig, SynCoModel
+from synco_hub.weights_identity import hash_weights
 
 SOURCE = CheckpointSource("file.pth", "torch", "0" * 64, {})
 ASSUMED = choose_preprocessing(None, None, 32, 3, told=False)
@@ -100,6 +101,8 @@ def test_a_backbone_lies_there_with_everything_that_belongs_to_it(tmp_path):
     assert 'from_pretrained("my-vit")' in (tmp_path / "README.md").read_text()
     loaded = AutoModel.from_pretrained(tmp_path).state_dict()
     assert all(torch.equal(loaded[key], value) for key, value in network.model.state_dict().items())
+    noted = json.loads((tmp_path / "conversion_report.json").read_text())["weights"]
+    assert noted == hash_weights(AutoModel.from_pretrained(tmp_path))
 
 
 def test_a_head_makes_a_classifier(tmp_path):
