@@ -181,7 +181,7 @@ class ProcessorTransform(EvaluationTransform):
         shapes = {
             tuple(make_view(processor, Image.new("RGB", size)).shape) for size in ((97, 64), (64, 97), (300, 300))
         }
-        if len(shapes) > 1 or len(next(iter(shapes))) != 3:
+        if len(shapes) > 1:
             raise ValueError(
                 f"{type(processor).__name__} makes views of the shapes {sorted(shapes)} from pictures of different "
                 "sizes, where an evaluation needs one (channels, height, width): save the model's directory with a "
@@ -251,6 +251,12 @@ def make_view(processor: Any, image: Image.Image, **changes: Any) -> torch.Tenso
         raise ValueError(
             f"{type(processor).__name__} does not give one view of an image as pixel_values: use a model whose image "
             "processor does"
+        )
+    if pixel_values.ndim != 4:
+        raise ValueError(
+            f"{type(processor).__name__} gives values of shape {tuple(pixel_values.shape[1:])} an image, no (channels, "
+            "height, width): a network that is given patches of any number, with a mask, is not measured or drawn; "
+            "take one of a fixed resolution (siglip2-base-patch16-224 beside siglip2-base-patch16-naflex)"
         )
     return pixel_values[0].float()
 

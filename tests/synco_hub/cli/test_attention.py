@@ -3,6 +3,7 @@ import pytest
 import torch
 from command_line import invoke
 from PIL import Image
+from transformers import Siglip2ImageProcessor, Siglip2VisionConfig, Siglip2VisionModel
 
 from synco_hub.cli.attention import _grid
 from synco_hub.cli.options import AttentionOptions
@@ -66,6 +67,26 @@ def test_a_map_that_does_not_fit_an_unknown_kind_and_a_broken_image_get_a_clear_
     image.write_bytes(b"")
     assert "image.png" in str(invoke(["attention", *flags]).exception)
     assert not (tmp_path / "figure.png").exists()
+
+
+@pytest.mark.parametrize("kind", [[], ["--kind", "tokens"], ["--kind", "cam"]])
+def test_a_network_that_is_given_patches_is_said_to_be_one(tmp_path, kind):
+    Siglip2VisionModel(
+        Siglip2VisionConfig(
+            hidden_size=16,
+            num_hidden_layers=1,
+            num_attention_heads=2,
+            intermediate_size=16,
+            patch_size=8,
+            num_patches=16,
+        )
+    ).save_pretrained(tmp_path)
+    Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(tmp_path)
+    Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
+    done = invoke(["attention", "--model", str(tmp_path), "--image", str(tmp_path / "image.png"), *kind])
+    assert isinstance(done.exception, ValueError)
+    assert "Siglip2ImageProcessor gives values of shape (16, 192) an image" in str(done.exception)
+    assert "fixed resolution" in str(done.exception)
 
 
 def test_gradients_say_of_what_and_equal_names_do_not_collide(tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def test_a_processor_that_exchanges_channels_has_no_mean() -> None:
         (processor({"shortest_edge": 32}, None), "shapes .*save the model's directory with a fixed size"),
         (processor({"shortest_edge": 32}, 28, do_resize=False, do_center_crop=False), "of different sizes"),
         (DetrImageProcessor(), "of different sizes"),
-        (Siglip2ImageProcessor(), r"\(256, 768\)"),
+        (Siglip2ImageProcessor(), r"\(256, 768\) an image, no \(channels, height, width\).*fixed resolution"),
         (Qwen2VLImageProcessor(), "does not give one view"),
     ],
 )
