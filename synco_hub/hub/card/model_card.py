@@ -127,8 +127,8 @@ def list_foreign_conversion(directory: Path) -> list[str]:
     if converted in (whole, backbone):  # a head may have been trained on what was converted
         return []
     return [
-        f"{CONVERSION_REPORT} is about other weights than these ({converted}, here {whole}): convert again, or move it "
-        "away if these are not what was converted"
+        f"{CONVERSION_REPORT} is about other weights than these ({converted}, here {whole}): convert again, or move "
+        "it away if these are not what was converted"
     ]
 
 

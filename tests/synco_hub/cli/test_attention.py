@@ -71,16 +71,10 @@ def test_a_map_that_does_not_fit_an_unknown_kind_and_a_broken_image_get_a_clear_
 
 @pytest.mark.parametrize("kind", [[], ["--kind", "tokens"], ["--kind", "cam"]])
 def test_a_network_that_is_given_patches_is_said_to_be_one(tmp_path, kind):
-    Siglip2VisionModel(
-        Siglip2VisionConfig(
-            hidden_size=16,
-            num_hidden_layers=1,
-            num_attention_heads=2,
-            intermediate_size=16,
-            patch_size=8,
-            num_patches=16,
-        )
-    ).save_pretrained(tmp_path)
+    config = Siglip2VisionConfig(
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16, patch_size=8, num_patches=16
+    )
+    Siglip2VisionModel(config).save_pretrained(tmp_path)
     Siglip2ImageProcessor(patch_size=8, max_num_patches=16).save_pretrained(tmp_path)
     Image.new("RGB", (64, 48)).save(tmp_path / "image.png")
     done = invoke(["attention", "--model", str(tmp_path), "--image", str(tmp_path / "image.png"), *kind])

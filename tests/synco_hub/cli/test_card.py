@@ -100,7 +100,8 @@ def test_a_conversion_of_other_weights_is_no_account_of_these(tmp_path):
     directory = tmp_path / "vit"
     assert invoke(["convert", str(tmp_path / "stock"), "--output", str(directory)]).exit_code == 0
     converted = "source.sha256" in (directory / "README.md").read_text()
-    assert converted and find_conversion_problems(directory) == []
+    assert converted
+    assert find_conversion_problems(directory) == []
     # A head that is trained on these weights leaves them what they were.
     network, processor = load_model(str(directory))
     save_classifier(directory, str(directory), network, processor, LinearHead(torch.ones(2, 32), torch.ones(2), "ab"))
