@@ -255,8 +255,8 @@ def make_view(processor: Any, image: Image.Image, **changes: Any) -> torch.Tenso
     if pixel_values.ndim != 4:
         raise ValueError(
             f"{type(processor).__name__} gives values of shape {tuple(pixel_values.shape[1:])} an image, no "
-            "(channels, height, width): a network that is given patches of any number, with a mask, is not measured or "
-            "drawn; take one of a fixed resolution (siglip2-base-patch16-224 beside siglip2-base-patch16-naflex)"
+            "(channels, height, width): a network that is given patches of any number, with a mask, is not measured "
+            "or drawn; take one of a fixed resolution (siglip2-base-patch16-224 beside siglip2-base-patch16-naflex)"
         )
     return pixel_values[0].float()
 
