@@ -55,7 +55,7 @@ OLDEST := .venv-oldest
 test-oldest:
 	test -x $(OLDEST)/bin/python || $(PYTHON) -m venv $(OLDEST)
 	$(OLDEST)/bin/python -m pip install --quiet uv
-	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy fastapi uvicorn yacs
+	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy fastapi uvicorn yacs tensorboard
 	OMP_NUM_THREADS=2 $(OLDEST)/bin/python -m pytest -q tests/synco_hub/models tests/synco_hub/hub tests/trainers tests/synco_hub/test_flag_parser.py tests/synco_hub/test_protocols.py tests/synco_hub/cli/test_main.py
 
 # Half an hour; writes tests/benchmarks/results/*.json and BENCHMARKS.md.

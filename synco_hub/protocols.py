@@ -297,7 +297,7 @@ def _loaded(row: Evaluator, model: str | None, settings: Any, revision: str | No
         raise FlagError(f"--model is missing: give the model to measure{instead}.")
     model = resolve("synco_hub.hub.run_checkpoints:find_newest_state")(model)
     evaluated = resolve("synco_hub.evaluation.measurement:EvaluatedModel")
-    found = resolve("synco_hub.hub.model_names:find_revision")(model, revision)
+    found = resolve("synco_hub.hub.model_names:find_revision")(model, revision, not random_network)
     at = {} if found.commit is None else {"revision": found.commit}
     if row.model == CLASSIFIER:
         classifier, processor, class_names = resolve("synco_hub.hub.loading:load_classifier")(model, **at)

@@ -104,7 +104,8 @@ class CheckedTrainingArguments(TrainingArguments):
 
     def _refuse_idle(self, defaults: Mapping[str, Any]) -> None:
         """Refuses flags that do nothing without another one, which was not given."""
-        checkpointing = self.activation_checkpointing or self.gradient_checkpointing
+        given = vars(self)  # transformers 5.17 knows gradient_checkpointing alone
+        checkpointing = given.get("activation_checkpointing") or self.gradient_checkpointing
         keeps_best = self.load_best_model_at_end or self.save_strategy == "best"
         for name, needed, there in (
             ("activation_checkpointing_kwargs", "--activation-checkpointing", checkpointing),
@@ -112,7 +113,7 @@ class CheckedTrainingArguments(TrainingArguments):
             ("metric_for_best_model", "--load-best-model-at-end or --save-strategy best", keeps_best),
             ("greater_is_better", "--load-best-model-at-end or --save-strategy best", keeps_best),
         ):
-            if getattr(self, name) is not None and not there:
+            if given.get(name) is not None and not there:
                 raise ValueError(
                     f"--{name.replace('_', '-')} does nothing without {needed}: add that, or leave it out."
                 )

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from huggingface_hub import hf_hub_download, try_to_load_from_cache
-from huggingface_hub.errors import RevisionNotFoundError
+from huggingface_hub import hf_hub_download, is_offline_mode, try_to_load_from_cache
+from huggingface_hub.errors import LocalEntryNotFoundError, RevisionNotFoundError
 from transformers.utils import IMAGE_PROCESSOR_NAME
 from transformers.utils import hub as transformers_files
 from transformers.utils.import_utils import is_peft_available
@@ -96,16 +96,16 @@ class Revision:
     words: str
 
 
-def find_revision(name: str, revision: str | None = None) -> Revision:
+def find_revision(name: str, revision: str | None = None, with_weights: bool = True) -> Revision:
     """The commit on the Hub that a model's name means now, or means at a branch, tag or commit.
 
-    Offline it is that of the cached files.
+    Offline it is that of the cached files. Without weights, an architecture of timm needs none.
     """
     if facts := read_head_facts(name):
         _refuse_revision(name, revision, "it holds a linear head for a model that it names")
-        return find_revision(facts["model"], facts.get("revision"))
+        return find_revision(facts["model"], facts.get("revision"), with_weights)
     if name.startswith(TIMM_PREFIX):
-        return _find_timm_revision(name.removeprefix(TIMM_PREFIX), revision)
+        return _find_timm_revision(name.removeprefix(TIMM_PREFIX), revision, with_weights)
     register()
     place = resolve(name)
     if Path(place).is_dir():
@@ -127,7 +127,7 @@ def find_revision(name: str, revision: str | None = None) -> Revision:
     return _revision_of(file, revision)
 
 
-def _find_timm_revision(name: str, revision: str | None) -> Revision:
+def _find_timm_revision(name: str, revision: str | None, with_weights: bool) -> Revision:
     repository = find_timm_repository(name)
     if repository is None:
         _refuse_revision(f"{TIMM_PREFIX}{name}", revision, "its weights lie on no Hub")
@@ -139,10 +139,17 @@ def _find_timm_revision(name: str, revision: str | None) -> Revision:
         raise ValueError(
             f"--model-revision {revision}: {repository} has no such revision; give a branch, a tag or a commit."
         ) from None
-    except OSError:
+    except OSError as error:
         # Without a network: what lies here decides.
         for file in ("model.safetensors", "pytorch_model.bin"):
             found = found or try_to_load_from_cache(repository, file, revision=revision)
+        unreachable = isinstance(error, LocalEntryNotFoundError) and not is_offline_mode()
+        if with_weights and unreachable and not isinstance(found, str):
+            # timm would wait for the network again, for each file that it could read.
+            raise OSError(
+                f"model '{TIMM_PREFIX}{name}': its weights, {repository} on the Hub, are not in the cache, and the "
+                "Hub cannot be reached: run this once where it can, or give a directory."
+            ) from None
     return _revision_of(found if isinstance(found, str) else None, revision)
 
 

@@ -50,7 +50,7 @@ def folder(tmp_path_factory) -> Path:
 def planned(folder: Path, name: str, module: str, number: str, *flags: str) -> dict[str, Any]:
     argv = [*COMMON, *flags, "--output-dir", str(folder / name)]
     return {
-        "module": module, "argv": argv, "log": str(folder / f"{name}.log"), "signal": number, "until": "loss",
+        "module": module, "argv": argv, "log": str(folder / f"{name}.log"), "signal": number, "until": "'loss'",
     }  # fmt: skip
 
 
@@ -99,7 +99,7 @@ def test_several_processes_save_and_stop(folder):
             stdout=stream, stderr=stream, env=environment(folder), start_new_session=True,
         )  # fmt: skip
     give_up = time.monotonic() + 200
-    while "loss" not in log.read_text() and started.poll() is None and time.monotonic() < give_up:
+    while "'loss'" not in log.read_text() and started.poll() is None and time.monotonic() < give_up:
         time.sleep(0.05)
     started.send_signal(signal.SIGTERM)
     os.killpg(started.pid, signal.SIGTERM)

@@ -21,7 +21,7 @@ from synco_hub.data.folder_files import list_image_files, list_subfolders
 from synco_hub.data.folder_splits import SplitKind, list_split_folders
 from synco_hub.data.image_dataset import ImageDataset, fingerprint
 from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
-from synco_hub.data.original import LayoutNotFoundError, read_original
+from synco_hub.data.original import READERS, LayoutNotFoundError, read_original
 from synco_hub.data.preparation import MANIFEST, require_complete
 from synco_hub.data.subsets import read_low_shot_list, take_classes, take_listed_subset
 from synco_hub.data.table_source import TableSource, has_tables, split_names
@@ -239,7 +239,7 @@ def load_catalog_folder(row: DatasetRow, folder: Path, split: str, seed: int = 0
         images = _load_class_folders(row, folder, split)
     elif trains and tests and row.metric is not Metric.average_precision:
         images = load_image_folder(folder, split)
-    elif row.layout is Layout.lists:
+    elif row.name in READERS:
         return _listed(row, folder, split)
     elif row.layout is Layout.draw:
         images = _drawn(row, folder, split, seed)

@@ -25,14 +25,13 @@ class Layout(StrEnum):
 
     `split_folders`: `train/<class>/` beside `val/<class>/` or `test/<class>/`. `class_folders`: every image is of the
     test split, and its class is the folder it lies in. `draw`: class folders that a seed divides, with a fixed number
-    of training images per class. `lists`: files of the set's authors say which image is of which split and class.
-    `other`: there are no files of its own.
+    of training images per class. `other`: files of the set's authors say which image is of which split and class, and
+    `synco_hub.data.original.READERS` has who reads them, or there are no files of its own.
     """
 
     split_folders = "split folders"
     class_folders = "class folders"
     draw = "seeded draw"
-    lists = "published lists"
     other = "other"
 
 

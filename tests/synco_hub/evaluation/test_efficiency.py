@@ -1,5 +1,6 @@
 import subprocess
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -119,7 +120,7 @@ def test_the_cost_of_a_model_is_its_own(tmp_path, monkeypatch):
 def test_the_cost_of_networks_that_are_not_ours(tmp_path, monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     quick = {"batch_size": 2, "repeats": 1, "device": "cpu", "progress": False}
     result = synco_hub.evaluate("efficiency", "timm:test_vit", **quick)
     assert result.protocol.parameters["input"] == [3, 160, 160]

@@ -10,9 +10,12 @@ import pytest
 import timm
 import torch
 from huggingface_hub import HfApi
+from huggingface_hub.errors import LocalEntryNotFoundError
 from loopback_hub.server import TOKEN
 from safetensors.torch import save_file
 
+import synco_hub
+from synco_hub.hub import model_names
 from synco_hub.hub.model_names import find_revision
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.weights_identity import hash_weights
@@ -99,6 +102,25 @@ def test_a_timm_name_has_a_commit_too(hub, hub_api, tmp_path):
     assert "no such revision" in wrong
     offline = measure_elsewhere(hub, tmp_path, [(name, None)], HF_HUB_OFFLINE="1")
     assert offline[0]["revision"] == commits[1]
+
+
+def test_timm_waits_for_an_unreachable_hub_once(monkeypatch):
+    """Here for the commit; timm itself would again for each of two files of weights."""
+
+    def unreachable(repository, file, revision=None):
+        asked.append((repository, file))
+        raise LocalEntryNotFoundError("no network")
+
+    asked: list = []
+    monkeypatch.setattr(model_names, "hf_hub_download", unreachable)
+    monkeypatch.setattr(model_names, "try_to_load_from_cache", lambda *place, revision: None)
+    quick = {"batch_size": 2, "device": "cpu", "progress": False}
+    with pytest.raises(OSError, match=r"'timm:test_vit': its weights, timm/.* are not in the cache"):
+        synco_hub.evaluate("knn", "timm:test_vit", FRACTALS, **quick)
+    assert len(asked) == 1
+    assert synco_hub.evaluate("knn", "timm:test_vit", FRACTALS, random_network=True, num_workers=0, **quick).metrics
+    monkeypatch.setattr(model_names, "try_to_load_from_cache", lambda *place, revision: f"/x/snapshots/{'a' * 40}/w")
+    assert find_revision("timm:test_vit").commit == "a" * 40
 
 
 def test_a_directory_has_no_revision_and_an_installed_one_has_that_of_its_pull(tmp_path, monkeypatch):
