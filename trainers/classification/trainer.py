@@ -30,6 +30,7 @@ from trainers.classification.arguments import (
 )
 from trainers.classification.heads import LinearHeads, classification_loss, mask_targets
 from trainers.classification.settings import SETTINGS_FILE
+from trainers.compilation import compile_in_place, expect_other_batch_sizes
 from trainers.pretraining_trainer import NO_WEIGHT_DECAY
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import claim_directory, read_settings, write_json
@@ -76,6 +77,14 @@ class ClassificationTrainer(CheckpointingTrainer):
         self._bad_indices: list[Tensor] = []
         self.add_callback(EpochCallback(self))
         self.add_callback(LastLogCallback())
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As the Trainer; what is compiled is told that the last batch may be a smaller one."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        for name in ("pixel_values", "features"):
+            if self.args.torch_compile and name in prepared:
+                expect_other_batch_sizes(prepared[name])
+        return prepared
 
     def claim(self, directory: Path, settings: dict[str, Any]) -> None:
         """Make a folder this run's; the flags are kept when it goes on with them, and not if it is refused."""
@@ -275,6 +284,7 @@ class LinearProbeTrainer(ClassificationTrainer):
         self.backbone = None if backbone is None else find_feature_network(backbone).eval().to(args.device)
         self.rule = rule
         self.base_rates = tuple(base_rates)
+        compile_in_place(self, heads if self.backbone is None else self.backbone)
 
     def features(self, inputs: Mapping[str, Any]) -> Tensor:
         """Frozen features of a batch, without gradients. Shape: (batch, dim)."""
@@ -320,6 +330,10 @@ class FineTuningTrainer(ClassificationTrainer):
     """Trains an image classifier of `transformers` as a whole, by SGD."""
 
     args: FineTuningArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        compile_in_place(self, cast(nn.Module, self.accelerator.unwrap_model(self.model)))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """SGD with momentum; no weight decay on norms, biases, tokens and tables, as in pretraining (our choice)."""
