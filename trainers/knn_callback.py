@@ -103,7 +103,7 @@ class KnnCallback(TrainerCallback):
         try:
             with torch.random.fork_rng(devices), stance:
                 result = evaluate_knn(EvaluatedModel(network, None, "online"), self.train, self.test, self.settings)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
             logger.warning("k-NN after step %d was left out: %s", state.global_step, error)
             return
         accuracies = {f"knn_{name}": value for name, value in result.metrics.items() if name.startswith("top1")}

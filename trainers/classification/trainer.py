@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from synco_hub.data import EpochSampler, UnreadableImages
 from synco_hub.data.worker_signals import worker_settings
+from synco_hub.errors import explain_out_of_memory
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network
 from trainers.callbacks import EpochCallback, LastLogCallback, TrainBeginCallback
@@ -211,6 +212,10 @@ class ClassificationTrainer(CheckpointingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Measure the test split: every process a part of it, every metric over the whole."""
+        with explain_out_of_memory(self.describe_load):
+            return self._measure(eval_dataset, metric_key_prefix)
+
+    def _measure(self, eval_dataset: Any, metric_key_prefix: str) -> dict[str, float]:
         self.refuse_broken_weights()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         names = self.eval_targets.class_names
@@ -285,6 +290,11 @@ class LinearProbeTrainer(ClassificationTrainer):
         self.rule = rule
         self.base_rates = tuple(base_rates)
         compile_in_place(self, heads if self.backbone is None else self.backbone)
+
+    def describe_load(self) -> tuple[str, str]:
+        """As `CheckpointingTrainer.describe_load`; what takes the memory is the frozen network."""
+        network = self.accelerator.unwrap_model(self.model) if self.backbone is None else self.backbone
+        return self.args.describe_load(network, True, not self.model.training)
 
     def features(self, inputs: Mapping[str, Any]) -> Tensor:
         """Frozen features of a batch, without gradients. Shape: (batch, dim)."""
