@@ -190,8 +190,8 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             for active in synthetic_active:
                 with torch.autocast(device.type, enabled=False):
                     leaf = vectors[:2].clone().requires_grad_()
-                    queries, keys = [normalize(query) for query in leaf], [normalize(key) for key in vectors[2:]]
-                    loss, _ = self._objective(*queries, *keys, active)
+                    query_1, query_2, key_1, key_2 = (normalize(vector) for vector in (*leaf, *vectors[2:]))
+                    loss, _ = self._objective(query_1, query_2, key_1, key_2, active)
                 torch.autograd.grad(loss, leaf)
 
     def update_target_network(self, momentum: float) -> None:

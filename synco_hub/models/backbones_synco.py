@@ -14,6 +14,7 @@ from typing import Any
 
 import timm
 import torch
+from timm.layers.norm import LayerNorm as TimmLayerNorm
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -304,7 +305,7 @@ def _keep_bfloat16(network: Any) -> None:
     timm's `set_fast_norm` is for all networks of a process, and for none that uses torch's LayerNorm, as Swin does.
     """
     for name, module in network.named_modules():
-        is_plain = type(module) in (nn.LayerNorm, timm.layers.LayerNorm) and not getattr(module, "_fast_norm", False)
+        is_plain = type(module) in (nn.LayerNorm, TimmLayerNorm) and not getattr(module, "_fast_norm", False)
         if is_plain and _layer_norm_kind(name) != "final":
             module.__class__ = LayerNormKeepingBFloat16  # weights, their names and hooks stay
     if type(getattr(network, "norm_pre", None)) is nn.Identity:
