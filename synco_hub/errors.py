@@ -7,7 +7,7 @@ import errno
 import os
 import sys
 import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from subprocess import CalledProcessError
 
@@ -21,6 +21,10 @@ _REMEDIES = {
     errno.ENOSPC: "no space is left on the device: free some, or choose an output on another disk",
     errno.EDQUOT: "the disk quota is used up: free some space, or choose an output on another disk",
 }
+
+
+_EXPLAINED = "explained_by_synco_hub"
+_OF_NO_BATCH = ("this", "give --device cpu, a smaller batch or smaller images")
 
 
 class DoesNotApplyError(ValueError):
@@ -50,6 +54,9 @@ def report_errors() -> Iterator[None]:
         if os.environ.get(DEBUG_VARIABLE):
             traceback.print_exc()
         expected = isinstance(error, (ValueError, OSError, ArithmeticError, ImportError))
+        if is_out_of_memory(error):
+            expected = True
+            error = error if hasattr(error, _EXPLAINED) else _explain(error, *_OF_NO_BATCH)
         said = " ".join((_explain_file_error(error) or str(error)).split())
         text = said if expected else f"{type(error).__name__}: {said}"
         hint = "" if expected else " (this is a bug; add --debug for the traceback)"
@@ -63,6 +70,39 @@ def _explain_file_error(error: Exception) -> str | None:
         return None
     paths = [str(name) for name in (error.filename, error.filename2) if name is not None]
     return f"{' -> '.join(paths) + ': ' if paths else ''}{_REMEDIES[error.errno]}."
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether a device's memory did not suffice; torch's own class, told by its name so that nothing imports torch."""
+    return isinstance(error, RuntimeError) and type(error).__name__ == "OutOfMemoryError"
+
+
+@contextmanager
+def explain_out_of_memory(describe: Callable[[], tuple[str, str]]) -> Iterator[None]:
+    """Within this context, a device's memory that does not suffice says in one line what was tried and what to do.
+
+    The error stays torch's. `describe` gives both; an error that was explained further within stays as it is.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not is_out_of_memory(error) or hasattr(error, _EXPLAINED):
+            raise
+        raise _explain(error, *describe()) from error
+
+
+def _explain(error: Exception, tried: str, remedy: str) -> Exception:
+    # Of torch's paragraph what was asked for and what there is.
+    said = str(error).split(". Including")[0].split(". If reserved")[0].rstrip(". ").replace("\n", " ")
+    explained = type(error)(f"the memory of the device is too small for {tried} ({said}): {remedy}.")
+    setattr(explained, _EXPLAINED, True)
+    return explained
+
+
+def describe_batch(batch_size: int, image_size: int | None, network: str, what: str = "") -> str:
+    """What was tried, for `explain_out_of_memory`."""
+    pixels = f" of {image_size} pixels" if image_size else ""
+    return f"{what}{batch_size} image{'s' if batch_size > 1 else ''}{pixels} with {network}"
 
 
 def escape(text: object, longest: int = 120) -> str:

@@ -48,6 +48,14 @@ def choose_device(wanted: str | None = None) -> str:
     return wanted
 
 
+def check_precision(precision: Precision, device: str) -> None:
+    """Refuse a precision that the device cannot compute in."""
+    if precision == "bf16" and torch.device(device).type == "cuda" and not torch.cuda.is_bf16_supported():
+        raise ValueError(
+            f"--precision bf16: {torch.cuda.get_device_name(device)} has no bfloat16; give fp16, or leave it out."
+        )
+
+
 class NamedItems(Protocol):
     """What features are made of; :class:`synco_hub.data.EvaluationDataset` is one.
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
-from synco_hub.errors import FlagError, suggest
+from synco_hub.errors import FlagError, describe_batch, explain_out_of_memory, suggest
 from synco_hub.output_paths import check_output_file, check_output_folder, check_result_file
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import (
@@ -240,7 +240,20 @@ def measure(
     _check_places(row, settings, output)
     loaded = _loaded(row, model, settings, model_revision, random_network)
     settings = replace(settings, device=resolve("synco_hub.features:choose_device")(settings.device))
-    return resolve(row.function)(loaded, data, settings, output)
+    resolve("synco_hub.features:check_precision")(getattr(settings, "precision", "fp32"), settings.device)
+    with explain_out_of_memory(lambda: _describe_load(protocol, loaded, settings)):
+        return resolve(row.function)(loaded, data, settings, output)
+
+
+def _describe_load(protocol: str, loaded: Any, settings: Any) -> tuple[str, str]:
+    """What did not fit the device's memory, and what would."""
+    batch, side = getattr(settings, "batch_size", 1), getattr(settings, "max_side", None)
+    size = side or getattr(getattr(getattr(loaded, "network", None), "config", None), "image_size", None)
+    network = getattr(loaded, "name", None) or getattr(settings, "backbone", None) or protocol
+    remedies = [f"--batch-size {batch // 2}"] if batch > 1 else []
+    remedies += [f"--max-side {side // 2}"] if side else []
+    remedies += ["--precision bf16"] if getattr(settings, "precision", None) == "fp32" else []
+    return describe_batch(batch, size, network), f"give {', '.join(remedies)}{' or ' if remedies else ''}--device cpu"
 
 
 def _check_kind(name: str, value: Any, kind: Any) -> Any:

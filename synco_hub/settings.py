@@ -113,7 +113,9 @@ class ExtractionSettings(ForwardSettings):
         num_processes: Processes that share the images; a GPU each where there are.
     """
 
-    precision: Precision = setting("fp32", "Arithmetic of the network; what follows is in fp32.")
+    precision: Precision = setting(
+        "fp32", "Arithmetic of the network: bf16 and fp16 round features, and are noted; what follows is in fp32."
+    )
     num_processes: int = setting(1, "Processes that share the images; a GPU each on cuda.")
 
     def __post_init__(self) -> None:

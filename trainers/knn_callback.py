@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -97,10 +98,12 @@ class KnnCallback(TrainerCallback):
         """Add k-NN top-1 to the log of the current step."""
         devices = [self.trainer.args.device] if self.trainer.args.device.type == "cuda" else []
         network = self.trainer.unwrapped_model.synco
+        # What is compiled for training would be compiled anew for each kind of batch here.
+        stance = torch.compiler.set_stance("force_eager") if self.trainer.args.torch_compile else nullcontext()
         try:
-            with torch.random.fork_rng(devices):
+            with torch.random.fork_rng(devices), stance:
                 result = evaluate_knn(EvaluatedModel(network, None, "online"), self.train, self.test, self.settings)
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, torch.OutOfMemoryError) as error:
             logger.warning("k-NN after step %d was left out: %s", state.global_step, error)
             return
         accuracies = {f"knn_{name}": value for name, value in result.metrics.items() if name.startswith("top1")}

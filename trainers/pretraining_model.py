@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -163,6 +163,36 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             return self.synthetic_negatives.contrast_both(*directions)
         outputs = [info_nce(*direction, temperature=self.settings.temperature) for direction in directions]
         return outputs[0].loss + outputs[1].loss, (outputs[0].accuracy + outputs[1].accuracy) / 2
+
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Compile both backbones in place, each for itself, and the objective apart from them.
+
+        So no network is compiled anew when synthetic negatives begin and end, and weights keep their names.
+
+        Args:
+            *args: As of `torch.compile`.
+            **kwargs: As of `torch.compile`.
+        """
+        for network in (self.synco, self.target):
+            network.compile(*args, **kwargs)  # type: ignore[no-untyped-call]
+        self._objective = torch.compile(self._objective, *args, **kwargs)  # type: ignore[method-assign]
+
+    def rehearse_objective(self, batch_size: int, synthetic_active: Iterable[bool]) -> None:
+        """Compute the objective and its gradient for drawn vectors, that it be compiled; random states stay.
+
+        Args:
+            batch_size: Views of each kind on this process.
+            synthetic_active: In which states of the synthesis.
+        """
+        device = self.device
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            vectors = torch.randn(4, batch_size, self.settings.projection_dim, device=device)
+            for active in synthetic_active:
+                with torch.autocast(device.type, enabled=False):
+                    leaf = vectors[:2].clone().requires_grad_()
+                    query_1, query_2, key_1, key_2 = (normalize(vector) for vector in (*leaf, *vectors[2:]))
+                    loss, _ = self._objective(query_1, query_2, key_1, key_2, active)
+                torch.autograd.grad(loss, leaf)
 
     def update_target_network(self, momentum: float) -> None:
         """Move the target backbone and projector towards the online ones, after an optimizer step.

@@ -39,6 +39,7 @@ from trainers.callbacks import (
     compute_chance_loss,
     compute_gradient_norm,
 )
+from trainers.compilation import compile_in_place
 from trainers.plausibility import find_misfits, plan_run
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_checks import HOW_TO_MEASURE, refuse_lone_images, refuse_other_kinds, refuse_small_data
@@ -134,6 +135,7 @@ class SynCoTrainer(CheckpointingTrainer):
             self.add_callback(callback)
         if self.pop_callback(ProgressCallback) is not None:
             self.add_callback(ImageProgressCallback(self))
+        compile_in_place(self, self.unwrapped_model, self._rehearse_objective)
 
     @property
     def unwrapped_model(self) -> SynCoForPreTraining:
@@ -157,6 +159,13 @@ class SynCoTrainer(CheckpointingTrainer):
         planned = plan_run(self.args, config, self.num_images, self.state.max_steps, self.steps_per_epoch, window)
         for line in find_misfits(planned):
             logger.warning("%s", line)
+
+    def _rehearse_objective(self) -> None:
+        """Compile the objective as the steps to come need it, with and without synthetic negatives."""
+        model, steps = self.unwrapped_model, range(self.state.global_step, self.state.max_steps)
+        active = {model.objective.synthesises and step in self.synthesis_window for step in steps}
+        with self.accelerator.autocast():
+            model.rehearse_objective(self.args.per_device_train_batch_size, sorted(active))
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         """The sampler carries the epoch with each index: workers never hear of a new epoch otherwise."""

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from transformers.utils.import_utils import is_torch_bf16_gpu_available
 
 logger = logging.getLogger(__name__)
 
@@ -205,6 +206,17 @@ def choose_cpu_without_gpu(use_cpu: bool) -> bool:
     if os.environ.get("RANK", "0") == "0":
         logger.warning("no GPU is visible: %d processes train together on the CPU", launched)
     return True
+
+
+def refuse_missing_bfloat16(use_cpu: bool) -> None:
+    """Refuses `--bf16` on an accelerator that cannot compute in it, and says where it only pretends to."""
+    if use_cpu:
+        return
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else str(torch.accelerator.current_accelerator())
+    if not is_torch_bf16_gpu_available():
+        raise ValueError(f"--bf16: {name} has no bfloat16: leave it out, or give --fp16 (or --use-cpu).")
+    if torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False):
+        logger.warning("--bf16: %s emulates bfloat16, slowly; --fp16 is what it is fast in", name)
 
 
 def refuse_separate_processes(world_size: int) -> None:

@@ -352,8 +352,16 @@ class PretrainingOptions:
         "the run was started with.",
     )
     seed: int = setting(42, "Draws weights, order and views.")
-    bf16: bool = toggle(False, "Run the backbone in bfloat16.")
-    torch_compile: bool = toggle(False, "Compile the network by torch.compile.", aliases=["--compile"])
+    bf16: bool = toggle(
+        False,
+        "Run the backbone in bfloat16, on a GPU its norms and residuals too; weights, final norm and loss stay fp32.",
+    )
+    torch_compile: bool = toggle(
+        False,
+        "Compile each network once, and the loss, by torch.compile: the first step waits a minute or more, the log "
+        "says how long. On a GPU it also allows TF32 in what is fp32, unless --tf32 false.",
+        aliases=["--compile"],
+    )
     use_cpu: bool = toggle(False, "Train on the CPU also where there is a GPU.")
     save_steps: float = setting(500, "A checkpoint every so many optimizer steps.")
     save_total_limit: int | None = setting(2, "Checkpoints kept, at least 2.")

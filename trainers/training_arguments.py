@@ -9,9 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, cast
 
+import torch
 from transformers import TrainingArguments
 from transformers.trainer_pt_utils import AcceleratorConfig
 
+from synco_hub.errors import describe_batch
 from synco_hub.settings import setting
 from trainers.refusals import (
     choose_cpu_without_gpu,
@@ -19,6 +21,7 @@ from trainers.refusals import (
     refuse_given,
     refuse_ignored,
     refuse_impossible,
+    refuse_missing_bfloat16,
     refuse_separate_processes,
 )
 from trainers.schedules import scaled_learning_rate
@@ -34,6 +37,7 @@ class CheckedTrainingArguments(TrainingArguments):
     Attributes:
         does_otherwise: Fields without effect in this training, with what to give instead.
         given_learning_rate: The peak rate that was given, None where it is the scaled base rate.
+        asks_for_gpu: Whether `use_cpu` was left out or false.
         given_flags: The command line that made this, from which the run can be resumed; empty in Python.
     """
 
@@ -48,7 +52,12 @@ class CheckedTrainingArguments(TrainingArguments):
         refuse_impossible(vars(self))
         refuse_ignored(vars(self), defaults, self.does_otherwise)
         self._refuse_idle(defaults)
+        self.asks_for_gpu = not self.use_cpu
         self.use_cpu = choose_cpu_without_gpu(self.use_cpu)
+        if self.bf16:
+            # Without a GPU transformers wants to be told that bfloat16 is the CPU's.
+            self.use_cpu = self.use_cpu or not torch.accelerator.is_available()
+            refuse_missing_bfloat16(self.use_cpu)
         self.given_learning_rate = self.learning_rate
         self.learning_rate = 0.0 if self.learning_rate is None else self.learning_rate
         super().__post_init__()  # type: ignore[no-untyped-call]
@@ -88,6 +97,26 @@ class CheckedTrainingArguments(TrainingArguments):
         if self.given_learning_rate is None:
             self.learning_rate = self.choose_learning_rate()
 
+    def describe_load(self, network: Any, is_frozen: bool, measures: bool) -> tuple[str, str]:
+        """What a step, or a measurement on the way, asked of the device's memory, and what would ask for less."""
+        config = getattr(network, "config", None)
+        name = getattr(config, "backbone", None) or getattr(config, "model_type", None) or type(network).__name__
+        size = getattr(config, "image_size", None)
+        if measures:
+            batch = self.per_device_eval_batch_size
+            remedy = f"give --per-device-eval-batch-size {batch // 2}" if batch > 1 else "give smaller images"
+            return describe_batch(batch, size, name, "measuring "), remedy
+        batch, remedies = self.per_device_train_batch_size, []
+        if batch > 1:
+            steps = 2 * self.gradient_accumulation_steps
+            half = f"--per-device-train-batch-size {batch // 2} --gradient-accumulation-steps {steps}"
+            remedies.append(f"{half}, which are as many images a step" if batch % 2 == 0 else half)
+        if not (is_frozen or self.activation_checkpointing or self.gradient_checkpointing):
+            remedies.append("--gradient-checkpointing, which keeps less and computes more")
+        return describe_batch(
+            batch, size, name, "training "
+        ), f"give {', or '.join(remedies or ['a smaller network'])}"
+
     def choose_learning_rate(self) -> float:
         """The peak rate where none is given: the base rate, scaled by the images of a step."""
         base = getattr(self, "base_learning_rate", 0.0)
@@ -96,6 +125,8 @@ class CheckedTrainingArguments(TrainingArguments):
     def refuse_given(self, given: Mapping[str, Any]) -> None:
         """Refuse flags of a command line that say, by their very default, what is not done here."""
         refuse_given(given, self.does_otherwise)
+        if "use_cpu" in given and self.asks_for_gpu and self.device.type == "cpu":
+            logger.warning("--use-cpu false: no GPU is visible, so this run trains on the CPU")
 
     @property
     def global_batch_size(self) -> int:

@@ -14,7 +14,9 @@ from typing import Any
 
 import timm
 import torch
-from torch import nn
+from timm.layers.norm import LayerNorm as TimmLayerNorm
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from .position_embedding_synco import set_sincos_position_embedding
 
@@ -100,6 +102,9 @@ LAYER_NORM_KINDS: dict[str, str] = {
     "patch_merging": r"\bdownsample\.norm$",
     "final": r"^(norm|fc_norm)$",
 }
+
+# Where autocast computes a LayerNorm in float32. A CPU's leaves it in the type of its input.
+KEEPS_BFLOAT16_ON = frozenset({"cuda"})
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
@@ -188,6 +193,7 @@ def build_backbone(config: Any) -> nn.Module:
         _initialise_patch_projection(network)
     if config.position_embedding == "sincos":
         set_sincos_position_embedding(network)
+    _keep_bfloat16(network)
     return network
 
 
@@ -248,3 +254,59 @@ def _set_layer_norm_eps(network: nn.Module, eps: float | dict[str, float] | None
 
 def _layer_norm_kind(name: str) -> str:
     return next((kind for kind, pattern in LAYER_NORM_KINDS.items() if re.search(pattern, name)), "other")
+
+
+class LayerNormKeepingBFloat16(nn.LayerNorm):
+    """A LayerNorm that under bfloat16 autocast takes and gives bfloat16, its sums in float32 as ever.
+
+    Autocast would compute it in float32 on CUDA, and every residual after it: for that it copies the tokens there and
+    back in each block.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Normalise over the last dimension."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            is_kept = _keeps_bfloat16(input)
+            if is_kept:
+                return _normalise_in_bfloat16(self, input)
+        return F.layer_norm(input, self.normalized_shape, self.weight, self.bias, self.eps)
+
+
+class EmbeddingKeepingBFloat16(nn.Identity):
+    """A ViT's embedded tokens, in bfloat16 where its norms are: adding the position embedding made them float32."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Nothing else."""
+        if not torch.jit.is_scripting():  # type: ignore[attr-defined]
+            is_kept = _keeps_bfloat16(input)
+            if is_kept:
+                return input.bfloat16()
+        return input
+
+
+def _normalise_in_bfloat16(norm: nn.LayerNorm, tokens: Tensor) -> Tensor:
+    weight, bias = (each if each is None else each.bfloat16() for each in (norm.weight, norm.bias))
+    with torch.autocast(tokens.device.type, enabled=False):
+        return F.layer_norm(tokens.bfloat16(), norm.normalized_shape, weight, bias, norm.eps)
+
+
+def _keeps_bfloat16(tokens: Tensor) -> bool:
+    device = tokens.device.type
+    return (
+        device in KEEPS_BFLOAT16_ON
+        and torch.is_autocast_enabled(device)
+        and torch.get_autocast_dtype(device) == torch.bfloat16
+    )
+
+
+def _keep_bfloat16(network: Any) -> None:
+    """Let norms and residuals stay in bfloat16 under its autocast; the final norm gives float32 features as ever.
+
+    timm's `set_fast_norm` is for all networks of a process, and for none that uses torch's LayerNorm, as Swin does.
+    """
+    for name, module in network.named_modules():
+        is_plain = type(module) in (nn.LayerNorm, TimmLayerNorm) and not getattr(module, "_fast_norm", False)
+        if is_plain and _layer_norm_kind(name) != "final":
+            module.__class__ = LayerNormKeepingBFloat16  # weights, their names and hooks stay
+    if type(getattr(network, "norm_pre", None)) is nn.Identity:
+        network.norm_pre = EmbeddingKeepingBFloat16()

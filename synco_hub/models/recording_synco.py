@@ -126,9 +126,10 @@ def _split_by_windows(backbone: Any, pixel_values: Tensor) -> tuple[Tensor, ...]
     if is_vision_transformer(backbone) or not torch.is_grad_enabled():
         return (pixel_values,)
     patch, window = backbone.patch_embed.patch_size, backbone.layers[0].blocks[0].window_size
-    sides = (
+    # A list: a compiler cannot follow a generator into `prod`.
+    sides = [
         math.ceil(side / own / wide) for side, own, wide in zip(pixel_values.shape[-2:], patch, window, strict=True)
-    )
+    ]
     return pixel_values.split(max(1, MOST_WINDOWS // math.prod(sides)))
 
 

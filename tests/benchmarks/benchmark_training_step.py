@@ -47,14 +47,15 @@ def step_of(
     """A whole optimizer step; every method's n-th step throws the same coins of stochastic depth."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
-    forward: Any = torch.compile(model) if compiled else model
+    if compiled:
+        model.compile()
     dtype = DTYPES[precision]
     seeds = itertools.count()
 
     def step() -> None:
         torch.manual_seed(next(seeds))
         with torch.autocast(views[0].device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = forward(*views, synthetic_active=True).loss
+            loss = model(*views, synthetic_active=True).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)

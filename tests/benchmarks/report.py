@@ -31,8 +31,8 @@ INTRODUCTION = """# Benchmarks
 
 Made by `make bench-report` from what `make bench` measured (tests/benchmarks/results/). Variants take turns in one
 process and medians count: read the ratios, not the seconds. *Floor* is what theory or another part of the work sets as
-the least. A row that says *not measured* was not: no GPU was at hand. `make bench-smoke` holds the main ratios in CI,
-with generous margins.
+the least. GPU rows are of one look at an H200, at the commit they name; what is called *not measured* was not. `make
+bench-smoke` holds the main ratios in CI, with generous margins.
 """
 NOTES = HERE / "ideas.md"
 
@@ -64,10 +64,11 @@ def section(name: str, device: str) -> str:
     machine, versions = report["machine"], report["versions"]
     where = f"{machine['device']}, {machine.get('cores', '')} cores" if device == "cpu" else machine["device"]
     clock = f", {machine['threads']} thread, {machine['clock']}" if device == "cpu" else ""
+    commit = f", commit {report['commit']}" if "commit" in report else ""
     lines = [
         f"## {report['benchmark']}: {device}",
         "",
-        f"{where}{clock}; torch {versions['torch']}; {report['date']}; "
+        f"{where}{clock}; torch {versions['torch']}; {report['date']}{commit}; "
         + ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in report["settings"].items()),
         "",
         "| what | measured | goal | floor |",
@@ -78,6 +79,8 @@ def section(name: str, device: str) -> str:
         f"| {finding['floor']} |"
         for finding in report["findings"]
     ]
+    # What a measurement on a machine that is seldom at hand does not know of.
+    lines += ["", report["since"]] if "since" in report else []
     return "\n".join(lines) + "\n"
 
 

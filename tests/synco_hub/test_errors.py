@@ -5,8 +5,23 @@ import sys
 from subprocess import CalledProcessError
 
 import pytest
+import torch
 
-from synco_hub.errors import DEBUG_VARIABLE, escape, join_names, report_errors, suggest
+from synco_hub.errors import (
+    DEBUG_VARIABLE,
+    describe_batch,
+    escape,
+    explain_out_of_memory,
+    join_names,
+    report_errors,
+    suggest,
+)
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 139.72 GiB of which 1.20 GiB is "
+    "free. Including non-PyTorch memory, this process has 138.50 GiB memory in use.\nIf reserved but unallocated "
+    "memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
+)
 
 
 @pytest.mark.parametrize(
@@ -109,3 +124,30 @@ def test_the_nearest_names_end_a_line_or_nothing_does():
     assert suggest("moby-v1", ["moby-v2", "byol"]) == " Did you mean 'moby-v2'?"
     assert suggest("mobi", ["moby", "moby", "byol"]) == " Did you mean 'moby'?"
     assert suggest("qqqq", iter(["moby-v2", "byol"])) == ""
+
+
+def test_memory_that_does_not_suffice_is_one_line_and_no_bug(capsys, monkeypatch):
+    monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
+    with pytest.raises(SystemExit), report_errors():
+        raise torch.cuda.OutOfMemoryError(OUT_OF_MEMORY)
+    assert capsys.readouterr().err == (
+        "error: the memory of the device is too small for this (CUDA out of memory. Tried to allocate 20.00 GiB. GPU "
+        "0 has a total capacity of 139.72 GiB of which 1.20 GiB is free): give --device cpu, a smaller batch or "
+        "smaller images.\n"
+    )
+
+
+def test_the_innermost_explanation_of_missing_memory_is_the_one_that_is_said(capsys, monkeypatch):
+    monkeypatch.delenv(DEBUG_VARIABLE, raising=False)
+    outer = explain_out_of_memory(lambda: ("more", "give nothing"))
+    inner = explain_out_of_memory(lambda: (describe_batch(1, None, "vit-l"), "give less"))
+    with pytest.raises(SystemExit), report_errors(), outer, inner:
+        raise torch.OutOfMemoryError("HIP out of memory")
+    assert capsys.readouterr().err == (
+        "error: the memory of the device is too small for 1 image with vit-l (HIP out of memory): give less.\n"
+    )
+
+
+def test_other_errors_pass_by_what_explains_missing_memory():
+    with pytest.raises(RuntimeError, match=r"^shapes$"), explain_out_of_memory(lambda: ("this", "that")):
+        raise RuntimeError("shapes")

@@ -348,3 +348,12 @@ def test_the_best_device_is_an_accelerator_where_there_is_one(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: there)
     assert choose_device() == best
+
+
+def test_bfloat16_is_refused_on_a_card_that_has_none(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "Tesla P100")
+    for precision, device in (("fp32", "cuda"), ("fp16", "cuda:1"), ("bf16", "cpu")):
+        features.check_precision(precision, device)
+    with pytest.raises(ValueError, match="--precision bf16: Tesla P100 has no bfloat16; give fp16, or leave it out"):
+        features.check_precision("bf16", "cuda:1")

@@ -466,3 +466,19 @@ def test_what_trains_names_its_command():
 def test_a_network_in_the_place_of_its_name_is_told_what_to_do():
     with pytest.raises(ValueError, match=r"model is a Linear: give a name.* save_pretrained"):
         synco_hub.evaluate("knn", model=torch.nn.Linear(2, 2), dataset="fractals")
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({}, "8 images of 32 pixels with {} .*: give --batch-size 4, --precision bf16 or --device cpu"),
+        ({"precision": "bf16", "batch_size": 1}, "1 image of 32 pixels with {} .*: give --device cpu"),
+    ],
+)
+def test_a_batch_that_does_not_fit_says_what_would(backbone, monkeypatch, settings, line):
+    def fail(self, *args):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(SynCoModel, "_check_input", fail)
+    with pytest.raises(torch.cuda.OutOfMemoryError, match=line.format(backbone)):
+        synco_hub.evaluate("knn", model=backbone, dataset=FRACTALS, **{**QUIET, **settings})

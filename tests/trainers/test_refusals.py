@@ -26,6 +26,7 @@ from trainers.refusals import (
     refuse_given,
     refuse_ignored,
     refuse_impossible,
+    refuse_missing_bfloat16,
     refuse_separate_processes,
 )
 
@@ -229,3 +230,16 @@ def test_processes_that_do_not_know_of_each_other_are_refused(kind, monkeypatch,
     for said in ("1", ""):
         monkeypatch.setenv("WORLD_SIZE", said)
         refuse_separate_processes(1)
+
+
+def test_bfloat16_is_refused_where_a_card_has_none_and_said_where_it_pretends(monkeypatch, caplog):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "Tesla T4")
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    monkeypatch.setattr("trainers.refusals.is_torch_bf16_gpu_available", lambda: True)
+    refuse_missing_bfloat16(use_cpu=False)
+    assert "--bf16: Tesla T4 emulates bfloat16, slowly; --fp16 is what it is fast in" in caplog.text
+    monkeypatch.setattr("trainers.refusals.is_torch_bf16_gpu_available", lambda: False)
+    refuse_missing_bfloat16(use_cpu=True)
+    with pytest.raises(ValueError, match="--bf16: Tesla T4 has no bfloat16: leave it out, or give --fp16"):
+        refuse_missing_bfloat16(use_cpu=False)

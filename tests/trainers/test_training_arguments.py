@@ -2,7 +2,10 @@ import dataclasses
 import math
 
 import pytest
+import torch
+from torch import nn
 
+from synco_hub.models import SynCoConfig, SynCoModel
 from trainers.classification.arguments import FineTuningArguments, LinearProbeArguments
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.training_arguments import CheckedTrainingArguments
@@ -75,3 +78,53 @@ def test_a_given_rate_is_used_as_it_is_whatever_a_step_has(tmp_path, caplog):
 def test_a_batch_that_the_data_cannot_fill_is_said(tmp_path, caplog):
     FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=256).fit_to(40)
     assert "a step has 40 images at most, and the learning rate is scaled for 256" in caplog.text
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_without_a_gpu_training_takes_the_cpu_in_bfloat16_too(kind, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    args = kind(output_dir=str(tmp_path), bf16=True)
+    assert (args.use_cpu, args.device.type, args.mixed_precision) == (True, "cpu", "bf16")
+    args.refuse_given({"bf16": True})
+    assert caplog.text == ""
+    args.refuse_given({"use_cpu": args.use_cpu})
+    assert "--use-cpu false: no GPU is visible, so this run trains on the CPU" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("values", "measures", "tried", "remedy"),
+    [
+        (
+            {"per_device_train_batch_size": 512},
+            False,
+            "training 512 images of 32 pixels with vit-nano",
+            "give --per-device-train-batch-size 256 --gradient-accumulation-steps 2, which are as many images a step, "
+            "or --gradient-checkpointing, which keeps less and computes more",
+        ),
+        (
+            {"per_device_train_batch_size": 1, "gradient_checkpointing": True},
+            False,
+            "training 1 image of 32 pixels with vit-nano",
+            "give a smaller network",
+        ),
+        (
+            {"per_device_eval_batch_size": 64},
+            True,
+            "measuring 64 images of 32 pixels with vit-nano",
+            "give --per-device-eval-batch-size 32",
+        ),
+    ],
+)
+def test_what_asks_for_less_memory_is_half_of_the_batch(values, measures, tried, remedy, tmp_path):
+    args = FineTuningArguments(output_dir=str(tmp_path), use_cpu=True, **values)
+    network = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1))
+    assert args.describe_load(network, False, measures) == (tried, remedy)
+
+
+def test_a_frozen_network_is_not_told_to_keep_less_for_its_backward_pass(tmp_path):
+    args = LinearProbeArguments(output_dir=str(tmp_path), use_cpu=True, per_device_train_batch_size=7)
+    tried, remedy = args.describe_load(nn.Linear(2, 2), True, False)
+    assert (tried, remedy) == (
+        "training 7 images with Linear",
+        "give --per-device-train-batch-size 3 --gradient-accumulation-steps 2",
+    )

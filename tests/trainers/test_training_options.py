@@ -192,3 +192,19 @@ def test_more_steps_on_resume_say_what_moves(home, tmp_path, monkeypatch, caplog
     caplog.clear()
     main([*flags, "--save-steps", "2", "--max-steps", "12", "--resume"])
     assert "moves its schedules" not in caplog.text
+
+
+def test_a_batch_that_does_not_fit_is_one_line_with_the_next_to_try(home, tmp_path, monkeypatch, capsys):
+    def fail(self, *views):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB. GPU 0 is full.")
+
+    monkeypatch.setattr(SynCoForPreTraining, "_target", fail)
+    with pytest.raises(SystemExit) as ended:
+        losses(tmp_path / "run", home, monkeypatch)
+    assert ended.value.code == 1
+    assert capsys.readouterr().err.splitlines()[-1] == (
+        "error: the memory of the device is too small for training 4 images of 32 pixels with vit-nano (CUDA out of "
+        "memory. Tried to allocate 9.00 GiB. GPU 0 is full): give --per-device-train-batch-size 2 "
+        "--gradient-accumulation-steps 2, which are as many images a step, or --gradient-checkpointing, which keeps "
+        "less and computes more."
+    )

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from synco_hub.data import EpochSampler, UnreadableImages
 from synco_hub.data.worker_signals import worker_settings
+from synco_hub.errors import explain_out_of_memory
 from synco_hub.evaluation.classification import ClassificationScores, ClassificationTargets
 from synco_hub.feature_pooling import FeatureRule, compute_image_features, find_feature_network
 from trainers.callbacks import EpochCallback, LastLogCallback, TrainBeginCallback
@@ -30,6 +31,7 @@ from trainers.classification.arguments import (
 )
 from trainers.classification.heads import LinearHeads, classification_loss, mask_targets
 from trainers.classification.settings import SETTINGS_FILE
+from trainers.compilation import compile_in_place, expect_other_batch_sizes
 from trainers.pretraining_trainer import NO_WEIGHT_DECAY
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import claim_directory, read_settings, write_json
@@ -76,6 +78,14 @@ class ClassificationTrainer(CheckpointingTrainer):
         self._bad_indices: list[Tensor] = []
         self.add_callback(EpochCallback(self))
         self.add_callback(LastLogCallback())
+
+    def _prepare_inputs(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """As the Trainer; what is compiled is told that the last batch may be a smaller one."""
+        prepared: dict[str, Any] = super()._prepare_inputs(inputs)
+        for name in ("pixel_values", "features"):
+            if self.args.torch_compile and name in prepared:
+                expect_other_batch_sizes(prepared[name])
+        return prepared
 
     def claim(self, directory: Path, settings: dict[str, Any]) -> None:
         """Make a folder this run's; the flags are kept when it goes on with them, and not if it is refused."""
@@ -202,6 +212,10 @@ class ClassificationTrainer(CheckpointingTrainer):
         self, eval_dataset: Any = None, ignore_keys: list[str] | None = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:
         """Measure the test split: every process a part of it, every metric over the whole."""
+        with explain_out_of_memory(self.describe_load):
+            return self._measure(eval_dataset, metric_key_prefix)
+
+    def _measure(self, eval_dataset: Any, metric_key_prefix: str) -> dict[str, float]:
         self.refuse_broken_weights()
         dataset = self.eval_dataset if eval_dataset is None else eval_dataset
         names = self.eval_targets.class_names
@@ -275,6 +289,12 @@ class LinearProbeTrainer(ClassificationTrainer):
         self.backbone = None if backbone is None else find_feature_network(backbone).eval().to(args.device)
         self.rule = rule
         self.base_rates = tuple(base_rates)
+        compile_in_place(self, heads if self.backbone is None else self.backbone)
+
+    def describe_load(self) -> tuple[str, str]:
+        """As `CheckpointingTrainer.describe_load`; what takes the memory is the frozen network."""
+        network = self.accelerator.unwrap_model(self.model) if self.backbone is None else self.backbone
+        return self.args.describe_load(network, True, not self.model.training)
 
     def features(self, inputs: Mapping[str, Any]) -> Tensor:
         """Frozen features of a batch, without gradients. Shape: (batch, dim)."""
@@ -320,6 +340,10 @@ class FineTuningTrainer(ClassificationTrainer):
     """Trains an image classifier of `transformers` as a whole, by SGD."""
 
     args: FineTuningArguments
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        compile_in_place(self, cast(nn.Module, self.accelerator.unwrap_model(self.model)))
 
     def create_optimizer(self, *args: Any, **kwargs: Any) -> torch.optim.Optimizer:
         """SGD with momentum; no weight decay on norms, biases, tokens and tables, as in pretraining (our choice)."""

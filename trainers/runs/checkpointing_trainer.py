@@ -25,6 +25,7 @@ from transformers.trainer_utils import TrainOutput
 from synco_hub.data import ImageDataset, StreamedImages
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.worker_signals import worker_settings
+from synco_hub.errors import explain_out_of_memory
 from synco_hub.hub.run_checkpoints import latest_valid_checkpoint, read_manifest
 from synco_hub.results import library_versions
 from trainers.callbacks import ContinuedTensorBoardCallback
@@ -98,9 +99,8 @@ class CheckpointingTrainer(Trainer):
     @property
     def total_steps(self) -> int:
         """Optimizer steps of the whole run."""
-        if self.args.max_steps > 0:
-            return self.args.max_steps
-        return math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
+        steps = self.args.max_steps
+        return steps if steps > 0 else math.ceil(self.args.num_train_epochs * self.steps_per_epoch)
 
     @cached_property
     def _data(self) -> dict[str, Any] | None:
@@ -249,9 +249,15 @@ class CheckpointingTrainer(Trainer):
             seed_process(self.args.seed, self.args.process_index, 0)
         self._started = time.perf_counter()
         try:
-            return super().train(checkpoint, *args, **kwargs)
+            with explain_out_of_memory(self.describe_load):
+                return super().train(checkpoint, *args, **kwargs)
         finally:
             self.interruption.stop_listening()
+
+    def describe_load(self) -> tuple[str, str]:
+        """What did not fit the device's memory, and what would."""
+        network: Any = self.accelerator.unwrap_model(self.model)
+        return cast(Any, self.args).describe_load(network, False, not network.training)  # type: ignore[no-any-return]
 
     def _warn_of_other_checkpoints(self, step: int) -> None:
         """Say what will become of whole checkpoints that lie after the step at which this training begins."""

@@ -3,9 +3,10 @@ import math
 import pytest
 import timm
 import torch
+from pretended_gpu import pretended_gpu
 from torch import nn
 
-from synco_hub.models import BACKBONES, SynCoConfig
+from synco_hub.models import BACKBONES, SynCoConfig, SynCoModel, backbones_synco
 from synco_hub.models.backbones_synco import build_backbone, find_specification, is_vision_transformer, suggest
 
 
@@ -245,3 +246,85 @@ def test_suggest_is_empty_or_a_sentence():
     assert suggest("moby", ["moby-v2", "byol", "supervised"]) == " Did you mean 'moby-v2' or 'byol'?"
     assert suggest("moby-v1", ["moby-v2", "byol"]) == " Did you mean 'moby-v2'?"
     assert suggest("qqqq", ["moby-v2", "byol"]) == ""
+
+
+AUTOCAST_BACKBONES = ["vit-nano", "swin-nano", "swin-v2-t", "vit_tiny_patch16_224.augreg_in21k"]
+
+
+def _small(backbone: str, **numbers) -> SynCoConfig:
+    sizes = {"swin-v2-t": {"depth": [1, 1, 1, 1]}, "vit_tiny_patch16_224.augreg_in21k": {"depth": 2}}
+    return SynCoConfig(backbone=backbone, **{**sizes.get(backbone, {}), **numbers})
+
+
+def _types_under_autocast(backbone: str, dtype: torch.dtype) -> tuple[set[torch.dtype], set[torch.dtype], torch.dtype]:
+    """Types of what norms give and what blocks give, and of the pooled feature, on a GPU under autocast."""
+    model = SynCoModel(_small(backbone)).train()
+    of_norms, of_blocks = set(), set()
+    for name, module in model.backbone.named_modules():
+        if isinstance(module, nn.LayerNorm) and name not in ("norm", "fc_norm"):
+            module.register_forward_hook(lambda _module, _inputs, output: of_norms.add(output.dtype))
+        elif type(module).__name__.endswith("Block"):
+            module.register_forward_hook(
+                lambda _module, inputs, output: of_blocks.update({inputs[0].dtype, output.dtype})
+            )
+    images = torch.randn(2, 3, model.config.image_size, model.config.image_size)
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", dtype)
+    try:
+        with torch.no_grad(), pretended_gpu() as gpu:
+            gpu.put(model)
+            feature = model(gpu.put(images)).pooler_output
+    finally:
+        torch.set_autocast_dtype("cuda", before)
+        torch.set_autocast_enabled("cuda", False)
+    return of_norms, of_blocks, feature.dtype
+
+
+@pytest.mark.parametrize("backbone", AUTOCAST_BACKBONES)
+def test_norms_and_residuals_are_bfloat16_on_a_gpu_and_the_feature_is_float32(backbone):
+    assert _types_under_autocast(backbone, torch.bfloat16) == ({torch.bfloat16}, {torch.bfloat16}, torch.float32)
+
+
+def test_in_float16_whose_range_is_short_norms_are_left_to_autocast():
+    assert _types_under_autocast("vit-nano", torch.float16) == ({torch.float32}, {torch.float32}, torch.float32)
+
+
+@pytest.mark.parametrize("autocast", [False, True])
+@pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano"])
+def test_on_a_cpu_norms_are_timms_bit_for_bit(backbone, autocast):
+    network = build_backbone(_small(backbone)).eval()
+    plain = build_backbone(_small(backbone)).eval()
+    plain.load_state_dict(network.state_dict())
+    for module in plain.modules():
+        if isinstance(module, backbones_synco.LayerNormKeepingBFloat16):
+            module.__class__ = nn.LayerNorm
+    plain.norm_pre = nn.Identity()
+    assert list(network.state_dict()) == list(plain.state_dict())
+    images = torch.randn(2, 3, 32, 32)
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        assert torch.equal(network(images), plain(images))
+
+
+@pytest.mark.parametrize("backbone", ["vit-nano", "swin-nano"])
+def test_bfloat16_norms_and_residuals_give_the_features_up_to_their_rounding(backbone, monkeypatch):
+    network = build_backbone(_small(backbone)).eval()
+    images = torch.randn(8, 3, 32, 32)
+    exact = network(images)
+    monkeypatch.setattr(backbones_synco, "KEEPS_BFLOAT16_ON", {"cpu"})
+    with torch.autocast("cpu", torch.bfloat16):
+        reduced = network(images)
+    assert not torch.equal(reduced, exact)
+    # Each of the dozen roundings is one of 2 ** -9; they are independent.
+    assert (reduced - exact).norm() < 0.02 * exact.norm()
+    (reduced.float() ** 2).sum().backward()
+    assert all(parameter.grad is None or parameter.grad.dtype == torch.float32 for parameter in network.parameters())
+
+
+def test_timms_own_switch_of_fast_norms_keeps_its_effect():
+    timm.layers.set_fast_norm(True)
+    try:
+        network = build_backbone(_small("vit-nano"))
+    finally:
+        timm.layers.set_fast_norm(False)
+    assert type(network.blocks[0].norm1) is timm.layers.LayerNorm

@@ -1,6 +1,7 @@
 """`trainers.classification.fine_tune`, by its command: the result, the classifier, and going on after a stop."""
 
 import json
+import re
 
 import pytest
 import torch
@@ -237,3 +238,34 @@ def test_weights_alone_are_never_continued(model, tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["--resume", "--output-dir", str(tmp_path / "run")])
     assert "has no optimizer.pt (--save-only-model leaves it out)" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("train", "fails", "line"),
+    [
+        (
+            main,
+            0,
+            "training 20 images of 32 pixels with vit-nano .*: give --per-device-train-batch-size 10 .*, or --gra",
+        ),
+        (main, 3, "measuring 256 images of 32 pixels with vit-nano .*: give --per-device-eval-batch-size 128"),
+        (
+            probe_main,
+            3,
+            "training 20 images of 32 pixels with vit-nano .*: give --per-device-train-batch-size 10 [^,]*,",
+        ),
+    ],
+)
+def test_a_batch_that_does_not_fit_says_which_and_what_would(model, tmp_path, monkeypatch, capsys, train, fails, line):
+    calls: list[int] = []
+
+    def full(self, *args):
+        calls.append(1)
+        if len(calls) > fails:
+            raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 9.00 GiB.")
+
+    monkeypatch.setattr(SynCoModel, "_check_input", full)  # the first thing that a forward does
+    flags = [*QUICK.split(), "--model", str(model), "--dataset", DATA, "--output-dir", str(tmp_path / "run")]
+    with pytest.raises(SystemExit):
+        train([*flags, "--num-train-epochs", "1"])
+    assert re.search(line, capsys.readouterr().err.splitlines()[-1])
