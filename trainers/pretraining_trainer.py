@@ -387,6 +387,6 @@ def _build_device_views(transform: object, args: SynCoTrainingArguments) -> Devi
     if not isinstance(transform, SplitTwoViewTransform):
         return None
     half = transform.device_half().to(args.device)
-    if args.torch_compile:
-        half.compile()
+    if args.torch_compile or args.device.type == "cuda":
+        half.compile(backend=args.torch_compile_backend or "inductor")
     return half

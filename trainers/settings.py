@@ -336,7 +336,7 @@ class PretrainingOptions:
     augment_on: str = setting(
         "auto",
         "Where views are distorted: worker (by OpenCV in the loading processes), device (crops from them, all else "
-        "for a whole batch on the GPU), auto: device on a GPU, else worker.",
+        "for a whole batch on the GPU, by compiled code), auto: device on a GPU, else worker.",
     )
     max_bad_fraction: float = setting(
         DEFAULT_MAX_BAD_FRACTION, "Share of the data set that may be unreadable before the run fails."

@@ -2,6 +2,7 @@ import json
 import math
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -12,11 +13,12 @@ from safetensors.torch import load_file
 from torch import nn
 
 from synco_hub.data import ImageDataset, TwoViewDataset, load_dataset
+from synco_hub.data.views.device_views import DeviceViews
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
-from trainers.pretraining_trainer import SynCoTrainer, synchronize_batch_norm
+from trainers.pretraining_trainer import SynCoTrainer, _build_device_views, synchronize_batch_norm
 from trainers.schedules import target_momentum
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
@@ -247,6 +249,21 @@ def test_the_device_finishes_the_views_that_the_worker_would_have_made(folder, t
     grey_level = 1 / 255 / 0.225
     for place in ("worker", "device"):
         assert 0 < (seen[place] - seen["pillow"]).abs().mean() < 2 * grey_level
+
+
+@pytest.mark.parametrize(
+    ("device", "backend", "compiled_by"), [("cuda", None, "inductor"), ("cpu", None, None), ("cpu", "eager", "eager")]
+)
+def test_a_gpu_distorts_views_by_compiled_code_and_a_cpu_if_asked(device, backend, compiled_by, monkeypatch):
+    found = []
+    monkeypatch.setattr(DeviceViews, "to", lambda half, where: found.append(where.type) or half)
+    monkeypatch.setattr(DeviceViews, "compile", lambda half, backend: found.append(backend))
+    args = SimpleNamespace(
+        device=torch.device(device), torch_compile=backend is not None, torch_compile_backend=backend
+    )
+    assert isinstance(_build_device_views(make_two_view_transform("device", 32), args), DeviceViews)
+    assert found == [device] + ([compiled_by] if compiled_by else [])
+    assert _build_device_views(make_two_view_transform("worker", 32), args) is None
 
 
 def test_accumulation_is_real(folder, tmp_path):

@@ -1,6 +1,8 @@
 import colorsys
 import itertools
+import logging
 import math
+import weakref
 from typing import Any
 
 import numpy as np
@@ -11,8 +13,11 @@ from PIL import Image
 from pillow_views import PillowTwoViewTransform, apply_view
 from pretended_gpu import pretended_gpu
 from scipy import stats
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from synco_hub.data.samplers import derive_random_key
+from synco_hub.data.views import device_views
 from synco_hub.data.views.dataset import TwoViewCollator
 from synco_hub.data.views.device_views import (
     DeviceViews,
@@ -152,6 +157,134 @@ def test_on_a_pretended_gpu_nothing_waits_or_stays_behind() -> None:
         views = gpu.put(half)(gpu.put(crops), gpu.put(draws))
         assert views.device.type == "cuda"
         assert views.shape == (4, 3, 32, 32)
+
+
+class LivingBytes(TorchDispatchMode):
+    """Counts the storages that operations made and that are still held."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now = self.most = 0
+        self._known: set[int] = set()
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in tree_leaves(result):
+            storage = tensor.untyped_storage() if isinstance(tensor, torch.Tensor) else None
+            if storage is not None and storage._cdata not in self._known:
+                self._known.add(storage._cdata)
+                self.now += storage.nbytes()
+                self.most = max(self.most, self.now)
+                weakref.finalize(storage, self._free, storage._cdata, storage.nbytes())
+        return result
+
+    def _free(self, key: int, size: int) -> None:
+        self._known.discard(key)
+        self.now -= size
+
+
+# The first of them, distorted as a whole, took 2,156 MiB beside the crops.
+@pytest.mark.parametrize(("number", "side"), [(512, 224), (511, 224), (8192, 56), (170, 384), (1, 224), (0, 224)])
+def test_both_views_of_a_batch_need_less_than_a_gibibyte(number: int, side: int) -> None:
+    with pretended_gpu() as gpu:
+        half = gpu.put(DeviceViews(side))
+        batch = {f"view_{view}": gpu.put(torch.zeros(number, side, side, 3, dtype=torch.uint8)) for view in (1, 2)}
+        batch |= {f"draw_{view}": gpu.put(torch.zeros(number, len(DRAW_ROW))) for view in (1, 2)}
+        with LivingBytes() as memory:
+            views = finish_views(half, batch)
+    assert all(view.shape == (number, 3, side, side) and view.dtype == torch.float32 for view in views)
+    assert memory.most <= 2**30
+
+
+@pytest.mark.parametrize("number", [1, 6, 12, 13, 17])
+def test_pieces_are_the_whole_batch(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_views, "PIECE_PIXELS", 6 * 32**2)
+    split = SplitTwoViewTransform(32)
+    pairs = [split(np.array(photograph(index)), index) for index in range(number)]
+    crops, draws = torch.stack([pair[0].crop for pair in pairs]), torch.stack([pair[0].draw for pair in pairs])
+    half = split.device_half()
+    sizes = []
+    distort = half._distort
+    monkeypatch.setattr(half, "_distort", lambda *piece: sizes.append(len(piece[0])) or distort(*piece))
+    torch.testing.assert_close(half._distort_in_pieces(crops, draws), half(crops, draws), atol=2e-5, rtol=0)
+    assert sizes.pop() == number  # the CPU's way
+    assert len(set(sizes)) == 1
+    assert sizes[0] <= 6
+    assert len(sizes) == math.ceil(number / 6)
+
+
+def some_crops(side: int, number: int) -> tuple[torch.Tensor, torch.Tensor]:
+    split = SplitTwoViewTransform(side)
+    pairs = [split(np.array(photograph(index)), index) for index in range(number)]
+    return torch.stack([pair[0].crop for pair in pairs]), torch.stack([pair[0].draw for pair in pairs])
+
+
+def test_one_compiled_graph_serves_every_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(device_views, "PIECE_PIXELS", 6 * 16**2)
+    graphs = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        graphs.append(graph)
+        return graph.forward
+
+    half = DeviceViews(16)
+    half.compile(backend=backend)
+    assert not graphs  # nothing before the first batch
+    for number in (17, 17, 18):
+        crops, draws = some_crops(16, number)
+        ours = half._distort_in_pieces(crops, draws)
+        torch.testing.assert_close(ours, DeviceViews(16)(crops, draws), atol=2e-5, rtol=0)
+    assert len(graphs) == 1
+
+
+def test_a_compiler_that_fails_is_done_without_and_said_once(caplog: pytest.LogCaptureFixture) -> None:
+    def backend(graph: Any, inputs: Any) -> Any:
+        raise RuntimeError("Failed to find C compiler.\nPlease set CC.")
+
+    half, (crops, draws) = DeviceViews(16), some_crops(16, 5)
+    half.compile(backend=backend)
+    with caplog.at_level(logging.WARNING):
+        assert all(torch.equal(half(crops, draws), DeviceViews(16)(crops, draws)) for _ in range(3))
+    [record] = [record for record in caplog.records if record.name == device_views.logger.name]
+    assert "without torch.compile" in record.getMessage()
+    assert "Failed to find C compiler." in record.getMessage()
+
+
+def test_memory_that_runs_out_is_no_failure_of_the_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+    half = DeviceViews(16)
+    half.compile(backend="eager")
+
+    def out_of_memory(*piece: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(half, "_compiled", out_of_memory)
+    with pytest.raises(torch.OutOfMemoryError):
+        half(*some_crops(16, 2))
+
+
+@pytest.mark.slow
+def test_what_the_compiler_makes_are_the_same_views() -> None:
+    half, (crops, draws) = DeviceViews(32), some_crops(32, 24)
+    expected = half(crops, draws)
+    half.compile(fullgraph=True)
+    torch.testing.assert_close(half(crops, draws), expected, atol=1e-4, rtol=0)
+    assert half._compiled is not None
+
+
+@pytest.mark.gpu
+def test_on_a_gpu_compiled_in_bounded_memory() -> None:
+    crops, draws = some_crops(224, 64)
+    crops, draws = crops.repeat(8, 1, 1, 1).cuda(), draws.repeat(8, 1).cuda()
+    half = DeviceViews(224).cuda()
+    expected = half(crops, draws)
+    half.compile()
+    half(crops, draws)
+    assert half._compiled is not None
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    views = finish_views(half, {"view_1": crops, "view_2": crops, "draw_1": draws, "draw_2": draws})
+    assert torch.cuda.max_memory_allocated() - before <= 2**30
+    assert (views[0] - expected).abs().mean() < 1e-3
 
 
 @pytest.mark.gpu
