@@ -30,6 +30,7 @@ DIM, TEMPERATURE = 256, 0.2
 NUM_HARD_NEGATIVES, COUNT, STEP = 256, 128, 0.01
 Loss = Callable[[Tensor, Tensor, Tensor], Tensor]
 PLAIN, FUSED = "moby, plain", "synco-v2, fused"
+BOTH = "synco-v2, both directions in one call, half of it"
 LOOPS, READABLE = "synco-v2, autograd loops", "synco-v2, readable"
 
 
@@ -89,6 +90,11 @@ VARIANTS: dict[str, Loss] = {
 SLOW = (LOOPS, READABLE)
 
 
+def both_directions(query: Tensor, key: Tensor, queue: Tensor) -> Tensor:
+    """A step's loss, which an accelerator computes in one call."""
+    return SyntheticNegatives().contrast_both((query, key, queue), (query, key, queue)).loss
+
+
 def lightly_variants() -> dict[str, Loss]:
     """The InfoNCE of `lightly`, if that library is installed; its memory bank is the queue."""
     if importlib.util.find_spec("lightly") is None:
@@ -142,13 +148,16 @@ def peak_mebibytes(loss: Loss, tensors: tuple[Tensor, Tensor, Tensor]) -> float:
 
 def measure(batch: int, queue_size: int, rounds: int, device: str, slow: bool) -> list[dict[str, Any]]:
     """Measure the variants at one batch and queue size."""
-    variants = {name: loss for name, loss in (VARIANTS | lightly_variants()).items() if slow or name not in SLOW}
+    known = VARIANTS | lightly_variants() | ({} if device == "cpu" else {BOTH: both_directions})
+    variants = {name: loss for name, loss in known.items() if slow or name not in SLOW}
     tensors = {name: inputs(name, batch, queue_size, device) for name in variants}
 
     def call(name: str) -> Callable[[], None]:
         return lambda: run(variants[name], tensors[name])
 
     times = interleaved_seconds({name: call(name) for name in variants}, rounds, device, settled=True)
+    if BOTH in times:
+        times[BOTH] = [value / 2 for value in times[BOTH]]
     rows = []
     for name, loss in variants.items():
         ordered = sorted(1e3 * value for value in times[name])
@@ -174,6 +183,12 @@ def findings(rows: list[dict[str, Any]]) -> list[Finding]:
     found = []
     for row in rows:
         batch, name = row["batch"], row["variant"]
+        if name == BOTH:
+            label = f"{name}, batch {batch}, queue {row['queue']}"
+            found.append(Finding(f"{label}: time of MoBY's loss", row["times_plain_moby"], "×"))
+            if "faster_than_readable" in row:
+                goal = "≥ 1"
+                found.append(Finding(f"{label}: faster than readable", row["faster_than_readable"], "×", goal))
         if name != FUSED or "faster_than_autograd_loops" not in row:
             continue
         time_goal, memory_goal = bounds.get(batch, ("", ""))

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import argparse
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,30 @@ def features_of(model: SynCoModel, images: torch.Tensor, dtype: torch.dtype | No
     return call
 
 
+def measure(
+    backbones: Sequence[str], batches: Sequence[int], rounds: int, device: str, image_size: int = 224
+) -> tuple[list[dict[str, Any]], list[Finding]]:
+    """Every batch size in fp32, one of them in bf16, in turns."""
+    rows: list[dict[str, Any]] = []
+    findings: list[Finding] = []
+    for backbone in backbones:
+        model: Any = SynCoModel(SynCoConfig(backbone=backbone, image_size=image_size)).eval()
+        model.to(device)
+        images = {batch: torch.randn(batch, 3, image_size, image_size, device=device) for batch in batches}
+        calls = {f"fp32, batch {batch}": features_of(model, images[batch], None) for batch in batches}
+        middle = batches[(len(batches) - 1) // 2]
+        calls[f"bf16, batch {middle}"] = features_of(model, images[middle], torch.bfloat16)
+        times = interleaved_seconds(calls, rounds, device)
+        for name, values in times.items():
+            batch = int(name.rsplit(" ", 1)[1])
+            rate = statistics.median(batch / seconds for seconds in values)
+            rows.append({"backbone": backbone, "variant": name, "images_per_second": round(rate, 2)})
+            findings.append(Finding(f"{backbone}, {name}", rate, "images/s"))
+        ratio = median_ratio(times[f"bf16, batch {middle}"], times[f"fp32, batch {middle}"])
+        findings.append(Finding(f"{backbone}, time of bf16 over fp32, batch {middle}", ratio, "×"))
+    return rows, findings
+
+
 def main() -> None:
     """Measure, write the JSON whole, print what was found."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -41,23 +65,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    rows: list[dict[str, Any]] = []
-    findings: list[Finding] = []
-    for backbone in ("deit-s", "swin-t"):
-        model: Any = SynCoModel(SynCoConfig(backbone=backbone)).eval()
-        model.to(options.device)
-        images = {batch: torch.randn(batch, 3, 224, 224, device=options.device) for batch in options.batches}
-        calls = {f"fp32, batch {batch}": features_of(model, images[batch], None) for batch in options.batches}
-        middle = options.batches[(len(options.batches) - 1) // 2]
-        calls[f"bf16, batch {middle}"] = features_of(model, images[middle], torch.bfloat16)
-        times = interleaved_seconds(calls, options.rounds, options.device)
-        for name, values in times.items():
-            batch = int(name.rsplit(" ", 1)[1])
-            rate = statistics.median(batch / seconds for seconds in values)
-            rows.append({"backbone": backbone, "variant": name, "images_per_second": round(rate, 2)})
-            findings.append(Finding(f"{backbone}, {name}", rate, "images/s"))
-        ratio = median_ratio(times[f"bf16, batch {middle}"], times[f"fp32, batch {middle}"])
-        findings.append(Finding(f"{backbone}, time of bf16 over fp32, batch {middle}", ratio, "×"))
+    rows, findings = measure(("deit-s", "swin-t"), options.batches, options.rounds, options.device)
     settings = {"rounds": options.rounds, "image_size": 224}
     path = options.output or RESULTS / f"feature_extraction_{options.device}.json"
     write_report(path, "Feature extraction", settings, rows, findings, options.device)

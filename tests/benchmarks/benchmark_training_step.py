@@ -15,7 +15,7 @@ import argparse
 import copy
 import itertools
 import statistics
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -33,22 +33,22 @@ PAPER_IMAGES_PER_SECOND = {"deit-s": 676, "swin-t": 548}  # Table 15: 31.6 and 3
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
-def network(backbone: str, method: str, device: str) -> SynCoForPreTraining:
+def network(backbone: str, method: str, device: str, image_size: int = 224) -> SynCoForPreTraining:
     """The paper's network, training."""
     torch.manual_seed(0)
     settings = PretrainingSettings(method=method)
-    model = SynCoForPreTraining(SynCoConfig(backbone=backbone, pretraining=asdict(settings)))
+    model = SynCoForPreTraining(SynCoConfig(backbone=backbone, image_size=image_size, pretraining=asdict(settings)))
     return model.to(device).train()  # type: ignore[arg-type]
 
 
 def step_of(
-    model: SynCoForPreTraining, views: list[torch.Tensor], precision: str, compiled: bool
+    model: SynCoForPreTraining, views: list[torch.Tensor], precision: str, compile_backend: str = ""
 ) -> Callable[[], None]:
     """A whole optimizer step; every method's n-th step throws the same coins of stochastic depth."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
-    if compiled:
-        model.compile()
+    if compile_backend:
+        model.compile(backend=compile_backend)
     dtype = DTYPES[precision]
     seeds = itertools.count()
 
@@ -65,26 +65,35 @@ def step_of(
 
 
 def floating_point_operations(model: SynCoForPreTraining, views: list[torch.Tensor]) -> float:
-    """GFLOP of forward and backward for one image (two views)."""
+    """GFLOP of forward and backward for one image (two views), counted on two of them."""
+    few = [view[:2] for view in views]
     with FlopCounterMode(display=False) as counter:
-        model(*views).loss.backward()
+        model(*few).loss.backward()
     model.zero_grad(set_to_none=True)
-    return counter.get_total_flops() / len(views[0]) / 1e9
+    return counter.get_total_flops() / len(few[0]) / 1e9
 
 
 def methods(
-    backbone: str, batch: int, rounds: int, device: str, precision: str, compiled: bool
+    backbone: str,
+    batch: int,
+    rounds: int,
+    device: str,
+    precision: str,
+    compile_backend: str = "",
+    names: Sequence[str] = tuple(OBJECTIVES),
+    image_size: int = 224,
 ) -> list[dict[str, Any]]:
-    """Steps of the three methods, in turns."""
-    views = [torch.randn(batch, 3, 224, 224, device=device) for _ in range(2)]
-    models = {method: network(backbone, method, device) for method in OBJECTIVES}
+    """Steps of the methods, in turns."""
+    views = [torch.randn(batch, 3, image_size, image_size, device=device) for _ in range(2)]
+    models = {method: network(backbone, method, device, image_size) for method in names}
     operations = floating_point_operations(models["moby"], views)
-    calls = {method: step_of(model, views, precision, compiled) for method, model in models.items()}
-    times = interleaved_seconds(calls, rounds, device, warmup=3 if compiled else 1)
+    calls = {method: step_of(model, views, precision, compile_backend) for method, model in models.items()}
+    times = interleaved_seconds(calls, rounds, device, warmup=3 if compile_backend else 1)
     return [
         {
             "backbone": backbone,
             "method": method,
+            "compiled": bool(compile_backend),
             "milliseconds_per_image": round(1e3 * statistics.median(values) / batch, 2),
             "images_per_second": round(batch / statistics.median(values), 2),
             "over_moby": round(median_ratio(values, times["moby"]), 4),
@@ -161,15 +170,15 @@ def findings(rows: list[dict[str, Any]], device: str) -> list[Finding]:
         if "choice" in row:
             found.append(Finding(f"{row['choice']}: time with it over without", row["with_over_without"], "×"))
             continue
-        label = f"{row['backbone']}, {row['method']}"
+        label = f"{row['backbone']}, {row['method']}" + (", compiled" if row["compiled"] else "")
         if device == "cuda" and row["method"] == "synco-v2":
             # On a CPU steps differ by percents from round to round: benchmark_step_overhead.py measures it there.
-            goal = "≤ 0.5" if row["backbone"] == "deit-s" else ""
+            goal = "≤ 1" if row["backbone"] == "deit-s" else ""
             beyond = 100 * (row["over_moby"] - 1)
             found.append(Finding(f"{label}: a step beyond MoBY's", beyond, "%", goal, "0.1 to 0.17 % (calculated)"))
         floor = f"{row['gflop_per_image']} GFLOP an image"
-        goals = {"deit-s": "≥ 3800", "swin-t": "≥ 1400"}
-        goal = goals[row["backbone"]] if device == "cuda" else ""
+        goals = {"deit-s": "≥ 3800", "swin-t": "≥ 1800"}
+        goal = goals.get(row["backbone"], "") if device == "cuda" else ""
         found.append(Finding(f"{label}: images of a step", row["images_per_second"], "images/s", goal, floor))
         if device == "cuda":
             times = row["images_per_second"] / PAPER_IMAGES_PER_SECOND[row["backbone"]]
@@ -191,7 +200,8 @@ def main() -> None:
     torch.set_num_threads(1)
     rows: list[dict[str, Any]] = []
     for backbone in options.backbones:
-        rows += methods(backbone, options.batch, options.rounds, options.device, options.precision, options.compile)
+        backend = "inductor" if options.compile else ""
+        rows += methods(backbone, options.batch, options.rounds, options.device, options.precision, backend)
     rows += choices(options.batch, options.rounds, options.device)
     settings = {
         "batch": options.batch,
