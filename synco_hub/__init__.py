@@ -14,24 +14,30 @@ from synco_hub.version import __version__
 from synco_hub.zoo import list_models
 
 if TYPE_CHECKING:
+    from synco_hub.embedding import embed
+    from synco_hub.embedding_tables import Embeddings
     from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
     from synco_hub.protocols import evaluate
     from synco_hub.settings import DatasetChoice
 
 _LAZY = {
     "DatasetChoice": "synco_hub.settings",
+    "Embeddings": "synco_hub.embedding_tables",
     "SynCoConfig": "synco_hub.models",
     "SynCoForImageClassification": "synco_hub.models",
     "SynCoModel": "synco_hub.models",
+    "embed": "synco_hub.embedding",
     "evaluate": "synco_hub.protocols",
 }
 
 __all__ = [
     "DatasetChoice",
+    "Embeddings",
     "SynCoConfig",
     "SynCoForImageClassification",
     "SynCoModel",
     "__version__",
+    "embed",
     "evaluate",
     "list_models",
 ]

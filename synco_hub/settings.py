@@ -12,6 +12,8 @@ from typing import Any, Literal, get_args
 
 DEFAULT_MAX_BAD_FRACTION = 0.01
 Precision = Literal["fp32", "bf16", "fp16"]
+EmbeddedVectors = Literal["feature", "cls", "mean", "patches"]
+StoredType = Literal["float32", "float16"]
 MODEL_REVISION = "Commit, branch or tag of the model on the Hub; default: the newest."
 
 
@@ -123,6 +125,24 @@ class ExtractionSettings(ForwardSettings):
         check_choice("precision", self.precision, Precision)
         if self.num_processes < 1:
             raise ValueError(f"num_processes={self.num_processes}: give at least 1")
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings(ExtractionSettings):
+    """Which vectors of which images `embed` writes."""
+
+    split: str = setting("all", "train, test, or all: every image, of a folder also those in no split.")
+    what: EmbeddedVectors = setting(
+        "feature",
+        "feature: that of k-NN ([CLS] of a ViT, mean of a Swin's map); cls; mean: of the patch tokens; patches: all "
+        "of them, a list of vectors an image.",
+    )
+    dtype: StoredType = setting("float32", "Of the stored numbers; float16 halves the file.")
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_choice("what", self.what, EmbeddedVectors)
+        check_choice("dtype", self.dtype, StoredType)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any
 from synco_hub.cli import options
 from synco_hub.errors import DEBUG_VARIABLE, FlagError, report_errors, suggest
 from synco_hub.protocols import BACKBONE, CLASSIFIER, EVALUATORS, NOTHING, Evaluator, resolve
-from synco_hub.settings import DatasetChoice, ForwardSettings
+from synco_hub.settings import DatasetChoice, EmbeddingSettings, ForwardSettings
 from synco_hub.version import __version__
 
 ABOUT = "SynCo-v2, MoBY and BYOL vision transformers: pretrain, load, measure, look."
@@ -167,6 +167,13 @@ COMMANDS: dict[str, Command] = {
         "Each result is saved at once; what fails ends only itself, with exit code 1 in the end.",
         "synco-hub evaluate all --model runs/probe --dataset fractals ./photographs --output-dir results",
         (options.EvaluateAllOptions, ForwardSettings),
+    ),
+    "embed": Command(
+        "synco_hub.cli.embeddings:embed",
+        "Write the frozen features of every image, with the images' names, as a table.\n\n"
+        "`datasets`, pandas and polars read it. A stopped command goes on where it was.",
+        "synco-hub embed --model synco-v2-vit-nano --dataset ./photographs --output photographs.parquet",
+        (options.EmbedOptions, DatasetChoice, EmbeddingSettings),
     ),
     "results table": Command(
         "synco_hub.cli.results:table",

@@ -63,6 +63,18 @@ class ResultFolder:
 
 
 @dataclass(frozen=True)
+class EmbedOptions:
+    """Whose features are written, and where."""
+
+    model: str = setting(MISSING, "Short name, checkpoint directory, Hub id, or timm:<name>.")
+    model_revision: str | None = setting(None, MODEL_REVISION)
+    output: Path = setting(
+        Path("embeddings.parquet"),
+        "A .parquet file, a folder of several, or an .npy file with the names in a .csv beside it.",
+    )
+
+
+@dataclass(frozen=True)
 class EvaluateAllOptions:
     """What `evaluate all` measures."""
 

@@ -1,0 +1,23 @@
+import numpy as np
+import torch
+from command_line import invoke
+from PIL import Image
+
+from synco_hub import Embeddings
+from synco_hub.cli.embeddings import embed  # noqa: F401 - the command below calls it
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+
+
+def test_the_command_writes_the_table_and_says_what_it_holds(tmp_path):
+    torch.manual_seed(0)
+    SynCoModel(SynCoConfig("vit-nano")).save_pretrained(tmp_path / "model")
+    image_processor(32).save_pretrained(tmp_path / "model")
+    (tmp_path / "pictures").mkdir()
+    for number in range(3):
+        Image.effect_noise((50, 40), 60).convert("RGB").save(tmp_path / "pictures" / f"{number}.png")
+    output = tmp_path / "out.parquet"
+    flags = ["--model", str(tmp_path / "model"), "--dataset", str(tmp_path / "pictures"), "--num-workers", "0"]
+    ended = invoke(["embed", *flags, "--output", str(output), "--dtype", "float16"])
+    assert ended.exit_code == 0, ended.exception
+    assert ended.output.strip() == f"wrote {output}: 3 images, file_name, split, embedding"
+    assert np.isfinite(Embeddings.read(output).vectors).all()
