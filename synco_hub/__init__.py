@@ -14,12 +14,13 @@ from synco_hub.version import __version__
 from synco_hub.zoo import list_models
 
 if TYPE_CHECKING:
-    from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
+    from synco_hub.models import SynCoBackbone, SynCoConfig, SynCoForImageClassification, SynCoModel
     from synco_hub.protocols import evaluate
     from synco_hub.settings import DatasetChoice
 
 _LAZY = {
     "DatasetChoice": "synco_hub.settings",
+    "SynCoBackbone": "synco_hub.models",
     "SynCoConfig": "synco_hub.models",
     "SynCoForImageClassification": "synco_hub.models",
     "SynCoModel": "synco_hub.models",
@@ -28,6 +29,7 @@ _LAZY = {
 
 __all__ = [
     "DatasetChoice",
+    "SynCoBackbone",
     "SynCoConfig",
     "SynCoForImageClassification",
     "SynCoModel",

@@ -1,4 +1,4 @@
-"""`SynCoModel` and `SynCoForImageClassification`: timm's ViT and Swin as `transformers` models.
+"""`SynCoModel`, `SynCoForImageClassification` and `SynCoBackbone`: timm's ViT and Swin as `transformers` models.
 
 This file travels to the Hub with every checkpoint, so it imports nothing of ours but its siblings. Three traps of
 wrapping timm are handled here: `post_init` must not draw timm's weights anew, `from_pretrained` builds on the meta
@@ -9,15 +9,18 @@ trainable again.
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
@@ -32,6 +35,7 @@ AUTO_MAP = {
     "AutoConfig": "configuration_synco.SynCoConfig",
     "AutoModel": "modeling_synco.SynCoModel",
     "AutoModelForImageClassification": "modeling_synco.SynCoForImageClassification",
+    "AutoBackbone": "modeling_synco.SynCoBackbone",
 }
 
 
@@ -189,6 +193,12 @@ class SynCoModel(SynCoPreTrainedModel):
             attentions=None if attentions is None else tuple(attentions),  # type: ignore[arg-type]
         )
 
+    def train(self, mode: bool = True) -> Self:
+        """As every module's; a head that somebody else wrote has loaded us, and made all trainable, before it."""
+        super().train(mode)
+        self.freeze_fixed_parameters()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""
         embedding: nn.Module = self.backbone.patch_embed
@@ -282,6 +292,96 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
         )
 
 
+class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
+    """Feature maps for detection and segmentation heads, of images of any size.
+
+    `AutoBackbone.from_pretrained("synco-v2-swin-t", out_indices=[1, 2, 3, 4])` loads any checkpoint of the family. Maps
+    are counted as `transformers` does: 0 is the embedding, i the i-th block of a ViT or stage of a Swin. The maps of a
+    ViT all have the stride of its patches; `pyramid=True` resizes them, in their order, to strides of 4, 8, 16, 32, …
+    pixels (bilinearly, or by averages), which heads for pyramids expect. It has no weights of its own.
+
+    A head that builds its backbone from a config (`UperNetConfig(backbone_config=…)`) draws random weights without a
+    word: give it this one, `head.backbone = AutoBackbone.from_pretrained(…)`, before it trains.
+
+    Args:
+        config: Which backbone, and `out_features` or `out_indices`, `apply_layernorm`, `pyramid`.
+
+    Attributes:
+        channels: Channels of each map that is given.
+    """
+
+    def __init__(self, config: SynCoConfig) -> None:
+        config.choose_feature_maps()
+        super().__init__(config)
+        self.synco = SynCoModel(config)
+        widths = [config.embed_dim * 2**stage for stage in range(len(config.depth))] if self._is_swin else []
+        self.num_features = [config.embed_dim, *(widths or [config.embed_dim] * config.depth)]  # type: ignore[operator]
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @property
+    def _is_swin(self) -> bool:
+        return not isinstance(self.config.depth, int)
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BackboneOutput:
+        """Compute feature maps.
+
+        Args:
+            pixel_values: Normalised images, padded inside on the right and below to whole patches. Shape: (batch,
+                channels, height, width).
+            output_hidden_states: Also return all hidden states, as `SynCoModel.forward` does.
+            output_attentions: Also return every block's attention.
+            **kwargs: Ignored.
+
+        Returns:
+            `feature_maps`: of each chosen stage (batch, its channels, ⌈height / stride⌉, ⌈width / stride⌉).
+        """
+        patch, (height, width) = self.config.patch_size, pixel_values.shape[-2:]
+        padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
+        outputs = self.synco(
+            padded,
+            output_attentions=output_attentions,
+            output_hidden_states=True,
+            interpolate_pos_encoding=True,
+            return_dict=True,
+        )
+        maps = [self._map(outputs.hidden_states, index, padded.shape[-2:]) for index in self.out_indices]
+        if self.config.pyramid:
+            maps = [_resize(each, (height, width), 4 * 2**level) for level, each in enumerate(maps)]
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return BackboneOutput(
+            feature_maps=tuple(maps),
+            hidden_states=outputs.hidden_states if wanted else None,
+            attentions=outputs.attentions,
+        )
+
+    def _map(self, hidden_states: tuple[Tensor, ...], index: int, size: tuple[int, int]) -> Tensor:
+        """One hidden state as a map (batch, channels, rows, columns)."""
+        index %= len(hidden_states)
+        tokens, network = hidden_states[index], self.synco.backbone
+        if self.config.apply_layernorm and (index == len(hidden_states) - 1 or not self._is_swin):
+            tokens = network.norm(tokens)
+        # A Swin's first stage has the embedding's grid, each further one half of it, rounded up.
+        halvings = max(index - 1, 0) if self._is_swin else 0
+        rows, columns = (math.ceil(side // self.config.patch_size / 2**halvings) for side in size)
+        tokens = tokens[:, tokens.shape[1] - rows * columns :]  # without [CLS]
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns)).contiguous()
+
+
+def _resize(feature_map: Tensor, image: tuple[int, int], stride: int) -> Tensor:
+    """A map in another stride: bilinearly to a finer one, averaged to a coarser one."""
+    size = tuple(math.ceil(side / stride) for side in image)
+    if size[0] >= feature_map.shape[-2]:
+        return F.interpolate(feature_map, size, mode="bilinear", align_corners=False)
+    return F.adaptive_avg_pool2d(feature_map, size)
+
+
 def _fit_position_embeddings(model: Any, info: dict[str, Any], load_at: Callable[[int], Any]) -> None:
     """Bring position embeddings of another image size to the config's; what was done is no mismatch any more."""
     shapes = {entry[0]: tuple(entry[1]) for entry in info["mismatched_keys"]}
@@ -339,3 +439,4 @@ def _tokens(features: Any) -> Any:
 SynCoConfig._auto_class = "AutoConfig"
 SynCoModel._auto_class = "AutoModel"
 SynCoForImageClassification._auto_class = "AutoModelForImageClassification"
+SynCoBackbone._auto_class = "AutoBackbone"
