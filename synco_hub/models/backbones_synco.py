@@ -248,3 +248,24 @@ def _set_layer_norm_eps(network: nn.Module, eps: float | dict[str, float] | None
 
 def _layer_norm_kind(name: str) -> str:
     return next((kind for kind, pattern in LAYER_NORM_KINDS.items() if re.search(pattern, name)), "other")
+
+
+def refuse_other_backbone(info: dict[str, Any]) -> None:
+    """Refuse what `transformers` only reports: a backbone that is random, or deeper in the checkpoint than here.
+
+    A pretraining checkpoint's target network is another model's affair.
+
+    Raises:
+        ValueError: Naming the first weights that differ.
+    """
+    faults = {
+        "are missing": info["missing_keys"],
+        "have another shape": [entry[0] for entry in info["mismatched_keys"]],
+        "are in the checkpoint only": info["unexpected_keys"],
+    }
+    for fault, keys in faults.items():
+        if ours := sorted(key for key in keys if key.startswith(("backbone.", "synco.backbone."))):
+            raise ValueError(
+                f"The checkpoint's backbone is not the config's: {len(ours)} weights {fault} (first: {ours[:3]}). "
+                "Correct the config, or bring a foreign checkpoint into this key layout first."
+            )

@@ -44,7 +44,7 @@ class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
         out_indices: The same by position: 0 is the embedding, i the i-th block (Swin: stage). Without both the last,
             with `pyramid` four that are evenly spaced.
         apply_layernorm: Whether `SynCoBackbone` puts the final norm on its maps (Swin: on the last stage's).
-        pyramid: Whether `SynCoBackbone` resizes the maps of a ViT to strides of 4, 8, 16, 32, … pixels, in their order.
+        pyramid: Whether `SynCoBackbone` resizes the maps of a ViT to strides of 4, 8, 16, 32, … pixels in their order.
         **kwargs: Everything `transformers.PretrainedConfig` knows (labels, dtype, …).
 
     Attributes:
@@ -125,7 +125,7 @@ class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
         """
         if self.pyramid and not isinstance(self.depth, int):
             raise ValueError(
-                f"pyramid=True was given for {self.backbone!r}: a Swin's stages have strides of their own; leave it out."
+                f"pyramid=True was given for {self.backbone!r}: a Swin's stages have their own strides; leave it out."
             )
         if self._out_indices is None:
             last = len(self.stage_names) - 1

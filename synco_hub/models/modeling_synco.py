@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
 from typing import Any, ClassVar, Self
 
 import torch
@@ -21,15 +20,12 @@ from transformers import initialization as init
 from transformers.backbone_utils import BackboneMixin
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils import logging
 from transformers.utils.generic import can_return_tuple
 
-from .backbones_synco import build_backbone
+from .backbones_synco import build_backbone, refuse_other_backbone
 from .configuration_synco import SynCoConfig
-from .position_embedding_synco import find_grid_side, fit_position_embedding
+from .position_embedding_synco import fit_loaded_position_embeddings
 from .recording_synco import forward_features, use_fused_attention
-
-logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_synco.SynCoConfig",
@@ -89,7 +85,7 @@ class SynCoPreTrainedModel(PreTrainedModel):
                 further = {name: value for name, value in kwargs.items() if not hasattr(config, name)}
                 return load(*args, **{**further, "config": config}, ignore_mismatched_sizes=True)
 
-            _fit_position_embeddings(model, info, load_at)
+            fit_loaded_position_embeddings(model, SynCoModel, info, load_at)
         if info["mismatched_keys"] and not ignore_mismatched_sizes:
             keys = sorted(entry[0] for entry in info["mismatched_keys"])
             raise RuntimeError(
@@ -97,7 +93,7 @@ class SynCoPreTrainedModel(PreTrainedModel):
                 "that they were made for (a Swin takes the image sizes at which its windows stay as large), or draw a "
                 "classifier anew by ignore_mismatched_sizes=True."
             )
-        _refuse_other_backbone(info)
+        refuse_other_backbone(info)
         model.freeze_fixed_parameters()
         return (model, info) if output_loading_info else model
 
@@ -295,10 +291,10 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
 class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
     """Feature maps for detection and segmentation heads, of images of any size.
 
-    `AutoBackbone.from_pretrained("synco-v2-swin-t", out_indices=[1, 2, 3, 4])` loads any checkpoint of the family. Maps
-    are counted as `transformers` does: 0 is the embedding, i the i-th block of a ViT or stage of a Swin. The maps of a
-    ViT all have the stride of its patches; `pyramid=True` resizes them, in their order, to strides of 4, 8, 16, 32, …
-    pixels (bilinearly, or by averages), which heads for pyramids expect. It has no weights of its own.
+    `AutoBackbone.from_pretrained("synco-v2-swin-t", out_indices=[1, 2, 3, 4])` loads any checkpoint of ours.
+    Maps are counted as `transformers` does: 0 is the embedding, i the i-th block of a ViT or stage of a Swin. The maps
+    of a ViT all have the stride of its patches; `pyramid=True` resizes them, in their order, to strides of 4, 8, 16,
+    32, … pixels (bilinearly, or by averages), which heads for pyramids expect. It has no weights of its own.
 
     A head that builds its backbone from a config (`UperNetConfig(backbone_config=…)`) draws random weights without a
     word: give it this one, `head.backbone = AutoBackbone.from_pretrained(…)`, before it trains.
@@ -353,7 +349,7 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
         )
         maps = [self._map(outputs.hidden_states, index, padded.shape[-2:]) for index in self.out_indices]
         if self.config.pyramid:
-            maps = [_resize(each, (height, width), 4 * 2**level) for level, each in enumerate(maps)]
+            maps = [_resize(each, (height, width), patch, 4 * 2**level) for level, each in enumerate(maps)]
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BackboneOutput(
             feature_maps=tuple(maps),
@@ -374,60 +370,15 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
         return tokens.transpose(1, 2).unflatten(2, (rows, columns)).contiguous()
 
 
-def _resize(feature_map: Tensor, image: tuple[int, int], stride: int) -> Tensor:
-    """A map in another stride: bilinearly to a finer one, averaged to a coarser one."""
-    size = tuple(math.ceil(side / stride) for side in image)
-    if size[0] >= feature_map.shape[-2]:
-        return F.interpolate(feature_map, size, mode="bilinear", align_corners=False)
-    return F.adaptive_avg_pool2d(feature_map, size)
-
-
-def _fit_position_embeddings(model: Any, info: dict[str, Any], load_at: Callable[[int], Any]) -> None:
-    """Bring position embeddings of another image size to the config's; what was done is no mismatch any more."""
-    shapes = {entry[0]: tuple(entry[1]) for entry in info["mismatched_keys"]}
-    own: Any = None
-    for name, module in model.named_modules():
-        key, patches = (
-            f"{name}.backbone.{part}".removeprefix(".") for part in ("pos_embed", "patch_embed.proj.weight")
-        )
-        if not isinstance(module, SynCoModel) or key not in shapes or patches in shapes:
-            continue
-        embedding, grid = module.backbone.pos_embed, module.backbone.patch_embed.grid_size
-        prefix = embedding.shape[1] - grid[0] * grid[1]
-        side = find_grid_side(shapes[key][1], prefix)
-        if side is None or shapes[key][-1] != embedding.shape[-1] or embedding.is_meta:
-            continue
-        size, fixed = side * module.config.patch_size, module.config.position_embedding == "sincos"
-        own = load_at(size) if own is None else own
-        fitted = fit_position_embedding(own.get_parameter(key).detach().to(embedding), grid, prefix, fixed)
-        with torch.no_grad():
-            embedding.copy_(fitted)
-        info["mismatched_keys"] = [entry for entry in info["mismatched_keys"] if entry[0] != key]
-        how = "computed" if fixed else "interpolated"
-        logger.warning(
-            f"{key} was {how} for images of {module.config.image_size} pixels: the checkpoint's are {size}."
-        )
-
-
-def _refuse_other_backbone(info: dict[str, Any]) -> None:
-    """Refuse what `transformers` only reports: a backbone that is random, or deeper in the checkpoint than here.
-
-    A pretraining checkpoint's target network is another model's affair.
-
-    Raises:
-        ValueError: Naming the first weights that differ.
-    """
-    faults = {
-        "are missing": info["missing_keys"],
-        "have another shape": [entry[0] for entry in info["mismatched_keys"]],
-        "are in the checkpoint only": info["unexpected_keys"],
-    }
-    for fault, keys in faults.items():
-        if ours := sorted(key for key in keys if key.startswith(("backbone.", "synco.backbone."))):
-            raise ValueError(
-                f"The checkpoint's backbone is not the config's: {len(ours)} weights {fault} (first: {ours[:3]}). "
-                "Correct the config, or bring a foreign checkpoint into this key layout first."
-            )
+def _resize(feature_map: Tensor, image: tuple[int, int], patch: int, stride: int) -> Tensor:
+    """A ViT's map in another stride, every place where it was: averaged to a multiple, else bilinearly."""
+    size = [math.ceil(side / stride) for side in image]
+    if stride % patch == 0:
+        return F.avg_pool2d(feature_map, stride // patch, ceil_mode=True)
+    # At the right and below, where no whole number of places fits, the last patches go on.
+    feature_map = F.pad(feature_map, (0, math.ceil(stride / patch), 0, math.ceil(stride / patch)), mode="replicate")
+    resized = F.interpolate(feature_map, scale_factor=patch / stride, mode="bilinear", align_corners=False)
+    return resized[..., : size[0], : size[1]].contiguous()
 
 
 def _tokens(features: Any) -> Any:
