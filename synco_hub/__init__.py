@@ -16,13 +16,14 @@ from synco_hub.zoo import list_models
 if TYPE_CHECKING:
     from synco_hub.embedding import embed
     from synco_hub.embedding_tables import Embeddings
-    from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
+    from synco_hub.models import SynCoBackbone, SynCoConfig, SynCoForImageClassification, SynCoModel
     from synco_hub.protocols import evaluate
     from synco_hub.settings import DatasetChoice
 
 _LAZY = {
     "DatasetChoice": "synco_hub.settings",
     "Embeddings": "synco_hub.embedding_tables",
+    "SynCoBackbone": "synco_hub.models",
     "SynCoConfig": "synco_hub.models",
     "SynCoForImageClassification": "synco_hub.models",
     "SynCoModel": "synco_hub.models",
@@ -33,6 +34,7 @@ _LAZY = {
 __all__ = [
     "DatasetChoice",
     "Embeddings",
+    "SynCoBackbone",
     "SynCoConfig",
     "SynCoForImageClassification",
     "SynCoModel",

@@ -150,8 +150,9 @@ def _register_config(module: ModuleType) -> None:
 
 
 def _register_models(module: ModuleType) -> None:
-    from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
+    from synco_hub.models import SynCoBackbone, SynCoConfig, SynCoForImageClassification, SynCoModel
 
+    module.AutoBackbone.register(SynCoConfig, SynCoBackbone, exist_ok=True)
     module.AutoModel.register(SynCoConfig, SynCoModel, exist_ok=True)
     module.AutoModelForImageClassification.register(SynCoConfig, SynCoForImageClassification, exist_ok=True)
 

@@ -13,11 +13,12 @@ if TYPE_CHECKING:
     from .backbones_synco import BACKBONES, BackboneSpecification
     from .configuration_synco import SynCoConfig
     from .image_processing import image_processor
-    from .modeling_synco import SynCoForImageClassification, SynCoModel, SynCoPreTrainedModel
+    from .modeling_synco import SynCoBackbone, SynCoForImageClassification, SynCoModel, SynCoPreTrainedModel
 
 _MODULE_OF = {
     "BACKBONES": "backbones_synco",
     "BackboneSpecification": "backbones_synco",
+    "SynCoBackbone": "modeling_synco",
     "SynCoConfig": "configuration_synco",
     "SynCoForImageClassification": "modeling_synco",
     "SynCoModel": "modeling_synco",
@@ -28,6 +29,7 @@ _MODULE_OF = {
 __all__ = [
     "BACKBONES",
     "BackboneSpecification",
+    "SynCoBackbone",
     "SynCoConfig",
     "SynCoForImageClassification",
     "SynCoModel",

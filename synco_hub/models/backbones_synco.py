@@ -310,3 +310,24 @@ def _keep_bfloat16(network: Any) -> None:
             module.__class__ = LayerNormKeepingBFloat16  # weights, their names and hooks stay
     if type(getattr(network, "norm_pre", None)) is nn.Identity:
         network.norm_pre = EmbeddingKeepingBFloat16()
+
+
+def refuse_other_backbone(info: dict[str, Any]) -> None:
+    """Refuse what `transformers` only reports: a backbone that is random, or deeper in the checkpoint than here.
+
+    A pretraining checkpoint's target network is another model's affair.
+
+    Raises:
+        ValueError: Naming the first weights that differ.
+    """
+    faults = {
+        "are missing": info["missing_keys"],
+        "have another shape": [entry[0] for entry in info["mismatched_keys"]],
+        "are in the checkpoint only": info["unexpected_keys"],
+    }
+    for fault, keys in faults.items():
+        if ours := sorted(key for key in keys if key.startswith(("backbone.", "synco.backbone."))):
+            raise ValueError(
+                f"The checkpoint's backbone is not the config's: {len(ours)} weights {fault} (first: {ours[:3]}). "
+                "Correct the config, or bring a foreign checkpoint into this key layout first."
+            )

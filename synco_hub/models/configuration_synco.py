@@ -8,13 +8,14 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 from transformers import PretrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
 from .backbones_synco import LAYER_NORM_KINDS, find_specification, suggest
 
 POSITION_EMBEDDINGS = ("sincos", "learned")
 
 
-class SynCoConfig(PretrainedConfig):
+class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
     """Configuration of a SynCo-v2, MoBY or BYOL backbone.
 
     Fields left at `None` take the value of the named backbone. Sizes, depth and heads are always written down: the
@@ -39,14 +40,20 @@ class SynCoConfig(PretrainedConfig):
             checkpoints need the latter. `None` keeps timm's.
         classifier_dropout: Dropout before the linear classifier (paper section 7.6 uses 0.1 for fine-tuning).
         pretraining: What defined the pretraining network and objective, as plain data; written by the trainer.
+        out_features: Names of the feature maps that `SynCoBackbone` gives, among `stage_names`, in their order.
+        out_indices: The same by position: 0 is the embedding, i the i-th block (Swin: stage). Without both the last,
+            with `pyramid` four that are evenly spaced.
+        apply_layernorm: Whether `SynCoBackbone` puts the final norm on its maps (Swin: on the last stage's).
+        pyramid: Whether `SynCoBackbone` resizes the maps of a ViT to strides of 4, 8, 16, 32, … pixels in their order.
         **kwargs: Everything `transformers.PretrainedConfig` knows (labels, dtype, …).
 
     Attributes:
         hidden_size: Dimension of the pooled feature, which follows from `embed_dim` and `depth`.
+        stage_names: `stem` and `stage1` to the last block (Swin: stage).
 
     Raises:
         ValueError: If the backbone is unknown, the heads do not divide the width, the image does not fit the patches
-            and windows, or another number is impossible.
+            and windows, another number is impossible, or a feature map is asked for that there is not.
 
     Source: paper Table 10; the fixed position embedding is that of MoCo v3, which the paper's parameter counts imply.
     """
@@ -73,6 +80,10 @@ class SynCoConfig(PretrainedConfig):
         layer_norm_eps: float | dict[str, float] | None = None,
         classifier_dropout: float = 0.0,
         pretraining: dict[str, Any] | None = None,
+        out_features: list[str] | None = None,
+        out_indices: list[int] | tuple[int, ...] | None = None,
+        apply_layernorm: bool = False,
+        pyramid: bool = False,
         **kwargs: Any,
     ) -> None:
         own = find_specification(backbone)
@@ -90,10 +101,47 @@ class SynCoConfig(PretrainedConfig):
         self.layer_norm_eps = own.layer_norm_eps if layer_norm_eps is None else layer_norm_eps
         self.classifier_dropout = classifier_dropout
         self.pretraining = pretraining
+        self.apply_layernorm, self.pyramid = apply_layernorm, pyramid
+        self._out_features: list[str] | None = None
+        self._out_indices: list[int] | None = None
         self.check()
         kwargs.pop("hidden_size", None)  # it is in every config.json
         self.hidden_size = self.embed_dim * 2 ** (len(_stages(self.depth)) - 1)
         super().__init__(**kwargs)
+        if out_features is not None or out_indices is not None:
+            self.set_output_features_output_indices(out_features, out_indices)
+
+    @property
+    def stage_names(self) -> list[str]:
+        """Names of the feature maps: the embedding, then every block of a ViT, every stage of a Swin."""
+        number = self.depth if isinstance(self.depth, int) else len(self.depth)
+        return ["stem", *(f"stage{k}" for k in range(1, number + 1))]
+
+    def choose_feature_maps(self) -> None:
+        """Settle which maps a `SynCoBackbone` gives, if nobody chose.
+
+        Raises:
+            ValueError: If one is asked for that there is not, or a pyramid of a Swin, which is one already.
+        """
+        if self.pyramid and not isinstance(self.depth, int):
+            raise ValueError(
+                f"pyramid=True was given for {self.backbone!r}: a Swin's stages have their own strides; leave it out."
+            )
+        if self._out_indices is None:
+            last = len(self.stage_names) - 1
+            evenly = sorted({round(last * quarter / 4) for quarter in (1, 2, 3, 4)})
+            self.set_output_features_output_indices(None, evenly if self.pyramid else [last])
+        self.verify_out_features_out_indices()
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data; what concerns feature maps only where it is not the default."""
+        values: dict[str, Any] = super().to_dict()
+        if values["out_indices"] in (None, [len(self.stage_names) - 1]):
+            del values["out_features"], values["out_indices"]
+        for name in ("apply_layernorm", "pyramid"):
+            if not values[name]:
+                del values[name]
+        return values
 
     def check(self) -> None:
         """Refuse impossible numbers, here and again when a network is built.

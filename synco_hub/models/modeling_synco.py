@@ -1,4 +1,4 @@
-"""`SynCoModel` and `SynCoForImageClassification`: timm's ViT and Swin as `transformers` models.
+"""`SynCoModel`, `SynCoForImageClassification` and `SynCoBackbone`: timm's ViT and Swin as `transformers` models.
 
 This file travels to the Hub with every checkpoint, so it imports nothing of ours but its siblings. Three traps of
 wrapping timm are handled here: `post_init` must not draw timm's weights anew, `from_pretrained` builds on the meta
@@ -9,29 +9,29 @@ trainable again.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+import math
 from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers import PreTrainedModel
 from transformers import initialization as init
+from transformers.backbone_utils import BackboneMixin
 from transformers.dynamic_module_utils import custom_object_save
-from transformers.modeling_outputs import BaseModelOutputWithPooling, ImageClassifierOutput
-from transformers.utils import logging
+from transformers.modeling_outputs import BackboneOutput, BaseModelOutputWithPooling, ImageClassifierOutput
 from transformers.utils.generic import can_return_tuple
 
-from .backbones_synco import build_backbone
+from .backbones_synco import build_backbone, refuse_other_backbone
 from .configuration_synco import SynCoConfig
-from .position_embedding_synco import find_grid_side, fit_position_embedding
+from .position_embedding_synco import fit_loaded_position_embeddings
 from .recording_synco import forward_features, use_fused_attention
-
-logger = logging.get_logger(__name__)
 
 AUTO_MAP = {
     "AutoConfig": "configuration_synco.SynCoConfig",
     "AutoModel": "modeling_synco.SynCoModel",
     "AutoModelForImageClassification": "modeling_synco.SynCoForImageClassification",
+    "AutoBackbone": "modeling_synco.SynCoBackbone",
 }
 
 
@@ -85,7 +85,7 @@ class SynCoPreTrainedModel(PreTrainedModel):
                 further = {name: value for name, value in kwargs.items() if not hasattr(config, name)}
                 return load(*args, **{**further, "config": config}, ignore_mismatched_sizes=True)
 
-            _fit_position_embeddings(model, info, load_at)
+            fit_loaded_position_embeddings(model, SynCoModel, info, load_at)
         if info["mismatched_keys"] and not ignore_mismatched_sizes:
             keys = sorted(entry[0] for entry in info["mismatched_keys"])
             raise RuntimeError(
@@ -93,7 +93,7 @@ class SynCoPreTrainedModel(PreTrainedModel):
                 "that they were made for (a Swin takes the image sizes at which its windows stay as large), or draw a "
                 "classifier anew by ignore_mismatched_sizes=True."
             )
-        _refuse_other_backbone(info)
+        refuse_other_backbone(info)
         model.freeze_fixed_parameters()
         return (model, info) if output_loading_info else model
 
@@ -189,6 +189,12 @@ class SynCoModel(SynCoPreTrainedModel):
             attentions=None if attentions is None else tuple(attentions),  # type: ignore[arg-type]
         )
 
+    def train(self, mode: bool = True) -> Self:
+        """As every module's; a head that somebody else wrote has loaded us, and made all trainable, before it."""
+        super().train(mode)
+        self.freeze_fixed_parameters()
+        return self
+
     def get_input_embeddings(self) -> nn.Module:
         """The patch embedding."""
         embedding: nn.Module = self.backbone.patch_embed
@@ -282,52 +288,97 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
         )
 
 
-def _fit_position_embeddings(model: Any, info: dict[str, Any], load_at: Callable[[int], Any]) -> None:
-    """Bring position embeddings of another image size to the config's; what was done is no mismatch any more."""
-    shapes = {entry[0]: tuple(entry[1]) for entry in info["mismatched_keys"]}
-    own: Any = None
-    for name, module in model.named_modules():
-        key, patches = (
-            f"{name}.backbone.{part}".removeprefix(".") for part in ("pos_embed", "patch_embed.proj.weight")
-        )
-        if not isinstance(module, SynCoModel) or key not in shapes or patches in shapes:
-            continue
-        embedding, grid = module.backbone.pos_embed, module.backbone.patch_embed.grid_size
-        prefix = embedding.shape[1] - grid[0] * grid[1]
-        side = find_grid_side(shapes[key][1], prefix)
-        if side is None or shapes[key][-1] != embedding.shape[-1] or embedding.is_meta:
-            continue
-        size, fixed = side * module.config.patch_size, module.config.position_embedding == "sincos"
-        own = load_at(size) if own is None else own
-        fitted = fit_position_embedding(own.get_parameter(key).detach().to(embedding), grid, prefix, fixed)
-        with torch.no_grad():
-            embedding.copy_(fitted)
-        info["mismatched_keys"] = [entry for entry in info["mismatched_keys"] if entry[0] != key]
-        how = "computed" if fixed else "interpolated"
-        logger.warning(
-            f"{key} was {how} for images of {module.config.image_size} pixels: the checkpoint's are {size}."
-        )
+class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
+    """Feature maps for detection and segmentation heads, of images of any size.
 
+    `AutoBackbone.from_pretrained("synco-v2-swin-t", out_indices=[1, 2, 3, 4])` loads any checkpoint of ours.
+    Maps are counted as `transformers` does: 0 is the embedding, i the i-th block of a ViT or stage of a Swin. The maps
+    of a ViT all have the stride of its patches; `pyramid=True` resizes them, in their order, to strides of 4, 8, 16,
+    32, … pixels (bilinearly, or by averages), which heads for pyramids expect. It has no weights of its own.
 
-def _refuse_other_backbone(info: dict[str, Any]) -> None:
-    """Refuse what `transformers` only reports: a backbone that is random, or deeper in the checkpoint than here.
+    A head that builds its backbone from a config (`UperNetConfig(backbone_config=…)`) draws random weights without a
+    word: give it this one, `head.backbone = AutoBackbone.from_pretrained(…)`, before it trains.
 
-    A pretraining checkpoint's target network is another model's affair.
+    Args:
+        config: Which backbone, and `out_features` or `out_indices`, `apply_layernorm`, `pyramid`.
 
-    Raises:
-        ValueError: Naming the first weights that differ.
+    Attributes:
+        channels: Channels of each map that is given.
     """
-    faults = {
-        "are missing": info["missing_keys"],
-        "have another shape": [entry[0] for entry in info["mismatched_keys"]],
-        "are in the checkpoint only": info["unexpected_keys"],
-    }
-    for fault, keys in faults.items():
-        if ours := sorted(key for key in keys if key.startswith(("backbone.", "synco.backbone."))):
-            raise ValueError(
-                f"The checkpoint's backbone is not the config's: {len(ours)} weights {fault} (first: {ours[:3]}). "
-                "Correct the config, or bring a foreign checkpoint into this key layout first."
-            )
+
+    def __init__(self, config: SynCoConfig) -> None:
+        config.choose_feature_maps()
+        super().__init__(config)
+        self.synco = SynCoModel(config)
+        widths = [config.embed_dim * 2**stage for stage in range(len(config.depth))] if self._is_swin else []
+        self.num_features = [config.embed_dim, *(widths or [config.embed_dim] * config.depth)]  # type: ignore[operator]
+        self.post_init()  # type: ignore[no-untyped-call]
+
+    @property
+    def _is_swin(self) -> bool:
+        return not isinstance(self.config.depth, int)
+
+    @can_return_tuple  # type: ignore[untyped-decorator]
+    def forward(
+        self,
+        pixel_values: Tensor,
+        output_hidden_states: bool | None = None,
+        output_attentions: bool | None = None,
+        **kwargs: Any,
+    ) -> BackboneOutput:
+        """Compute feature maps.
+
+        Args:
+            pixel_values: Normalised images, padded inside on the right and below to whole patches. Shape: (batch,
+                channels, height, width).
+            output_hidden_states: Also return all hidden states, as `SynCoModel.forward` does.
+            output_attentions: Also return every block's attention.
+            **kwargs: Ignored.
+
+        Returns:
+            `feature_maps`: of each chosen stage (batch, its channels, ⌈height / stride⌉, ⌈width / stride⌉).
+        """
+        patch, (height, width) = self.config.patch_size, pixel_values.shape[-2:]
+        padded = F.pad(pixel_values, (0, -width % patch, 0, -height % patch))
+        outputs = self.synco(
+            padded,
+            output_attentions=output_attentions,
+            output_hidden_states=True,
+            interpolate_pos_encoding=True,
+            return_dict=True,
+        )
+        maps = [self._map(outputs.hidden_states, index, padded.shape[-2:]) for index in self.out_indices]
+        if self.config.pyramid:
+            maps = [_resize(each, (height, width), patch, 4 * 2**level) for level, each in enumerate(maps)]
+        wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
+        return BackboneOutput(
+            feature_maps=tuple(maps),
+            hidden_states=outputs.hidden_states if wanted else None,
+            attentions=outputs.attentions,
+        )
+
+    def _map(self, hidden_states: tuple[Tensor, ...], index: int, size: tuple[int, int]) -> Tensor:
+        """One hidden state as a map (batch, channels, rows, columns)."""
+        index %= len(hidden_states)
+        tokens, network = hidden_states[index], self.synco.backbone
+        if self.config.apply_layernorm and (index == len(hidden_states) - 1 or not self._is_swin):
+            tokens = network.norm(tokens)
+        # A Swin's first stage has the embedding's grid, each further one half of it, rounded up.
+        halvings = max(index - 1, 0) if self._is_swin else 0
+        rows, columns = (math.ceil(side // self.config.patch_size / 2**halvings) for side in size)
+        tokens = tokens[:, tokens.shape[1] - rows * columns :]  # without [CLS]
+        return tokens.transpose(1, 2).unflatten(2, (rows, columns)).contiguous()
+
+
+def _resize(feature_map: Tensor, image: tuple[int, int], patch: int, stride: int) -> Tensor:
+    """A ViT's map in another stride, every place where it was: averaged to a multiple, else bilinearly."""
+    size = [math.ceil(side / stride) for side in image]
+    if stride % patch == 0:
+        return F.avg_pool2d(feature_map, stride // patch, ceil_mode=True)
+    # At the right and below, where no whole number of places fits, the last patches go on.
+    feature_map = F.pad(feature_map, (0, math.ceil(stride / patch), 0, math.ceil(stride / patch)), mode="replicate")
+    resized = F.interpolate(feature_map, scale_factor=patch / stride, mode="bilinear", align_corners=False)
+    return resized[..., : size[0], : size[1]].contiguous()
 
 
 def _tokens(features: Any) -> Any:
@@ -339,3 +390,4 @@ def _tokens(features: Any) -> Any:
 SynCoConfig._auto_class = "AutoConfig"
 SynCoModel._auto_class = "AutoModel"
 SynCoForImageClassification._auto_class = "AutoModelForImageClassification"
+SynCoBackbone._auto_class = "AutoBackbone"

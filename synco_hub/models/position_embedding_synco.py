@@ -6,11 +6,15 @@ This file travels to the Hub with every checkpoint, so it imports nothing of our
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from timm.layers.pos_embed import resample_abs_pos_embed
 from torch import Tensor, nn
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
 
 
 def sincos_position_embedding(height: int, width: int, dim: int, temperature: float = 10000.0) -> Tensor:
@@ -92,3 +96,39 @@ def fit_position_embedding(embedding: Tensor, grid: tuple[int, int], prefix: int
         return torch.cat([embedding[:, :prefix], table[None].to(embedding)], dim=1)
     fitted: Tensor = resample_abs_pos_embed(embedding, list(grid), num_prefix_tokens=prefix)
     return fitted
+
+
+def fit_loaded_position_embeddings(
+    model: Any, kind: type, info: dict[str, Any], load_at: Callable[[int], Any]
+) -> None:
+    """Bring position embeddings of another image size to the config's; what was done is no mismatch any more.
+
+    Args:
+        model: What was loaded.
+        kind: Class of the networks in it that have one.
+        info: What `transformers` reported of loading; changed in place.
+        load_at: Loads the checkpoint for images of that many pixels.
+    """
+    shapes = {entry[0]: tuple(entry[1]) for entry in info["mismatched_keys"]}
+    own: Any = None
+    for name, module in model.named_modules():
+        key, patches = (
+            f"{name}.backbone.{part}".removeprefix(".") for part in ("pos_embed", "patch_embed.proj.weight")
+        )
+        if not isinstance(module, kind) or key not in shapes or patches in shapes:
+            continue
+        embedding, grid = module.backbone.pos_embed, module.backbone.patch_embed.grid_size
+        prefix = embedding.shape[1] - grid[0] * grid[1]
+        side = find_grid_side(shapes[key][1], prefix)
+        if side is None or shapes[key][-1] != embedding.shape[-1] or embedding.is_meta:
+            continue
+        size, fixed = side * module.config.patch_size, module.config.position_embedding == "sincos"
+        own = load_at(size) if own is None else own
+        fitted = fit_position_embedding(own.get_parameter(key).detach().to(embedding), grid, prefix, fixed)
+        with torch.no_grad():
+            embedding.copy_(fitted)
+        info["mismatched_keys"] = [entry for entry in info["mismatched_keys"] if entry[0] != key]
+        how = "computed" if fixed else "interpolated"
+        logger.warning(
+            f"{key} was {how} for images of {module.config.image_size} pixels: the checkpoint's are {size}."
+        )

@@ -30,7 +30,7 @@ from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPI
 import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.hub import short_names
 from synco_hub.hub.short_names import register
-from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
+from synco_hub.models import SynCoBackbone, SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from synco_hub.zoo import ZOO
 
 MISSING = "byol-swin-t"
@@ -162,13 +162,10 @@ for name in sys.argv[1:]:
     assert AutoProcessor.from_pretrained(name).crop_size["height"] == 32
     assert type(pipeline(model=name)).__name__ == "ImageFeatureExtractionPipeline"
     assert AutoFeatureExtractor.from_pretrained(name).to_dict() == AutoImageProcessor.from_pretrained(name).to_dict()
-    try:
-        AutoBackbone.from_pretrained(name)
-    except ValueError as error:  # of a class that has no such part
-        assert "SynCoConfig" in str(error), error
-    else:
-        raise AssertionError(name)
-    AutoModel.from_pretrained(name)
+    backbone, model = AutoBackbone.from_pretrained(name), AutoModel.from_pretrained(name)
+    assert type(backbone).__name__ == "SynCoBackbone"
+    for ours, wanted in zip(backbone.synco.parameters(), model.parameters(), strict=True):
+        assert ours.equal(wanted)
 """
 
 
@@ -387,6 +384,7 @@ def test_the_auto_classes_know_the_model_type():
     assert type(config) is SynCoConfig
     assert type(AutoModel.from_config(config)) is SynCoModel
     assert type(AutoModelForImageClassification.from_config(config)) is SynCoForImageClassification
+    assert type(AutoBackbone.from_config(config)) is SynCoBackbone
 
 
 def test_registering_again_changes_nothing():

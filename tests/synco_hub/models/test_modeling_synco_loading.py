@@ -303,6 +303,7 @@ def test_a_checkpoint_carries_its_code_and_says_which_classes(tmp_path):
             "AutoConfig": "configuration_synco.SynCoConfig",
             "AutoModel": "modeling_synco.SynCoModel",
             "AutoModelForImageClassification": "modeling_synco.SynCoForImageClassification",
+            "AutoBackbone": "modeling_synco.SynCoBackbone",
         }
         sources = {path.name: path.read_text() for path in (tmp_path / cls.__name__).glob("*.py")}
         assert "modeling_synco.py" in sources
