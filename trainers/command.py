@@ -44,6 +44,11 @@ _WINS_OVER = {
     "base_learning_rate": "learning_rate",
     "synthetic_cooldown_epochs": "synthetic_last_epoch",
 }
+# Flags that say how long and how a run is to go on, and not which one it is.
+_NO_RUN = {
+    *("output_dir", "resume", "max_steps", "num_train_epochs", "dataloader_num_workers", "disable_tqdm"),
+    *("logging_steps", "report_to", "save_steps", "save_strategy", "use_cpu"),
+}
 # A continued run names these itself.
 _NOT_KEPT = ("resume", "output_dir", "recipe")
 
@@ -209,6 +214,11 @@ def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
         return []
     file = Path(directory[0]).expanduser() / settings_file
     if not file.is_file():
+        if set(given) <= _NO_RUN:
+            raise ValueError(
+                f"--resume: there is no run in {directory[0]} ({settings_file} is not there): check --output-dir, or "
+                "describe the run that is to begin, at least by --dataset."
+            )
         return []
     kept = json.loads(file.read_text()).get("flags")
     if kept is None:

@@ -15,6 +15,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 
 from synco_hub.data import EvaluationDataset, EvaluationTransform, ImageDataset, ImageFolderDataset, load_dataset
 from synco_hub.data.class_labels import number_alike
+from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.subsets import ImageSubset, spread_subset
 from synco_hub.evaluation.knn import evaluate_knn
 from synco_hub.evaluation.measurement import EvaluatedModel
@@ -137,8 +138,9 @@ class KnnData:
 def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) -> KnnData:
     """Opens both splits; of a table that is streamed, so many rows are read and kept in memory."""
     most = STREAMED_IMAGES if data.knn_images is None and data.streaming else data.knn_images
-    # Pretraining takes images of a folder that have no class, or are for the test.
+    # Pretraining takes images that have no class, and of a folder those that are for the test.
     is_bank = not data.streaming and not isinstance(training, ImageFolderDataset | ImageSubset)
+    is_bank = is_bank and training.description.split != PRETRAINING
     if data.knn_dataset is None and is_bank:
         bank = training if most is None else spread_subset(training, most)
     else:

@@ -14,6 +14,7 @@ from transformers import set_seed
 
 from synco_hub.atomic_write import usual_modes
 from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoViewDataset, open_stream
+from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.loading import describe_pretraining_images, load_pretraining_images
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
@@ -131,8 +132,15 @@ def open_images(
     if not data.streaming:
         return None, load_pretraining_images(data, data.holdout, image_size=image_size, recorded=recorded)
     settings = StreamSettings(seed, data.shuffle_buffer, data.stream_retries)
-    stream = StreamedData(open_stream(data), settings)
-    return stream, stream.source.images(data.images_per_epoch)
+    source = open_stream(data, PRETRAINING)
+    images = source.images(data.images_per_epoch)
+    if recorded and len(source.tables) > 1 and recorded.get("fingerprint") != images.description.fingerprint:
+        # Earlier versions left out what has no labels, and a run goes on with what it had.
+        earlier = open_stream(data)
+        its_images = earlier.images(data.images_per_epoch)
+        if recorded["fingerprint"] == its_images.description.fingerprint:
+            source, images = earlier, its_images
+    return StreamedData(source, settings), images
 
 
 def _read_recorded_data(training: SynCoTrainingArguments) -> dict[str, Any]:

@@ -5,9 +5,11 @@ from __future__ import annotations
 from huggingface_hub import ModelCard
 
 from synco_hub.cli.options import CardOptions, CardVerifyOptions
+from synco_hub.data import load_dataset
 from synco_hub.hub.card.evaluation_entries import select_metrics
 from synco_hub.hub.card.model_card import (
     CARD_FILE,
+    find_dataset_again,
     find_results_in,
     list_foreign_conversion,
     list_foreign_results,
@@ -15,7 +17,7 @@ from synco_hub.hub.card.model_card import (
 )
 from synco_hub.hub.publication.checks import number_problems
 from synco_hub.protocols import measure
-from synco_hub.results import EvaluationResult
+from synco_hub.results import DataSource, EvaluationResult
 from synco_hub.settings import DatasetChoice, ForwardSettings, KnnSettings
 
 _KNN = "knn"
@@ -64,13 +66,20 @@ def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
 
 
 def _measure_again(options: CardVerifyOptions, stated: EvaluationResult, forward: ForwardSettings) -> EvaluationResult:
-    choice = DatasetChoice(options.dataset or stated.dataset.name, options.data_dir)
+    choice = DatasetChoice(options.dataset or find_dataset_again(stated), options.data_dir)
     settings = KnnSettings(k=list(stated.protocol.parameters["ks"]), **vars(forward))
     again = measure(_KNN, str(options.directory), choice, settings)
     for ours, theirs in ((stated.dataset, again.dataset), (stated.training_dataset, again.training_dataset)):
-        if ours is None or theirs is None or (ours.count, ours.fingerprint) != (theirs.count, theirs.fingerprint):
+        if ours is None or theirs is None or not _are_same(ours, theirs, choice):
             raise ValueError("the images here are others than those that were measured")
     return again
+
+
+def _are_same(ours: DataSource, theirs: DataSource, choice: DatasetChoice) -> bool:
+    """Whether two measurements are of the same images, also if an earlier version made one of them."""
+    if ours.count != theirs.count or ours.fingerprint == theirs.fingerprint:
+        return ours.count == theirs.count
+    return load_dataset(choice, theirs.split).description.is_same_data(ours.fingerprint)
 
 
 def _compare_metrics(

@@ -14,7 +14,7 @@ from synco_hub.data.catalog.row import DatasetRow
 from synco_hub.data.catalog.sets import CATALOG, find_catalog_row, find_row_meant, format_catalog
 from synco_hub.data.folder_layout import printable
 from synco_hub.data.image_dataset import ImageDataset
-from synco_hub.data.image_folder import PRETRAINING, ImageFolderDataset
+from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.preparation import PreparationSettings, parse_bytes, prepare_dataset
 from synco_hub.data.verification import SplitVerdict, verify_dataset
 from synco_hub.settings import DatasetChoice
@@ -82,8 +82,8 @@ def prepare(options: DataPrepareOptions, choice: DatasetChoice) -> None:
 
 
 def _say_what_pretraining_would_take(train: ImageDataset | None, choice: DatasetChoice) -> None:
-    """Of a folder, images without a class and those that were drawn for the test are written by wish only."""
-    if not isinstance(train, ImageFolderDataset):
+    """Of what lies here, images without a class and those that were drawn for the test are written by wish only."""
+    if train is None or not Path(choice.dataset).expanduser().is_dir():
         return
     whole = load_dataset(choice, PRETRAINING)
     if len(whole) > len(train):

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from synco_hub.data.class_lists import imagenet_indices, read_class_list
+from synco_hub.data.folder_layout import say_untrained_classes
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 
 
@@ -117,6 +118,13 @@ def number_alike(train: ImageDataset, test: ImageDataset) -> None:
         return
     for side in (train, test):
         renumber(side, names)
+
+
+def warn_of_untrained_classes(train: ImageDataset, test: ImageDataset) -> None:
+    """Says which classes of the test images no training image has; both have one list of classes."""
+    if train.class_names == test.class_names and train.multi_hot is None and test.multi_hot is None:
+        unknown = np.setdiff1d(test.labels, [*train.labels, UNLABELED])
+        say_untrained_classes(test.description.source, [test.class_names[number] for number in unknown])
 
 
 def number_by_head(images: ImageDataset, head: Sequence[str]) -> None:

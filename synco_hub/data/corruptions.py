@@ -17,7 +17,6 @@ import importlib
 import io
 import warnings
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -32,7 +31,7 @@ from synco_hub.data.catalog.sets import BENCHMARK_CORRUPTIONS
 from synco_hub.data.decoding import opencv
 from synco_hub.data.evaluation_dataset import EvaluationDataset, EvaluationItem
 from synco_hub.data.evaluation_transform import EvaluationTransform
-from synco_hub.data.image_dataset import ImageDataset, fingerprint
+from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.samplers import derive_random_key
 
 Pixels = npt.NDArray[np.uint8]
@@ -116,11 +115,7 @@ class WatermarkedImages(ImageDataset):
         super().__init__(
             images.labels,
             images.class_names,
-            replace(
-                about,
-                split_rule=f"{about.split_rule}; watermark of imagenet-w after the crop",
-                fingerprint=fingerprint(about.fingerprint, "imagenet-w"),
-            ),
+            about.derive("imagenet-w", split_rule=f"{about.split_rule}; watermark of imagenet-w after the crop"),
         )
         self.images = images
 

@@ -23,6 +23,13 @@ def warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
+def say_untrained_classes(where: str, names: Sequence[str]) -> None:
+    """Warns of classes of test images that no training image has."""
+    if names:
+        some = f"{', '.join(sorted(names)[:5])}{' …' if len(names) > 5 else ''}"
+        warn_once(f"{where}: {len(names)} classes have no training image ({some}).")
+
+
 def printable(name: str) -> str:
     """A name that any file and terminal takes: a byte that is no UTF-8 becomes a backslash, x and two digits."""
     return os.fsencode(name).decode("utf-8", "backslashreplace")

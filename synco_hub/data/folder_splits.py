@@ -35,6 +35,11 @@ _KINDS = {
     for kind, words in _WORDS.items()
     for place, word in enumerate(words)
 }
+# What could be a class as well, such as a language: splits where all folders are some, and hold class folders.
+_ABBREVIATIONS: Mapping[str, SplitKind] = {
+    **dict.fromkeys(("tr", "trn", "tra"), SplitKind.train),
+    **dict.fromkeys(("te", "tst", "ts", "va", "vl", "vld"), SplitKind.test),
+}
 # Words that say of a folder only that images are in it.
 _FILLERS = frozenset(
     "data dataset files folder image images img imgs jpeg jpegimages jpegs jpg jpgs photo photos picture pictures png "  # noqa: SIM905
@@ -46,6 +51,12 @@ def find_split_kind(name: str) -> SplitKind | None:
     """What a folder's name says its images are for: `Train`, `val2017`, `test_images`; None for any other name."""
     found = _spell(name)
     return None if found is None else found[0]
+
+
+def are_abbreviations(names: Collection[str]) -> bool:
+    """Whether all names are those of splits, some cut short (`trn`, `tst`), of training and of test."""
+    kinds = [find_split_kind(name) or _ABBREVIATIONS.get("".join(_words(name))) for name in names]
+    return None not in kinds and {SplitKind.train, SplitKind.test} <= set(kinds)
 
 
 def list_split_folders(names: Iterable[str], kind: SplitKind) -> tuple[str, ...]:
@@ -111,6 +122,13 @@ def find_split_folders(subfolders: Mapping[str, Collection[str]]) -> SplitFolder
         return folders
     if tests and not train and not others:
         return folders
+    if are_abbreviations(subfolders) and all(subfolders.values()):
+        short = {name: _ABBREVIATIONS.get("".join(_words(name))) for name in others}
+        first, second = (
+            tuple(sorted(name for name, kind in short.items() if kind is each))
+            for each in (SplitKind.train, SplitKind.test)
+        )
+        return SplitFolders((*train, *first), (*tests, *second), unlabeled)
     # Only what cannot be a class; there are things called extra.
     if others and any(_words(name)[0].startswith(("unlabel", "unsup")) for name in unlabeled):
         return replace(folders, classes_beside=True)

@@ -4,7 +4,7 @@ import hashlib
 import io
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -41,7 +41,9 @@ class DatasetDescription:
         num_images: Number of images.
         num_classes: Number of classes; 0 without labels.
         split_rule: How train and test were told apart.
-        fingerprint: Changes when a file, a label, a class name or the order changes, and not when a folder moves.
+        fingerprint: Changes when a file, a label, a class name or the order changes, and not when a folder moves or is
+            called otherwise.
+        earlier_fingerprint: That of version 0.1, where it was another: its runs and results have it.
     """
 
     name: str
@@ -51,10 +53,25 @@ class DatasetDescription:
     num_classes: int
     split_rule: str
     fingerprint: str
+    earlier_fingerprint: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
-        return asdict(self)
+        """Plain values, ready for JSON; of the fingerprints the one of today."""
+        return {name: value for name, value in asdict(self).items() if name != "earlier_fingerprint"}
+
+    def derive(self, *parts: "str | npt.NDArray[np.int64] | Iterable[str]", **changes: Any) -> Self:
+        """Describes images that were made of these, whose fingerprint is of these and of what was done."""
+        earlier = self.earlier_fingerprint
+        return replace(
+            self,
+            fingerprint=fingerprint(self.fingerprint, *parts),
+            earlier_fingerprint=None if earlier is None else fingerprint(earlier, *parts),
+            **changes,
+        )
+
+    def is_same_data(self, recorded: str | None) -> bool:
+        """Whether a fingerprint that was written down, by whatever version, is of this data."""
+        return recorded is not None and recorded in (self.fingerprint, self.earlier_fingerprint)
 
 
 class ImageDataset(Dataset[Sample]):
@@ -204,10 +221,8 @@ def note_value_range(images: ImageDataset, stored: ImageDataset, chosen: ValueRa
     """Reads stored images by a range, which the description says unless it is what files promise by their type."""
     stored.value_range = chosen
     if chosen is not None and not chosen.is_usual:
-        images.description = replace(
-            images.description,
-            split_rule=f"{images.description.split_rule}; values {chosen}",
-            fingerprint=fingerprint(images.description.fingerprint, str(chosen)),
+        images.description = images.description.derive(
+            str(chosen), split_rule=f"{images.description.split_rule}; values {chosen}"
         )
 
 

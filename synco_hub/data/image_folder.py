@@ -18,9 +18,10 @@ from synco_hub.data.folder_layout import (
     list_training_images,
     printable,
     read_layout,
+    say_untrained_classes,
     warn_once,
 )
-from synco_hub.data.folder_splits import SplitFolders, find_split_kind
+from synco_hub.data.folder_splits import SplitFolders, are_abbreviations, find_split_kind
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset, fingerprint
 
 PRETRAINING = "pretraining"
@@ -254,7 +255,7 @@ def _check_common_classes(
             f"{layout.place(chosen)}: none of its {len(unknown)} classes is among those of the training images "
             f"({some}); both need the same class sub-folders."
         )
-    warn_once(f"{layout.place(chosen)}: {len(unknown)} classes have no training image ({some}).")
+    say_untrained_classes(printable(str(layout.place(chosen))), unknown)
 
 
 def _warn_of_left_out(layout: FolderLayout, splits: SplitFolders) -> None:
@@ -273,7 +274,8 @@ def _divide(
     """One folder for both splits: classes are divided, images without a class are for training only."""
     _warn_of_empty_classes(layout, *folders)
     for name in layout.class_names:
-        if not layout.files.metadata and find_split_kind(name) is not None and layout.splits is None:
+        is_split = find_split_kind(name) is not None or are_abbreviations(layout.class_names)
+        if not layout.files.metadata and is_split and layout.splits is None:
             warn_once(
                 f"{layout.root}: {name}/ is read as a class like the folders beside it; as a split it would hold "
                 "class folders, or lie beside its counterpart (train/, test/)."

@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -133,7 +134,7 @@ def _open(given: TableSource, split: str, image_size: int | None) -> ImageDatase
         raise ValueError(f"data set {name!r}: {explain_file(path)}")
     if not is_hub_id(name):
         raise ValueError(_unknown(name))
-    return load_table(given, _stored(split))
+    return load_table(given, split)
 
 
 def _stored(split: str) -> str:
@@ -152,7 +153,7 @@ def _load_from_folder(path: Path, split: str, given: TableSource) -> ImageDatase
         )
     require_complete(path)
     if has_tables(path):
-        return load_table(given, _stored(split))
+        return load_table(given, split)
     _refuse_ignored(replace(given, label_column=None), "it is a folder of image files")
     return load_image_folder(path, split, given.split_seed, given.label_column)
 
@@ -198,12 +199,12 @@ def load_recorded_images(
     """
     images = keep(load_dataset(choice, split, image_size=image_size))
     begun = (recorded or {}).get("fingerprint", images.description.fingerprint)
-    if images.description.fingerprint == begun:
+    if images.description.is_same_data(begun):
         return images
     for open_as_before in _list_earlier_ways(choice, split, images, image_size):
         with contextlib.suppress(ValueError):  # such a folder was refused then
             earlier = keep(open_as_before())
-            if earlier.description.fingerprint == begun:
+            if earlier.description.is_same_data(begun):
                 return earlier
     return images
 
@@ -217,6 +218,8 @@ def _list_earlier_ways(
     if choice.value_range is None:
         ways.append(lambda: load_dataset(each, split, image_size=image_size))
     stored = _find_stored_images(images)
+    if split == PRETRAINING and isinstance(stored, TableDataset):
+        ways += [partial(load_dataset, how, "train", image_size=image_size) for how in (choice, each)]
     if isinstance(stored, ImageFolderDataset) and find_row_meant(choice.dataset, choice.data_dir, None) is None:
 
         def open_folder() -> ImageDataset:

@@ -18,7 +18,7 @@ from typing import Any
 from synco_hub.data.folder_files import is_image_name
 
 # What `save_to_disk` writes: of several splits, of one.
-_SAVED = ("dataset_dict.json", "state.json")
+SAVED = ("dataset_dict.json", "state.json")
 # A webdataset's own rule: what stands before the first dot of the file name is the sample.
 _KEY_ENDS = "."
 _CLASS = "cls"
@@ -85,7 +85,7 @@ def open_local_splits(
         streaming: Give what is read in order, a shard for each archive.
         list_files: Finds the files of each split, as the library does.
     """
-    if any((folder / name).is_file() for name in _SAVED):
+    if any((folder / name).is_file() for name in SAVED):
         saved = importlib.import_module("datasets").load_from_disk(str(folder))
         splits = saved if isinstance(saved, Mapping) else {str(saved.split or "train"): saved}
         return {name: table.to_iterable_dataset() for name, table in splits.items()} if streaming else splits

@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +17,7 @@ from PIL import Image
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data.cache_directory import data_cache_directory
-from synco_hub.data.image_dataset import UNLABELED, ImageDataset, fingerprint
+from synco_hub.data.image_dataset import UNLABELED, ImageDataset
 from synco_hub.data.image_folder import draw_evenly, draw_stratified_test_mask
 from synco_hub.data.samplers import derive_random_key
 
@@ -50,12 +49,11 @@ class ImageSubset(ImageDataset):
         class_names: Sequence[str] | None = None,
     ) -> None:
         names = images.class_names if class_names is None else list(class_names)
-        description = replace(
-            images.description,
+        description = images.description.derive(
+            indices,
             num_images=len(indices),
             num_classes=len(names),
             split_rule=f"{images.description.split_rule}; {rule}",
-            fingerprint=fingerprint(images.description.fingerprint, indices),
         )
         super().__init__(images.labels[indices] if labels is None else labels, names, description)
         self.images = images

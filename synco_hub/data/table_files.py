@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import re
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -11,8 +12,11 @@ from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
-from synco_hub.data.local_tables import scan_tar
+from synco_hub.data.folder_files import METADATA_FILES
+from synco_hub.data.folder_splits import SplitKind, find_split_kind
+from synco_hub.data.local_tables import SAVED, scan_tar
 
+TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
 _ROWS_A_BATCH = 64
 
 
@@ -22,6 +26,29 @@ class FileClasses:
 
     rows: int
     numbers: tuple[int, ...]
+
+
+def list_table_files(folder: Path) -> dict[str, str]:
+    """The tables in a folder by their names in it; nothing where the folder says itself of which splits they are."""
+    card = folder / "README.md"
+    if (card.is_file() and "data_files" in card.read_text(errors="replace")) or any(
+        (folder / name).is_file() for name in SAVED
+    ):
+        return {}
+    files = sorted(file for pattern in TABLE_FILES for file in folder.rglob(pattern))
+    names = {file.relative_to(folder).as_posix(): str(file.absolute()) for file in files}
+    return {
+        name: file
+        for name, file in names.items()
+        if os.path.basename(file) not in METADATA_FILES and not any(part.startswith(".") for part in name.split("/"))
+    }
+
+
+def is_unlabeled_file(name: str) -> bool:
+    """Whether a file or one of its folders is called unlabeled, with the number of its shard or without."""
+    *folders, file = name.split("/")
+    stem = re.sub(r"-\d+-of-\d+$", "", os.path.splitext(file)[0])
+    return any(find_split_kind(part) is SplitKind.unlabeled for part in (*folders, stem))
 
 
 def is_typed(path: Path) -> bool:

@@ -6,6 +6,7 @@ error as everywhere else in it.
 
 from __future__ import annotations
 
+import glob
 import importlib
 import os
 from collections.abc import Mapping, Sequence
@@ -14,15 +15,17 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Self
 
-from synco_hub.data.decoding import UnreadableImageError
 from synco_hub.data.folder_files import METADATA_FILES, has_images
 from synco_hub.data.local_tables import open_local_splits
 from synco_hub.data.table_files import (
+    TABLE_FILES,
     FileClasses,
     count_rows,
     is_typed,
+    is_unlabeled_file,
     join_lists,
     list_class_names,
+    list_table_files,
     read_features,
     with_classes,
 )
@@ -32,7 +35,6 @@ from synco_hub.settings import DatasetChoice
 # too difficult to count.
 LABELS_COLUMN = "labels"
 DIFFICULT_COLUMN = "difficult"
-TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
 _BINARY, _TEXT = ("binary", "large_binary", "binary_view"), ("string", "large_string", "string_view")
 _MARKED, _BYTES, _PATHS = "image", "bytes", "paths"
 # Where no column is marked as one of images.
@@ -92,6 +94,7 @@ def split_names(source: TableSource) -> list[str]:
         source.config,
         revision=source.revision,
         data_dir=source.data_dir,
+        **_add_unlabeled_files(source),
     )
     return names
 
@@ -161,6 +164,7 @@ def _load(source: TableSource, stored_split: str | None, streaming: bool = False
         data_dir=source.data_dir,
         cache_dir=source.cache_dir,
         streaming=streaming,
+        **_add_unlabeled_files(source),
         **({} if features is None else {"features": features}),
     )
 
@@ -174,8 +178,46 @@ def _open_builder(source: TableSource, features: Any = None) -> Any:
         revision=source.revision,
         data_dir=source.data_dir,
         cache_dir=source.cache_dir,
+        **_add_unlabeled_files(source),
         **({} if features is None else {"features": features}),
     )
+
+
+def list_unread_files(source: TableSource) -> list[str]:
+    """Files of a local table that are of none of its splits."""
+    files = _list_own_files(source)
+    read = _list_read_files(_open_builder(source)) if len(files) > 1 else {}
+    known = {os.path.realpath(file) for found in read.values() for file in found}
+    kinds = {os.path.splitext(file)[1] for file in known}
+    return [
+        name for name, file in files.items() if os.path.realpath(file) not in known and file.endswith(tuple(kinds))
+    ]
+
+
+def _add_unlabeled_files(source: TableSource) -> dict[str, Any]:
+    """Files of a local table that are there for learning without labels: the library knows of no such split.
+
+    It reads them below a folder `data`, or where it knows of no split at all, and else leaves them out, unsaid.
+    """
+    unlabeled = [file for name, file in _list_own_files(source).items() if is_unlabeled_file(name)]
+    if not unlabeled:
+        return {}
+    known = _list_read_files(call_datasets(source, "load_dataset_builder", source.dataset, cache_dir=source.cache_dir))
+    read = {os.path.realpath(file) for found in known.values() for file in found}
+    more = [file for file in unlabeled if os.path.realpath(file) not in read]
+    files = {**known, "unlabeled": [*known.get("unlabeled", ()), *more]} if more else {}
+    return {"data_files": {split: list(map(glob.escape, found)) for split, found in files.items()}} if files else {}
+
+
+def _list_own_files(source: TableSource) -> dict[str, str]:
+    """See `list_table_files`; nothing where the source says what is read of the folder."""
+    folder = Path(source.dataset).expanduser()
+    chosen = source.config is not None or source.data_dir is not None
+    return {} if chosen or not folder.is_dir() else list_table_files(folder)
+
+
+def _list_read_files(builder: Any) -> dict[str, list[str]]:
+    return {str(split): list(map(str, found)) for split, found in (builder.config.data_files or {}).items()}
 
 
 def _join_class_lists(source: TableSource) -> tuple[Any, dict[str, dict[str, tuple[str, ...]]]]:
@@ -333,45 +375,6 @@ def keep_images_encoded(table: Any, column: str, source: TableSource) -> Any:
     return table
 
 
-def name_cell(cell: Any, index: int) -> str:
-    """How reports name a row: its file name with the row, or the row alone."""
-    path = find_cell_path(cell)
-    return f"{path} (row {index})" if path else f"row {index}"
-
-
-def find_cell_path(cell: Any) -> str | None:
-    """The file name of a cell, if it has one."""
-    return cell.get("path") if isinstance(cell, Mapping) else cell if isinstance(cell, str) else None
-
-
-def find_relative_path(cell: Any) -> str | None:
-    """The path of an image that is not in its cell, unless it is absolute."""
-    path = None if isinstance(cell, Mapping) and cell.get("bytes") else find_cell_path(cell)
-    return None if path is None or os.path.isabs(path) else path
-
-
-def place_cell(cell: Any, folders: Sequence[str]) -> Any:
-    """A cell whose relative path, if it has one, begins at the first of the folders that has such a file."""
-    path = find_relative_path(cell)
-    places = () if path is None else (os.path.join(folder, path) for folder in folders)
-    return next((place for place in places if os.path.exists(place)), cell)
-
-
-def read_cell_bytes(cell: Any, name: str) -> bytes:
-    """The encoded image of a cell: bytes, a path, or a mapping with either; `name` is for the error of any other."""
-    stored = cell.get("bytes") or cell.get("path") if isinstance(cell, Mapping) else cell
-    if not stored:
-        raise UnreadableImageError(name, "the cell is empty")
-    if isinstance(stored, bytes):
-        return stored
-    if not isinstance(stored, str):
-        raise UnreadableImageError(name, f"the cell holds {type(stored).__name__}, not an encoded image")
-    try:
-        return Path(stored).read_bytes()
-    except OSError as error:
-        raise UnreadableImageError(name, error.strerror or str(error)) from error
-
-
 def list_row_folders(source: TableSource, stored_split: str, num_rows: int) -> list[tuple[int, str]]:
     """Where the files of a local split lie: (row behind the last one, folder), in the order of the rows."""
     if not Path(source.dataset).expanduser().is_dir() or _open_local(source) is not None:
@@ -386,13 +389,3 @@ def list_row_folders(source: TableSource, stored_split: str, num_rows: int) -> l
     ends = list(accumulate(count_rows(file) for file in files))
     whole = ends[-1] == num_rows
     return list(zip(ends, map(os.path.dirname, files), strict=True)) if whole else [(num_rows, folders[0])]
-
-
-def list_cell_paths(chunk: Any) -> list[str | None]:
-    """File names of a chunk of cells; the struct's other field, the bytes, is not touched."""
-    struct = getattr(chunk, "storage", chunk)
-    try:
-        paths: list[str | None] = struct.field("path").to_pylist()
-    except (AttributeError, KeyError):
-        return []
-    return paths

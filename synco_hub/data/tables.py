@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib
 import logging
 import os
 import random
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -15,35 +18,44 @@ import numpy.typing as npt
 from PIL import Image
 from tqdm.auto import tqdm
 
-from synco_hub.data.decoding import decode_pixels, decode_rgb
+from synco_hub.data.decoding import UnreadableImageError, decode_pixels, decode_rgb
+from synco_hub.data.folder_layout import warn_once
+from synco_hub.data.folder_splits import SplitKind, list_split_folders
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, fingerprint
+from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.row_classes import read_row_classes
+from synco_hub.data.table_cells import (
+    find_cell_path,
+    find_relative_path,
+    list_cell_paths,
+    name_cell,
+    place_cell,
+    read_cell_bytes,
+)
 from synco_hub.data.table_source import (
     DIFFICULT_COLUMN,
     TableSource,
     call_datasets,
     class_lists_differ,
-    find_cell_path,
     find_image_column,
-    find_relative_path,
     import_datasets,
     keep_images_encoded,
     label_column_of,
-    list_cell_paths,
     list_file_classes,
     list_row_folders,
-    name_cell,
+    list_unread_files,
     open_every_split,
     open_split,
-    place_cell,
-    read_cell_bytes,
     split_names,
 )
+from synco_hub.data.value_range import spread
 
 logger = logging.getLogger(__name__)
 
 # Rows that tell whether a column holds images or the paths of images.
 _LOOKED_AT = 16
+# Images whose bytes tell a local table from another one with the same labels.
+_COMPARED = 64
 TEST_SPLITS = ("test", "validation", "val")
 
 
@@ -146,10 +158,23 @@ class TableDataset(ImageDataset):
 def load_table(source: TableSource, split: str = "train") -> TableDataset:
     """Loads one split of a table, map-style, in stored order.
 
-    The split is `train`; `test`, which takes the first of the splits test, validation and val that has labels; or any
-    split expression of the `datasets` library, such as `train+validation`.
+    The split is `train`; `test`, which takes the first of the splits test, validation and val that has labels;
+    `pretraining`, which is `train` with the splits that are there for learning without labels; or any split expression
+    of the `datasets` library, such as `train+validation`.
     """
+    unread = list_unread_files(source)
+    if unread:
+        some = f"{', '.join(unread[:3])}{' …' if len(unread) > 3 else ''}"
+        warn_once(
+            f"{source.dataset}: {len(unread)} files are of no split and are not read ({some}); begin their names with "
+            "train, test or unlabeled."
+        )
     tried = [split]
+    if split == PRETRAINING:
+        with contextlib.suppress(ValueError):  # the Hub may not answer, and what is in the cache be enough
+            tried = ["+".join(list_pretraining_splits(split_names(source)))]
+        if split in tried or tried == ["train"]:
+            split, tried = "train", ["train"]
     if split == "test":
         present = split_names(source)
         tried = [name for name in TEST_SPLITS if name in present]
@@ -163,6 +188,12 @@ def load_table(source: TableSource, split: str = "train") -> TableDataset:
         if dataset.is_labeled or dataset.multi_hot is not None:
             return dataset
     return dataset
+
+
+def list_pretraining_splits(present: Sequence[str]) -> tuple[str, ...]:
+    """The splits of a table that are learned from without labels, as the folders of a folder of images."""
+    unlabeled = list_split_folders(present, SplitKind.unlabeled)
+    return (*(["train"] if "train" in present or not unlabeled else []), *unlabeled)
 
 
 def _loaded(source: TableSource, split: str, stored_split: str) -> TableDataset:
@@ -180,22 +211,45 @@ def _loaded(source: TableSource, split: str, stored_split: str) -> TableDataset:
     files = [] if label_column is None else list_file_classes(source, stored_split, label_column)
     classes = read_row_classes(table, label_column, source, every_split, files)
     table = keep_images_encoded(table, image_column, source)
-    identity = (source.dataset.rstrip("/").rsplit("/", 1)[-1], stored_split, image_column, label_column or "")
+    columns = (stored_split, image_column, label_column or "")
+    class_identity = (tuple(classes.identity[0]), classes.identity[1])
+    name = source.dataset.rstrip("/").rsplit("/", 1)[-1]
     description = DatasetDescription(
         name=source.dataset,
         source=source.dataset + (f" at revision {source.revision}" if source.revision else ""),
         split=split,
         num_images=len(table),
         num_classes=len(classes.class_names),
-        split_rule=f"split {stored_split} as published{rows}",
-        fingerprint=fingerprint(identity, *classes.identity),
+        split_rule=f"split {stored_split.replace('+', ' + ')} as published{rows}"
+        if split == PRETRAINING
+        else f"split {stored_split} as published{rows}",
+        fingerprint=fingerprint((name, *columns), *class_identity),
     )
     images = TableDataset(table, image_column, classes.labels, classes.class_names, description, classes.multi_hot)
     images.names_from_rows = not classes.named_by_table
     if any(map(find_relative_path, table[:_LOOKED_AT][image_column])):
         images.row_folders = list_row_folders(source, stored_split, len(table))
         images.table_root = (os.path.expanduser(source.dataset),)
+    if os.path.isdir(os.path.expanduser(source.dataset)):
+        # A folder's name is chance, and is in the fingerprint of version 0.1.
+        images.description = replace(
+            description,
+            fingerprint=fingerprint(columns, *class_identity, *_identify_contents(images)),
+            earlier_fingerprint=description.fingerprint,
+        )
     return images
+
+
+def _identify_contents(images: TableDataset) -> tuple[npt.NDArray[np.int64], list[str]]:
+    """Bytes of every image, where that is known without reading them, and hashes of some images."""
+    sizes = images.encoded_sizes()
+    digests = []
+    for index in spread(len(images), _COMPARED):
+        try:
+            digests.append(hashlib.blake2b(images.encoded(index), digest_size=16).hexdigest())
+        except UnreadableImageError:
+            digests.append("unreadable")
+    return np.array([len(images)]) if sizes is None else sizes, digests
 
 
 # Each costs a request of its own on the Hub.

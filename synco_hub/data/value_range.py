@@ -81,13 +81,13 @@ def choose_range(lowest: float, highest: float, is_float: bool, alone: bool = Fa
     scales: tuple[float, ...] = _FLOAT_SCALES if is_float else _FULL_SCALES
     if alone:
         scales = (1.0, 255.0) if is_float else (_HIGHEST_16_BIT,)
+    low = 0.0 if lowest >= 0 else -1.0 if lowest >= -1 else -(2.0 ** math.ceil(math.log2(-lowest)))
+    if low < 0 and not is_float:
+        scales = tuple(sorted({*scales, -low - 1}))  # integers with a sign reach as far on both sides
     high = next((scale for scale in scales if highest <= scale), None)
     if high is None:
         high = highest if alone else 2.0 ** math.ceil(math.log2(highest + 1)) - 1
-    if lowest >= 0:
-        return ValueRange(0.0, high)
-    low = -(2.0 ** math.ceil(math.log2(-lowest))) if lowest < -1 else -1.0
-    return ValueRange(low, 0.0 if highest <= 0 else high)
+    return ValueRange(low, 0.0 if low < 0 and highest <= 0 else high)
 
 
 def read_tagged_range(image: Image.Image, data: bytes) -> ValueRange | None:

@@ -110,7 +110,8 @@ class AdversarialRun:
         self.subset = None if subset is None else list(subset)
         self.targets = targets.values
         self.identity = identify_model(model.network)
-        self.batches = AttackedBatches(dataset, ResumableFolder(folder, self._facts()), self.settings)
+        earlier = {"data": dataset.images.description.earlier_fingerprint}
+        self.batches = AttackedBatches(dataset, ResumableFolder(folder, self._facts(), earlier), self.settings)
         self.done: dict[str, list[AttackedBatch]] = {}
         self.device = "cpu"
         self.started = time.perf_counter()

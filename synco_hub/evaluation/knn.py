@@ -18,7 +18,7 @@ from torch import Tensor
 
 from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
 from synco_hub.data.catalog.sets import CATALOG, find_row_meant
-from synco_hub.data.class_labels import number_alike
+from synco_hub.data.class_labels import number_alike, warn_of_untrained_classes
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.subsets import take_classes, take_low_shot_subset
 from synco_hub.errors import DoesNotApplyError
@@ -109,6 +109,7 @@ def evaluate_knn(
     for dataset in (train, test):
         require_classes(dataset.images)
     number_alike(train.images, test.images)
+    warn_of_untrained_classes(train.images, test.images)
     _check_same_classes(train.images.class_names, test.images.class_names)
     usable_ks(settings.k, len(train))
     check_temperature(temperature)

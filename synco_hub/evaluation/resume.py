@@ -44,14 +44,16 @@ _RUN = 64
 class ResumableFolder:
     """Finished parts of one measurement, each whole or not there."""
 
-    def __init__(self, path: Path | None, identity: Mapping[str, Any]) -> None:
+    def __init__(
+        self, path: Path | None, identity: Mapping[str, Any], earlier: Mapping[str, Any] | None = None
+    ) -> None:
         self.path = path
         if path is None:
             return
         file = path / _FILE
         if file.is_file():
             remedy = "give another output, or delete this folder to measure anew"
-            check_same_measurement(f"{str(path)!r} holds parts of", read_json(file), identity, remedy)
+            check_same_measurement(f"{str(path)!r} holds parts of", read_json(file), identity, remedy, earlier)
         elif path.is_dir() and any(path.iterdir()):
             raise ValueError(
                 f"{str(path)!r} is not empty and holds no {_FILE}: give another output, or one of the same command"
@@ -104,10 +106,19 @@ class ResumableFolder:
             write_json(self.path / name, values)
 
 
-def check_same_measurement(where: str, theirs: Mapping[str, Any], ours: Mapping[str, Any], remedy: str) -> None:
-    """Check that what is kept is of the measurement that goes on."""
+def check_same_measurement(
+    where: str,
+    theirs: Mapping[str, Any],
+    ours: Mapping[str, Any],
+    remedy: str,
+    earlier: Mapping[str, Any] | None = None,
+) -> None:
+    """Check that what is kept is of the measurement that goes on; `earlier` are values of it in earlier versions."""
     ours = json.loads(json.dumps(dict(ours)))
-    differing = [key for key in {**theirs, **ours} if theirs.get(key) != ours.get(key)]
+    before = {key: value for key, value in (earlier or {}).items() if value is not None}
+    differing = [
+        key for key in {**theirs, **ours} if theirs.get(key) not in (ours.get(key), before.get(key, ours.get(key)))
+    ]
     if differing:
         words = (f"{key}: {_shown(theirs.get(key))} there, {_shown(ours.get(key))} now" for key in differing[:3])
         raise ValueError(f"{where} another measurement ({'; '.join(words)}): {remedy}")

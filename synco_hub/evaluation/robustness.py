@@ -106,7 +106,8 @@ class RobustnessRun:
         earlier = EvaluationResult.load(output, self.plan.protocol)
         stored = earlier.protocol.parameters
         remedy = "give another --output, or remove it to measure anew"
-        check_same_measurement(f"{output} holds", stored.get("identity", {}), self.identity, remedy)
+        before = {"data": self.plan.earlier_fingerprint}
+        check_same_measurement(f"{output} holds", stored.get("identity", {}), self.identity, remedy, before)
         self.cells = _read_stored_cells(output, stored.get("cells"))
         self.duration = earlier.duration_s
         if stale := self._stale_cells():
@@ -176,8 +177,8 @@ class RobustnessRun:
         stale = []
         for cell in tqdm(finished, "comparing", unit="cell", leave=False, disable=not self.settings.progress):
             images, taken = cell.open().images, self.cells[cell.key]
-            described = (images.description.fingerprint, self._contents(images), cell.drawing)
-            if (taken.fingerprint, taken.contents, taken.drawing) != described:
+            same_list = images.description.is_same_data(taken.fingerprint)
+            if not same_list or (taken.contents, taken.drawing) != (self._contents(images), cell.drawing):
                 stale.append(cell.key)
         return stale
 

@@ -99,6 +99,7 @@ class RobustnessPlan:
         notes: What a reader has to know.
         subset: Whether less is planned than the protocol asks for.
         data_fingerprint: Of the data set that all cells are made of; None where each cell is a set of its own.
+        earlier_fingerprint: Of the same data in earlier versions, where it was another.
     """
 
     cells: Sequence[PlannedCell]
@@ -110,6 +111,7 @@ class RobustnessPlan:
     notes: tuple[str, ...] = ()
     subset: bool = False
     data_fingerprint: str | None = None
+    earlier_fingerprint: str | None = None
 
 
 def plan_published(model: EvaluatedModel, data: DatasetChoice, settings: RobustnessSettings) -> RobustnessPlan:
@@ -169,6 +171,7 @@ def plan_on_the_fly(model: EvaluatedModel, data: DatasetChoice, settings: Robust
         (LABEL, IMPLEMENTATIONS),
         subset is not None or corruptions is not None,
         about.fingerprint,
+        about.earlier_fingerprint,
     )
 
 

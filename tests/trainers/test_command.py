@@ -145,7 +145,14 @@ def test_a_resumed_run_is_told_what_it_was_started_with(tmp_path, caplog):
     file = tmp_path / "settings.json"
     flags = ["--queue-size", "8", "--max-steps", "4", "--learning-rate=0.1"]
     base = ["--output-dir", str(tmp_path)]
-    assert recall_flags([*base, "--resume"], file.name) == []
+    # Nothing to go on with: a restarted job says which run is to begin, a slip of the pen does not.
+    assert recall_flags([*base, "--resume", "--backbone", "vit-nano"], file.name) == []
+    for more in ([], ["--max-steps", "9"]):
+        with pytest.raises(
+            ValueError, match=r"--resume: there is no run in .*check --output-dir, or describe the run"
+        ):
+            recall_flags([*base, "--resume", *more], file.name)
+    assert recall_flags(base, file.name) == []
     file.write_text(json.dumps({"flags": flags}))
     for resume in (["--resume"], ["--resume=true"], ["--resume", "True"]):
         assert recall_flags([*base, *resume], file.name) == flags

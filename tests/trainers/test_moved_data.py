@@ -83,6 +83,25 @@ def test_tables_and_streams_are_known_by_their_contents(here):
     assert kept[0] is not None
 
 
+def test_a_run_on_a_table_goes_on_after_the_folder_was_renamed_and_from_an_earlier_version(here, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", here / "hf")
+    assert invoke(["data", "prepare", "ph", "--output", "table"]).exit_code == 0
+    pretrain_on("table", 2)
+    # What version 0.1 wrote down: the folder's name in the fingerprint, and nothing of the contents.
+    earlier = load_dataset("table").description.earlier_fingerprint
+    settings, manifest = here / "run" / SETTINGS_FILE, here / "run" / "checkpoint-2" / "manifest.json"
+    for file in (settings, manifest):
+        kept = json.loads(file.read_text())
+        assert kept["data"].pop("earlier_fingerprint") == earlier
+        assert kept["data"].pop("contents")
+        kept["data"]["fingerprint"] = earlier
+        file.write_text(json.dumps(kept))
+    pretrain_on("table", 4, "--resume")
+    (here / "table").rename(here / "renamed")
+    pretrain_on("renamed", 6, "--resume")
+    assert (here / "run" / "checkpoint-6").is_dir()
+
+
 @pytest.mark.parametrize("kind", ["probe", "fine-tune"])
 def test_probe_and_fine_tuning_know_model_and_images_wherever_they_lie(here, capsys, kind):
     for number in (0, 1):

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from synco_hub.data import StreamedImages, load_dataset
+from synco_hub.data import StreamedImages, load_dataset, open_stream
+from trainers.knn_callback import load_knn_data
 from trainers.pretraining_run import build_config, open_images
 from trainers.recipe import parse
 from trainers.settings import BackboneArguments, DataArguments, PretrainingSettings
@@ -36,3 +37,37 @@ def test_images_by_position_are_no_stream():
     assert len(images) == 6
     assert images.description == load_dataset(data, "train", image_size=32).description
     assert len(load_dataset(data, "test", image_size=32, max_images=1)) == 1
+
+
+@pytest.fixture
+def with_unlabeled(tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    fractals = load_dataset("fractals:num_classes=2,train_images_per_class=6,test_images_per_class=1")
+    (tmp_path / "table").mkdir()
+    for split, rows in (("train", range(0, 12, 2)), ("test", range(1, 12, 3)), ("unlabeled", range(3, 9))):
+        cells = [{"bytes": fractals.encoded(row), "path": None} for row in rows]
+        labels = [None if split == "unlabeled" else fractals.class_names[fractals.labels[row]] for row in rows]
+        table = datasets.Dataset.from_dict({"image": cells, "label": labels})
+        table.to_parquet(tmp_path / "table" / f"{split}-00000-of-00001.parquet")
+    return DataArguments(dataset=str(tmp_path / "table"))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_run_on_a_table_takes_what_has_no_labels_unless_it_began_without(with_unlabeled, streaming):
+    data = dataclasses.replace(with_unlabeled, streaming=streaming)
+    images = open_images(data, 32, 0)[1]
+    assert len(images) == 12
+    begun = open_stream(data).images() if streaming else load_dataset(data)
+    stream, going_on = open_images(data, 32, 0, begun.description.to_dict())
+    assert going_on.description == begun.description
+    assert len(going_on) == 6
+    assert stream is None or stream.source.num_rows == 6
+    assert open_images(data, 32, 0, images.description.to_dict())[1].description == images.description
+
+
+def test_neighbours_are_searched_among_the_labeled_rows_of_a_table(with_unlabeled):
+    training = open_images(with_unlabeled, 32, 0)[1]
+    found = load_knn_data(with_unlabeled, 32, training)
+    assert (len(found.bank), len(found.queries)) == (6, 4)
+    assert found.bank.images.is_labeled

@@ -19,7 +19,7 @@ from synco_hub.data import (
     TwoViewParameters,
     UnreadableImageError,
 )
-from synco_hub.data.class_labels import number_alike, take_recorded_numbers
+from synco_hub.data.class_labels import number_alike, take_recorded_numbers, warn_of_untrained_classes
 from synco_hub.data.loading import load_recorded_images
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.subsets import take_low_shot_subset
@@ -187,6 +187,7 @@ def load_labelled_data(
     number_alike(train, test)
     for images, split in ((train, "train"), (test, "test")):
         take_recorded_numbers(images, begun[split])
+    warn_of_untrained_classes(train, test)
     train_targets, test_targets = (classification_targets(images, purpose) for images in (train, test))
     check_same_classes(train_targets.class_names, test_targets.class_names, "training split")
     augmented = AugmentedDataset(train, train_targets.values, CropAndFlip(transform), seed)

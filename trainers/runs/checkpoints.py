@@ -140,7 +140,9 @@ def describe_images(images: ImageDataset, stream: StreamSource | None = None) ->
     elif None not in stream.counts:  # files of this computer
         cells = [repr(next(iter(table), None)) for table in stream.tables]
         contents = fingerprint("stream", stream.image_column, cells, [str(count) for count in stream.counts])
-    return {**images.description.to_dict(), "contents": contents}
+    about = images.description
+    earlier = {} if about.earlier_fingerprint is None else {"earlier_fingerprint": about.earlier_fingerprint}
+    return {**about.to_dict(), **earlier, "contents": contents}
 
 
 def _differences(name: str, found: Any, wanted: Any) -> list[str]:
@@ -155,9 +157,10 @@ def _differences(name: str, found: Any, wanted: Any) -> list[str]:
 
 def _differences_of_data(name: str, found: dict[str, Any], wanted: dict[str, Any]) -> list[str]:
     """As `_differences`: where images lie and what they are called is not what they are."""
-    same_list = found["fingerprint"] == wanted["fingerprint"]
+    same_list = found["fingerprint"] in (wanted["fingerprint"], wanted.get("earlier_fingerprint"))
     # Of the same images with the same labels earlier versions told other words, and counted ids that do not occur.
-    told = {"contents", "num_classes", "split_rule"} if same_list else {"contents"}
+    told = {"contents", "earlier_fingerprint"}
+    told |= {"fingerprint", "num_classes", "split_rule"} if same_list else set()
     keys = sorted({*found, *wanted} - told)
     differences = [line for key in keys for line in _differences(key, found.get(key), wanted.get(key))]
     moved = [key for key in ("name", "source") if found.get(key) != wanted.get(key)]

@@ -19,7 +19,7 @@ from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.corruptions import SEVERITIES, WatermarkedImages
 from synco_hub.data.folder_files import list_image_files, list_subfolders
 from synco_hub.data.folder_splits import SplitKind, list_split_folders
-from synco_hub.data.image_dataset import ImageDataset, fingerprint
+from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import ImageFolderDataset, load_image_folder
 from synco_hub.data.original import READERS, LayoutNotFoundError, read_original
 from synco_hub.data.preparation import MANIFEST, require_complete
@@ -215,8 +215,7 @@ def _from_tables(row: DatasetRow, source: TableSource, split: str) -> TableDatas
         images.stored_class_names = list(images.class_names)
         images.labels = map_labels_to_list(images.labels, images.class_names, wnids, source.dataset)
         images.class_names = list(wnids)
-        digest = fingerprint(images.description.fingerprint, wnids, images.labels)
-        images.description = replace(images.description, num_classes=len(wnids), fingerprint=digest)
+        images.description = images.description.derive(wnids, images.labels, num_classes=len(wnids))
     elif images.num_classes != row.num_classes:
         raise ValueError(
             f"{source.dataset} ({split}): {images.num_classes} classes, where {row.name} has {row.num_classes}; "

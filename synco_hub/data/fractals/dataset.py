@@ -45,6 +45,16 @@ class FractalParameters:
             if value < least:
                 raise ValueError(f"fractals: {name} {value} is too small; give at least {least}.")
 
+    def spell(self) -> str:
+        """The name of the data set that has these parameters, `fractals:num_classes=20`; the defaults go unsaid."""
+        usual = asdict(FractalParameters())
+        chosen = [f"{name}={value}" for name, value in asdict(self).items() if value != usual[name]]
+        return ":".join(filter(None, ("fractals", ",".join(chosen))))
+
+
+def _say_choice(parameters: FractalParameters) -> str:
+    return "" if parameters == FractalParameters() else f" ({parameters.spell()})"
+
 
 class FractalDataset(ImageDataset):
     """Coloured fractals: the shape is the class, colour, pose and a slight deformation are chance.
@@ -88,7 +98,7 @@ class FractalDataset(ImageDataset):
                 split=split,
                 num_images=parameters.num_classes * self._per_class,
                 num_classes=parameters.num_classes,
-                split_rule="train and test have different instances of the same classes",
+                split_rule="train and test have different instances of the same classes" + _say_choice(parameters),
                 fingerprint=key,
             ),
         )

@@ -17,7 +17,7 @@ from PIL import Image
 
 from synco_hub.data.decoding import decode_pixels, decode_rgb
 from synco_hub.data.image_dataset import UNLABELED, DatasetDescription, ImageDataset
-from synco_hub.data.table_source import read_cell_bytes
+from synco_hub.data.table_cells import read_cell_bytes
 
 _SHARD_BITS = 32
 # In place of the epoch: the row is no sample of this batch, but may stand in for an unreadable one.

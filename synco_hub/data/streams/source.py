@@ -19,8 +19,13 @@ from synco_hub.data.catalog.sets import find_row_meant
 from synco_hub.data.decoding import UnreadableImageError, measure_extent
 from synco_hub.data.folder_files import explain_file, has_images
 from synco_hub.data.image_dataset import DatasetDescription, fingerprint, note_value_range
+from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.preparation import require_complete
 from synco_hub.data.streams.images import StreamedImages
+from synco_hub.data.table_cells import (
+    place_cell,
+    read_cell_bytes,
+)
 from synco_hub.data.table_files import count_samples, read_parquet_from
 from synco_hub.data.table_source import (
     TableSource,
@@ -30,9 +35,8 @@ from synco_hub.data.table_source import (
     keep_images_encoded,
     open_builder,
     open_streams,
-    place_cell,
-    read_cell_bytes,
 )
+from synco_hub.data.tables import list_pretraining_splits
 from synco_hub.data.value_range import Extent, ValueRange, join_extents, spread
 from synco_hub.settings import DatasetChoice
 
@@ -148,7 +152,8 @@ def open_stream(
     Args:
         choice: Which table, as for `load_dataset`: a folder of parquet, arrow or webdataset files, a name of the
             catalog, or `namespace/name` on the Hub.
-        split: Stored split; for a name of the catalog one of its own.
+        split: Stored split; for a name of the catalog one of its own; `pretraining` is `train` with the splits that
+            are there for learning without labels.
         cache_dir: Where the `datasets` library keeps what it looks up; None for its own folder.
 
     Raises:
@@ -163,6 +168,7 @@ def open_stream(
             f"--dataset-id {choice.dataset_id} replaces the copy of a name of the catalog; give it as --dataset."
         )
     if row is not None:
+        split = "train" if split == PRETRAINING else split
         if split not in row.splits:
             raise ValueError(f"{row.name} has no split {split!r} of its own; pretrain on another data set.")
         if source.data_dir is None and source.dataset_id is None and not row.has_table:
@@ -201,10 +207,13 @@ def _require_tables(folder: Path) -> None:
 
 def _opened(source: TableSource, name: str, stored: Sequence[str], expected: int | None) -> StreamSource:
     builder = open_builder(source)
-    present = list(builder.info.splits or builder.config.data_files or stored)
+    present = list(map(str, builder.info.splits or builder.config.data_files or stored))
+    if tuple(stored) == (PRETRAINING,) and PRETRAINING not in present:
+        known = present if builder.info.splits or builder.config.data_files else []
+        stored = list_pretraining_splits(known) if known else ("train",)
     missing = [split for split in stored if split not in present]
     if missing:
-        raise ValueError(f"{name}: no split {missing[0]!r} among {', '.join(map(str, present))}.")
+        raise ValueError(f"{name}: no split {missing[0]!r} among {', '.join(present)}.")
     tables = open_streams(source, builder, stored)
     column = find_image_column(tables[0], source)
     files = [_files(builder, split, table.num_shards) for split, table in zip(stored, tables, strict=True)]

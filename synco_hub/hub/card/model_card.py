@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,8 @@ from huggingface_hub import ModelCard
 from safetensors import SafetensorError
 
 from synco_hub.atomic_write import atomic_write
+from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
+from synco_hub.data.loading import FRACTALS
 from synco_hub.hub.card.evaluation_entries import write_evaluation_files
 from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, read_zoo_facts, write_facts
 from synco_hub.hub.card.rendering import CLASSIFIER, render_card
@@ -157,7 +161,7 @@ def _sort_results(directory: Path) -> tuple[list[EvaluationResult], list[str]]:
         foreign.append(
             f"{file.relative_to(directory)} {what} ({stated or 'an older version wrote it'}, here {whole}): measure "
             f"again on {result.dataset.name} with `synco-hub evaluate {_find_command(result)} --model {directory} "
-            f"--output {file}`, or move it away"
+            f"{_spell_data(result)}--output {file}`, or move it away"
         )
     return own, foreign
 
@@ -174,6 +178,48 @@ def _find_command(result: EvaluationResult) -> str:
     """What measures a directory by a result's protocol; a trained classifier's number without training it again."""
     name = result.protocol.name
     return "classification" if name.startswith(("linear_probe", "fine_tune")) else name.split("_")[0]
+
+
+def _spell_data(result: EvaluationResult) -> str:
+    """The flags of the data set, where a protocol takes one alone."""
+    name, rule = result.protocol.name, result.dataset.description
+    if not name.startswith(("linear_probe", "fine_tune", "knn", "classification", "adversarial", "robustness_on")):
+        return ""
+    seed = re.search(r"split \(seed (\d+)\)", rule)
+    flags = ["--on-the-fly"] if name.startswith("robustness_on") else []
+    flags += ["--dataset", shlex.quote(find_dataset_again(result))]
+    flags += ["--split-seed", seed[1]] if seed is not None and seed[1] != "0" else []
+    return " ".join(flags) + " "
+
+
+def find_dataset_again(result: EvaluationResult) -> str:
+    """By what name or path the data set of a result is opened here: of a folder a result has the bare name."""
+    about = result.dataset
+    if about.name == FRACTALS:
+        return _find_fractals(result)
+    place = Path(about.description.partition(";")[0])
+    folders = (folder for folder in (place, *place.parents) if folder.name == about.name and folder.is_dir())
+    return str(next(folders, about.name))
+
+
+def _find_fractals(result: EvaluationResult) -> str:
+    """As the result says; those of earlier versions do not, and what gives the same images is tried."""
+    stated = re.search(rf"{FRACTALS}:[a-z_0-9=,]+", result.dataset.description)
+    if stated is not None:
+        return stated[0]
+    parameters = FractalParameters()
+    counts = {"test": result.dataset, "train": result.training_dataset}
+    for split, source in counts.items():
+        if source is not None and source.num_classes:
+            size = re.search(r"(\d+) pixels", source.description)
+            parameters = replace(
+                parameters,
+                num_classes=source.num_classes,
+                image_size=parameters.image_size if size is None else int(size[1]),
+                **{f"{split}_images_per_class": max(source.count // source.num_classes, 1)},
+            )
+    known = FractalDataset("test", parameters).description.fingerprint == result.dataset.fingerprint
+    return parameters.spell() if known else FRACTALS
 
 
 def _choose_facts(directory: Path, facts: str | None, config: Mapping[str, Any]) -> CardFacts:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
@@ -9,12 +10,15 @@ from command_line import invoke
 from PIL import Image
 from transformers import ViTConfig, ViTModel
 
+from synco_hub import protocols
 from synco_hub.cli.demo import measure
+from synco_hub.data import load_dataset
 from synco_hub.hub.card.model_card import refresh_card
 from synco_hub.hub.loading import LinearHead, load_model, save_classifier
 from synco_hub.hub.publication.checks import find_conversion_problems
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
+from synco_hub.settings import DatasetChoice, KnnSettings
 
 
 def test_card_of_a_directory_without_the_word_write(tmp_path):
@@ -75,6 +79,33 @@ def test_true_numbers_hold_and_false_ones_do_not(run):
     finally:
         (run / "results_knn.json").write_text(original)
         refresh_card(run)
+
+
+def test_numbers_of_an_earlier_version_are_of_the_same_table(run, tmp_path, monkeypatch):
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "hf")
+    fractals = load_dataset("fractals:num_classes=2,train_images_per_class=6,test_images_per_class=4", "test")
+    cells = {"image": [{"bytes": fractals.encoded(k), "path": None} for k in range(8)], "label": ["a", "b"] * 4}
+    (tmp_path / "table").mkdir()
+    for split in ("train", "test"):
+        datasets.Dataset.from_dict(cells).to_parquet(tmp_path / "table" / f"{split}-0.parquet")
+    directory = tmp_path / "my-vit"
+    shutil.copytree(run, directory)
+    again = protocols.measure(
+        "knn", str(directory), DatasetChoice(str(tmp_path / "table")), KnnSettings(num_workers=0)
+    )
+
+    def state(fingerprint):
+        test, train = (
+            replace(each, fingerprint=fingerprint(each.split)) for each in (again.dataset, again.training_dataset)
+        )
+        replace(again, dataset=test, training_dataset=train).save(directory / "results_knn.json")
+        refresh_card(directory, licence="mit")
+
+    state(lambda split: load_dataset(str(tmp_path / "table"), split).description.earlier_fingerprint)
+    assert verify(directory).exit_code == 0
+    state(lambda split: "0" * 16)
+    assert "the images here are others" in str(verify(directory).exception)
 
 
 def test_a_result_of_other_weights_is_left_out_by_name(run, tmp_path):

@@ -10,6 +10,7 @@ from synco_hub.data.class_labels import (
     number_by_head,
     share_class_names,
     take_recorded_numbers,
+    warn_of_untrained_classes,
 )
 from synco_hub.data.class_lists import imagenet_indices, read_class_list
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset
@@ -185,3 +186,14 @@ def test_a_run_that_counted_ids_with_gaps_goes_on_with_as_many_outputs():
     named = images(("0", "5"), [1, 0])
     take_recorded_numbers(named, {"num_classes": 6})
     assert named.class_names == ["0", "5"]
+
+
+def test_classes_that_only_test_images_have_are_named(caplog):
+    names = ("fern", "leaf", "tree")
+    warn_of_untrained_classes(images(names, [0, 1, -1]), images(names, [0, 1, -1]))
+    warn_of_untrained_classes(images(names, [0]), images(names[:2], [1]))  # other lists are refused elsewhere
+    assert not caplog.messages
+    warn_of_untrained_classes(images(names, [1, -1]), images(names, [0, 2, 1, 2]))
+    assert [message.partition(": ")[2] for message in caplog.messages] == [
+        "2 classes have no training image (fern, tree)."
+    ]

@@ -48,6 +48,11 @@ def test_the_order_in_which_test_folders_are_preferred() -> None:
         ({"train": ("a",), "masks": ()}, ("train", "", "", "masks")),
         # A class of locomotives beside other vehicles.
         ({"train": (), "bus": (), "car": ()}, None),
+        ({"trn": ("a",), "tst": ("a",)}, ("trn", "tst", "", "")),
+        ({"Tr": ("a",), "Te": ("a",), "val": ("a",), "unlabeled": ("b",)}, ("Tr", "val Te", "unlabeled", "")),
+        # Languages, and two classes of loose images.
+        ({"tr": ("a",), "te": ("a",), "en": ("a",)}, None),
+        ({"tr": (), "te": ()}, None),
         ({"test": (), "bus": ()}, None),
         ({"cat": (), "dog": ()}, None),
         ({}, None),

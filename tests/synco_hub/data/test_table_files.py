@@ -9,8 +9,10 @@ import pytest
 from synco_hub.data.table_files import (
     count_rows,
     count_samples,
+    is_unlabeled_file,
     join_lists,
     list_class_names,
+    list_table_files,
     read_features,
     read_parquet_from,
     with_classes,
@@ -58,3 +60,16 @@ def test_lists_of_classes_become_one() -> None:
     assert join_lists([("b", "c"), ("a", "c")]) == ["a", "b", "c"]
     assert join_lists([("c", "b"), ("a", "c")]) == ["c", "b", "a"]
     assert join_lists([("b", "a"), ("a", "b")]) == ["b", "a"]
+
+
+def test_which_files_are_tables_and_which_of_them_are_unlabeled(tmp_path: Path) -> None:
+    names = ["train-0.parquet", "deep/test.arrow", "a.tar", ".hidden/x.parquet", "metadata.parquet", "notes.txt"]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert list_table_files(tmp_path) == {name: str(tmp_path / name) for name in sorted(names[:3])}
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- data_files: train-0.parquet\n---\n")
+    assert list_table_files(tmp_path) == {}
+    unlabeled = ["unlabeled.parquet", "Unlabelled-00001-of-00002.arrow", "data/unsupervised/3.parquet", "extra_0.tar"]
+    assert all(map(is_unlabeled_file, unlabeled))
+    assert not any(map(is_unlabeled_file, ["train.parquet", "unlabeledness.parquet", "data/0.parquet"]))

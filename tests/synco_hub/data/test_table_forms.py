@@ -14,8 +14,10 @@ from PIL import Image
 
 from synco_hub.data import ImageDataset, load_dataset, open_stream
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.image_dataset import fingerprint
+from synco_hub.data.loading import load_recorded_images
 from synco_hub.data.streams.images import StreamRow
-from synco_hub.data.table_source import find_cell_path
+from synco_hub.data.table_cells import find_cell_path
 from synco_hub.settings import DatasetChoice
 
 datasets = pytest.importorskip("datasets")
@@ -225,3 +227,70 @@ def test_every_form_of_a_column_shows_the_same_by_position_and_in_a_stream(
     ]
     assert found == [0, 50, 100]
     assert len(list(streamed.cells(0, 2))) == 1
+
+
+@pytest.fixture
+def with_unlabeled(tmp_path: Path) -> Path:
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    for split, first, count, label in (("train", 0, 4, "cat"), ("test", 10, 2, "cat"), ("unlabeled", 20, 3, None)):
+        cells = [{"bytes": png(first + number), "path": None} for number in range(count)]
+        pq.write_table(
+            pa.table({"image": cells, "label": [label] * count}), folder / f"{split}-00000-of-00001.parquet"
+        )
+    return folder
+
+
+def test_pretraining_on_a_table_takes_what_is_there_without_labels(with_unlabeled: Path) -> None:
+    images = load_dataset(str(with_unlabeled), "pretraining")
+    assert [images.encoded(index) for index in range(len(images))] == [png(n) for n in (0, 1, 2, 3, 20, 21, 22)]
+    assert images.labels.tolist() == [0] * 4 + [-1] * 3
+    assert images.description.split_rule == "split train + unlabeled as published"
+    stream = open_stream(str(with_unlabeled), "pretraining")
+    assert (stream.num_rows, stream.split_rule) == (7, images.description.split_rule)
+    assert [cell["bytes"] for shard in range(2) for cell in stream.cells(shard)] == [
+        png(n) for n in (0, 1, 2, 3, 20, 21, 22)
+    ]
+    for split, count in (("train", 4), ("test", 2)):
+        measured = load_dataset(str(with_unlabeled), split)
+        assert (len(measured), measured.is_labeled, measured.description.split) == (count, True, split)
+
+
+def test_a_table_without_such_a_split_is_as_it_was(with_unlabeled: Path, caplog: pytest.LogCaptureFixture) -> None:
+    train = load_dataset(str(with_unlabeled), "train").description
+    (with_unlabeled / "unlabeled-00000-of-00001.parquet").rename(with_unlabeled / "more-0.parquet")
+    assert load_dataset(str(with_unlabeled), "pretraining").description == train
+    assert open_stream(str(with_unlabeled), "pretraining").num_rows == 4
+    assert "1 files are of no split and are not read (more-0.parquet)" in caplog.text
+
+
+def test_a_run_goes_on_without_the_images_that_it_did_not_have(with_unlabeled: Path) -> None:
+    choice = DatasetChoice(str(with_unlabeled))
+    begun = load_dataset(choice, "train").description
+    assert load_recorded_images(choice, "pretraining", None, lambda images: images).description.num_images == 7
+    for known in (begun.fingerprint, begun.earlier_fingerprint):
+        recorded = {**begun.to_dict(), "fingerprint": known}
+        assert load_recorded_images(choice, "pretraining", recorded, lambda images: images).description == begun
+
+
+def test_what_a_local_table_is_has_nothing_to_do_with_its_name(with_unlabeled: Path, tmp_path: Path) -> None:
+    here = load_dataset(str(with_unlabeled)).description
+    # The words of version 0.1, for whose runs and results the folder has to be called as it was.
+    earlier = fingerprint(("photographs", "train", "image", "label"), ["cat"], np.zeros(4, dtype=np.int64))
+    assert here.earlier_fingerprint == earlier
+    assert here.is_same_data(earlier)
+    assert here.is_same_data(here.fingerprint)
+    assert not here.is_same_data(None)
+    assert "earlier_fingerprint" not in here.to_dict()
+    part = load_dataset(str(with_unlabeled), max_images=2).description
+    with_unlabeled.rename(tmp_path / "renamed")
+    moved = load_dataset(str(tmp_path / "renamed")).description
+    assert moved.fingerprint == here.fingerprint
+    assert moved.earlier_fingerprint != earlier
+    assert load_dataset(str(tmp_path / "renamed"), max_images=2).description.fingerprint == part.fingerprint
+    # Other images with the same labels are other data.
+    cells = [{"bytes": png(number), "path": None} for number in (0, 1, 2, 30)]
+    pq.write_table(
+        pa.table({"image": cells, "label": ["cat"] * 4}), tmp_path / "renamed" / "train-00000-of-00001.parquet"
+    )
+    assert load_dataset(str(tmp_path / "renamed")).description.fingerprint != here.fingerprint

@@ -176,3 +176,18 @@ def test_the_flag_reaches_folders_and_is_part_of_what_the_data_are(tmp_path: Pat
     assert (measured.load_pixels(0)[..., 0] == gray(0, 4095, values)).all()
     assert measured.description.split_rule.endswith("values 0 to 4095")
     assert measured.description.fingerprint != given.description.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("lowest", "highest", "expected"),
+    [
+        (-32768, 32767, (-32768, 32767)),
+        (-2048, 2032, (-2048, 2047)),
+        (-1000, 3000, (-1024, 4095)),
+        (-100, 0, (-128, 0)),
+        (-1, 1000, (-1, 1023)),
+    ],
+)
+def test_integers_with_a_sign_use_all_levels(lowest: int, highest: int, expected: tuple[int, int]) -> None:
+    found = choose_range(lowest, highest, is_float=False)
+    assert (found.low, found.high) == expected

@@ -220,3 +220,11 @@ def test_rows_of_a_table_and_watermarked_images_are_known_by_their_stored_bytes(
     assert hash_images(table) == hash_images(images)
     monkeypatch.setitem(sys.modules, "imagenet_w", SimpleNamespace())
     assert hash_images(WatermarkedImages(images)) == hash_images(images)
+
+
+def test_values_of_earlier_versions_are_of_the_same_measurement(tmp_path):
+    ResumableFolder(tmp_path / "a", {"data": "old", "seed": 1})
+    ResumableFolder(tmp_path / "a", {"data": "new", "seed": 1}, {"data": "old"})
+    for ours, earlier in (({"data": "new", "seed": 1}, {"data": None}), ({"data": "new", "seed": 2}, {"data": "old"})):
+        with pytest.raises(ValueError, match="another measurement"):
+            ResumableFolder(tmp_path / "a", ours, earlier)

@@ -69,6 +69,12 @@ def test_finished_cells_are_taken_and_not_measured_again(root, planted):
     only = run_of(root, planted, sets=("imagenet-sketch",))
     assert only.take_finished(output) == 2
     assert [result.metrics for result in only.results()] == [last.metrics]
+    # What an earlier version called the same data is no other data.
+    known = json.loads(output.read_text())["protocol"]["parameters"]["identity"]["data"]
+    renamed = replace(PLAN, data_fingerprint="new", earlier_fingerprint=known)
+    assert run_of(root, planted, plan=renamed).take_finished(output) == 2
+    with pytest.raises(ValueError, match=r"holds another measurement \(data: "):
+        run_of(root, planted, plan=replace(renamed, earlier_fingerprint=None)).take_finished(output)
     with pytest.raises(ValueError, match=r"holds another measurement \(seed: None there, 4 now\)"):
         run_of(root, planted, plan=replace(PLAN, seed=4)).take_finished(output)
     with pytest.raises(ValueError, match="'robustness_on_the_fly' is asked for"):

@@ -8,8 +8,11 @@ import yaml
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
 
+from synco_hub.data import load_dataset
+from synco_hub.evaluation.measurement import data_source
 from synco_hub.hub.card.facts import read_zoo_facts
 from synco_hub.hub.card.model_card import (
+    find_dataset_again,
     find_results_in,
     list_foreign_results,
     refresh_card,
@@ -221,3 +224,41 @@ def test_a_configuration_that_is_none_is_named(tmp_path, config):
     (tmp_path / "config.json").write_text(config)
     with pytest.raises(ValueError, match=r"config\.json is no configuration.*save the model anew"):
         refresh_card(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "choice",
+    ["fractals", "fractals:num_classes=4", "fractals:num_classes=3,test_images_per_class=5,image_size=16"],
+)
+def test_fractals_are_found_again_with_all_that_was_said_of_them(choice):
+    test, train = load_dataset(choice, "test").description, load_dataset(choice, "train").description
+    stated = replace(
+        result(top1_k10=1.0),
+        dataset=data_source(test, test.num_images),
+        training_dataset=data_source(train, train.num_images),
+    )
+    assert find_dataset_again(stated) == choice
+    # An earlier version did not say it: what it counted tells.
+    words = {"description": stated.dataset.description.partition(" (fractals")[0]}
+    old = replace(stated, dataset=replace(stated.dataset, **words))
+    old = replace(old, training_dataset=replace(stated.training_dataset, **words))
+    found = load_dataset(find_dataset_again(old), "test").description
+    assert found.fingerprint == test.fingerprint
+    unknown = replace(old, dataset=replace(old.dataset, fingerprint="0" * 16))
+    assert find_dataset_again(unknown) == "fractals"
+
+
+def test_a_folder_is_found_again_where_it_lies(tmp_path):
+    for split in ("train", "test"):
+        (tmp_path / "my photos" / split / "cat").mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / "my photos" / split / "cat" / "a.png")
+    about = load_dataset(str(tmp_path / "my photos"), "test").description
+    stated = replace(result(top1_k10=1.0, weights="0" * 16), dataset=data_source(about, 1))
+    assert find_dataset_again(stated) == str(tmp_path / "my photos")
+    assert find_dataset_again(replace(stated, dataset=replace(stated.dataset, name="elsewhere"))) == "elsewhere"
+    run = tmp_path / "run"
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(run)
+    stated.save(run / "knn.json")
+    (line,) = list_foreign_results(run)
+    command = f"synco-hub evaluate knn --model {run} --dataset '{tmp_path / 'my photos'}' --output {run / 'knn.json'}"
+    assert command in line
