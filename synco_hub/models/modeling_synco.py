@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import math
+from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -310,8 +311,11 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
         config.choose_feature_maps()
         super().__init__(config)
         self.synco = SynCoModel(config)
-        widths = [config.embed_dim * 2**stage for stage in range(len(config.depth))] if self._is_swin else []
-        self.num_features = [config.embed_dim, *(widths or [config.embed_dim] * config.depth)]  # type: ignore[operator]
+        depth, width = config.depth, config.embed_dim
+        self.num_features = [
+            width,
+            *([width] * depth if isinstance(depth, int) else (width * 2**k for k in range(len(depth)))),
+        ]
         self.post_init()  # type: ignore[no-untyped-call]
 
     @property
@@ -352,12 +356,12 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
             maps = [_resize(each, (height, width), patch, 4 * 2**level) for level, each in enumerate(maps)]
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BackboneOutput(
-            feature_maps=tuple(maps),
+            feature_maps=tuple(maps),  # type: ignore[arg-type]
             hidden_states=outputs.hidden_states if wanted else None,
             attentions=outputs.attentions,
         )
 
-    def _map(self, hidden_states: tuple[Tensor, ...], index: int, size: tuple[int, int]) -> Tensor:
+    def _map(self, hidden_states: tuple[Tensor, ...], index: int, size: Sequence[int]) -> Tensor:
         """One hidden state as a map (batch, channels, rows, columns)."""
         index %= len(hidden_states)
         tokens, network = hidden_states[index], self.synco.backbone
