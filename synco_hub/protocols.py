@@ -238,9 +238,10 @@ def measure(
     """As :func:`evaluate`, for settings that are made already."""
     row = find_evaluator(protocol)
     _check_places(row, settings, output)
-    loaded = _loaded(row, model, settings, model_revision, random_network)
+    # A device that is not there is told before a model is fetched.
     settings = replace(settings, device=resolve("synco_hub.features:choose_device")(settings.device))
     resolve("synco_hub.features:check_precision")(getattr(settings, "precision", "fp32"), settings.device)
+    loaded = _loaded(row, model, settings, model_revision, random_network)
     with explain_out_of_memory(lambda: _describe_load(protocol, loaded, settings)):
         return resolve(row.function)(loaded, data, settings, output)
 

@@ -482,3 +482,8 @@ def test_a_batch_that_does_not_fit_says_what_would(backbone, monkeypatch, settin
     monkeypatch.setattr(SynCoModel, "_check_input", fail)
     with pytest.raises(torch.cuda.OutOfMemoryError, match=line.format(backbone)):
         synco_hub.evaluate("knn", model=backbone, dataset=FRACTALS, **{**QUIET, **settings})
+
+
+def test_a_device_that_is_not_there_is_told_before_a_model_is_looked_for():
+    with pytest.raises(ValueError, match="--device cuda:77: cannot be used here"):
+        synco_hub.evaluate("knn", model="organisation/no-such-model", dataset=FRACTALS, device="cuda:77")
