@@ -47,9 +47,9 @@ def step_of(
     """A whole optimizer step; every method's n-th step throws the same coins of stochastic depth."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
+    dtype = DTYPES[precision]
     if compile_backend:
         model.compile(backend=compile_backend)
-    dtype = DTYPES[precision]
     seeds = itertools.count()
 
     def step() -> None:
