@@ -38,6 +38,8 @@ class SynCoTrainingArguments(PretrainingOptions, CheckedTrainingArguments):  # t
                 "which is best; give steps, epoch or no."
             )
         super().__post_init__()
+        # torch refuses to keep workers that there are not.
+        self.dataloader_persistent_workers = self.dataloader_persistent_workers and self.dataloader_num_workers > 0
         self._refuse_settings_of_another_optimizer()
         self.augment_on = resolve_place(self.augment_on, self.device.type)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
@@ -51,6 +52,7 @@ from trainers.pretraining_model import (
 )
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import read_manifest
+from trainers.runs.reading_ahead import BatchesReadAhead
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.schedules import (
     learning_rate_factor,
@@ -121,6 +123,7 @@ class SynCoTrainer(CheckpointingTrainer):
         self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
         self._transform = getattr(train_dataset, "transform", None)
         self.device_views = _build_device_views(self._transform, args)
+        self._reading: BatchesReadAhead | None = None
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         self.at_begin = TrainBeginCallback(self._warn_of_misfits)
@@ -173,10 +176,18 @@ class SynCoTrainer(CheckpointingTrainer):
         return self.epoch_sampler
 
     def get_train_dataloader(self) -> DataLoader[Any]:
-        """Of images by position the Trainer's loader; of a stream each process's own."""
-        if self.stream is None:
+        """Of images by position batches that are read ahead, without workers the Trainer's; of a stream its own."""
+        collate = cast(Any, self.data_collator)
+        if self.stream is not None:
+            return self.stream.loader(self.train_dataset, collate)
+        if not (self.args.dataloader_num_workers and self.args.dataloader_in_order):
             return super().get_train_dataloader()
-        return self.stream.loader(self.train_dataset, cast(Any, self.data_collator))
+        self._reading = BatchesReadAhead(self.train_dataset, collate, self.args)
+        plain = self._reading.loader(self.args.per_device_train_batch_size, self._get_train_sampler())
+        loader: DataLoader[Any] = self.accelerator.prepare(plain)
+        num_epochs = math.ceil(self.total_steps / self.steps_per_epoch)
+        self._reading.follow(loader.batch_sampler, cast(EpochSampler, self.epoch_sampler), num_epochs)
+        return loader
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
         """The micro-batches of the next optimizer step, or a checkpoint and the end if a stream broke off.
@@ -207,6 +218,8 @@ class SynCoTrainer(CheckpointingTrainer):
         finally:
             if self.stream is not None:
                 self.stream.sampler.close()
+            if self._reading is not None:
+                self._reading.close()
 
     def check_checkpoint(self, checkpoint: str) -> None:
         """As `CheckpointingTrainer.check_checkpoint`; the way to a stream's place gets a progress bar."""

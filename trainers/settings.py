@@ -369,6 +369,9 @@ class PretrainingOptions:
     logging_nan_inf_filter: bool = toggle(False, "Off: it hides NaN and synchronises the device at every step.")
     report_to: str | None = setting("none", "tensorboard, wandb, … or none.")
     dataloader_num_workers: int = setting(2, "Processes that decode and augment.")
+    dataloader_persistent_workers: bool = toggle(
+        True, "Let them live as long as the run and read the next epoch's images before this one ends."
+    )
     dataloader_drop_last: bool = toggle(True, "On: BatchNorm wants full batches.")
     remove_unused_columns: bool = toggle(False, "Off: the views are not model columns.")
     ddp_broadcast_buffers: bool | None = toggle(False, "Off: queues are equal anyway, and 8 MB a step are saved.")

@@ -29,13 +29,21 @@ class _ShieldedContext(ForkContext):
     Process = _ShieldedProcess
 
 
-def worker_settings(num_workers: int, init: Callable[[int], None] | None = None) -> dict[str, Any]:
-    """Arguments of a `DataLoader` whose workers leave signals to the main process, from their first moment on."""
-    forks = num_workers > 0 and multiprocessing.get_start_method() == "fork"
+def worker_settings(
+    num_workers: int, init: Callable[[int], None] | None = None, context: str | None = None
+) -> dict[str, Any]:
+    """Arguments of a `DataLoader` whose workers leave signals to the main process, from their first moment on.
+
+    Args:
+        num_workers: Processes.
+        init: Called in each of them with its number.
+        context: How they start; None takes the default of `multiprocessing`.
+    """
+    forks = num_workers > 0 and (context or multiprocessing.get_start_method()) == "fork"
     return {
         "num_workers": num_workers,
         "worker_init_fn": partial(ignore_signals_in_worker, init),
-        "multiprocessing_context": _ShieldedContext() if forks else None,
+        "multiprocessing_context": _ShieldedContext() if forks else context,
     }
 
 

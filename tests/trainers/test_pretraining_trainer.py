@@ -231,6 +231,16 @@ def test_a_new_training_neither_overwrites_nor_deletes_an_earlier_ones_checkpoin
     assert trainer_for(folder, stopped, **SAVED).find_latest_checkpoint() == str(stopped / "checkpoint-12")
 
 
+@pytest.mark.parametrize("workers", [1, 3])
+def test_neither_the_number_of_workers_nor_a_resume_with_another_changes_a_bit(workers, folder, tmp_path, whole):
+    trainer_for(folder, tmp_path, **{**SAVED, "dataloader_num_workers": workers}).train()
+    shutil.rmtree(tmp_path / "checkpoint-12")
+    resumed = trainer_for(folder, tmp_path, **{**SAVED, "dataloader_num_workers": 4 - workers})
+    resumed.train(resume_from_checkpoint=str(tmp_path / "checkpoint-8"))
+    expected = load_file(whole / "checkpoint-12" / "model.safetensors")
+    assert all(torch.equal(value, expected[name]) for name, value in resumed.unwrapped_model.state_dict().items())
+
+
 def test_the_device_finishes_the_views_that_the_worker_would_have_made(folder, tmp_path):
     seen = {}
     for place in ("worker", "device", "pillow"):

@@ -273,7 +273,8 @@ class CheckpointingTrainer(Trainer):
         """The Trainer's loader, whose workers leave signals to the main process."""
         loader: DataLoader[Any] = super().get_train_dataloader()
         # accelerate iterates the loader within its own, and makes a new one of what its own says to skip batches.
-        settings = worker_settings(loader.num_workers, loader.worker_init_fn)
+        context = self.args.dataloader_multiprocessing_context
+        settings = worker_settings(loader.num_workers, loader.worker_init_fn, context)
         for part in (loader, getattr(loader, "base_dataloader", loader)):
             part.worker_init_fn = settings["worker_init_fn"]
             part.multiprocessing_context = settings["multiprocessing_context"]

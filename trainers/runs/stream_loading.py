@@ -78,7 +78,7 @@ class StreamLoading:
         return DataLoader(
             StreamedBatches(views),
             batch_sampler=StreamBatchSampler(self.sampler, self._args.per_device_train_batch_size),
-            **worker_settings(workers),
+            **worker_settings(workers, context=self._args.dataloader_multiprocessing_context),
             collate_fn=StreamCollator(collate),
             pin_memory=self._args.dataloader_pin_memory,
             prefetch_factor=self._args.dataloader_prefetch_factor if workers else None,

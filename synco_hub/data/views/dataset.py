@@ -7,7 +7,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, default_collate
 
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.samplers import derive_random_key
@@ -230,19 +230,32 @@ class TwoViewCollator:
 
 
 def _stacked(number: str, views: Sequence[View]) -> dict[str, torch.Tensor]:
+    # torch's own stacks in a worker into memory that the main process shares, which saves a copy.
     cropped = [view for view in views if isinstance(view, CroppedView)]
     if not cropped:
-        sizes = {tuple(view.shape) for view in views if isinstance(view, torch.Tensor)}
-        if len(sizes) > 1:
-            raise ValueError(
-                f"View {number} has several sizes in one batch ({', '.join(map(str, sorted(sizes)))}): let the "
-                "transform end with one, as by torchvision's Resize((height, width))."
-            )
-        return {f"view_{number}": torch.stack([view for view in views if isinstance(view, torch.Tensor)])}
+        finished = [view for view in views if isinstance(view, torch.Tensor)]
+        _refuse_several_sizes(number, finished)
+        return {f"view_{number}": default_collate(finished)}
     return {
-        f"view_{number}": torch.stack([view.crop for view in cropped]),
-        f"draw_{number}": torch.stack([view.draw for view in cropped]),
+        f"view_{number}": default_collate([view.crop for view in cropped]),
+        f"draw_{number}": default_collate([view.draw for view in cropped]),
     }
+
+
+def _refuse_several_sizes(number: str, views: Sequence[torch.Tensor]) -> None:
+    sizes = {tuple(view.shape) for view in views}
+    if len(sizes) > 1:
+        raise ValueError(
+            f"View {number} has several sizes in one batch ({', '.join(map(str, sorted(sizes)))}): let the "
+            "transform end with one, as by torchvision's Resize((height, width))."
+        )
+
+
+def join_batches(batches: Sequence[Mapping[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """One batch of several that `TwoViewCollator` has made."""
+    for number in ("1", "2"):
+        _refuse_several_sizes(number, [batch[f"view_{number}"][0] for batch in batches])
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
 
 
 def is_own_data(dataset: Any, seed: int = 0) -> bool:

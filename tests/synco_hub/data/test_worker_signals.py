@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -54,3 +55,10 @@ def test_a_worker_that_is_still_starting_hears_nothing_of_the_group(number, monk
 
 def test_a_loader_without_workers_takes_the_settings_too():
     assert len(DataLoader(range(6), batch_size=2, **worker_settings(0))) == 3
+
+
+def test_workers_start_as_asked():
+    assert worker_settings(2, context="spawn")["multiprocessing_context"] == "spawn"
+    assert worker_settings(0, context="spawn")["multiprocessing_context"] == "spawn"  # torch says what is wrong
+    assert worker_settings(2, context="fork")["multiprocessing_context"].get_start_method() == "fork"
+    assert worker_settings(2, context="fork")["multiprocessing_context"].Process is not multiprocessing.Process
