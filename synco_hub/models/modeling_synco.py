@@ -23,7 +23,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .backbones_synco import build_backbone
 from .configuration_synco import SynCoConfig
-from .position_embedding_synco import find_grid_side, fit_position_embedding
+from .position_embedding_synco import find_grid_side, fit_position_embedding, is_sincos_position_embedding
 from .recording_synco import forward_features, use_fused_attention
 
 logger = logging.get_logger(__name__)
@@ -297,9 +297,12 @@ def _fit_position_embeddings(model: Any, info: dict[str, Any], load_at: Callable
         side = find_grid_side(shapes[key][1], prefix)
         if side is None or shapes[key][-1] != embedding.shape[-1] or embedding.is_meta:
             continue
-        size, fixed = side * module.config.patch_size, module.config.position_embedding == "sincos"
+        size = side * module.config.patch_size
         own = load_at(size) if own is None else own
-        fitted = fit_position_embedding(own.get_parameter(key).detach().to(embedding), grid, prefix, fixed)
+        before = own.get_parameter(key).detach().to(embedding)
+        # One that was interpolated before stays on the scale that it was trained on.
+        fixed = module.config.position_embedding == "sincos" and is_sincos_position_embedding(before, prefix)
+        fitted = fit_position_embedding(before, grid, prefix, fixed)
         with torch.no_grad():
             embedding.copy_(fitted)
         info["mismatched_keys"] = [entry for entry in info["mismatched_keys"] if entry[0] != key]
