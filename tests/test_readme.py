@@ -13,7 +13,7 @@ from transformers import AutoImageProcessor
 
 from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
-from trainers import linear_probe, pretrain
+from trainers import fine_tune, linear_probe, pretrain
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -25,17 +25,21 @@ TINY_NETWORK = "--backbone vit-nano --depth 1 --queue-size 16 --num-hard-negativ
 TRAINERS = {
     "trainers.pretrain": (pretrain.main, f"{TINY} {TINY_NETWORK}".split()),
     "trainers.linear_probe": (linear_probe.main, TINY.split()),
+    "trainers.fine_tune": (fine_tune.main, TINY.split()),
 }
+# A run that goes on from weights has their network.
+TINY_START = "--queue-size 16 --num-hard-negatives 4 --projection-hidden-dim 16 --knn-images 10"
 # The same for what is measured: fewer images, and the attacks that take a moment.
 SHORT = {
     "evaluate robustness": "--num-images 4",
     "evaluate adversarial": "--num-images 4 --attacks fgsm,pgd",
+    "average synco-v2-vit-nano": "--num-images 40 --num-workers 0",
 }
 
 
 @pytest.fixture
 def reader(tmp_path, monkeypatch):
-    """A folder with photographs and an image, and the checkpoint that `make demo` installs."""
+    """Folders with photographs, with and without classes, an image, and the checkpoint that `make demo` installs."""
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
     torch.manual_seed(0)
     SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(tmp_path / "run")
@@ -45,6 +49,8 @@ def reader(tmp_path, monkeypatch):
     (tmp_path / "photographs").mkdir()
     for index, image in enumerate(pixels.numpy()):
         Image.fromarray(image).save(tmp_path / "photographs" / f"{index}.jpg")
+        (tmp_path / "flowers" / f"class {index % 2}").mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(tmp_path / "flowers" / f"class {index % 2}" / f"{index}.jpg")
     Image.fromarray(pixels[0].numpy()).save(tmp_path / "image.jpg")
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -61,7 +67,7 @@ def test_every_command_runs_one_after_the_other(reader, monkeypatch):
     def run_here(path: str, argv: list[str]) -> None:
         assert argv[:2] == [path, "-m"]
         trainer, flags = TRAINERS[argv[2]]
-        trainer([*argv[3:], *flags])
+        trainer([*argv[3:], *(f"{TINY} {TINY_START}".split() if "--start-from" in argv else flags)])
 
     monkeypatch.setattr(os, "execv", run_here)
     for command in COMMANDS:

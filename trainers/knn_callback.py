@@ -6,7 +6,7 @@ import logging
 import math
 import os
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 # Of what is measured, the number that is spoken of.
 _SHOWN = "knn_top1_k10"
+# How the numbers of the domain to keep begin.
+KEPT = "knn_keep_"
 # Of each split of a data set that is streamed: about a gigabyte of encoded images at ImageNet's size.
 STREAMED_IMAGES = 10_000
 # One process measures while the others wait for it, which they do for half an hour (`--ddp-timeout`).
@@ -44,12 +46,14 @@ class KnnCallback(TrainerCallback):
     def __init__(
         self,
         trainer: SynCoTrainer,
-        train: EvaluationDataset,
-        test: EvaluationDataset,
+        train: EvaluationDataset | None,
+        test: EvaluationDataset | None,
         every_epochs: float,
         settings: KnnSettings | None = None,
+        kept: tuple[EvaluationDataset, EvaluationDataset] | None = None,
     ) -> None:
         self.trainer = trainer
+        self.kept = kept
         self.train = train
         self.test = test
         self.every_epochs = every_epochs
@@ -81,6 +85,13 @@ class KnnCallback(TrainerCallback):
                     "and --recipe.",
                     *(after, measured[-1]["step"], before),
                 )
+        kept = [entry for entry in state.log_history if f"{KEPT}top1_k10" in entry]
+        if len(kept) > 1 and kept[0]["step"] == 0 and state.is_world_process_zero:
+            logger.warning(
+                "On the domain to keep k-NN top-1 (k = 10) was %.1f %% at the start and is %.1f %% after %d steps; "
+                "`synco-hub average` looks for weights between the two.",
+                *(kept[0][f"{KEPT}top1_k10"], kept[-1][f"{KEPT}top1_k10"], kept[-1]["step"]),
+            )
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -99,15 +110,24 @@ class KnnCallback(TrainerCallback):
         """Add k-NN top-1 to the log of the current step."""
         devices = [self.trainer.args.device] if self.trainer.args.device.type == "cuda" else []
         network = self.trainer.unwrapped_model.synco
-        # What is compiled for training would be compiled anew for each kind of batch here.
-        stance = torch.compiler.set_stance("force_eager") if self.trainer.args.torch_compile else nullcontext()
-        try:
-            with torch.random.fork_rng(devices), stance:
-                result = evaluate_knn(EvaluatedModel(network, None, "online"), self.train, self.test, self.settings)
-        except (ValueError, OSError, torch.OutOfMemoryError) as error:
-            logger.warning("k-NN after step %d was left out: %s", state.global_step, error)
+        sides = {"knn_": (self.train, self.test), KEPT: self.kept or (None, None)}
+        accuracies: dict[str, float] = {}
+        for beginning, (train, test) in sides.items():
+            if train is None or test is None:
+                continue
+            # What is compiled for training would be compiled anew for each kind of batch here.
+            stance = torch.compiler.set_stance("force_eager") if self.trainer.args.torch_compile else nullcontext()
+            try:
+                with torch.random.fork_rng(devices), stance:
+                    result = evaluate_knn(EvaluatedModel(network, None, "online"), train, test, self.settings)
+            except (ValueError, OSError, torch.OutOfMemoryError) as error:
+                logger.warning("k-NN after step %d was left out: %s", state.global_step, error)
+                continue
+            accuracies |= {
+                f"{beginning}{name}": value for name, value in result.metrics.items() if name.startswith("top1")
+            }
+        if not accuracies:
             return
-        accuracies = {f"knn_{name}": value for name, value in result.metrics.items() if name.startswith("top1")}
         self.trainer.log(accuracies)
         logger.info("k-NN after step %d: %s", state.global_step, accuracies)
 
@@ -120,23 +140,41 @@ class KnnData:
         bank: Training images, which vote.
         queries: Test images.
         pretrained_queries: How many of the test images are pretrained on, without their labels.
+        kept: Bank and queries of the domain that the start learnt from.
     """
 
-    bank: EvaluationDataset
-    queries: EvaluationDataset
+    bank: EvaluationDataset | None
+    queries: EvaluationDataset | None
     pretrained_queries: int = 0
+    kept: tuple[EvaluationDataset, EvaluationDataset] | None = None
 
     def descriptions(self) -> dict[str, Any]:
         """What the accuracy was measured on; JSON values."""
+        sides = {"bank": self.bank, "queries": self.queries}
         return {
-            "bank": self.bank.images.description.to_dict(),
-            "queries": self.queries.images.description.to_dict(),
+            **{name: None if side is None else side.images.description.to_dict() for name, side in sides.items()},
             "pretrained_queries": self.pretrained_queries,
+            **({} if self.kept is None else {"kept": [side.images.description.to_dict() for side in self.kept]}),
         }
 
 
-def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) -> KnnData:
-    """Opens both splits; of a table that is streamed, so many rows are read and kept in memory."""
+def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset, processor: Any = None) -> KnnData:
+    """Opens both splits; of a table that is streamed, so many rows are read and kept in memory.
+
+    Where there is a domain to keep, images without classes are no reason not to measure that.
+    """
+    transform = EvaluationTransform.from_image_processor(processor or image_processor(image_size))
+    kept = None if data.keep_dataset is None else _load_kept(data, transform)
+    try:
+        return replace(_load_new(data, image_size, training, transform), kept=kept)
+    except ValueError as error:
+        if kept is None or data.knn_dataset is not None:
+            raise
+        logger.warning("k-NN is measured on --keep-dataset alone: %s", error)
+        return KnnData(None, None, kept=kept)
+
+
+def _load_new(data: DataArguments, image_size: int, training: ImageDataset, transform: EvaluationTransform) -> KnnData:
     most = STREAMED_IMAGES if data.knn_images is None and data.streaming else data.knn_images
     # Pretraining takes images that have no class, and of a folder those that are for the test.
     is_bank = not data.streaming and not isinstance(training, ImageFolderDataset | ImageSubset)
@@ -158,8 +196,20 @@ def load_knn_data(data: DataArguments, image_size: int, training: ImageDataset) 
             "--holdout 0.2 keeps a fifth of each class out, which is the test split that is drawn here.",
             *(seen, len(queries)),
         )
-    transform = EvaluationTransform.from_image_processor(image_processor(image_size))
     return KnnData(EvaluationDataset(bank, transform), EvaluationDataset(queries, transform), seen)
+
+
+def _load_kept(data: DataArguments, transform: EvaluationTransform) -> tuple[EvaluationDataset, EvaluationDataset]:
+    choice = DatasetChoice(str(data.keep_dataset), data_dir=data.keep_data_dir, split_seed=data.split_seed)
+    bank, queries = (
+        load_dataset(choice, split, image_size=transform.image_size, max_images=data.knn_images)
+        for split in ("train", "test")
+    )
+    for side in (bank, queries):
+        side.require_labels("--keep-dataset")
+    number_alike(bank, queries)
+    _refuse_other_classes(bank, queries)
+    return EvaluationDataset(bank, transform), EvaluationDataset(queries, transform)
 
 
 def _list_files(images: ImageDataset) -> list[str]:

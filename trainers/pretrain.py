@@ -17,6 +17,7 @@ from trainers.settings import (
     PretrainingSettings,
     RecipeArguments,
 )
+from trainers.start_settings import StartArguments
 
 EXAMPLE = (
     "synco-hub pretrain --method synco-v2 --backbone deit-s --dataset ./photographs --output-dir runs/first "
@@ -27,12 +28,12 @@ COMMAND = Command(
     "synco-hub pretrain",
     __doc__ or "",
     EXAMPLE,
-    (PretrainingSettings, RecipeArguments, BackboneArguments, DataArguments, PretrainingOptions),
+    (PretrainingSettings, RecipeArguments, StartArguments, BackboneArguments, DataArguments, PretrainingOptions),
     "trainers.recipe:KINDS",
     "trainers.pretraining_run:run",
     (
-        *("method", "recipe", "backbone", "dataset", "output_dir", "resume", "num_train_epochs", "max_steps"),
-        *("per_device_train_batch_size", "base_learning_rate", "knn_every_epochs"),
+        *("method", "recipe", "backbone", "start_from", "dataset", "output_dir", "resume", "num_train_epochs"),
+        *("max_steps", "per_device_train_batch_size", "base_learning_rate", "knn_every_epochs"),
     ),
 )
 main = COMMAND.main

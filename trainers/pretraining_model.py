@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from transformers.utils import SAFE_WEIGHTS_NAME
 from transformers.utils.generic import ModelOutput
 
+from synco_hub.hub.start import Start, read_start
 from synco_hub.models import SynCoConfig, SynCoModel, SynCoPreTrainedModel
 from trainers.info_nce import info_nce
 from trainers.negative_queue import NegativeQueue
@@ -28,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 # What of a configuration makes the backbone.
 _BACKBONE = tuple(field.name for field in dataclasses.fields(BackboneArguments))
+DRAWN_ANEW = "drawn anew"
 _NORMS = {"batch": nn.BatchNorm1d, "none": nn.Identity}
 
 
@@ -56,6 +58,10 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
     """
 
     _keys_to_ignore_on_load_unexpected: ClassVar[list[str]] = []  # type: ignore[misc]
+
+    # Of a network that `from_backbone` made: where it is from, for the records, and how its images are prepared.
+    start: dict[str, Any] | None = None
+    image_processor: Any = None
 
     def __init__(self, config: SynCoConfig) -> None:
         super().__init__(config)
@@ -99,6 +105,70 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         for module in (self.target, self.target_projector):
             module.requires_grad_(False)
         return self
+
+    @classmethod
+    def from_backbone(
+        cls,
+        start: str | Path | Start,
+        pretraining: PretrainingSettings | Mapping[str, Any] | None = None,
+        image_size: int | None = None,
+        revision: str | None = None,
+    ) -> SynCoForPreTraining:
+        """A network that goes on from weights: both branches are the start, heads and queues its own where they fit.
+
+        Args:
+            start: A zoo name, a checkpoint, run or stock model's directory, a file of weights, a Hub id, timm:<name>.
+            pretraining: Method and objective of the new training; None: the paper's.
+            image_size: Side of the views in pixels, where it shall be another than the start's.
+            revision: Commit, branch or tag on the Hub.
+
+        Returns:
+            The network; its `start` says where it is from, its `image_processor` is the start's.
+
+        Raises:
+            ValueError: If the start is no ViT or Swin of this package, or has register tokens.
+        """
+        begun = start if isinstance(start, Start) else read_start(str(start), revision, image_size)
+        settings = (
+            pretraining
+            if isinstance(pretraining, PretrainingSettings)
+            else PretrainingSettings.from_dict(None if pretraining is None else dict(pretraining))
+        )
+        config: Any = copy.deepcopy(begun.model.config)
+        config.pretraining = dataclasses.asdict(settings)
+        model = cls(config)
+        model.synco.load_state_dict(begun.model.state_dict())
+        model.start = {**begun.facts, **model._take_heads(begun)}
+        copy_parameters(model.synco, model.target)
+        copy_parameters(model.projector, model.target_projector)
+        model.image_processor = begun.processor
+        return model
+
+    def _take_heads(self, start: Start) -> dict[str, str]:
+        """Take heads and queues of the same method and shapes; says which, and why others are drawn anew."""
+        own = self.state_dict()
+        made = (start.facts["pretraining"] or {}).get("method")
+        fitting = {part: _find_misfit(part, own, start.state) for part in ("projector", "predictor", "queue")}
+        heads = next((fitting[part] for part in ("projector", "predictor") if fitting[part]), "")
+        if start.state and made != self.settings.method:
+            heads = f"they are of {made}, this is {self.settings.method}"
+        queues = heads or fitting["queue"]
+        taken = ("projector.", "predictor.", *(() if queues else ("queue_1.", "queue_2.")))
+        if not heads:
+            found = {key: value for key, value in start.state.items() if key.startswith(taken)}
+            self.load_state_dict(found, strict=False)
+        said = {"heads": heads, **({"queues": queues} if self.objective.has_queue else {})}
+        return {name: f"{DRAWN_ANEW}: {why}" if why else "the start's" for name, why in said.items()}
+
+    @property
+    def starts_with_random_heads(self) -> bool:
+        """Whether it goes on from weights that brought no heads."""
+        return self.start is not None and self.start["heads"].startswith(DRAWN_ANEW)
+
+    @property
+    def starts_with_random_queues(self) -> bool:
+        """Whether it goes on from weights that brought no queues."""
+        return self.start is not None and self.start.get("queues", "").startswith(DRAWN_ANEW)
 
     @classmethod
     def from_pretrained(cls, *args: Any, output_loading_info: bool = False, **kwargs: Any) -> Any:
@@ -272,6 +342,29 @@ def check_complete_state(missing: Any, unexpected: Any) -> None:
             f"The checkpoint is not a complete pretraining state of this network: {len(missing)} keys are missing "
             f"({sorted(missing)[:3]}) and {len(unexpected)} are superfluous ({sorted(unexpected)[:3]}). Give the "
             "method and backbone it was made with, or start a new run in another directory."
+        )
+
+
+def _find_misfit(part: str, own: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> str:
+    """Why the tensors of a part are not those of a start; empty if they fit."""
+    due = {key: tuple(value.shape) for key, value in own.items() if key.startswith(part)}
+    there = {key: tuple(value.shape) for key, value in found.items() if key.startswith(part)}
+    if not there:
+        return "the start has none"
+    wrong = sorted(key for key in {*due, *there} if due.get(key) != there.get(key))
+    return f"{wrong[0]} was {there.get(wrong[0])} and is {due.get(wrong[0])}" if wrong else ""
+
+
+def check_same_start(checkpoint: str, saved: Mapping[str, Any] | None, start: Mapping[str, Any] | None) -> None:
+    """Refuse to continue what began with other weights, for its schedules and views are the start's."""
+    if (saved or {}).get("weights") != (start or {}).get("weights"):
+        began, now = (
+            "random weights" if each is None else f"{each['base_model']} ({each['weights']})"
+            for each in (saved, start)
+        )
+        raise ValueError(
+            f"{checkpoint} began with {began} and is now to be continued as if with {now}: leave --start-from out "
+            "(in Python: make the network as then), or start a new run in another directory."
         )
 
 

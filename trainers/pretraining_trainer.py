@@ -13,21 +13,20 @@ from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from torch.utils.data import DataLoader, Sampler
-from transformers import ProgressCallback, TrainerState, ViTImageProcessor
+from transformers import ProgressCallback, TrainerState
 from transformers.trainer import TRAINER_STATE_NAME
 
 from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, UnreadableImages
 from synco_hub.data.views.dataset import (
     OwnCollator,
     OwnItems,
-    describe_views,
     is_own_data,
     open_view_pairs,
     read_batch,
 )
-from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform, finish_views
+from synco_hub.data.views.device_views import finish_views
 from synco_hub.data.views.transform import make_two_view_transform, place_of
-from synco_hub.models import SynCoConfig, image_processor
+from synco_hub.models import SynCoConfig
 from trainers.callbacks import (
     CollapseCallback,
     EpochCallback,
@@ -41,6 +40,7 @@ from trainers.callbacks import (
     compute_gradient_norm,
 )
 from trainers.compilation import compile_in_place
+from trainers.layer_decay import BACKBONE, NO_WEIGHT_DECAY, make_groups
 from trainers.plausibility import find_misfits, plan_run
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_checks import HOW_TO_MEASURE, refuse_lone_images, refuse_other_kinds, refuse_small_data
@@ -48,13 +48,16 @@ from trainers.pretraining_model import (
     SynCoForPreTraining,
     check_complete_state,
     check_same_network,
+    check_same_start,
     synchronize_batch_norm,
 )
+from trainers.pretraining_views import build_device_views, build_processor, choose_view_parameters
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import read_manifest
 from trainers.runs.reading_ahead import BatchesReadAhead
 from trainers.runs.stream_loading import StreamBrokeOffError, StreamedData, StreamLoading
 from trainers.schedules import (
+    frozen_backbone_factor,
     learning_rate_factor,
     learning_rate_factor_of_authors,
     scaled_learning_rate,
@@ -62,12 +65,9 @@ from trainers.schedules import (
     target_momentum,
 )
 from trainers.settings import AUTHORS_CODE
+from trainers.start_settings import START_FROZEN_FRACTION, START_LAYER_DECAY
 
 logger = logging.getLogger(__name__)
-
-
-# Not decayed although they are no vectors: tokens, embeddings and Swin's bias tables and scales.
-NO_WEIGHT_DECAY = ("*cls_token", "*reg_token", "*pos_embed", "*relative_position_bias_table", "*logit_scale")
 
 
 class SynCoTrainer(CheckpointingTrainer):
@@ -103,7 +103,7 @@ class SynCoTrainer(CheckpointingTrainer):
         refuse_other_kinds(model, args, kwargs)
         size, collate = model.config.image_size or 224, kwargs.get("data_collator")
         if collate is None or isinstance(collate, TwoViewCollator):
-            transform = make_two_view_transform(args.augment_on, size)
+            transform = make_two_view_transform(args.augment_on, size, choose_view_parameters(model.image_processor))
             train_dataset = open_view_pairs(train_dataset, transform, args.seed)
             kwargs["data_collator"] = TwoViewCollator()
         elif is_own_data(train_dataset, args.seed):
@@ -112,7 +112,9 @@ class SynCoTrainer(CheckpointingTrainer):
         refuse_lone_images(model, args)
         args.fit_to(len(train_dataset))
         if kwargs.get("processing_class") is None:
-            kwargs["processing_class"] = _build_processor(train_dataset, kwargs["data_collator"], size)
+            kwargs["processing_class"] = build_processor(
+                train_dataset, kwargs["data_collator"], size, model.image_processor
+            )
         if args.world_size > 1:
             model = synchronize_batch_norm(model, args.device.type)
         super().__init__(model=model, args=args, train_dataset=train_dataset, **kwargs)
@@ -122,7 +124,7 @@ class SynCoTrainer(CheckpointingTrainer):
         self.stream = None if stream is None else StreamLoading(stream, self.num_images, args)
         self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
         self._transform = getattr(train_dataset, "transform", None)
-        self.device_views = _build_device_views(self._transform, args)
+        self.device_views = build_device_views(self._transform, args)
         self._reading: BatchesReadAhead | None = None
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
@@ -224,6 +226,7 @@ class SynCoTrainer(CheckpointingTrainer):
     def check_checkpoint(self, checkpoint: str) -> None:
         """As `CheckpointingTrainer.check_checkpoint`; the way to a stream's place gets a progress bar."""
         check_same_network(checkpoint, self.unwrapped_model)
+        check_same_start(checkpoint, read_manifest(Path(checkpoint)).get("start"), self.unwrapped_model.start)
         super().check_checkpoint(checkpoint)
         manifest = read_manifest(Path(checkpoint))
         self._warn_of_stretched_schedules(Path(checkpoint))
@@ -262,7 +265,25 @@ class SynCoTrainer(CheckpointingTrainer):
 
     def _plan_synthesis(self, total_steps: int) -> range:
         warmup, cooldown = self.args.synthetic_warmup_epochs, self.args.synthetic_cooldown_epochs
-        return synthetic_steps(total_steps, self.steps_per_epoch, warmup, cooldown, self.args.synthetic_last_epoch)
+        last = self.args.synthetic_last_epoch
+        planned = synthetic_steps(total_steps, self.steps_per_epoch, warmup, cooldown, last)
+        if not self.unwrapped_model.starts_with_random_queues:
+            return planned
+        # A network that is good already would learn from random vectors what is hard.
+        filled = math.ceil(self.unwrapped_model.settings.queue_size / self.args.global_batch_size)
+        return range(min(max(planned.start, filled), planned.stop), planned.stop)
+
+    @property
+    def layer_decay(self) -> float:
+        """Rate of a block over that of the one above it."""
+        default = 1.0 if self.unwrapped_model.start is None else START_LAYER_DECAY
+        return default if self.args.layer_decay is None else self.args.layer_decay
+
+    def count_frozen_steps(self, total_steps: int) -> int:
+        """First optimizer steps in which heads learn alone."""
+        if self.args.freeze_backbone_epochs is not None:
+            return round(self.args.freeze_backbone_epochs * self.steps_per_epoch)
+        return round(START_FROZEN_FRACTION * total_steps) if self.unwrapped_model.starts_with_random_heads else 0
 
     def _scale_rate(self, step: int, total_steps: int) -> float:
         """Factor on the peak learning rate."""
@@ -278,9 +299,12 @@ class SynCoTrainer(CheckpointingTrainer):
         """AdamW; no weight decay on norms, biases, tokens, embeddings and relative position bias tables."""
         if self.optimizer is None:
             spared = () if self.args.decay_tokens_and_tables else NO_WEIGHT_DECAY
-            groups = param_groups_weight_decay(
-                self.unwrapped_model, self.args.weight_decay, no_weight_decay_list=spared
-            )
+            model, decay = self.unwrapped_model, self.args.weight_decay
+            if model.start is None and self.layer_decay == 1 and not self.args.freeze_backbone_epochs:
+                groups = param_groups_weight_decay(model, decay, no_weight_decay_list=spared)
+            else:
+                rate = self.args.learning_rate or 0.0
+                groups = make_groups(model, model.synco, decay, rate, self.layer_decay, spared)
             optimizer_class, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
             self.optimizer = optimizer_class(groups, **options)
         return self.optimizer
@@ -288,10 +312,18 @@ class SynCoTrainer(CheckpointingTrainer):
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> LambdaLR:
         """Linear warm-up, then a cosine, per optimizer step."""
         if self.lr_scheduler is None:
-            self.lr_scheduler = LambdaLR(
-                cast(torch.optim.Optimizer, optimizer or self.optimizer),
-                lambda step: self._scale_rate(step, num_training_steps),
-            )
+            optimizer = cast(torch.optim.Optimizer, optimizer or self.optimizer)
+            frozen = self.count_frozen_steps(num_training_steps)
+            warmup = self.args.count_warmup_steps(num_training_steps, self.steps_per_epoch)
+
+            def scale(step: int) -> float:
+                return self._scale_rate(step, num_training_steps)
+
+            def scale_backbone(step: int) -> float:
+                return scale(step) * frozen_backbone_factor(step, frozen, warmup)
+
+            with_heads = [frozen > 0 and group.get("part") == BACKBONE for group in optimizer.param_groups]
+            self.lr_scheduler = LambdaLR(optimizer, [scale_backbone if later else scale for later in with_heads])
             self._created_lr_scheduler = True
         return self.lr_scheduler
 
@@ -375,8 +407,10 @@ class SynCoTrainer(CheckpointingTrainer):
     def describe_run(self) -> dict[str, Any]:
         """What a checkpoint's manifest says about how it was made; JSON values."""
         place = None if self.stream is None else self.stream.position(self.state.global_step % self.steps_per_epoch)
+        start = self.unwrapped_model.start
         return {
             **super().describe_run(),
+            **({} if start is None else {"start": start}),
             "stream": place,
             "bad_images": self.ledger.indices,
             "augment_on": place_of(self._transform),
@@ -385,21 +419,3 @@ class SynCoTrainer(CheckpointingTrainer):
     def _issue_warnings_after_load(self, load_result: Any) -> None:
         """What the Trainer only warns about would be a silently different run: refuse it."""
         check_complete_state(load_result.missing_keys, load_result.unexpected_keys)
-
-
-def _build_processor(train_dataset: Any, collate: Any, image_size: int) -> ViTImageProcessor:
-    """What prepares an image as the network is going to see it."""
-    size, mean, std = describe_views(train_dataset, collate, image_size)
-    processor = image_processor(size)
-    processor.image_mean, processor.image_std = list(mean), list(std)
-    return processor
-
-
-def _build_device_views(transform: object, args: SynCoTrainingArguments) -> DeviceViews | None:
-    """What finishes views on the training device, if the workers only cut them out."""
-    if not isinstance(transform, SplitTwoViewTransform):
-        return None
-    half = transform.device_half().to(args.device)
-    if args.torch_compile or args.device.type == "cuda":
-        half.compile(backend=args.torch_compile_backend or "inductor")
-    return half

@@ -24,19 +24,30 @@ import yaml
 
 from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
-from trainers.command import list_flags, parse_flags, recall_flags, split_flags
+from synco_hub.settings import DatasetChoice
+from trainers.command import drop_flags, list_flags, parse_flags, recall_flags, split_flags
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.runs.checkpoints import SETTINGS_FILE
 from trainers.settings import (
     AUTHORS_CODE,
+    DEFAULT_BACKBONE,
     PAPER,
     BackboneArguments,
     DataArguments,
+    PretrainingOptions,
     PretrainingSettings,
     RecipeArguments,
 )
+from trainers.start_settings import START_RATE_FACTOR, StartArguments
 
-KINDS = (PretrainingSettings, RecipeArguments, BackboneArguments, DataArguments, SynCoTrainingArguments)
+KINDS = (
+    PretrainingSettings,
+    RecipeArguments,
+    StartArguments,
+    BackboneArguments,
+    DataArguments,
+    SynCoTrainingArguments,
+)
 FIDELITIES = (PAPER, AUTHORS_CODE)
 RECIPES = Path(__file__).resolve().parent / "recipes"
 _SET = {"base", "variants"}
@@ -159,14 +170,29 @@ class PretrainingRun:
     data: DataArguments
     training: SynCoTrainingArguments
     fidelity: str = PAPER
+    start: StartArguments = dataclasses.field(default_factory=StartArguments)
 
     def __post_init__(self) -> None:
         """Refuses flags that would be ignored."""
+        if self.start.save_average and self.data.keep_dataset is None:
+            raise ValueError("--save-average needs the domain of the start: name it by --keep-dataset.")
         if self.training.knn_every_epochs is not None:
             return
-        for name in ("knn_dataset", "knn_images"):
-            if getattr(self.data, name) is not None:
+        for name in ("knn_dataset", "keep_dataset", "knn_images"):
+            if getattr(self.data, name) is not None and not (name == "keep_dataset" and self.start.save_average):
                 raise ValueError(f"--{name.replace('_', '-')} is for --knn-every-epochs: add that, or leave it out.")
+
+    @property
+    def domains(self) -> dict[str, DatasetChoice]:
+        """What is learnt now, and what is not to be forgotten, each with classes to measure it by."""
+        data = self.data
+        new = {field.name: getattr(data, field.name) for field in dataclasses.fields(DatasetChoice)}
+        if data.knn_dataset is not None:
+            new = {"dataset": data.knn_dataset, "data_dir": data.knn_data_dir, "split_seed": data.split_seed}
+        found = {"new": DatasetChoice(**new)}
+        if data.keep_dataset is not None:
+            found["kept"] = DatasetChoice(data.keep_dataset, data.keep_data_dir, split_seed=data.split_seed)
+        return found
 
     def recorded(self, config: SynCoConfig, data: dict[str, Any]) -> dict[str, Any]:
         """What tells this run from another, and how it was trained."""
@@ -178,6 +204,8 @@ class PretrainingRun:
                 "max_steps",
                 "learning_rate",
                 "base_learning_rate",
+                "layer_decay",
+                "freeze_backbone_epochs",
                 "weight_decay",
                 "warmup_epochs",
                 "learning_rate_curve",
@@ -209,8 +237,8 @@ class PretrainingRun:
 def parse(argv: Sequence[str]) -> PretrainingRun:
     """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
     words = _insert_groups(list(argv), recall_flags(argv, SETTINGS_FILE))
-    settings, recipe, backbone, data, training = parse_flags(KINDS, words, argv)
-    return PretrainingRun(settings, backbone, data, training, recipe.fidelity)
+    settings, recipe, start, backbone, data, training = parse_flags(KINDS, words, argv)
+    return PretrainingRun(settings, backbone, data, training, recipe.fidelity, start)
 
 
 def _insert_groups(argv: list[str], kept: list[str]) -> list[str]:
@@ -224,11 +252,16 @@ def _insert_groups(argv: list[str], kept: list[str]) -> list[str]:
         return [*kept, *argv]  # among what is kept stand the flags of its own recipe and fidelity
     flags = read_recipe(given.recipe, known) if given.recipe else []
     chosen = first.parse_known_args([*kept, *flags, *argv])[0]
-    method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or BackboneArguments.backbone
+    method, backbone = chosen.method or PretrainingSettings.method, chosen.backbone or DEFAULT_BACKBONE
     fidelity = chosen.fidelity or PAPER
     group = choose_fidelity_settings(fidelity, method, backbone)
     if given.recipe:
         flags = read_recipe(given.recipe, known, fidelity)
+    if "start_from" in split_flags([*kept, *argv]):
+        flags = drop_flags(flags, list_flags([BackboneArguments]))  # the network is the start's
+        group = {name: value for name, value in group.items() if name not in list_flags([BackboneArguments])}
+        if not {"learning_rate", "base_learning_rate"} & set(split_flags(argv)):
+            argv = [*_lower_rate(group, flags, kept), *argv]
     named = set(split_flags([*flags, *argv]))
     held = _recall_earlier_group(argv) if group and "learning_rate_curve" not in named else {}
     if held:
@@ -238,6 +271,16 @@ def _insert_groups(argv: list[str], kept: list[str]) -> list[str]:
     if "synthetic_cooldown_epochs" in named:
         group.pop("synthetic_last_epoch", None)
     return [*kept, *to_flags(group, known, f"fidelity {fidelity}"), *flags, *argv]
+
+
+def _lower_rate(group: Mapping[str, Any], flags: Sequence[str], kept: Sequence[str]) -> list[str]:
+    """The rate of a run that goes on from weights, to stand before the user's own: less than from random ones."""
+    named = {**{name: [str(value)] for name, value in group.items()}, **split_flags(flags)}
+    rate = next((name for name in ("learning_rate", "base_learning_rate") if name in named), None)
+    if rate is None and kept:
+        return []  # what is kept has it
+    value = PretrainingOptions.base_learning_rate if rate is None else float(named[rate][0])
+    return [f"--{rate or 'base_learning_rate'}", f"{value * START_RATE_FACTOR:g}"]
 
 
 def _recall_earlier_group(argv: Sequence[str]) -> dict[str, Any]:

@@ -95,3 +95,8 @@ def learning_rate_factor_of_authors(
     if step < warmup_steps:
         return start + (1.0 - start) * step / warmup_steps
     return end + (1.0 - end) * 0.5 * (1.0 + math.cos(math.pi * min(step / max(total_steps, 1), 1.0)))
+
+
+def frozen_backbone_factor(step: int, frozen_steps: int, warmup_steps: int) -> float:
+    """Factor on the backbone's rate where heads learn alone at first: 0, then a linear warm-up to 1."""
+    return 0.0 if step < frozen_steps else min((step - frozen_steps + 1) / max(warmup_steps, 1), 1.0)

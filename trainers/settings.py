@@ -16,10 +16,13 @@ from typing import Any, ClassVar
 from synco_hub.errors import suggest
 from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION, DatasetChoice, setting
 from trainers.objectives import OBJECTIVES
+from trainers.start_settings import ContinuationOptions, check_layer_decay
 
 PAPER = "paper"
 AUTHORS_CODE = "authors-code"
 
+
+DEFAULT_BACKBONE = "deit-s"
 
 # Flags that are as they must be, or of use to few: only the long help shows them.
 SELDOM_GIVEN = (
@@ -255,6 +258,12 @@ class DataArguments(DatasetChoice):
     )
     knn_dataset: str | None = setting(None, "What --knn-every-epochs measures on, as --dataset; default: that itself.")
     knn_data_dir: str | None = setting(None, "Folder of the files of --knn-dataset.")
+    keep_dataset: str | None = setting(
+        None,
+        "The domain that --start-from learnt from, as --dataset: --knn-every-epochs measures on it too what is "
+        "forgotten.",
+    )
+    keep_data_dir: str | None = setting(None, "Folder of the files of --keep-dataset.")
     knn_images: int | None = setting(
         None, "Images of each split that k-NN takes at most; default: all, with --streaming 10000."
     )
@@ -267,6 +276,10 @@ class DataArguments(DatasetChoice):
             raise ValueError("--holdout is not for --streaming, which reads a split as it is: leave out one of them.")
         if self.knn_data_dir is not None and self.knn_dataset is None:
             raise ValueError(f"--knn-data-dir {self.knn_data_dir}: say by --knn-dataset which set its files are of.")
+        if self.keep_data_dir is not None and self.keep_dataset is None:
+            raise ValueError(
+                f"--keep-data-dir {self.keep_data_dir}: say by --keep-dataset which set its files are of."
+            )
         if self.knn_images is not None and self.knn_images < 1:
             raise ValueError(f"--knn-images {self.knn_images}: give at least 1, or leave it out.")
 
@@ -277,7 +290,9 @@ class BackboneArguments:
 
     _argument_group_name: ClassVar[str] = "backbone (section 7.2)"
 
-    backbone: str = setting("deit-s", "deit-s, swin-t, vit-b, … or a timm ViT or Swin name.")
+    backbone: str | None = setting(
+        None, f"{DEFAULT_BACKBONE} (the default), swin-t, vit-b, … or a timm ViT or Swin name."
+    )
     image_size: int | None = setting(None, "Side of the views in pixels.")
     patch_size: int | None = setting(None, "Side of a patch in pixels.")
     embed_dim: int | None = setting(None, "Width of the tokens (Swin: of the first stage).")
@@ -290,7 +305,7 @@ class BackboneArguments:
 
 
 @dataclass
-class PretrainingOptions:
+class PretrainingOptions(ContinuationOptions):
     """How to pretrain (section 7.4): the fields of `SynCoTrainingArguments` that are ours, or that every run meets."""
 
     _argument_group_name: ClassVar[str] = "training (section 7.4)"
@@ -303,7 +318,9 @@ class PretrainingOptions:
     )
     gradient_accumulation_steps: int = setting(1, "Batches of a process that make one optimizer step.")
     base_learning_rate: float = setting(
-        1.5e-4, "Learning rate at a global batch of 512, scaled linearly (7.4); the way to set the rate."
+        1.5e-4,
+        "Learning rate at a global batch of 512, scaled linearly (7.4); the way to set the rate. With --start-from a "
+        "tenth of the default's or the recipe's: good weights need to move less.",
     )
     learning_rate: float | None = setting(
         None, "Peak rate as it is, instead of --base-learning-rate, which then has no effect."
@@ -380,6 +397,7 @@ class PretrainingOptions:
 
 def check_schedules(options: PretrainingOptions) -> None:
     """Refuses a curve that is none, and two ends of the window of synthesis."""
+    check_layer_decay(options.layer_decay)
     if options.learning_rate_curve not in (PAPER, AUTHORS_CODE):
         raise ValueError(
             f"--learning-rate-curve {options.learning_rate_curve!r} is unknown: use {PAPER} or {AUTHORS_CODE}."

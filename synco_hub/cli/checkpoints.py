@@ -1,4 +1,4 @@
-"""`synco-hub convert`, `export`, `pull`, `publish` and `publish-space`: checkpoints come, change and go."""
+"""`synco-hub convert`, `average`, `export`, `pull`, `publish` and `publish-space`: checkpoints come, change and go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,17 @@ import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
-from synco_hub.cli.options import ConvertOptions, ExportOptions, PublishOptions, PublishSpaceOptions, PullOptions
+from synco_hub.averaging import AVERAGE_FILE, FIGURE_FILE, KEPT, NEW, format_average, recall_domains
+from synco_hub.averaging import average as average_checkpoints
+from synco_hub.cli.options import (
+    AverageOptions,
+    ConvertOptions,
+    ExportOptions,
+    PublishOptions,
+    PublishSpaceOptions,
+    PullOptions,
+)
+from synco_hub.features import choose_device
 from synco_hub.hub.conversion.configuration import Choices
 from synco_hub.hub.conversion.convert import ConversionSettings
 from synco_hub.hub.conversion.convert import convert as convert_checkpoint
@@ -15,6 +25,7 @@ from synco_hub.hub.publication.publish import publish as send
 from synco_hub.hub.publication.publish import upload_plan
 from synco_hub.hub.publication.space import stage_space
 from synco_hub.hub.pull import pull as pull_checkpoint
+from synco_hub.settings import DatasetChoice, ForwardSettings, KnnSettings
 
 
 def convert(options: ConvertOptions) -> None:
@@ -34,6 +45,25 @@ def convert(options: ConvertOptions) -> None:
         print(line)
     how = f"load it by AutoModel.from_pretrained({str(options.output)!r}); report: conversion_report.json"
     print(f"wrote {options.output} ({how})")
+
+
+def average(options: AverageOptions, forward: ForwardSettings) -> None:
+    """`synco-hub average`."""
+    domains = recall_domains(options.end)
+    if options.dataset is not None:
+        domains[NEW] = DatasetChoice(options.dataset, options.data_dir, split_seed=options.split_seed)
+    if options.keep_dataset is not None:
+        domains[KEPT] = DatasetChoice(options.keep_dataset, options.keep_data_dir, split_seed=options.split_seed)
+    for name, flag in ((NEW, "--dataset"), (KEPT, "--keep-dataset")):
+        if name not in domains:
+            raise ValueError(
+                f"{options.end} does not say which its {name} domain is: give {flag}, images with classes."
+            )
+    settings = KnnSettings(**{**vars(forward), "device": forward.device or choose_device()})
+    domains = {name: domains[name] for name in (NEW, KEPT)}
+    report = average_checkpoints(options.start, options.end, options.output, domains, options.num_images, settings)
+    print(format_average(report))
+    print(f"wrote {options.output} (the recommended weights, {AVERAGE_FILE}, {FIGURE_FILE}, a card)")
 
 
 def export(options: ExportOptions) -> None:

@@ -197,6 +197,14 @@ COMMANDS: dict[str, Command] = {
         "synco-hub convert synco_v2_vit_small.pth --output synco-v2-deit-s",
         (options.ConvertOptions,),
     ),
+    "average": Command(
+        "synco_hub.cli.checkpoints:average",
+        "Look for weights between two checkpoints that know the new domain and have not forgotten the old.\n\n"
+        "k-NN on both domains at eleven points of the line between them; the point is chosen on held-out training "
+        "images, by a rule that average.json says, and reported on test images.",
+        "synco-hub average synco-v2-vit-nano runs/continued --keep-dataset fractals --output runs/average",
+        (options.AverageOptions, ForwardSettings),
+    ),
     "export": Command(
         "synco_hub.cli.checkpoints:export",
         "Export a backbone or classifier so that it loads without this package or remote code.\n\n"

@@ -88,6 +88,21 @@ class EvaluateAllOptions:
     model_revision: str | None = setting(None, MODEL_REVISION)
 
 
+@dataclass(frozen=True)
+class AverageOptions:
+    """Two checkpoints, and the domains by which the line between them is judged."""
+
+    start: str = setting(MISSING, "The network before: zoo name, directory, Hub id, or timm:<name>.", positional=True)
+    end: str = setting(MISSING, "What was trained from it, such as the folder of a run.", positional=True)
+    output: Path = setting(MISSING, "New folder for the recommended weights, average.json, figure and card.")
+    dataset: str | None = setting(None, "The new domain, with classes; default: the run's.")
+    data_dir: str | None = setting(None, "Folder of the files of --dataset.")
+    keep_dataset: str | None = setting(None, "The domain of the start, with classes; default: the run's.")
+    keep_data_dir: str | None = setting(None, "Folder of the files of --keep-dataset.")
+    split_seed: int = same_as(DatasetChoice, "split_seed")
+    num_images: int | None = setting(10_000, "Images of each split at most.")
+
+
 # Demonstrations and comparisons
 
 

@@ -79,6 +79,22 @@ def find_grid_side(tokens: int, prefix: int) -> int | None:
     return side if side > 0 and side * side == tokens - prefix else None
 
 
+def is_sincos_position_embedding(embedding: Tensor, prefix: int = 1) -> bool:
+    """Whether a ViT's position embedding is the fixed one of its own grid, prefix tokens zero.
+
+    Args:
+        embedding: Of a square grid, prefix tokens first. Shape: (1, prefix + patches, dim).
+        prefix: How many prefix tokens it has.
+    """
+    if embedding.ndim != 3 or embedding.shape[-1] % 4 or not embedding.numel():
+        return False
+    side = find_grid_side(embedding.shape[1], prefix)
+    if side is None or (prefix and embedding[0, :prefix].float().abs().max() > 0):
+        return False
+    fixed = sincos_position_embedding(side, side, embedding.shape[-1]).to(embedding.device)
+    return bool((embedding[0, prefix:].float() - fixed).abs().max() < 1e-3)
+
+
 def fit_position_embedding(embedding: Tensor, grid: tuple[int, int], prefix: int, fixed: bool) -> Tensor:
     """A ViT's position embedding for another grid of patches: computed if it is the fixed one, else interpolated.
 
@@ -122,9 +138,12 @@ def fit_loaded_position_embeddings(
         side = find_grid_side(shapes[key][1], prefix)
         if side is None or shapes[key][-1] != embedding.shape[-1] or embedding.is_meta:
             continue
-        size, fixed = side * module.config.patch_size, module.config.position_embedding == "sincos"
+        size = side * module.config.patch_size
         own = load_at(size) if own is None else own
-        fitted = fit_position_embedding(own.get_parameter(key).detach().to(embedding), grid, prefix, fixed)
+        before = own.get_parameter(key).detach().to(embedding)
+        # One that was interpolated before stays on the scale that it was trained on.
+        fixed = module.config.position_embedding == "sincos" and is_sincos_position_embedding(before, prefix)
+        fitted = fit_position_embedding(before, grid, prefix, fixed)
         with torch.no_grad():
             embedding.copy_(fitted)
         info["mismatched_keys"] = [entry for entry in info["mismatched_keys"] if entry[0] != key]

@@ -20,6 +20,7 @@ from trainers.classification.settings import (
 from trainers.refusals import FINE_TUNING_DOES_OTHERWISE, LINEAR_PROBE_DOES_OTHERWISE
 from trainers.schedules import scaled_learning_rate
 from trainers.settings import toggle
+from trainers.start_settings import check_layer_decay
 from trainers.training_arguments import CheckedTrainingArguments
 
 logger = logging.getLogger(__name__)
@@ -121,6 +122,7 @@ class FineTuningArguments(FineTuningOptions, ClassificationArguments):  # type: 
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        check_layer_decay(self.layer_decay)
         if self.image_size is not None and self.image_size < 1:
             raise ValueError(f"image_size={self.image_size} is not positive: give a whole number of pixels.")
         if not 0 <= self.classifier_dropout < 1:

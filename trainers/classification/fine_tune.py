@@ -103,6 +103,7 @@ def _describe_settings(arguments: FineTuningArguments, data: LabelledData) -> di
         "label_smoothing": 0.0 if multi_label else arguments.label_smoothing,
         "loss": "binary cross-entropy" if multi_label else "cross-entropy",
         "augmentation": repr(data.train.transform),
+        **({} if arguments.layer_decay == 1 else {"layer_decay": arguments.layer_decay}),
         **({} if arguments.image_size is None else {"image_size": arguments.image_size}),
     }
 

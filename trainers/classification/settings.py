@@ -120,6 +120,7 @@ class FineTuningOptions(ClassificationOptions):
         "Rate at a global batch of 512; default: 1e-3 (7.6), and 2,000 / (epochs × images) where that product is "
         "below 204,000, the paper's shortest run.",
     )
+    layer_decay: float = setting(1.0, "Each block's rate over that of the one above it; 1 is off, as the paper.")
     weight_decay: float = setting(1e-4, "Not on norms, biases, tokens, tables (7.6).")
     max_grad_norm: float = setting(1.0, "Largest norm of the gradient (7.6).")
     classifier_dropout: float = setting(0.1, "Dropout before the head (7.6).")

@@ -32,7 +32,7 @@ from trainers.classification.arguments import (
 from trainers.classification.heads import LinearHeads, classification_loss, mask_targets
 from trainers.classification.settings import SETTINGS_FILE
 from trainers.compilation import compile_in_place, expect_other_batch_sizes
-from trainers.pretraining_trainer import NO_WEIGHT_DECAY
+from trainers.layer_decay import NO_WEIGHT_DECAY, make_groups
 from trainers.runs.checkpointing_trainer import CheckpointingTrainer
 from trainers.runs.checkpoints import claim_directory, read_settings, write_json
 from trainers.schedules import learning_rate_factor
@@ -349,8 +349,12 @@ class FineTuningTrainer(ClassificationTrainer):
         """SGD with momentum; no weight decay on norms, biases, tokens and tables, as in pretraining (our choice)."""
         if self.optimizer is None:
             model = cast(nn.Module, self.accelerator.unwrap_model(self.model))
-            groups = param_groups_weight_decay(model, self.args.weight_decay, no_weight_decay_list=NO_WEIGHT_DECAY)
-            self.optimizer = torch.optim.SGD(groups, lr=self.args.learning_rate or 0.0, momentum=self.args.momentum)
+            rate, decay = self.args.learning_rate or 0.0, self.args.weight_decay
+            if self.args.layer_decay == 1:
+                groups = param_groups_weight_decay(model, decay, no_weight_decay_list=NO_WEIGHT_DECAY)
+            else:
+                groups = make_groups(model, model, decay, rate, self.args.layer_decay)
+            self.optimizer = torch.optim.SGD(groups, lr=rate, momentum=self.args.momentum)
         return self.optimizer
 
     def compute_loss(

@@ -18,7 +18,15 @@ PANELS: tuple[tuple[str, dict[str, str]], ...] = (
     ("loss", {"loss": "loss, both directions", "loss_of_guessing": "guessing, 2·ln(1 + negatives)"}),
     ("contrast accuracy", {"contrast_accuracy": "positive ranked first"}),
     ("feature standard deviation (0 is collapse)", {"feature_std": "online features"}),
-    ("k-NN top-1 (%)", {"knn_top1_k10": "k = 10", "knn_top1_k20": "k = 20"}),
+    (
+        "k-NN top-1 (%)",
+        {
+            "knn_top1_k10": "k = 10",
+            "knn_top1_k20": "k = 20",
+            "knn_keep_top1_k10": "domain to keep, k = 10",
+            "knn_keep_top1_k20": "domain to keep, k = 20",
+        },
+    ),
     ("learning rate", {"learning_rate": "learning rate"}),
     ("target momentum", {"momentum": "momentum"}),
 )
@@ -42,6 +50,7 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Fig
     axes = figure.subplots(rows, 2, squeeze=False).flatten()
     for axis in axes[len(panels) :]:
         axis.remove()
+    before = "at the start" if series(history, "knn_keep_top1_k10")[0] else "untrained"
     for axis, (name, lines) in zip(axes, panels, strict=False):
         for line, label in lines.items():
             steps, values = series(history, line)
@@ -49,7 +58,7 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Fig
                 drawn = axis.plot(steps, values, marker="." if len(steps) < 30 else None, label=label)[0]
                 if steps[0] == 0:
                     axis.axhline(
-                        values[0], color=drawn.get_color(), linestyle="--", linewidth=1, label=f"{label}, untrained"
+                        values[0], color=drawn.get_color(), linestyle="--", linewidth=1, label=f"{label}, {before}"
                     )
         _shade_synthesis(axis, history)
         axis.set_title(name, fontsize=10)

@@ -28,10 +28,12 @@ CARD_FILE = "README.md"
 SETTINGS_FILE = "pretraining_settings.json"
 CLASSIFICATION_FILE = "classification_settings.json"
 CONVERSION_REPORT = "conversion_report.json"
+AVERAGE_FILE = "average.json"
 RESULTS_FOLDER = "results"
 # It stands inside quotes in the card's code.
 _LOADABLE = re.compile(r'[^\x00-\x1f\x7f"\\]{1,255}')
 _LICENCE_ID = re.compile(r"[a-z0-9][a-z0-9.-]*")
+_AVERAGE_KEYS = ("start", "end", "metric", "rule", "recommended")
 _CONVERSION_KEYS = ("source", "layout", "branch", "heads", "tensors_in_file", "clean")
 
 
@@ -254,8 +256,9 @@ def _add_licence(facts: CardFacts, licence: str) -> CardFacts:
 def _made_by(directory: Path) -> dict[str, Any]:
     """How the weights came to be, by the files that trainers and the converter left; empty if none did."""
     made: dict[str, Any] = {}
-    for file, kept in ((SETTINGS_FILE, None), (CONVERSION_REPORT, _CONVERSION_KEYS)):
-        if not made and (kept is None or not list_foreign_conversion(directory)):
+    kinds = ((SETTINGS_FILE, None), (CONVERSION_REPORT, _CONVERSION_KEYS), (AVERAGE_FILE, _AVERAGE_KEYS))
+    for file, kept in kinds:
+        if not made and (file != CONVERSION_REPORT or not list_foreign_conversion(directory)):
             made = {key: value for key, value in _read_mapping(directory / file).items() if not kept or key in kept}
     # What the classifier was trained on and how; the backbone's own training is said by the model that it names.
     classifier = _read_mapping(directory / CLASSIFICATION_FILE)

@@ -40,7 +40,7 @@ _BACKBONE_KEYS = (
 # Of what a checkpoint was made by, the training of its classifier.
 CLASSIFIER = "classifier"
 # For resuming, not for readers: it names folders of one machine.
-_COMMAND_LINE = "flags"
+_OF_ONE_MACHINE = ("flags", "domains")
 _NOT_NUMBERS = ("backbone", "method", "epochs")
 _TABLES = {
     12: ("k-NN, top-1 accuracy on ImageNet in percent (section 8.1)", {}),
@@ -62,10 +62,10 @@ def render_card(
 ) -> ModelCard:
     """Make a card; `pretraining` says how the checkpoint was made, and its mappings become sections of the table."""
     return ModelCard.from_template(
-        _metadata(name, config, facts, results, bool(_trained_on(pretraining))),
+        _metadata(name, config, facts, results, bool(_trained_on(pretraining)), _find_base_model(pretraining)),
         template_path=str(find_package_file("model_cards", "card_template.md")),
         title=facts.title or name.rsplit("/", 1)[-1],
-        summary=facts.summary or _summary(config),
+        summary=(facts.summary or _summary(config)) + _continued_from(pretraining),
         model_id=name,
         hidden_size=config["hidden_size"],
         classifies=_pipeline(config) == "image-classification",
@@ -94,9 +94,11 @@ def _metadata(
     facts: CardFacts,
     results: Sequence[EvaluationResult],
     data_recorded: bool,
+    base_model: str | None = None,
 ) -> ModelCardData:
     entries = build_model_index(results)
     return ModelCardData(
+        base_model=base_model,
         license=facts.licence,
         license_name=facts.licence_name,
         license_link=facts.licence_link,
@@ -107,6 +109,22 @@ def _metadata(
         model_name=name.rsplit("/", 1)[-1] if entries else None,
         eval_results=entries or None,
     )
+
+
+def _find_base_model(pretraining: Mapping[str, Any]) -> str | None:
+    """The repository that a run began with; a directory or file is none that the Hub could show."""
+    start = pretraining.get("start") or {}
+    return str(start["base_model"]) if start.get("kind") in ("hub", "timm") else None
+
+
+def _continued_from(pretraining: Mapping[str, Any]) -> str:
+    """What it was begun with, and under which licence that is."""
+    start = pretraining.get("start") or {}
+    if not start.get("base_model"):
+        return ""
+    licence = start.get("licence") or "not known"
+    average = " and averaged with what was trained from it" if "end" in pretraining else ""
+    return f" Continued from {start['base_model']} ({start.get('revision')}; licence: {licence}){average}."
 
 
 def _pipeline(config: Mapping[str, Any]) -> str:
@@ -158,7 +176,7 @@ def _table(values: Mapping[str, Any], prefix: str = "") -> str:
         return ""
     lines = ["| setting | value |", "|---|---|"] if not prefix else []
     for key, value in values.items():
-        if key == _COMMAND_LINE:
+        if key in _OF_ONE_MACHINE:
             continue
         if isinstance(value, Mapping):
             lines.append(_table(value, f"{prefix}{key}."))

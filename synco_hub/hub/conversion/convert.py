@@ -46,9 +46,13 @@ from synco_hub.hub.conversion.weights import (
 from synco_hub.hub.export.to_transformers import from_stock_names
 from synco_hub.hub.loading import LinearHead
 from synco_hub.hub.model_names import TIMM_PREFIX
-from synco_hub.hub.preprocessing import choose_preprocessing, resize_preprocessing
+from synco_hub.hub.preprocessing import Preprocessing, choose_preprocessing, resize_preprocessing
 from synco_hub.models import SynCoConfig, SynCoModel
-from synco_hub.models.position_embedding_synco import find_grid_side, fit_position_embedding
+from synco_hub.models.position_embedding_synco import (
+    find_grid_side,
+    fit_position_embedding,
+    is_sincos_position_embedding,
+)
 
 _SHOWN = 20
 # What DINO calls its two networks.
@@ -89,6 +93,21 @@ def convert(
     if settings.head and settings.whole_pretraining_state:
         raise ValueError("A pretraining state has no classifier: give --head or --whole-pretraining-state, not both.")
     source = open_source(source_name, settings.revision, api)
+    recognised, parts, converted, preprocessing = read_converted(source, settings)
+    if settings.choices.image_size is not None:
+        preprocessing = resize_preprocessing(preprocessing, settings.choices.image_size)
+    report = _report(source, recognised, parts, settings.head is None, converted)
+    with atomic_write_directory(output) as directory:
+        report = write_converted(
+            directory, output.absolute().name, source, recognised, converted, report, preprocessing
+        )
+    return report
+
+
+def read_converted(
+    source: CheckpointSource, settings: ConversionSettings
+) -> tuple[Recognised, Parts, Converted, Preprocessing]:
+    """The network of a foreign checkpoint and its image processor, as it was before another size is chosen for it."""
     recognised = recognise(source, settings.layout, settings.branch)
     parts = split_parts(source, recognised, settings.branch)
     if parts.leftover:
@@ -105,14 +124,7 @@ def convert(
         converted.model.config.num_channels,
         source.kind in ("transformers", "timm"),
     )
-    if settings.choices.image_size is not None:
-        preprocessing = resize_preprocessing(preprocessing, settings.choices.image_size)
-    report = _report(source, recognised, parts, settings.head is None, converted)
-    with atomic_write_directory(output) as directory:
-        report = write_converted(
-            directory, output.absolute().name, source, recognised, converted, report, preprocessing
-        )
-    return report
+    return recognised, parts, converted, preprocessing
 
 
 def _convert_tensors(
@@ -161,7 +173,8 @@ def _fit_to_image_size(
     old = find_grid_side(embedding.shape[1], prefix)
     if old is None or embedding.shape[-1] != shape[-1]:
         return backbone
-    fixed = config.position_embedding == "sincos"
+    # One that was interpolated before stays on the scale that it was trained on.
+    fixed = config.position_embedding == "sincos" and is_sincos_position_embedding(embedding, prefix)
     fitted = fit_position_embedding(finite("pos_embed", embedding), (side, side), prefix, fixed)
     how = "computed anew" if fixed else "interpolated"
     fact = f"the position embedding of {old} x {old} patches was {how} for {side} x {side}"

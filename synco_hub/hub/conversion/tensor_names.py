@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from synco_hub.models.position_embedding_synco import sincos_position_embedding
+from synco_hub.models.position_embedding_synco import find_grid_side, is_sincos_position_embedding
 
 _BUFFERS = ("relative_position_index", "attn_mask", "relative_coords_table")
 _HEAD_KEYS = {
@@ -65,11 +65,28 @@ def _stored_grid(found: Mapping[str, Any]) -> int | None:
 
 
 def has_sincos_position_embedding(embedding: Any) -> bool:
-    """Whether a position embedding (1, 1 + grid * grid, dim) is the fixed one, [CLS] zero."""
+    """Whether a position embedding (1, 1 + grid * grid, dim) is the fixed one, [CLS] zero, or made from it."""
+    if is_sincos_position_embedding(embedding):
+        return True
     if embedding.ndim != 3 or embedding.shape[-1] % 4 or not embedding.numel():
         return False
-    grid = round((embedding.shape[1] - 1) ** 0.5)
-    if not grid or grid * grid != embedding.shape[1] - 1 or embedding[0, 0].float().abs().max() > 0:
+    side = find_grid_side(embedding.shape[1], 1)
+    if side is None or side < 2 or embedding[0, 0].float().abs().max() > 0:
         return False
-    fixed = sincos_position_embedding(grid, grid, embedding.shape[-1])
-    return bool((embedding[0, 1:].float() - fixed).abs().max() < 1e-3)
+    return _is_interpolated_table(embedding[0, 1:].float().unflatten(0, (side, side)))
+
+
+def _is_interpolated_table(table: Any) -> bool:
+    """Whether a table (side, side, dim) is the fixed one, interpolated from another grid, perhaps several times.
+
+    What no training leaves so: one half tells the row alone, the other the column, by the same numbers; each is a
+    sine and a cosine, which interpolation spoils only where the frequency is high.
+    """
+    rows, columns = table.chunk(2, dim=-1)
+    profile = rows[:, 0]
+    if max(float((rows - profile[:, None]).abs().max()), float((columns - profile[None]).abs().max())) > 1e-3:
+        return False
+    sine, cosine = profile.chunk(2, dim=-1)
+    low = slice(sine.shape[-1] // 2, None)
+    length = sine[:, low] ** 2 + cosine[:, low] ** 2
+    return float(profile.std(0)[0]) > 0 and float((length - 1).abs().max()) < 0.02
