@@ -109,7 +109,8 @@ class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
         self.hidden_size = self.embed_dim * 2 ** (len(_stages(self.depth)) - 1)
         super().__init__(**kwargs)
         if out_features is not None or out_indices is not None:
-            self.set_output_features_output_indices(out_features, out_indices)
+            chosen = None if out_indices is None else list(out_indices)
+            self.set_output_features_output_indices(out_features, chosen)
 
     @property
     def stage_names(self) -> list[str]:
@@ -131,11 +132,11 @@ class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
             last = len(self.stage_names) - 1
             evenly = sorted({round(last * quarter / 4) for quarter in (1, 2, 3, 4)})
             self.set_output_features_output_indices(None, evenly if self.pyramid else [last])
-        self.verify_out_features_out_indices()
+        self.verify_out_features_out_indices()  # type: ignore[no-untyped-call]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what concerns feature maps only where it is not the default."""
-        values: dict[str, Any] = super().to_dict()
+        values: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]
         if values["out_indices"] in (None, [len(self.stage_names) - 1]):
             del values["out_features"], values["out_indices"]
         for name in ("apply_layernorm", "pyramid"):

@@ -310,7 +310,7 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
         config.choose_feature_maps()
         super().__init__(config)
         self.synco = SynCoModel(config)
-        widths = [config.embed_dim * 2**stage for stage in range(len(config.depth))] if self._is_swin else []
+        widths = [config.embed_dim * 2**stage for stage in range(len(config.stage_names) - 1)] if self._is_swin else []
         self.num_features = [config.embed_dim, *(widths or [config.embed_dim] * config.depth)]  # type: ignore[operator]
         self.post_init()  # type: ignore[no-untyped-call]
 
@@ -347,17 +347,17 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
             interpolate_pos_encoding=True,
             return_dict=True,
         )
-        maps = [self._map(outputs.hidden_states, index, padded.shape[-2:]) for index in self.out_indices]
+        maps = [self._map(outputs.hidden_states, index, padded) for index in self.out_indices]
         if self.config.pyramid:
             maps = [_resize(each, (height, width), patch, 4 * 2**level) for level, each in enumerate(maps)]
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BackboneOutput(
-            feature_maps=tuple(maps),
+            feature_maps=tuple(maps),  # type: ignore[arg-type]
             hidden_states=outputs.hidden_states if wanted else None,
             attentions=outputs.attentions,
         )
 
-    def _map(self, hidden_states: tuple[Tensor, ...], index: int, size: tuple[int, int]) -> Tensor:
+    def _map(self, hidden_states: tuple[Tensor, ...], index: int, images: Tensor) -> Tensor:
         """One hidden state as a map (batch, channels, rows, columns)."""
         index %= len(hidden_states)
         tokens, network = hidden_states[index], self.synco.backbone
@@ -365,7 +365,7 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
             tokens = network.norm(tokens)
         # A Swin's first stage has the embedding's grid, each further one half of it, rounded up.
         halvings = max(index - 1, 0) if self._is_swin else 0
-        rows, columns = (math.ceil(side // self.config.patch_size / 2**halvings) for side in size)
+        rows, columns = (math.ceil(side // self.config.patch_size / 2**halvings) for side in images.shape[-2:])
         tokens = tokens[:, tokens.shape[1] - rows * columns :]  # without [CLS]
         return tokens.transpose(1, 2).unflatten(2, (rows, columns)).contiguous()
 

@@ -99,7 +99,7 @@ def fit_position_embedding(embedding: Tensor, grid: tuple[int, int], prefix: int
 
 
 def fit_loaded_position_embeddings(
-    model: Any, kind: type, info: dict[str, Any], load_at: Callable[[int], Any]
+    model: Any, kind: type[Any], info: dict[str, Any], load_at: Callable[[int], Any]
 ) -> None:
     """Bring position embeddings of another image size to the config's; what was done is no mismatch any more.
 
