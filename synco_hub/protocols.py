@@ -29,6 +29,7 @@ from synco_hub.settings import (
     OutOfDistributionSettings,
     RetrievalSettings,
     RobustnessSettings,
+    SegmentationSettings,
     VideoSegmentationSettings,
     check_choice,
 )
@@ -151,6 +152,22 @@ EVALUATORS: dict[str, Evaluator] = {
         data=("data_dir",),
         dataset="voc2007",
         output="discovery.json",
+    ),
+    "segmentation": Evaluator(
+        "synco_hub.evaluation.segmentation:evaluate",
+        SegmentationSettings,
+        BACKBONE,
+        "Mean IoU of a linear layer, or of retrieved labels, on frozen patch features.\n\n"
+        "--dataset is voc2012 or ade20k (files in --data-dir, else from the Hub), a table with a column of masks, or "
+        "a folder: images/train, images/test beside masks/train, masks/test. --figure draws images, masks and "
+        "predictions, and beside them what other models left in --save-masks.",
+        "synco-hub evaluate segmentation --model synco-v2-deit-s --dataset ade20k --data-dir . --side 512 --probe knn",
+        data=(
+            *("dataset", "data_dir", "dataset_id", "config", "revision", "image_column", "label_column"),
+            "split_seed",
+        ),
+        dataset="voc2012",
+        output="segmentation.json",
     ),
     "efficiency": Evaluator(
         "synco_hub.evaluation.efficiency:evaluate",

@@ -280,6 +280,8 @@ def _shown(protocol: str, names: Sequence[str]) -> list[str]:
     """The metrics that people read in a table; CSV and JSON carry all of them."""
     if protocol.startswith("adversarial"):
         return [name for name in names if name.startswith("top1_")]
+    if protocol.startswith("segmentation"):
+        return [name for name in names if not name.startswith("iou_")]
     if protocol.startswith("robustness"):
         single = ("imagenet_c_", "corrupted_")  # 75 cells and 15 means
         kept = ("imagenet_c_top1", "imagenet_c_mce", "corrupted_top1")

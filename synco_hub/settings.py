@@ -270,6 +270,51 @@ class DiscoverySettings:
                 raise ValueError(f"{name}={value} is not positive: give at least 1, or leave it out")
 
 
+SegmentationProbe = Literal["linear", "knn"]
+
+
+@dataclass(frozen=True)
+class SegmentationSettings:
+    """Classes of pixels from frozen patch features."""
+
+    probe: SegmentationProbe = setting("linear", "A linear layer on patches, or retrieval of patch labels.")
+    side: int | None = setting(None, "Shorter side of an image in pixels. Default: the model's own.")
+    stride: int | None = setting(
+        None, "Pixels between square windows of --side that slide over the image. Default: the whole image at once."
+    )
+    stage: int | None = setting(None, "Stage of a Swin, from 1. Default: the one with 16-pixel patches.")
+    num_classes: int | None = setting(None, "Classes of a folder or table. Default: classes.txt, else as masks have.")
+    zero_is_void: bool = setting(False, "Masks number classes from 1, and 0 is none of them, as ADE20K's.")
+    memory_size: int = setting(1_000_000, "Training patches that are kept, drawn from all images alike.")
+    learning_rate: list[float] | None = repeated(
+        "Of the linear layer; several are trained at once. Default: 1e-4 3e-4 1e-3 3e-3 1e-2."
+    )
+    steps: int = setting(2000, "Steps of the linear layer, on 4,096 patches each.")
+    neighbours: int = setting(30, "Patches that vote for a class.")
+    temperature: float = setting(0.02, "Of the votes.")
+    seed: int = setting(0, "Draws patches, held-out images and the linear layer.")
+    save_masks: str | None = setting(None, "Folder for the predicted masks.", writes="folder")
+    figure: str | None = setting(None, "Draw images, masks and predictions to this file.", writes=(".png", ".pdf"))
+    figure_images: int = setting(4, "Images of the figure, spread over the test split.")
+    beside: list[str] | None = repeated("Folders of --save-masks of other models, drawn beside in the figure.")
+    device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+    progress: bool = setting(True, "Show a progress bar.", flag=False)
+
+    def __post_init__(self) -> None:
+        check_choice("probe", self.probe, SegmentationProbe)
+        for name in ("side", "stride", "num_classes", "memory_size", "steps", "neighbours", "figure_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name}={value} is not positive: give at least 1, or leave it out")
+        for name, values in (("temperature", [self.temperature]), ("learning_rate", self.learning_rate or [])):
+            if any(value <= 0 for value in values):
+                raise ValueError(f"{name}={values} is not positive: give a number above 0")
+        if self.num_classes is not None and self.num_classes > 255:
+            raise ValueError(f"num_classes={self.num_classes} is too many: a mask's values are 0 to 254, 255 is none")
+        if self.beside is not None and self.figure is None:
+            raise ValueError("beside is about the figure: give figure too, or leave it out")
+
+
 @dataclass(frozen=True)
 class EfficiencySettings:
     """What a network costs to use and to train (Tables 10, 15)."""

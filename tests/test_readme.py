@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from command_line import invoke
+from composed_pictures import draw_cut_outs, draw_photographs, write_pictures
 from PIL import Image
 from transformers import AutoImageProcessor
 
@@ -34,6 +35,7 @@ SHORT = {
     "evaluate robustness": "--num-images 4",
     "evaluate adversarial": "--num-images 4 --attacks fgsm,pgd",
     "average synco-v2-vit-nano": "--num-images 40 --num-workers 0",
+    "evaluate segmentation": "--steps 20",
 }
 
 
@@ -52,6 +54,8 @@ def reader(tmp_path, monkeypatch):
         (tmp_path / "flowers" / f"class {index % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "flowers" / f"class {index % 2}" / f"{index}.jpg")
     Image.fromarray(pixels[0].numpy()).save(tmp_path / "image.jpg")
+    for split in ("train", "test"):
+        write_pictures(tmp_path / "masked", split, 4, draw_photographs(), draw_cut_outs())
     monkeypatch.chdir(tmp_path)
     return tmp_path
 
@@ -106,6 +110,14 @@ def test_pretraining_on_own_images_from_python(reader, monkeypatch):
     assert torch.equal(weights, dict(scope["network"].synco.named_parameters())[name])
     processor = AutoImageProcessor.from_pretrained("runs/own")
     assert scope["model"](**processor(Image.open("image.jpg"), return_tensors="pt")).pooler_output.ndim == 2
+
+
+def test_a_backbone_under_a_segmentation_head(reader):
+    [snippet] = [snippet for snippet in SNIPPETS if "AutoBackbone" in snippet]
+    scope = {}
+    exec(snippet, scope)
+    logits = scope["network"].eval()(torch.zeros(1, 3, 64, 80)).logits
+    assert logits.shape[-2:] == (64, 80)
 
 
 def test_every_file_named_exists():

@@ -44,5 +44,5 @@ def build_device_views(transform: object, args: SynCoTrainingArguments) -> Devic
         return None
     half = transform.device_half().to(args.device)
     if args.torch_compile or args.device.type == "cuda":
-        half.compile(backend=args.torch_compile_backend or "inductor", mode=args.torch_compile_mode)
+        half.compile(backend=args.torch_compile_backend or "inductor")
     return half

@@ -104,6 +104,8 @@ PUBLISHED = (
     PublishedSet("retrieval", ("rparis6k",), "retrieval-rparis6k.json", "rparis6k"),
     PublishedSet("video-segmentation", ("DAVIS",), "davis", inside=True),
     PublishedSet("discovery", ("VOCdevkit", "VOC2007"), "discovery.json"),
+    PublishedSet("segmentation", ("VOCdevkit/VOC2012", "VOC2012"), "segmentation-voc2012.json", "voc2012"),
+    PublishedSet("segmentation", ("ADEChallengeData2016",), "segmentation-ade20k.json", "ade20k"),
 )
 
 

@@ -29,7 +29,8 @@ from synco_hub.metrics.accuracy import standard_error
 from synco_hub.metrics.correct_localization import IOU_THRESHOLD
 from synco_hub.results import DataSource, EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import DatasetChoice, DiscoverySettings
-from synco_hub.visualization.figures import BoxedPicture, box_figure, save_figure
+from synco_hub.visualization.annotation_figures import BoxedPicture, box_figure
+from synco_hub.visualization.figures import save_figure
 from synco_hub.visualization.recorded_attention import last_keys
 from synco_hub.visualization.token_maps import SIMILARITY_THRESHOLD, find_connected_region, foreground_mask
 

@@ -19,6 +19,7 @@ from synco_hub.metrics.average_precision import (
 from synco_hub.metrics.correct_localization import box_overlap, correct_localization
 from synco_hub.metrics.corruption_error import ALEXNET_ERRORS, corruption_error, mean_corruption_error
 from synco_hub.metrics.detection_rates import area_under_roc, fpr_at_recall
+from synco_hub.metrics.mean_iou import class_iou, mean_iou, segmentation_confusion
 from synco_hub.metrics.revisited_average_precision import revisited_average_precision, revisited_precision_at_k
 from synco_hub.metrics.video_segmentation import (
     BOUNDARY_TOLERANCE,
@@ -38,17 +39,20 @@ __all__ = [
     "average_precision",
     "box_overlap",
     "check_label_range",
+    "class_iou",
     "contour_accuracy",
     "correct_localization",
     "corruption_error",
     "fpr_at_recall",
     "mean_corruption_error",
+    "mean_iou",
     "mean_per_class_accuracy",
     "mean_per_class_share",
     "operating_points",
     "region_similarity",
     "revisited_average_precision",
     "revisited_precision_at_k",
+    "segmentation_confusion",
     "sequence_statistics",
     "target_ranks",
     "top_k_accuracy",

@@ -109,7 +109,8 @@ class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
         self.hidden_size = self.embed_dim * 2 ** (len(_stages(self.depth)) - 1)
         super().__init__(**kwargs)
         if out_features is not None or out_indices is not None:
-            self.set_output_features_output_indices(out_features, None if out_indices is None else list(out_indices))
+            chosen = None if out_indices is None else list(out_indices)
+            self.set_output_features_output_indices(out_features, chosen)
 
     @property
     def stage_names(self) -> list[str]:

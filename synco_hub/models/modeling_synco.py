@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from typing import Any, ClassVar, Self
 
 import torch
@@ -312,10 +311,8 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
         super().__init__(config)
         self.synco = SynCoModel(config)
         depth, width = config.depth, config.embed_dim
-        self.num_features = [
-            width,
-            *([width] * depth if isinstance(depth, int) else (width * 2**k for k in range(len(depth)))),
-        ]
+        widths = [width] * depth if isinstance(depth, int) else [width * 2**stage for stage in range(len(depth))]
+        self.num_features = [width, *widths]
         self.post_init()  # type: ignore[no-untyped-call]
 
     @property
@@ -351,7 +348,7 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
             interpolate_pos_encoding=True,
             return_dict=True,
         )
-        maps = [self._map(outputs.hidden_states, index, padded.shape[-2:]) for index in self.out_indices]
+        maps = [self._map(outputs.hidden_states, index, padded) for index in self.out_indices]
         if self.config.pyramid:
             maps = [_resize(each, (height, width), patch, 4 * 2**level) for level, each in enumerate(maps)]
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
@@ -361,7 +358,7 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
             attentions=outputs.attentions,
         )
 
-    def _map(self, hidden_states: tuple[Tensor, ...], index: int, size: Sequence[int]) -> Tensor:
+    def _map(self, hidden_states: tuple[Tensor, ...], index: int, images: Tensor) -> Tensor:
         """One hidden state as a map (batch, channels, rows, columns)."""
         index %= len(hidden_states)
         tokens, network = hidden_states[index], self.synco.backbone
@@ -369,7 +366,7 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
             tokens = network.norm(tokens)
         # A Swin's first stage has the embedding's grid, each further one half of it, rounded up.
         halvings = max(index - 1, 0) if self._is_swin else 0
-        rows, columns = (math.ceil(side // self.config.patch_size / 2**halvings) for side in size)
+        rows, columns = (math.ceil(side // self.config.patch_size / 2**halvings) for side in images.shape[-2:])
         tokens = tokens[:, tokens.shape[1] - rows * columns :]  # without [CLS]
         return tokens.transpose(1, 2).unflatten(2, (rows, columns)).contiguous()
 

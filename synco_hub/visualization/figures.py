@@ -1,4 +1,4 @@
-"""Figures: one image with all its maps, images by methods in a grid, boxes over images; every kind of map by name.
+"""Figures: one image with all its maps, images by methods in a grid, every kind of map by name.
 
 Source: layouts after paper Figures 6 to 15, with the heads added.
 """
@@ -18,8 +18,6 @@ from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.patches import Rectangle
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor, nn
@@ -42,12 +40,9 @@ from synco_hub.visualization.token_maps import foreground_mask, principal_colour
 _ATTENTION_PANEL_INCHES, _ATTENTION_BAR_INCHES = 1.55, 0.14
 _GRID_PANEL_INCHES, _GRID_BAR_INCHES = 1.1, 0.12
 _GRID_TITLE_INCHES = 0.42  # two lines of text and their distance to the panel
-_BOX_PANEL_INCHES, _BOX_TITLE_INCHES = 1.6, 0.18
 _MOST_COLUMNS = 6
 _FORMATS = (".png", ".pdf")
-_FONT_POINTS = 8
-# Vermilion and sky blue, apart for every kind of colour vision; solid and dashed, apart in grey.
-_FOUND, _ANNOTATED = "#d55e00", "#56b4e9"
+FONT_POINTS = 8
 
 
 @dataclass(frozen=True)
@@ -109,12 +104,12 @@ def attention_figure(
     _draw_colour_bar(figure, axes, style.colour_map, "Relative attention", _ATTENTION_BAR_INCHES)
     width = figure.get_figwidth()
     if style.title:
-        figure.suptitle(_wrap(style.title, width, _FONT_POINTS + 1), fontsize=_FONT_POINTS + 1)
-    figure.supxlabel(_wrap(CLS_AND_PATCH, width, _FONT_POINTS - 2), fontsize=_FONT_POINTS - 2, x=0.01, ha="left")
+        figure.suptitle(wrap_title(style.title, width, FONT_POINTS + 1), fontsize=FONT_POINTS + 1)
+    figure.supxlabel(wrap_title(CLS_AND_PATCH, width, FONT_POINTS - 2), fontsize=FONT_POINTS - 2, x=0.01, ha="left")
     return figure
 
 
-def _wrap(text: str, inches: float, points: float) -> str:
+def wrap_title(text: str, inches: float, points: float) -> str:
     """Lines that are not wider than the figure."""
     # A character of matplotlib's font is 0.62 of its size wide at most, on the average of a line.
     characters = max(int(0.97 * inches / (0.62 * points / 72)), 10)
@@ -161,15 +156,15 @@ def _panel_grid(wide: int, heads: int, height_over_width: float) -> tuple[Figure
 
 def _draw(axis: Axes, name: str, picture: NDArray[Any]) -> None:
     axis.imshow(picture, interpolation="nearest")
-    axis.set_title(name, pad=3, fontsize=_FONT_POINTS)
+    axis.set_title(name, pad=3, fontsize=FONT_POINTS)
     axis.set_axis_off()
 
 
 def _draw_colour_bar(figure: Figure, axes: Any, colour_map: str, label: str, inches: float) -> None:
     scale = ScalarMappable(Normalize(0.0, 1.0), cmap=colour_map)
     bar = figure.colorbar(scale, ax=axes, pad=0.015, aspect=max(figure.get_figheight() / inches, 5))
-    bar.set_label(label, fontsize=_FONT_POINTS)
-    bar.ax.tick_params(labelsize=_FONT_POINTS)
+    bar.set_label(label, fontsize=FONT_POINTS)
+    bar.ax.tick_params(labelsize=FONT_POINTS)
     bar.outline.set_linewidth(0.4)
 
 
@@ -208,7 +203,7 @@ def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis", note
     rows = lengths.pop()
     height, width = columns[0].pictures[0].shape[:2]
     figure_width = _GRID_PANEL_INCHES * len(columns) + 0.7
-    note = _wrap(note, figure_width, _FONT_POINTS - 2) if note else None
+    note = wrap_title(note, figure_width, FONT_POINTS - 2) if note else None
     note_inches = 0.13 * len(note.splitlines()) if note else 0.0
     size = (
         figure_width,
@@ -224,73 +219,14 @@ def grid_figure(columns: Sequence[GridColumn], colour_map: str = "viridis", note
         # The method is named once, above the first of its columns.
         method = column.method if column.method != previous else ""
         previous = column.method
-        axes[0, position].set_title(f"{method}\n{column.title}", fontsize=_FONT_POINTS - 1, pad=3, loc="left")
+        axes[0, position].set_title(f"{method}\n{column.title}", fontsize=FONT_POINTS - 1, pad=3, loc="left")
         for axis, picture in zip(axes[:, position], column.pictures, strict=True):
             axis.imshow(picture, interpolation="nearest")
             axis.set_axis_off()
     _draw_colour_bar(figure, axes, colour_map, "Relative value", _GRID_BAR_INCHES)
     if note:
-        figure.supxlabel(note, fontsize=_FONT_POINTS - 2, x=0.01, ha="left")
+        figure.supxlabel(note, fontsize=FONT_POINTS - 2, x=0.01, ha="left")
     return figure
-
-
-@dataclass(frozen=True)
-class BoxedPicture:
-    """One panel.
-
-    Attributes:
-        image: RGB.
-        found: Left, top, right, bottom in pixels. Shape: (4,).
-        annotated: Shape: (boxes, 4).
-        title: Above the panel.
-    """
-
-    image: Image.Image
-    found: Tensor
-    annotated: Tensor
-    title: str = ""
-
-
-def box_figure(pictures: Sequence[BoxedPicture], columns: int = 4, title: str | None = None) -> Figure:
-    """Draw pictures with their boxes."""
-    if not pictures or columns < 1:
-        raise ValueError(f"{len(pictures)} pictures in {columns} columns: at least one of each is needed")
-    columns = min(columns, len(pictures))
-    rows = math.ceil(len(pictures) / columns)
-    tallest = max(picture.image.height / picture.image.width for picture in pictures)
-    height = _BOX_PANEL_INCHES * min(max(tallest, 0.5), 1.5) + _BOX_TITLE_INCHES
-    figure = Figure(figsize=(_BOX_PANEL_INCHES * columns, height * rows + 3 * _BOX_TITLE_INCHES), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for axis in axes:
-        axis.set_axis_off()
-    for axis, picture in zip(axes, pictures, strict=False):
-        axis.imshow(as_rgb(picture.image), interpolation="nearest")
-        for box in picture.annotated.tolist():
-            axis.add_patch(_rectangle(box, _ANNOTATED, "--"))
-        axis.add_patch(_rectangle(picture.found.tolist(), _FOUND, "-"))
-        axis.set_title(picture.title, fontsize=_FONT_POINTS - 1, pad=2)
-    lines = [
-        Line2D([], [], color=_FOUND, linestyle="-", label="found"),
-        Line2D([], [], color=_ANNOTATED, linestyle="--", label="annotated"),
-    ]
-    figure.legend(handles=lines, loc="outside lower center", ncols=2, fontsize=_FONT_POINTS, frameon=False)
-    if title:
-        figure.suptitle(_wrap(title, figure.get_figwidth(), _FONT_POINTS + 1), fontsize=_FONT_POINTS + 1)
-    return figure
-
-
-def _rectangle(box: Sequence[float], colour: str, style: str) -> Rectangle:
-    left, top, right, bottom = box
-    # Pixel 0 is drawn from -0.5 to 0.5.
-    return Rectangle(
-        (left - 0.5, top - 0.5),
-        right - left,
-        bottom - top,
-        fill=False,
-        edgecolor=colour,
-        linestyle=style,
-        linewidth=1.2,
-    )
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.models import SynCoConfig, image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
-from trainers.pretraining_trainer import SynCoTrainer, _build_device_views, synchronize_batch_norm
+from trainers.pretraining_trainer import SynCoTrainer, synchronize_batch_norm
+from trainers.pretraining_views import build_device_views
 from trainers.schedules import target_momentum
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
@@ -271,9 +272,9 @@ def test_a_gpu_distorts_views_by_compiled_code_and_a_cpu_if_asked(device, backen
     args = SimpleNamespace(
         device=torch.device(device), torch_compile=backend is not None, torch_compile_backend=backend
     )
-    assert isinstance(_build_device_views(make_two_view_transform("device", 32), args), DeviceViews)
+    assert isinstance(build_device_views(make_two_view_transform("device", 32), args), DeviceViews)
     assert found == [device] + ([compiled_by] if compiled_by else [])
-    assert _build_device_views(make_two_view_transform("worker", 32), args) is None
+    assert build_device_views(make_two_view_transform("worker", 32), args) is None
 
 
 def test_accumulation_is_real(folder, tmp_path):

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from matplotlib.patches import Rectangle
 from PIL import Image
 
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -26,7 +25,7 @@ from synco_hub.visualization import (
     save_figure,
     upsample,
 )
-from synco_hub.visualization.figures import BoxedPicture, FigureStyle, attention_figure, box_figure
+from synco_hub.visualization.figures import FigureStyle, attention_figure
 
 
 def some_maps(heads: int = 6, grid: tuple[int, int] = (4, 6), batch: int = 1) -> AttentionMaps:
@@ -189,27 +188,6 @@ def test_nothing_is_cut_at_the_edge(rows, shape):
             box = text.get_window_extent()
             assert box.y1 <= figure.bbox.y1, text.get_text()
             assert box.y0 >= figure.bbox.y0, text.get_text()
-
-
-def picture(title):
-    annotated = torch.tensor([[0.0, 0, 20, 10], [4, 2, 9, 8]])
-    return BoxedPicture(Image.new("RGB", (20, 10), "grey"), torch.tensor([3.0, 2, 12, 9]), annotated, title)
-
-
-def test_every_box_is_drawn_where_it_is(tmp_path):
-    figure = box_figure([picture(str(number)) for number in range(5)], columns=3, title="LOST")
-    axes = figure.axes
-    assert len(axes) == 6
-    boxes = [patch for patch in axes[0].patches if isinstance(patch, Rectangle)]
-    corners = [(b.get_x() + 0.5, b.get_y() + 0.5, b.get_width(), b.get_height()) for b in boxes]
-    assert corners == [(0, 0, 20, 10), (4, 2, 5, 6), (3, 2, 9, 7)]
-    assert not axes[5].patches
-    assert save_figure(figure, tmp_path / "boxes.png").stat().st_size > 1000
-
-
-def test_a_figure_needs_a_picture():
-    with pytest.raises(ValueError, match="0 pictures"):
-        box_figure([])
 
 
 FITS = {

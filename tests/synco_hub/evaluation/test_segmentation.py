@@ -1,0 +1,168 @@
+"""`evaluate segmentation`: against slow votes and known answers, on pictures whose masks are known."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from composed_pictures import draw_cut_outs, draw_photographs, write_pictures
+from PIL import Image
+from torch.nn import functional as F
+
+import synco_hub
+from synco_hub.data.segmentation import load_masked_images
+from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.evaluation.patch_labels import PatchMemory
+from synco_hub.evaluation.segmentation import (
+    evaluate_segmentation,
+    format_table,
+    retrieve_labels,
+    train_linear_heads,
+)
+from synco_hub.metrics import class_iou, segmentation_confusion
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.results import EvaluationResult
+from synco_hub.settings import DatasetChoice, SegmentationSettings
+
+QUIET = {"device": "cpu", "progress": False}
+FAST = {**QUIET, "steps": 60, "learning_rate": [1e-2, 1e-3]}
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    for split, count, seed in (("train", 12, 0), ("test", 5, 1)):
+        write_pictures(folder, split, count, draw_photographs(), draw_cut_outs(), 64, seed)
+    (folder / "classes.txt").write_text("photograph\nred disc\nblue triangle\n")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("model")
+    torch.manual_seed(0)
+    SynCoModel(SynCoConfig("vit-nano", depth=1)).save_pretrained(folder)
+    image_processor(32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def loaded(model):
+    return EvaluatedModel(SynCoModel.from_pretrained(model), image_processor(32), "model")
+
+
+@pytest.mark.parametrize("probe", ["linear", "knn"])
+def test_colours_are_told_apart_by_either_probe_from_the_file_to_the_table(probe, model, pictures, tmp_path):
+    choice = {"dataset": pictures, "probe": probe, "side": 64, **(FAST if probe == "linear" else QUIET)}
+    result = synco_hub.evaluate("segmentation", model, output=tmp_path / "s.json", **choice)
+    names = ["miou", "miou_without_class_0", "pixel_accuracy", "mean_class_accuracy"]
+    assert list(result.metrics) == [*names, "iou_photograph", "iou_red_disc", "iou_blue_triangle"]
+    assert result.metrics["miou"] > 60
+    assert result.metrics["miou"] == pytest.approx(np.mean([v for n, v in result.metrics.items() if n[:4] == "iou_"]))
+    assert EvaluationResult.load(tmp_path / "s.json").metrics == result.metrics
+    assert (result.dataset.count, result.training_dataset.count, result.dataset.num_classes) == (5, 12, 3)
+    facts = result.protocol.parameters
+    assert facts["memory_bytes"] == facts["memory_patches"] * (96 + 3) * 2
+    if probe == "linear":
+        assert facts["learning_rate"] in (1e-2, 1e-3)
+        assert facts["held_out_images"] == 1
+        assert set(facts["held_out_miou"]) == {"0.01", "0.001"}
+    assert f"{probe} probe on 5 images" in format_table(result)
+    again = synco_hub.evaluate("segmentation", model, **choice)
+    assert again.metrics == result.metrics
+
+
+def test_metrics_are_those_of_the_masks_that_were_saved(loaded, pictures, tmp_path):
+    train, test = load_masked_images(DatasetChoice(str(pictures)))
+    settings = SegmentationSettings("knn", side=48, stride=24, save_masks=str(tmp_path / "masks"), **QUIET)
+    result = evaluate_segmentation(loaded, train, test, settings)
+    total = torch.zeros(3, 3, dtype=torch.int64)
+    for index, name in enumerate(test.names):
+        predicted = torch.from_numpy(np.array(Image.open(tmp_path / "masks" / f"{name}.png")))
+        total += segmentation_confusion(predicted, torch.from_numpy(test.read(index)[1]), 3)
+    wanted = 100 * class_iou(total)
+    assert [value for name, value in result.metrics.items() if name[:4] == "iou_"] == pytest.approx(wanted.tolist())
+    assert result.metrics["pixel_accuracy"] == pytest.approx(100 * float(total.diagonal().sum() / total.sum()))
+    assert result.protocol.parameters["window_stride"] == 24
+
+
+def test_votes_are_a_softmax_over_the_nearest():
+    generator = torch.Generator().manual_seed(0)
+    bank, queries = torch.randn(40, 6, generator=generator), torch.randn(9, 6, generator=generator)
+    labels = torch.rand(40, 3, generator=generator)
+    found = retrieve_labels(bank, labels, queries, 5, 0.1)
+    for query, scores in zip(queries, found, strict=True):
+        similar = [float(F.cosine_similarity(query, other, dim=0)) for other in bank]
+        nearest = sorted(range(40), key=lambda index: -similar[index])[:5]
+        weights = np.exp([similar[index] / 0.1 for index in nearest])
+        wanted = sum(w * labels[index] for w, index in zip(weights / weights.sum(), nearest, strict=True))
+        torch.testing.assert_close(scores, wanted.float(), rtol=1e-4, atol=1e-5)
+
+
+def test_heads_of_several_rates_are_those_of_each_alone():
+    generator = torch.Generator().manual_seed(1)
+    classes = torch.randint(0, 3, (200,), generator=generator)
+    values = F.one_hot(classes, 3).float() @ torch.randn(3, 8, generator=generator) + 3
+    memory = PatchMemory(
+        (values + 0.1 * torch.randn(200, 8, generator=generator)).half(), F.one_hot(classes, 3).half()
+    )
+    together = train_linear_heads(memory, [1e-2, 1e-4], 30, seed=2)
+    for rate, head in zip((1e-2, 1e-4), together, strict=True):
+        (alone,) = train_linear_heads(memory, [rate], 30, seed=2)
+        for name, value in alone.state_dict().items():
+            torch.testing.assert_close(head.state_dict()[name], value)
+    assert (together[0](memory.values.float()).argmax(dim=1) == classes).all()
+
+
+def test_a_figure_shows_several_models_side_by_side(model, loaded, pictures, tmp_path):
+    train, test = load_masked_images(DatasetChoice(str(pictures)))
+    first = SegmentationSettings("knn", side=32, save_masks=str(tmp_path / "first model"), **QUIET)
+    evaluate_segmentation(loaded, train, test, first)
+    figure = tmp_path / "figure.png"
+    choice = {"dataset": pictures, "probe": "knn", "figure": figure, "figure_images": 2, **QUIET}
+    synco_hub.evaluate("segmentation", model, beside=[tmp_path / "first model"], **choice)
+    with Image.open(figure) as drawn:
+        assert drawn.width > drawn.height * 1.2  # four columns, two rows
+    with pytest.raises(FileNotFoundError, match="give folders that --save-masks wrote"):
+        synco_hub.evaluate("segmentation", model, beside=[tmp_path / "gone"], **choice)
+    with pytest.raises(ValueError, match="beside is about the figure"):
+        SegmentationSettings(beside=["a"])
+
+
+def test_classes_that_are_nowhere_are_named_and_do_not_count(loaded, pictures):
+    train, test = load_masked_images(DatasetChoice(str(pictures)), num_classes=6)
+    result = evaluate_segmentation(loaded, train, test, SegmentationSettings("knn", **QUIET))
+    three = evaluate_segmentation(
+        loaded, *load_masked_images(DatasetChoice(str(pictures))), SegmentationSettings("knn", **QUIET)
+    )
+    assert result.metrics["miou"] == three.metrics["miou"]
+    assert result.notes == ("neither masks nor predictions have 3, 4, 5",)
+    assert three.notes == ()
+    assert json.loads(result.to_json())["dataset"]["num_classes"] == 6
+
+
+def test_what_cannot_be_measured_is_said_in_a_line(loaded, pictures):
+    train, test = load_masked_images(DatasetChoice(str(pictures)))
+    with pytest.raises(ValueError, match="has 1 training image: the linear probe holds some out"):
+        evaluate_segmentation(loaded, train.take([0]), test, SegmentationSettings(**FAST))
+    few = load_masked_images(DatasetChoice(str(pictures)), num_classes=2)
+    with pytest.raises(ValueError, match="has the value 2, but there are 2 classes"):
+        evaluate_segmentation(loaded, *few, SegmentationSettings("knn", **QUIET))
+    loaded.network.backbone.norm.bias.data[0] = torch.nan
+    with pytest.raises(ValueError, match="NaN or infinite: check the checkpoint"):
+        evaluate_segmentation(loaded, train, test, SegmentationSettings("knn", **QUIET))
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"probe": "forest"}, "probe='forest' is unknown"),
+        ({"memory_size": 0}, "memory_size=0 is not positive"),
+        ({"temperature": 0.0}, "temperature="),
+        ({"learning_rate": [1e-3, -1.0]}, "learning_rate="),
+        ({"num_classes": 300}, "num_classes=300 is too many"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(values, message):
+    with pytest.raises(ValueError, match=message):
+        SegmentationSettings(**values)
