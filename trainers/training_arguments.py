@@ -111,7 +111,8 @@ class CheckedTrainingArguments(TrainingArguments):
             steps = 2 * self.gradient_accumulation_steps
             half = f"--per-device-train-batch-size {batch // 2} --gradient-accumulation-steps {steps}"
             remedies.append(f"{half}, which are as many images a step" if batch % 2 == 0 else half)
-        if not (is_frozen or self.activation_checkpointing or self.gradient_checkpointing):
+        checkpoints = getattr(self, "activation_checkpointing", False) or self.gradient_checkpointing
+        if not (is_frozen or checkpoints):
             remedies.append("--gradient-checkpointing, which keeps less and computes more")
         return describe_batch(
             batch, size, name, "training "
