@@ -133,6 +133,7 @@ class _Work:
     """The images of all splits in a row, cut into parts; what each process needs to do its share."""
 
     model: EvaluatedModel
+    choice: DatasetChoice
     splits: tuple[tuple[str, ...], ...]
     sets: tuple[EvaluationDataset, ...]
     settings: EmbeddingSettings
@@ -141,14 +142,14 @@ class _Work:
 
     @classmethod
     def plan(cls, model: EvaluatedModel, choice: DatasetChoice, settings: EmbeddingSettings) -> _Work:
-        found = list(_open_splits(choice, settings.split, model.transform.image_size))
+        found = list(open_splits(choice, settings.split, model.transform.image_size))
         sets = tuple(EvaluationDataset(images, model.transform) for images, _ in found)
         count, size = sum(map(len, sets)), _PART_OF_PATCHES if settings.what == "patches" else _PART
         if count == 0:
             raise ValueError(f"data set {choice.dataset!r} holds no image: check the folder or --split")
-        rule = _choose_rule(model, settings.what)
+        rule = choose_rule(model, settings.what)
         cuts = tuple((start, min(start + size, count)) for start in range(0, count, size))
-        return cls(model, tuple(splits for _, splits in found), sets, settings, rule, cuts)
+        return cls(model, choice, tuple(splits for _, splits in found), sets, settings, rule, cuts)
 
     def __len__(self) -> int:
         return sum(map(len, self.sets))
@@ -180,6 +181,10 @@ class _Work:
             ),
             "feature": self.rule.description,
             "what": self.settings.what,
+            "precision": self.settings.precision,
+            # What opens the images again.
+            "choice": asdict(self.choice),
+            "split": self.settings.split,
             "datasets": [asdict(data_source(each.images.description, len(each))) for each in self.sets],
             "preprocessing": self.sets[0].transform.facts(),
             "skipped_files": list(skipped),
@@ -209,7 +214,7 @@ class _Work:
                 each.result()
 
 
-def _open_splits(
+def open_splits(
     choice: DatasetChoice, split: str, image_size: int | None
 ) -> Iterator[tuple[ImageDataset, tuple[str, ...]]]:
     """The images, and the split of each; of a folder of images all that lie in it."""
@@ -245,7 +250,7 @@ def _label_alike(everything: Any, found: Mapping[str, Any]) -> None:
             everything.multi_hot[here] = images.multi_hot
 
 
-def _choose_rule(model: EvaluatedModel, what: str) -> FeatureRule:
+def choose_rule(model: EvaluatedModel, what: str) -> FeatureRule:
     """The feature of k-NN, or the one that was named, if the network has it."""
     rule, network = find_feature_rule(model.network), find_feature_network(model.network)
     if what == "patches":
@@ -287,7 +292,8 @@ def _compute_share(work: _Work, share: Sequence[tuple[int, int]], folder: Path) 
         for batch in loader:
             places = torch.tensor(next(following))
             good = torch.as_tensor(batch["bad_index"]) < 0
-            values = _read_out(network, batch["pixel_values"].to(device, non_blocking=True), work)[good.to(device)]
+            pixels = batch["pixel_values"].to(device, non_blocking=True)
+            values = read_out(network, pixels, settings, work.rule)[good.to(device)]
             check_finite(values.flatten(1), places[good])
             rows.append(values.cpu())
             labels.append(torch.as_tensor(batch["label"])[good])
@@ -299,14 +305,14 @@ def _compute_share(work: _Work, share: Sequence[tuple[int, int]], folder: Path) 
                 part = next(ends, part)
 
 
-def _read_out(network: Any, pixel_values: Tensor, work: _Work) -> Tensor:
+def read_out(network: Any, pixel_values: Tensor, settings: EmbeddingSettings, rule: FeatureRule) -> Tensor:
     """Vectors of a batch: (batch, dim), of patches (batch, patches, dim)."""
-    dtype = AUTOCAST_TYPES[work.settings.precision]
+    dtype = AUTOCAST_TYPES[settings.precision]
     with torch.inference_mode(), torch.autocast(pixel_values.device.type, dtype=dtype, enabled=dtype is not None):
-        if work.settings.what in ("mean", "patches"):
+        if settings.what in ("mean", "patches"):
             tokens = token_map(network, pixel_values).flatten(1, 2)
-            return tokens.mean(dim=1) if work.settings.what == "mean" else tokens
-        return compute_image_features(network, pixel_values, work.rule).float()
+            return tokens.mean(dim=1) if settings.what == "mean" else tokens
+        return compute_image_features(network, pixel_values, rule).float()
 
 
 def _schema(work: _Work, values: Tensor) -> pa.Schema:

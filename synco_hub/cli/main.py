@@ -175,6 +175,12 @@ COMMANDS: dict[str, Command] = {
         "synco-hub embed --model synco-v2-vit-nano --dataset ./photographs --output photographs.parquet",
         (options.EmbedOptions, DatasetChoice, EmbeddingSettings),
     ),
+    "search": Command(
+        "synco_hub.cli.embeddings:find_similar",
+        "Find the pictures of an embedded data set that are most like yours.",
+        "synco-hub search dog.jpg --in photographs.parquet --count 8 --figure similar.png",
+        (options.SearchOptions,),
+    ),
     "results table": Command(
         "synco_hub.cli.results:table",
         "One table a protocol; the paper's rows (Tables 12, 13 and 14) stand beside ours.",

@@ -75,6 +75,18 @@ class EmbedOptions:
 
 
 @dataclass(frozen=True)
+class SearchOptions:
+    """Which pictures are looked for, and where."""
+
+    images: list[Path] = setting(MISSING, "Images, or folders of images.", positional=True)
+    table: Path = setting(MISSING, "What `synco-hub embed` wrote; its model embeds the pictures too.", spelled="in")
+    count: int = setting(5, "Pictures for each.")
+    device: str | None = setting(None, "cpu, cuda, …; default: the best there is.")
+    output: Path | None = setting(None, "Write the matches as a .csv table, too.")
+    figure: Path | None = setting(None, "Draw them, as .png or .pdf.")
+
+
+@dataclass(frozen=True)
 class EvaluateAllOptions:
     """What `evaluate all` measures."""
 

@@ -141,12 +141,13 @@ def test_a_killed_command_goes_on_and_computes_no_image_twice(model, tmp_path, m
     assert not output.exists()
     monkeypatch.setattr(embedding, "_PART", 16)
     computed = []
-    compute = embedding._read_out
-    monkeypatch.setattr(
-        embedding,
-        "_read_out",
-        lambda network, pixels, work: computed.append(len(pixels)) or compute(network, pixels, work),
-    )
+    compute = embedding.read_out
+
+    def counted(network, pixels, *rest):
+        computed.append(len(pixels))
+        return compute(network, pixels, *rest)
+
+    monkeypatch.setattr(embedding, "read_out", counted)
     synco_hub.embed(model, data, output, **QUIET)
     assert sum(computed) == 100 - 48
     whole = synco_hub.embed(model, data, tmp_path / "whole.parquet", **QUIET)

@@ -4,7 +4,7 @@ from command_line import invoke
 from PIL import Image
 
 from synco_hub import Embeddings
-from synco_hub.cli.embeddings import embed  # noqa: F401 - the command below calls it
+from synco_hub.cli.embeddings import embed, find_similar  # noqa: F401 - the commands below call them
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 
 
@@ -21,3 +21,12 @@ def test_the_command_writes_the_table_and_says_what_it_holds(tmp_path):
     assert ended.exit_code == 0, ended.exception
     assert ended.output.strip() == f"wrote {output}: 3 images, file_name, split, embedding"
     assert np.isfinite(Embeddings.read(output).vectors).all()
+    picture = str(tmp_path / "pictures" / "1.png")
+    places = ["--output", str(tmp_path / "found.csv"), "--figure", str(tmp_path / "found.png")]
+    ended = invoke(["search", picture, "--in", str(output), "--count", "2", *places])
+    assert ended.exit_code == 0, ended.exception
+    assert ended.output.splitlines()[1] == "   1.000  1.png  (train)"
+    lines = (tmp_path / "found.csv").read_text().splitlines()
+    assert lines[0] == "query,rank,file_name,split,label,similarity,row"
+    assert len(lines) == 3
+    assert Image.open(tmp_path / "found.png").width > 100
