@@ -14,6 +14,7 @@ from synco_hub.models import SynCoConfig
 from trainers.objectives import OBJECTIVES
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.settings import PretrainingSettings
+from trainers.start_settings import START_RATE_FACTOR
 
 # For how many images each recipe of `recipes/small.yaml` is, and from how many on the paper's settings are.
 SMALL_RECIPES = {"small/300": 1_000, "small/3000": 10_000, "small/30000": 100_000}
@@ -43,6 +44,7 @@ class PlannedRun:
         warmup_steps: Steps of the learning rate's warm-up.
         window: Steps with synthetic negatives.
         last_epoch: Where `--synthetic-last-epoch` ends them.
+        started: Whether it goes on from weights.
     """
 
     settings: PretrainingSettings
@@ -57,6 +59,7 @@ class PlannedRun:
     warmup_steps: int
     window: range
     last_epoch: float | None = None
+    started: bool = False
 
     @property
     def recipe(self) -> str:
@@ -77,6 +80,7 @@ def plan_run(
     steps: int,
     steps_per_epoch: float,
     window: range,
+    started: bool = False,
 ) -> PlannedRun:
     """Gather what is looked at."""
     return PlannedRun(
@@ -92,6 +96,7 @@ def plan_run(
         warmup_steps=args.count_warmup_steps(steps, steps_per_epoch),
         window=window,
         last_epoch=args.synthetic_last_epoch,
+        started=started,
     )
 
 
@@ -137,14 +142,18 @@ def _find_head_misfits(run: PlannedRun) -> Iterator[str]:
 
 
 def _find_rate_misfits(run: PlannedRun) -> Iterator[str]:
+    # Weights that are good already are to move less.
+    least = START_RATE_FACTOR if run.started else 1.0
     way = run.peak * run.steps / 2
-    if run.adam and (way < _LEAST_WAY or (run.peak < _LEAST_PEAK and run.recipe)):
+    if run.adam and (way < least * _LEAST_WAY or (run.peak < least * _LEAST_PEAK and run.recipe)):
         # At a rate of the recipes' order only the run is too short.
-        raised = "give --learning-rate 1e-3 for a small network, or " if run.peak < _HIGH_ENOUGH else ""
+        rate = f"{least * 1e-3:.0e}".replace("e-0", "e-")
+        raised = f"give --learning-rate {rate} for a small network, or " if run.peak < least * _HIGH_ENOUGH else ""
+        start = "start" if run.started else "random start"
         scaled = "" if run.base is None else f", --base-learning-rate {run.base:g} × {run.batch} images a step / 512"
         yield (
             f"the learning rate peaks at {run.peak:.2g}{scaled}: over {run.steps} steps it moves a weight by "
-            f"{way:.2g} at most, and the network stays near its random start: {raised}train longer{run.recipe}."
+            f"{way:.2g} at most, and the network stays near its {start}: {raised}train longer{run.recipe}."
         )
     if run.warmup_steps >= run.steps > 1:
         yield (

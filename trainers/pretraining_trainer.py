@@ -161,8 +161,8 @@ class SynCoTrainer(CheckpointingTrainer):
     def _warn_of_misfits(self) -> None:
         """Say what does not fit the data, the network or the length of the run, which is known now."""
         config, window = cast(SynCoConfig, self.unwrapped_model.config), self.synthesis_window
-        planned = plan_run(self.args, config, self.num_images, self.state.max_steps, self.steps_per_epoch, window)
-        for line in find_misfits(planned):
+        started, steps = self.unwrapped_model.start is not None, (self.state.max_steps, self.steps_per_epoch)
+        for line in find_misfits(plan_run(self.args, config, self.num_images, *steps, window, started)):
             logger.warning("%s", line)
 
     def _rehearse_objective(self) -> None:

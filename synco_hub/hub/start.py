@@ -19,6 +19,7 @@ from huggingface_hub import HfApi, ModelCard
 from safetensors import safe_open
 from timm.layers.pos_embed_rel import resize_rel_pos_bias_table
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import AutoModel
 from transformers.utils import IMAGE_PROCESSOR_NAME
 
@@ -32,11 +33,12 @@ from synco_hub.hub.loading import load_processor
 from synco_hub.hub.model_names import (
     TIMM_PREFIX,
     check_model_name,
-    find_backbone_name,
     find_revision,
     find_timm_repository,
+    read_head_facts,
 )
 from synco_hub.hub.preprocessing import Preprocessing, choose_preprocessing, describe_steps, resize_preprocessing
+from synco_hub.hub.run_checkpoints import find_newest_state
 from synco_hub.hub.short_names import register, resolve
 from synco_hub.models import SynCoConfig, SynCoModel
 from synco_hub.models.position_embedding_synco import fit_position_embedding
@@ -63,12 +65,14 @@ class Start:
         facts: Where it is from and what was done, JSON values: `base_model`, `kind`, `revision`, `licence`, `weights`
             (hash of its own), `image_size` (its own), `positions`, `pretraining`, `carried_over`, `dropped`.
         state: Tensors of heads and queues, by the names of `SynCoForPreTraining`.
+        antialias: How its own code interpolates positions: timm's does, that of `transformers` does not.
     """
 
     model: SynCoModel
     processor: Any
     facts: dict[str, Any]
     state: Mapping[str, Tensor] = field(default_factory=dict)
+    antialias: bool = True
 
     @property
     def forbids_derivatives(self) -> bool:
@@ -109,7 +113,7 @@ def read_start(
     with torch.random.fork_rng(devices=[]):
         found = _read(name, revision, num_heads, api)
         _refuse_registers(name, dict(found.model.backbone.state_dict()))
-        model, positions = resize(found.model, image_size, window_size)
+        model, positions = resize(found.model, image_size, window_size, found.antialias)
     prepared = Preprocessing(found.processor, "the start's")
     if model.config.image_size != found.model.config.image_size:
         prepared = resize_preprocessing(prepared, model.config.image_size)
@@ -126,7 +130,9 @@ def read_start(
 
 def _read(name: str, revision: str | None, num_heads: int | None, api: HfApi | None) -> Start:
     register()
-    name = find_backbone_name(name)
+    if head := read_head_facts(name):
+        name, revision = head["model"], head.get("revision")
+    name = find_newest_state(name)
     place = resolve(name) if not name.startswith(TIMM_PREFIX) else name
     if Path(place).is_file() or place.startswith(TIMM_PREFIX):
         return _read_foreign(name, open_source(place, None, api), revision, num_heads)
@@ -161,7 +167,7 @@ def _call_directory(directory: Path) -> str:
 
 
 def _is_own(config: Path) -> bool:
-    values = json.loads(config.read_text(encoding="utf-8"))
+    values = json.loads(config.read_text(encoding="utf-8")) if config.is_file() else None
     return isinstance(values, dict) and values.get("model_type") == SynCoConfig.model_type
 
 
@@ -244,7 +250,7 @@ def _read_foreign(
         "carried_over": carried,
         "dropped": rows,
     }
-    return Start(model, prepared.processor, {**facts, **own}, state)
+    return Start(model, prepared.processor, {**facts, **own}, state, source.kind != "transformers")
 
 
 def _refuse_registers(name: str, content: Mapping[str, Any]) -> None:
@@ -259,8 +265,19 @@ def _refuse_registers(name: str, content: Mapping[str, Any]) -> None:
         )
 
 
+def _interpolate(embedding: Tensor, grid: tuple[int, int], prefix: int, antialias: bool) -> Tensor:
+    if antialias:
+        return fit_position_embedding(embedding, grid, prefix, fixed=False)
+    side = round((embedding.shape[1] - prefix) ** 0.5)
+    table = embedding[:, prefix:].unflatten(1, (side, side)).permute(0, 3, 1, 2)
+    fitted = F.interpolate(table, size=grid, mode="bicubic", align_corners=False)
+    return torch.cat([embedding[:, :prefix], fitted.flatten(2).transpose(1, 2)], dim=1)
+
+
 @torch.no_grad()
-def resize(model: SynCoModel, image_size: int | None, window_size: int | None = None) -> tuple[SynCoModel, str]:
+def resize(
+    model: SynCoModel, image_size: int | None, window_size: int | None = None, antialias: bool = True
+) -> tuple[SynCoModel, str]:
     """The same network for another image or window size, and what was done to its positions."""
     own = model.config
     values = {name: getattr(own, name) for name in CONFIG_FIELDS if name not in ("classifier_dropout", "pretraining")}
@@ -275,7 +292,7 @@ def resize(model: SynCoModel, image_size: int | None, window_size: int | None = 
         if key == "backbone.pos_embed":
             grid = new.backbone.patch_embed.grid_size
             prefix = wanted.shape[1] - grid[0] * grid[1]
-            state[key] = fit_position_embedding(state[key], grid, prefix, fixed=False)
+            state[key] = _interpolate(state[key], grid, prefix, antialias)
             done.append(f"positions interpolated from {own.image_size} pixels")
         elif key.endswith("relative_position_bias_table"):
             side = (round(wanted.shape[0] ** 0.5) + 1) // 2

@@ -8,10 +8,12 @@ from foreign_checkpoints import AUTHORS_CONFIG, created, dino, moby_like, random
 from safetensors.torch import save_file
 from transformers import AutoModel, SwinConfig, SwinModel, ViTConfig, ViTImageProcessor, ViTModel
 
-from synco_hub.hub import start
+from synco_hub.hub import loading, start
 from synco_hub.hub.conversion.convert import convert
 from synco_hub.hub.conversion.tensor_names import has_sincos_position_embedding
 from synco_hub.hub.export.export import export
+from synco_hub.hub.pull import install_checkpoint
+from synco_hub.hub.run_checkpoints import hash_file
 from synco_hub.hub.start import read_start
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 
@@ -107,7 +109,12 @@ def test_a_stock_vit_has_its_own_features_and_loses_its_pooler(tmp_path):
     assert begun.model.config.num_heads == 3
     assert list(begun.processor.image_mean) == [0.5] * 3
     assert begun.facts["licence"] is None
-    assert dict(read_start(str(tmp_path / "vit"), image_size=64).processor.size)["height"] == 64
+    larger = read_start(str(tmp_path / "vit"), image_size=64)
+    assert dict(larger.processor.size)["height"] == 64
+    wide = torch.randn(2, 3, 64, 64)
+    with torch.no_grad():
+        theirs = model(wide, interpolate_pos_encoding=True).last_hidden_state[:, 0]
+    assert torch.allclose(features(larger.model, wide), theirs, atol=1e-5)
 
 
 def test_bias_tables_of_a_swin_follow_its_window_alone(tmp_path):
@@ -213,3 +220,29 @@ def test_what_is_no_start_is_said_in_a_line(tmp_path):
     with pytest.raises(ValueError, match="of transformers' own models ViT and Swin"):
         read_start(str(tmp_path / "bert"))
     assert start.resize(save_own(tmp_path / "own"), None)[1] == "positions as they were"
+
+
+def test_an_installed_name_a_run_that_was_stopped_and_a_network_of_timm(tmp_path, monkeypatch):
+    own = save_own(tmp_path / "own")
+    install_checkpoint(tmp_path / "own", "synco-v2-vit-nano")
+    begun = read_start("synco-v2-vit-nano")
+    assert (begun.facts["kind"], begun.facts["base_model"]) == ("zoo", "synco-v2-vit-nano")
+    assert torch.equal(begun.model.backbone.cls_token, own.backbone.cls_token)
+    checkpoint = tmp_path / "run" / "checkpoint-3"
+    own.save_pretrained(checkpoint)
+    image_processor(32).save_pretrained(checkpoint)
+    files = {path.name: {"bytes": path.stat().st_size, "sha256": hash_file(path)} for path in checkpoint.iterdir()}
+    (checkpoint / "manifest.json").write_text(json.dumps({"step": 3, "files": files}))
+    assert read_start(str(tmp_path / "run")).facts["base_model"] == "run/checkpoint-3"
+    pair = loading._timm_model("vit_tiny_patch16_224", pretrained=False)
+    monkeypatch.setattr("synco_hub.hub.conversion.source.load_model", lambda name: pair)
+    monkeypatch.setattr(
+        "synco_hub.hub.start.find_revision", lambda name: type("Revision", (), {"words": "a commit", "commit": None})
+    )
+    begun = read_start("timm:vit_tiny_patch16_224")
+    assert begun.facts["kind"] == "timm"
+    assert begun.facts["base_model"].startswith("timm/vit_tiny_patch16_224")
+    assert list(begun.processor.image_mean) == [0.5] * 3
+    images = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        assert torch.allclose(features(begun.model, images), pair[0](images), atol=1e-5)

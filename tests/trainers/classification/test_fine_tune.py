@@ -269,3 +269,31 @@ def test_a_batch_that_does_not_fit_says_which_and_what_would(model, tmp_path, mo
     with pytest.raises(SystemExit):
         train([*flags, "--num-train-epochs", "1"])
     assert re.search(line, capsys.readouterr().err.splitlines()[-1])
+
+
+@pytest.mark.parametrize("model", ["synco", "stock"], indirect=True)
+def test_lower_blocks_learn_less_and_a_resume_ends_at_the_same_bits(model, tmp_path):
+    flags = ["--num-train-epochs", "2", "--learning-rate", "0.05", "--layer-decay", "1e-6", "--weight-decay", "0"]
+    result = tune(model, tmp_path / "run", *flags)
+    assert result.protocol.parameters["layer_decay"] == 1e-6
+    before = AutoModelForImageClassification.from_pretrained(model, num_labels=5, ignore_mismatched_sizes=True)
+    after = AutoModelForImageClassification.from_pretrained(tmp_path / "run").state_dict()
+    moved = {
+        name: float((after[name] - weights).abs().max())
+        for name, weights in before.state_dict().items()
+        if weights.is_floating_point() and not name.startswith("classifier")
+    }
+    assert all(way < 1e-6 for name, way in moved.items() if "embed" in name or "cls_token" in name)
+    assert max(way for name, way in moved.items() if name.endswith(("norm.weight", "layernorm.bias"))) > 1e-5
+    last = max((tmp_path / "run").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    for path in (last, tmp_path / "run" / "model.safetensors", tmp_path / "run" / "fine_tune.json"):
+        path.rename(tmp_path / path.name)
+    main(["--resume", "--output-dir", str(tmp_path / "run")])
+    names = [folder / "model.safetensors" for folder in (last, tmp_path / last.name)]
+    assert names[0].read_bytes() == names[1].read_bytes()
+
+
+def test_a_layer_decay_that_is_none_is_refused(model, tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        tune(model, tmp_path / "run", "--layer-decay", "0")
+    assert "--layer-decay 0: give a number above 0 and up to 1" in capsys.readouterr().err

@@ -60,3 +60,13 @@ def test_a_run_that_logged_nothing_has_no_picture(tmp_path):
     with pytest.raises(ValueError, match="--logging-steps"):
         save_training_curve([{"train_runtime": 3.0}], "x", tmp_path / "curve.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_domain_to_keep_is_drawn_beside_the_new_one():
+    history = [
+        {"step": step, "knn_top1_k10": 50.0 + step, "knn_keep_top1_k10": 60.0 - step} for step in (0, 10)
+    ] + HISTORY
+    (axis,) = [a for a in draw_training_curve(history, "x").axes if a.get_title().startswith("k-NN")]
+    lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
+    assert lines["domain to keep, k = 10"] == [60.0, 50.0]
+    assert "k = 10, at the start" in lines

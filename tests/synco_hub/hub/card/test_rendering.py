@@ -91,3 +91,16 @@ def test_each_table_stands_under_its_number():
 def test_what_the_paper_does_not_report_is_an_error(row):
     with pytest.raises(ValueError, match="Table 12 of the paper has no row"):
         find_reported_tables(*row)
+
+
+def test_what_a_run_began_with_is_named_and_a_repository_links():
+    start = {"base_model": "me/first", "kind": "hub", "revision": "abc", "licence": "cc-by-nc-4.0"}
+    card = render_card(
+        "my-vit", config_of(), {"start": start, "flags": ["--x"], "domains": {"new": "/a"}}, [], CardFacts()
+    )
+    assert card.data.base_model == "me/first"
+    assert "Continued from me/first (abc; licence: cc-by-nc-4.0)." in card.content
+    assert "| start.licence | cc-by-nc-4.0 |" in card.content
+    assert "domains" not in card.content
+    local = render_card("my-vit", config_of(), {"start": start | {"kind": "directory"}}, [], CardFacts())
+    assert local.data.base_model is None
