@@ -30,7 +30,7 @@ from transformers import (
 
 from synco_hub.data.masked_images import VOID, MaskedImages
 from synco_hub.data.segmentation import load_masked_images
-from synco_hub.metrics import mean_iou, segmentation_confusion
+from synco_hub.metrics import class_iou, mean_iou, segmentation_confusion
 from synco_hub.models import SynCoBackbone
 from synco_hub.settings import DatasetChoice
 
@@ -96,7 +96,8 @@ def measure(prediction: EvalPrediction) -> dict[str, float]:
     """Mean IoU at the size of training; `preprocess_logits_for_metrics` has made classes of logits."""
     classes, labels = (torch.as_tensor(each) for each in (prediction.predictions, prediction.label_ids))
     number = int(max(classes.max(), labels[labels != VOID].max())) + 1
-    return {"miou": 100 * mean_iou(segmentation_confusion(classes, labels, number))}
+    confusion = segmentation_confusion(classes, labels, number)
+    return {"miou": 100 * mean_iou(confusion), "miou_without_class_0": 100 * float(class_iou(confusion)[1:].nanmean())}
 
 
 def main(words: Sequence[str] | None = None) -> dict[str, float]:

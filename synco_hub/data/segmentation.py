@@ -48,7 +48,7 @@ class SegmentationSet:
         splits: Names of the copy's splits for `train` and `test`.
         columns: Names of the copy's columns of images and masks.
         revision: Of the copy.
-        config: Of the copy.
+        folder: Of the table in the copy.
         zero_is_void: Whether masks number classes from 1, and 0 is none of them.
         drawn: Whether masks may be pictures in VOC's colours.
     """
@@ -61,7 +61,7 @@ class SegmentationSet:
     splits: tuple[str, str]
     columns: tuple[str, str]
     revision: str | None = None
-    config: str | None = None
+    folder: str | None = None
     zero_is_void: bool = False
     drawn: bool = False
 
@@ -85,7 +85,7 @@ SEGMENTATION_SETS: dict[str, SegmentationSet] = {
         "zhoubolei/scene_parse_150",
         ("train", "validation"),
         ("image", "annotation"),
-        "refs/convert/parquet",
+        "refs/convert/parquet",  # the main branch has a script, which the library runs no more
         "scene_parsing",
         zero_is_void=True,
     ),
@@ -157,9 +157,7 @@ def _read_table(data: DatasetChoice, row: SegmentationSet | None) -> tuple[Maske
     if row is not None:
         source = replace(source, dataset=data.dataset_id or row.dataset_id)
         if data.dataset_id is None:
-            source = replace(
-                source, config=data.config or row.config, revision=data.revision or row.revision, data_dir=None
-            )
+            source = replace(source, revision=data.revision or row.revision, data_dir=row.folder)
     stored = split_names(source)
     chosen = []
     for position, kind in enumerate((SplitKind.train, SplitKind.test)):

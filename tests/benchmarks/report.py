@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "knn": ("cpu", "cuda"),
     "feature_extraction": ("cpu", "cuda"),
     "linear_probe": ("cpu", "cuda"),
+    "segmentation": ("cpu", "cuda"),
     "label_propagation": ("cpu",),
     "space": ("cpu",),
 }

@@ -10,12 +10,14 @@ import yaml
 from huggingface_hub import EvalResult, EvalResultEntry, eval_result_entries_to_yaml
 
 from synco_hub.data.catalog.sets import CATALOG
+from synco_hub.data.segmentation import SEGMENTATION_SETS
 from synco_hub.results import EvaluationResult
 
 FOLDER = ".eval_results"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Cost and speed are no scores of a task; they stand in the card's table only.
 _NO_SCORES = ("efficiency",)
+_TASKS = {"segmentation": "image-segmentation"}
 # Binary fractions of percentages are no facts: 43.00000000000001.
 _DIGITS = 4
 _OF_OTHER_WEIGHTS = re.compile(r"_best_epoch$|_last_epoch_lr")
@@ -24,23 +26,25 @@ _OF_OTHER_WEIGHTS = re.compile(r"_best_epoch$|_last_epoch_lr")
 def find_hub_dataset(result: EvaluationResult) -> str | None:
     """The data set's id on the Hub; None for drawn images and folders of one's own."""
     name = result.dataset.name
-    if row := CATALOG.get(name):
+    if row := CATALOG.get(name) or SEGMENTATION_SETS.get(name):
         return row.dataset_id
     return name if _HUB_ID.fullmatch(name) else None
 
 
 def select_metrics(result: EvaluationResult) -> dict[str, float]:
-    """The metrics of the weights that are shipped, rounded: not of epochs and learning rates that were not kept."""
-    return {
-        name: round(value, _DIGITS) for name, value in result.metrics.items() if not _OF_OTHER_WEIGHTS.search(name)
-    }
+    """The metrics of the weights that are shipped, rounded: not of epochs and learning rates that were not kept.
+
+    The IoU of each class, of which there can be hundreds, stands in the result's file.
+    """
+    metrics = {name: value for name, value in result.metrics.items() if not name.startswith("iou_")}
+    return {name: round(value, _DIGITS) for name, value in metrics.items() if not _OF_OTHER_WEIGHTS.search(name)}
 
 
 def build_model_index(results: Sequence[EvaluationResult]) -> list[EvalResult]:
     """One entry a metric."""
     return [
         EvalResult(
-            task_type="image-classification",
+            task_type=_TASKS.get(result.protocol.name, "image-classification"),
             dataset_type=find_hub_dataset(result) or result.dataset.name,
             dataset_name=result.dataset.name,
             dataset_split=result.dataset.split,

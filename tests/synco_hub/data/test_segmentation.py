@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -101,6 +103,15 @@ def test_the_hub_copy_of_voc_may_be_in_colours(tmp_path):
     train, test = load_masked_images(choice)
     assert test.read(0)[1].tolist() == [[0, 2]]
     assert len(train.class_names) == 21
+
+
+def test_without_files_the_copy_on_the_hub_is_read(tmp_path, monkeypatch):
+    copy = _table(tmp_path / "copy" / "scene_parsing", "annotation").parent
+    row = replace(SEGMENTATION_SETS["ade20k"], dataset_id=str(copy), revision=None)
+    monkeypatch.setitem(SEGMENTATION_SETS, "ade20k", row)
+    train, test = load_masked_images(DatasetChoice("ade20k"))
+    assert (train.name, len(train.class_names), len(test)) == ("ade20k", 150, 2)
+    assert test.read(0)[1].tolist() == [[255, 1]]  # numbered from 1
 
 
 def test_what_is_nowhere_says_what_may_be_given():

@@ -44,6 +44,14 @@ def test_speed_is_no_score():
     assert render_evaluation_files([result(protocol="efficiency", images_per_second=900.0)]) == {}
 
 
+def test_segmentation_is_a_task_of_its_own_and_its_classes_stand_in_the_result():
+    measured = result("ade20k", "segmentation", miou=20.0, iou_wall=50.0)
+    (entry,) = build_model_index([measured])
+    assert (entry.task_type, entry.metric_type) == ("image-segmentation", "miou")
+    assert entry.dataset_type == "zhoubolei/scene_parse_150"
+    assert list(render_evaluation_files([measured])) == ["ade20k_segmentation_miou.yaml"]
+
+
 def test_a_partial_measurement_says_so_and_two_values_of_one_score_are_an_error():
     text = render_evaluation_files([dataclasses.replace(result(top1_k10=1.0), partial=True)])[
         "cifar10_knn_top1_k10.yaml"

@@ -1,0 +1,158 @@
+"""Does pretraining help dense tasks at the smallest scale? Frozen backbones on composed pictures, seed by seed.
+
+Run: PYTHONPATH=tests python tests/benchmarks/dense_small_data.py --stamps /usr/share/tuxpaint/stamps \
+         --photographs FOLDER --output-dir FOLDER --seeds 0 1 2 3 4 [--demo CHECKPOINT]
+
+Stamps are cut-outs with an alpha channel in folders of their classes (Debian's tuxpaint-stamps-default); photographs
+are any pictures. Every fourth stamp of a class and every third photograph are in test pictures only. For each seed a
+vit-nano is pretrained on composed pictures without labels (`composed_pictures.py`), and it and the network that it
+began as are measured, frozen, by `evaluate segmentation --probe knn` and under UperNet (docs/examples/). `--demo` is
+measured beside, the checkpoint of `make demo`, which saw fractals. What is finished is not done again. A seed takes
+about ten minutes on two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from composed_pictures import find_cut_outs, write_pictures
+from PIL import Image
+from scipy.stats import t as student
+from transformers import set_seed
+
+from synco_hub import evaluate
+from synco_hub.atomic_write import atomic_write
+from synco_hub.cli.demo import SETTINGS
+from synco_hub.models import image_processor
+from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_run import build_config
+from trainers.recipe import parse
+
+ROOT = Path(__file__).resolve().parents[2]
+CLASSES = ("animals", "clothes", "food", "household", "plants", "vehicles")
+SIZE = 64
+COUNTS = {"pretrain": 2000, "train": 300, "test": 200}
+HEAD = f"--freeze_backbone --size {SIZE} --hidden_size 64 --learning_rate 1e-3 --per_device_train_batch_size 16"
+NETWORKS = ("random", "pretrained", "demo")
+
+
+def write_data(stamps: Path, photographs: Path, folder: Path, seed: int) -> None:
+    """Composed pictures of a seed: for pretraining, and labelled ones for training and testing."""
+    files = find_cut_outs(stamps, CLASSES)
+    pictures = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
+    for number, (split, count) in enumerate(COUNTS.items()):
+        test = split == "test"
+        cut_outs = [
+            [Image.open(path).convert("RGBA") for place, path in enumerate(each) if (place % 4 == 3) is test]
+            for each in files
+        ]
+        grounds = [Image.open(path).convert("RGB") for place, path in enumerate(pictures) if (place % 3 == 2) is test]
+        place = folder / "pretrain" if split == "pretrain" else folder / "labelled"
+        write_pictures(
+            place, "train" if split == "pretrain" else split, count, grounds, cut_outs, SIZE, 10 * seed + number
+        )
+
+
+def pretrain(folder: Path, seed: int, steps: int) -> dict[str, Path]:
+    """The pretrained network and the one that it began as, beside each other."""
+    flags = {**SETTINGS, "dataset": str(folder / "pretrain" / "images"), "image-size": str(SIZE), "seed": str(seed)}
+    flags |= {"max-steps": str(steps), "output-dir": str(folder / "pretrained")}
+    words = [f"--{name}={value}" for name, value in flags.items()]
+    run = parse(words)
+    set_seed(seed)
+    network = SynCoForPreTraining(build_config(run.backbone, run.settings)).synco
+    network.save_pretrained(folder / "random")
+    image_processor(SIZE).save_pretrained(folder / "random")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    subprocess.run([sys.executable, "-m", "trainers.pretrain", *words], check=True, env=environment)
+    return {name: folder / name for name in ("random", "pretrained")}
+
+
+def measure(checkpoint: Path, folder: Path, seed: int, head_steps: int) -> dict[str, float]:
+    """Mean IoU, whole and without the photograph, by both heads."""
+    data = folder / "labelled"
+    quiet = {"device": "cpu", "progress": False}
+    found = evaluate("segmentation", checkpoint, data, probe="knn", side=SIZE, num_classes=1 + len(CLASSES), **quiet)
+    numbers = {f"knn_{name}": found.metrics[name] for name in ("miou", "miou_without_class_0")}
+    specification = importlib.util.spec_from_file_location(
+        "heads", ROOT / "docs" / "examples" / "train_segmentation.py"
+    )
+    assert specification is not None
+    assert specification.loader is not None
+    script: Any = importlib.util.module_from_spec(specification)
+    sys.modules["heads"] = script
+    specification.loader.exec_module(script)
+    set_seed(seed)  # the head's weights are drawn before the Trainer sets its seed
+    words = f"--model {checkpoint} --data {data} --output_dir {folder / 'head'} --max_steps {head_steps} --seed {seed}"
+    quiet_words = "--use_cpu --report_to none --disable_tqdm true --save_strategy no --logging_steps 1000"
+    metrics = script.main([*words.split(), *HEAD.split(), *quiet_words.split()])
+    numbers |= {f"upernet_{name}": metrics[f"eval_{name}"] for name in ("miou", "miou_without_class_0")}
+    return numbers
+
+
+def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
+    """Numbers of a seed's networks, each kept as soon as it is measured."""
+    folder = given.output_dir / f"seed-{seed}"
+    kept = folder / "results.json"
+    numbers: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    if not (folder / "pictures-written").exists():
+        write_data(given.stamps, given.photographs, folder, seed)
+        (folder / "pictures-written").touch()
+    checkpoints = {name: folder / name for name in NETWORKS[:2]}
+    if not (folder / "pretrained" / "model.safetensors").is_file():
+        checkpoints = pretrain(folder, seed, given.steps)
+    if given.demo is not None:
+        checkpoints["demo"] = given.demo
+    for name, checkpoint in checkpoints.items():
+        if name not in numbers:
+            numbers[name] = measure(checkpoint, folder, seed, given.head_steps)
+            with atomic_write(kept) as temporary:
+                temporary.write_text(json.dumps(numbers, indent=2))
+    return numbers
+
+
+def summarise(found: list[dict[str, dict[str, float]]]) -> None:
+    """Means, and the mean difference to the random network with its 95 % interval over paired seeds."""
+    for metric in found[0]["random"]:
+        line = f"{metric:30s}"
+        for name in NETWORKS:
+            values = [each[name][metric] for each in found if name in each]
+            if not values:
+                continue
+            line += f"  {name} {statistics.fmean(values):5.2f}"
+            if name != "random" and len(values) > 1:
+                gains = [each[name][metric] - each["random"][metric] for each in found if name in each]
+                half = student.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
+                line += f" ({statistics.fmean(gains):+.2f} ± {half:.2f})"
+        print(line)
+
+
+def main() -> None:
+    """One seed after the other, then the means of all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    for name in ("--stamps", "--photographs", "--output-dir"):
+        parser.add_argument(name, type=Path, required=True)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
+    parser.add_argument("--steps", type=int, default=600, help="of pretraining")
+    parser.add_argument("--head-steps", type=int, default=300, help="of UperNet")
+    parser.add_argument("--demo", type=Path, default=None, help="checkpoint of `make demo`")
+    given = parser.parse_args()
+    torch.set_num_threads(max(os.cpu_count() or 1, 1))
+    found = []
+    for seed in given.seeds:
+        found.append(compare(given, seed))
+        print(f"seed {seed}: {json.dumps(found[-1])}", flush=True)
+    summarise(found)
+
+
+if __name__ == "__main__":
+    main()
