@@ -67,6 +67,7 @@ class FlagParser(HfArgumentParser):
 
     def parse(self, words: Sequence[str], further: bool = False) -> tuple[Any, ...]:
         """An instance of each dataclass; with ``further`` also the list of what is no flag of them."""
+        self._refuse_flagged_places(words)
         try:
             parsed: tuple[Any, ...] = self.parse_args_into_dataclasses(
                 list(words), return_remaining_strings=True, look_for_args_file=False
@@ -80,9 +81,26 @@ class FlagParser(HfArgumentParser):
             return (*instances, rest)
         if rest:
             flags = [option for action in self._actions for option in action.option_strings if "_" not in option]
+            # The line names --help already, which is like many a word.
+            flags = [flag for flag in flags if flag not in ("-h", "--help")]
             near = suggest(rest[0].partition("=")[0], flags) if rest[0].startswith("-") else ""
-            self.error(f"{', '.join(rest)}: not understood", near)
+            self.error(f"{', '.join(rest)}: not understood", near + self._say_places())
         return tuple(instances)
+
+    def _places(self) -> list[Action]:
+        return [action for action in self._actions if not action.option_strings]
+
+    def _say_places(self) -> str:
+        """How the command is written, where something of it has no flag."""
+        return f" Usage: {self.usage % {'prog': self.prog}}." if self._places() and self.usage else ""
+
+    def _refuse_flagged_places(self, words: Sequence[str]) -> None:
+        """Say of a flag with a positional argument's name that it is none."""
+        flags = {option for action in self._actions for option in action.option_strings}
+        for flag in [word.partition("=")[0] for word in words if word.startswith("--")]:
+            place = next((each for each in self._places() if flag[2:].replace("-", "_") == each.dest), None)
+            if place is not None and flag not in flags:
+                self.error(f"{flag}: {place.metavar} is written without a flag", self._say_places())
 
     def error(self, message: str, near: str = "") -> NoReturn:
         """Raises instead of printing the usage and leaving; `near` is the end of the line."""
@@ -90,6 +108,8 @@ class FlagParser(HfArgumentParser):
         message = re.sub(r"--\w+/(?=--)", "", message)
         if lacking := re.search(r"argument (--[\w-]+): expected (one|at least one) argument", message):
             near += f" A value that begins with a dash is written {lacking[1]}=-VALUE."
+        if not near and "arguments are required" in message:
+            near = self._say_places()
         raise FlagError(f"{message}; --help shows every flag and what it takes.{near}")
 
     def _add_dataclass_arguments(self, dtype: Any) -> None:

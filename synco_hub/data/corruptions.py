@@ -40,6 +40,8 @@ PixelChange = Callable[[Tensor, int], Tensor]
 
 SEVERITIES = (1, 2, 3, 4, 5)
 SMALLEST_SIDE = 32
+# As Pillow makes an image grey.
+_LUMINANCE = torch.tensor((0.299, 0.587, 0.114)).view(3, 1, 1)
 LABEL = "corruptions drawn on the fly, not the files of ImageNet-C"
 IMPLEMENTATIONS = (
     "elastic_transform, fog, glass_blur (copying, as the script that made the files) and impulse_noise follow "
@@ -71,7 +73,7 @@ class ChangedDataset(EvaluationDataset):
     Args:
         images: The images.
         transform: The evaluation transform.
-        change: From the pixels (3, height, width) in [0, 1] and the position of an image to its changed pixels.
+        change: From the pixels (channels, height, width) in [0, 1] and the position of an image to its changed pixels.
     """
 
     def __init__(self, images: ImageDataset, transform: EvaluationTransform, change: PixelChange) -> None:
@@ -95,11 +97,24 @@ class Corruption:
         self.name, self.severity, self.seed = name, severity, seed
 
     def __call__(self, pixels: Tensor, index: int) -> Tensor:
-        """Corrupt the pixels (3, height, width) of the image at a position; 8 bits in between, as in ImageNet-C."""
-        image = (pixels * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
+        """Corrupt the pixels of the image at a position; 8 bits in between, as in ImageNet-C.
+
+        Pixels of one channel are corrupted as the grey picture that they are, and grey again afterwards.
+        """
+        image = (_in_three_channels(pixels) * 255).round().to(torch.uint8).permute(1, 2, 0).numpy()
         key = derive_corruption_key(self.seed, index, self.name, self.severity)
         changed = corrupt_image(np.ascontiguousarray(image), self.name, self.severity, key)
-        return torch.from_numpy(np.array(changed)).permute(2, 0, 1).float() / 255
+        return _in_channels_of(pixels, torch.from_numpy(np.array(changed)).permute(2, 0, 1).float() / 255)
+
+
+def _in_three_channels(pixels: Tensor) -> Tensor:
+    return pixels.expand(3, -1, -1) if len(pixels) == 1 else pixels
+
+
+def _in_channels_of(like: Tensor, pixels: Tensor) -> Tensor:
+    """Pixels of three channels as they are, or as grey ones."""
+    # torchvision's weights leave white a little less than 1.
+    return (pixels * _LUMINANCE).sum(0, keepdim=True) if len(like) == 1 else pixels
 
 
 class WatermarkedImages(ImageDataset):
@@ -131,9 +146,9 @@ class WatermarkedImages(ImageDataset):
         """Draws the watermark.
 
         Args:
-            view: Values in [0, 1]. Shape: (3, image_size, image_size).
+            view: Values in [0, 1]. Shape: (channels, image_size, image_size).
         """
-        return _watermark(view.shape[-1])(view)
+        return _in_channels_of(view, _watermark(view.shape[-1])(_in_three_channels(view)))
 
 
 @functools.cache

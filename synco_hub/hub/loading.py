@@ -109,9 +109,28 @@ def _load_config(name: str, revision: str | None = None) -> Any:
 def find_family_arguments(name: str, revision: str | None = None) -> dict[str, Any]:
     """What a family has to be told so that its feature is one of the image alone, at any size, or is there at all."""
     config = _load_config(name, revision)
-    if config.model_type == "timm_wrapper" and _takes_any_size(config.architecture):
-        return {"model_args": {"dynamic_img_size": True, **(config.model_args or {})}}
+    if config.model_type == "timm_wrapper":
+        at_any_size: dict[str, Any] = {"dynamic_img_size": True} if _takes_any_size(config.architecture) else {}
+        return {"model_args": {**at_any_size, **_timm_arguments(config)}}
     return dict(_FAMILY_ARGUMENTS.get(config.model_type, {}))
+
+
+def _timm_arguments(config: Any) -> dict[str, Any]:
+    """What timm builds a network with, but for the number of classes: transformers gives that itself.
+
+    A directory that newer versions of timm write has it there as well.
+    """
+    return {key: value for key, value in (config.model_args or {}).items() if key != "num_classes"}
+
+
+def _load_whole_classifier(name: str, revision: str | None) -> tuple[Any, list[str]]:
+    """A classifier of transformers in evaluation mode and single precision, and which of its weights are missing."""
+    config = _load_config(name, revision)
+    further = {"model_args": _timm_arguments(config)} if config.model_type == "timm_wrapper" else {}
+    model, info = AutoModelForImageClassification.from_pretrained(
+        name, revision=revision, dtype=torch.float32, output_loading_info=True, **further
+    )
+    return model.eval().to(torch.float32), sorted(info["missing_keys"])
 
 
 def describe_model_facts(model: Any, processor: Any) -> str:
@@ -257,17 +276,14 @@ def load_classifier(name: str, revision: str | None = None) -> tuple[Any, Any, t
             "output directory"
         )
     check_model_name(name)
-    model, info = AutoModelForImageClassification.from_pretrained(
-        name, revision=revision, dtype=torch.float32, output_loading_info=True
-    )
-    missing = sorted(info["missing_keys"])
+    model, missing = _load_whole_classifier(name, revision)
     if missing:
         raise DoesNotApplyError(
             f"model {name!r} has no trained classifier ({len(missing)} weights are missing, first {missing[:2]}): "
             "train one with `synco-hub linear-probe` or `synco-hub fine-tune`, and give its output directory"
         )
     names = tuple(model.config.id2label[index] for index in range(model.config.num_labels))
-    return model.eval().to(torch.float32), load_processor(name, revision), names
+    return model, load_processor(name, revision), names
 
 
 def load_with_head(name: str, revision: str | None = None) -> tuple[Any, Any]:
@@ -284,10 +300,8 @@ def load_with_head(name: str, revision: str | None = None) -> tuple[Any, Any]:
     check_model_name(name)
     architectures = _load_config(name, revision).architectures or []
     if any(architecture.endswith("ForImageClassification") for architecture in architectures):
-        model, info = AutoModelForImageClassification.from_pretrained(
-            name, revision=revision, dtype=torch.float32, output_loading_info=True
-        )
+        model, missing = _load_whole_classifier(name, revision)
         # A head that is only named by the configuration would be random.
-        if not info["missing_keys"]:
-            return model.eval(), load_processor(name, revision)
+        if not missing:
+            return model, load_processor(name, revision)
     return load_model(name, revision)

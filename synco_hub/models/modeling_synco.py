@@ -203,9 +203,10 @@ class SynCoModel(SynCoPreTrainedModel):
     def _check_input(self, pixel_values: Tensor, interpolate: bool) -> None:
         """Say what is wrong before timm fails deep inside a layer."""
         if pixel_values.ndim != 4 or pixel_values.shape[1] != self.config.num_channels:
+            grey = " grey (image.convert('L'))" if self.config.num_channels == 1 else ""
             raise ValueError(
                 f"pixel_values has shape {tuple(pixel_values.shape)}, but (batch, {self.config.num_channels}, height, "
-                "width) is needed: pass images through the image processor."
+                f"width) is needed: pass images{grey} through the image processor."
             )
         height, width = pixel_values.shape[-2:]
         side, patch = self.config.image_size, self.config.patch_size

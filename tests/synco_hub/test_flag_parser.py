@@ -69,6 +69,10 @@ def test_positional_arguments_are_one_several_or_left_out():
     ("words", "said"),
     [
         ([], "required: PLACE"),
+        ([], "PLACE [--flag value ...]."),
+        (["--place", "x"], "--place: PLACE is written without a flag; --help shows every flag"),
+        (["--place=x", "--json"], "PLACE [--flag value ...]."),
+        (["--file", "x"], "Usage: "),
         (["x", "y"], "y: not understood"),
         (["x", "--sca", "1"], "--sca, 1: not understood"),
         (["x", "--kind", "c"], "invalid choice: 'c'"),

@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 import numpy.typing as npt
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -33,8 +34,8 @@ from trainers.classification.settings import LabelledDataArguments
 class TrainingItem(TypedDict):
     """One augmented image.
 
-    Keys: pixel_values (3, height, width), zero for an unreadable image; target, a class index or a multi-hot row;
-    bad_index, -1 or the position of the image if it cannot be read and must not count.
+    Keys: pixel_values (channels, height, width), zero for an unreadable image; target, a class index or a multi-hot
+    row; bad_index, -1 or the position of the image if it cannot be read and must not count.
     """
 
     pixel_values: Tensor
@@ -53,6 +54,7 @@ class CropAndFlip:
                 "model of square images"
             )
         self.image_size = height
+        self.channels = len(evaluation.mean)
         self.parameters = TwoViewParameters(
             color_jitter_probability=0.0,
             color_dropping_probability=0.0,
@@ -64,9 +66,11 @@ class CropAndFlip:
 
     def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> Tensor:
         """Make the view that belongs to a key."""
+        if self.channels == 1:  # of a grey image, as in evaluation
+            pixels = np.array(Image.fromarray(pixels).convert("L").convert("RGB"))
         height, width = pixels.shape[:2]
         draw = draw_view(self.parameters, 0, width, height, seed_key)
-        return distort(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
+        return distort(crop_resized(pixels, draw, self.image_size), draw, self.parameters)[: self.channels]
 
     def __repr__(self) -> str:
         scale = self.parameters.crop_scale
@@ -100,7 +104,8 @@ class AugmentedDataset(Dataset[TrainingItem]):
             pixels = self.images.load_pixels(index)
         except UnreadableImageError:
             size = self.transform.image_size
-            return TrainingItem(pixel_values=torch.zeros(3, size, size), target=self.targets[index], bad_index=index)
+            nothing = torch.zeros(self.transform.channels, size, size)
+            return TrainingItem(pixel_values=nothing, target=self.targets[index], bad_index=index)
         view = self.transform(pixels, derive_random_key(self.seed, epoch, index))
         return TrainingItem(pixel_values=view, target=self.targets[index], bad_index=-1)
 
@@ -110,7 +115,7 @@ class AugmentedDataset(Dataset[TrainingItem]):
 
 
 def _triple(values: tuple[float, ...]) -> tuple[float, float, float]:
-    first, second, third = values
+    first, second, third = values * 3 if len(values) == 1 else values
     return first, second, third
 
 

@@ -279,6 +279,18 @@ def test_a_corruption_is_drawn_after_the_crop_by_the_position_of_the_image(image
         Corruption("rain", 1, 0)
 
 
+@pytest.mark.parametrize("name", BENCHMARK_CORRUPTIONS)
+def test_what_a_network_of_one_channel_sees_is_the_corrupted_grey_picture(images, name):
+    transform = EvaluationTransform(32, mean=(0.4,), std=(0.2,))
+    seen = ChangedDataset(images, transform, Corruption(name, 4, seed=9))[0]["pixel_values"]
+    crop = (transform.without_normalisation()(images.load_image(0)) * 255).round().to(torch.uint8)
+    rgb = np.repeat(crop.permute(1, 2, 0).numpy(), 3, axis=2)
+    corrupted = corrupt_image(rgb, name, 4, derive_corruption_key(9, 0, name, 4))
+    grey = np.asarray(Image.fromarray(corrupted).convert("L"), dtype=np.float32)
+    assert seen.shape == (1, 32, 32)
+    assert np.abs((seen[0].numpy() * 0.2 + 0.4) * 255 - grey).max() < 1.01  # Pillow rounds
+
+
 class AddWatermark:
     """Stands in for the official package's transform: a called module of one argument, the image size."""
 
@@ -306,6 +318,8 @@ def test_the_mark_is_drawn_between_crop_and_normalisation(tmp_path: Path, monkey
     white = (1 - torch.tensor(transform.mean)) / torch.tensor(transform.std)
     assert torch.allclose(ours[:, 0, 0], white)
     assert torch.equal(ours[:, 1:], plain[:, 1:])
+    grey = EvaluationTransform(8, 8, mean=(0.4,), std=(0.2,))
+    assert torch.allclose(EvaluationDataset(marked, grey)[0]["pixel_values"][:, 0, 0], torch.tensor(0.6 / 0.2))
     assert marked.load_image(0).tobytes() == clean.load_image(0).tobytes()
     _watermark.cache_clear()
 

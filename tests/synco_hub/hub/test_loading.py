@@ -21,7 +21,7 @@ from transformers import (
 from synco_hub.data import EvaluationTransform
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.dense_features import compute_any_size_features
-from synco_hub.feature_pooling import compute_image_features, find_feature_rule
+from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.hub import model_names
 from synco_hub.hub.loading import (
     LinearHead,
@@ -189,6 +189,25 @@ def test_a_timm_name_sees_images_as_timm_documents_it(monkeypatch, documented):
         small = Image.fromarray((prepared.shown * 255).astype("uint8")).resize((160, 160), Image.Resampling.BOX)
         pixels = transform.without_normalisation()(picture).permute(1, 2, 0).numpy()
         assert abs(np.asarray(small) / 255 - pixels).mean() < 0.03
+
+
+@pytest.mark.parametrize("name", ["test_vit", "test_convnext"])
+def test_what_timm_itself_writes_loads_with_and_without_its_head(tmp_path, name):
+    """Its newer versions record the arguments that the network was built with, the number of classes among them."""
+    network = timm.create_model(name, num_classes=5).eval()
+    timm.models.save_for_hf(network, tmp_path, safe_serialization=True)
+    config = json.loads((tmp_path / "config.json").read_text())
+    config["model_args"] = {"in_chans": 3, "num_classes": 5}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    model, processor = load_model(str(tmp_path))
+    classifier, _, names = load_classifier(str(tmp_path))
+    pixels = torch.randn(2, *EvaluationTransform.from_image_processor(processor).shape)
+    with torch.no_grad():
+        features = compute_image_features(find_feature_network(model), pixels, find_feature_rule(model))
+        expected = network.forward_head(network.forward_features(pixels), pre_logits=True)
+        assert torch.allclose(features, expected, atol=1e-5)
+        assert torch.allclose(classifier(pixels).logits, network(pixels), atol=1e-5)
+    assert len(names) == 5
 
 
 def test_our_backbone_becomes_a_whole_classifier(tmp_path):

@@ -462,6 +462,8 @@ def test_other_numbers_of_channels():
     assert model(_images(86, 1, 4, 32, 32)).pooler_output.shape == (1, 96)
     with pytest.raises(ValueError, match=r"\(batch, 4, height, width\)"):
         model(_images(86))
+    with pytest.raises(ValueError, match=r"pass images grey \(image.convert\('L'\)\) through the image processor"):
+        _model("vit", seed=87, num_channels=1)(_images(86))
 
 
 # ---- classification

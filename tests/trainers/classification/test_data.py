@@ -73,6 +73,14 @@ def test_views_depend_on_seed_epoch_and_index_alone(dataset):
     assert dataset[2, 5]["bad_index"] == -1
 
 
+def test_a_model_of_one_channel_is_trained_on_grey_views_as_it_is_measured_on_them():
+    evaluation = EvaluationTransform(16, mean=(0.4,), std=(0.2,))
+    colour = np.full((30, 40, 3), (200, 100, 50), dtype=np.uint8)
+    view = CropAndFlip(evaluation)(colour, derive_random_key(1))
+    assert view.shape == (1, 16, 16)
+    assert torch.allclose(view, evaluation(Image.fromarray(colour)), atol=1e-6)
+
+
 def test_only_crop_and_flip_are_drawn():
     """A picture of one colour stays that colour; half of all views of a gradient are mirrored."""
     transform = CropAndFlip(EvaluationTransform(16))
