@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from synco_hub.hub.card.model_card import SETTINGS_FILE, refresh_card
 from synco_hub.hub.conversion.weights import describe_misfit
 from synco_hub.hub.start import Start, read_start
 from synco_hub.models import SynCoModel
+from synco_hub.results import ModelSource
 from synco_hub.settings import DatasetChoice, KnnSettings
 
 logger = logging.getLogger(__name__)
@@ -41,11 +43,12 @@ POINTS = 11
 # Points of k-NN accuracy on the domain to keep that may be lost.
 TOLERANCE = 1.0
 HELD_OUT = 0.2
+DRAWS = 5
 RULE = (
-    f"Of {POINTS} points from the start (0) to the end (1), those at which k-NN top-1 on the domain to keep is at "
-    f"most {TOLERANCE:g} point below the start's; of these the one with the highest on the new domain, the nearest to "
-    f"the start among equals. Both on {HELD_OUT:.0%} of each class of the training images, held out from the bank; "
-    "test images choose nothing."
+    f"Of {POINTS} points from the start (0) to the end (1), those before the first at which k-NN top-1 on the domain "
+    f"to keep is more than {TOLERANCE:g} point below the start's; of these the one highest on the new domain, "
+    f"the nearest to the start among equals. Both are means of {DRAWS} draws of {HELD_OUT:.0%} of each class of the "
+    "training images, held out from the bank; test images choose nothing."
 )
 # What must agree beside the shapes, which do not tell it.
 _UNSEEN = ("num_heads", "patch_size", "layer_norm_eps")
@@ -189,17 +192,22 @@ def _measure_point(
     source = model_source(model, "a point between two checkpoints")
     for name, domain in domains.items():
         train, test = (measure_split(model, side, settings) for side in (domain.train, domain.test))
-        parts = split_features(train, domain.choice.split_seed)
-        for kind, bank, queries in (("held_out", *parts), ("test", train, test)):
-            neighbours = KnnSettings(k=[min(10, len(bank.features.values))], device=settings.device, progress=False)
-            result = evaluate_knn_features(bank, queries, source, neighbours)
-            metric, value = next((key, each) for key, each in result.metrics.items() if key.startswith("top1"))
-            point[kind][name] = value
-            if kind == "test":
-                errors = find_standard_errors({metric: value}, len(queries.features.values))
-                point["test_standard_error"][name] = errors.get(metric)
+        seeds = range(domain.choice.split_seed, domain.choice.split_seed + DRAWS)
+        held_out = [_vote(source, *split_features(train, seed), settings)[0] for seed in seeds]
+        point["held_out"][name] = sum(held_out) / DRAWS
+        point["test"][name], point["test_standard_error"][name] = _vote(source, train, test, settings)
     logger.info("%s", point)
     return point
+
+
+def _vote(
+    source: ModelSource, bank: MeasuredSplit, queries: MeasuredSplit, settings: KnnSettings
+) -> tuple[float, float | None]:
+    """k-NN top-1 and its standard error."""
+    neighbours = KnnSettings(k=[min(10, len(bank.features.values))], device=settings.device, progress=False)
+    result = evaluate_knn_features(bank, queries, source, neighbours)
+    metric, value = next((key, each) for key, each in result.metrics.items() if key.startswith("top1"))
+    return value, find_standard_errors({metric: value}, len(queries.features.values)).get(metric)
 
 
 def split_features(train: MeasuredSplit, seed: int) -> tuple[MeasuredSplit, MeasuredSplit]:
@@ -227,7 +235,7 @@ def split_features(train: MeasuredSplit, seed: int) -> tuple[MeasuredSplit, Meas
 def choose_point(points: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """The point of the rule, by held-out images alone."""
     least = points[0]["held_out"][KEPT] - TOLERANCE
-    allowed = [point for point in points if point["held_out"][KEPT] >= least - 1e-9]
+    allowed = takewhile(lambda point: point["held_out"][KEPT] >= least - 1e-9, points)
     return dict(max(allowed, key=lambda point: (point["held_out"][NEW], -point["share"])))
 
 

@@ -10,7 +10,10 @@ from typing import ClassVar
 
 from synco_hub.settings import setting
 
-# Found by trying, see `tests/benchmarks/continued_pretraining.py`.
+# Found by trying (`tests/benchmarks/continued_pretraining.py` asks it of several seeds): the demonstration's network
+# after 300 steps of fractals, 150 of Fashion-MNIST, seed 0; k-NN top-1 of new / old domain against the start's, one
+# standard error about 1. The rate of random weights: -2.4 / -8.9; a third: 0.0 / -6.2; a tenth: +1.7 / -7.6, with 10 %
+# frozen +1.5 / -6.3, with a layer decay of 0.75 +0.7 / -3.8, with both +0.8 / -2.1. Scratch, 450 steps: +2.8 / -6.9.
 START_RATE_FACTOR = 0.1
 START_LAYER_DECAY = 0.75
 START_FROZEN_FRACTION = 0.1

@@ -56,6 +56,8 @@ def point(share, new, kept, test=0.0):
 def test_the_rule_takes_the_best_of_those_that_forget_at_most_a_point():
     points = [point(0.0, 50, 80), point(0.1, 60, 79.0), point(0.2, 60, 79.5), point(0.3, 90, 78.9, test=100)]
     assert choose_point(points)["share"] == 0.1
+    # What comes back after a gap is chance.
+    assert choose_point([point(0.0, 50, 80), point(0.5, 60, 70), point(1.0, 70, 80)])["share"] == 0.0
     assert choose_point([point(0.0, 50, 80), point(0.5, 50, 90), point(1.0, 40, 90)])["share"] == 0.0
 
 
