@@ -27,6 +27,7 @@ from space_app.board import (
     GRADIENTS,
     MOST_MODELS,
     NO_PICTURE,
+    SEGMENTS,
     TOKENS,
     Controls,
     check_names,
@@ -37,7 +38,7 @@ from space_app.board import (
 from space_app.model_cache import MOST_TYPED_WAITING, ModelCache
 from space_app.panels import ABOUT_TEXT, INTRODUCTION, UNTRAINED_NOTICE, render_examples, render_message
 from space_app.uploads import LARGEST_UPLOAD_BYTES, draw_examples, image_input, save_answer, start_deleting
-from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, TOKEN_KINDS, ResultCache
+from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, MOST_CLASSES, TOKEN_KINDS, ResultCache
 from synco_hub.errors import report_errors
 from synco_hub.hub.model_names import TIMM_PREFIX, check_model_name, find_backbone_name
 from synco_hub.hub.short_names import resolve
@@ -118,6 +119,14 @@ def _lay_out_tabs() -> tuple[dict[str, Any], dict[str, Any]]:
         controls["tokens"] = gr.Radio(list(TOKEN_KINDS), value=TOKEN_KINDS[0], label="Token map")
         controls["across"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch across", info="or click a picture")
         controls["down"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch down", info="or click a picture")
+    with gr.Tab(SEGMENTS) as tabs[SEGMENTS], gr.Row():
+        tabs["class"] = gr.Radio(
+            [(f"class {number}", number) for number in range(1, MOST_CLASSES + 1)], value=1, label="Next click"
+        )
+        controls["points"] = gr.Textbox(
+            label="Points", lines=3, max_lines=3, info="class, across, down; a click on a picture adds a line"
+        )
+        tabs["clear"] = gr.Button("Clear the points", min_width=140)
     with gr.Tab(GRADIENTS) as tabs[GRADIENTS]:
         controls["gradients"] = gr.Radio(list(GRADIENT_KINDS), value=GRADIENT_KINDS[0], label="Map")
     with gr.Tab(FEATURES) as tabs[FEATURES]:
@@ -159,8 +168,11 @@ def _connect_board(
         except Exception as error:
             yield render_message(explain_error(error), problem=True)
 
-    def choose_patch(event: gr.EventData) -> tuple[float, float]:
-        return round(float(event.across), 2), round(float(event.down), 2)
+    def choose_patch(view: str, points: str, number: int, event: gr.EventData) -> tuple[Any, Any, Any]:
+        across, down = round(float(event.across), 2), round(float(event.down), 2)
+        if view == SEGMENTS:
+            return gr.skip(), gr.skip(), f"{points}\n{number} {across} {down}".strip()
+        return across, down, gr.skip()
 
     active, image, names = source
     drawing: dict[str, Any] = {
@@ -174,18 +186,21 @@ def _connect_board(
     }
     gr.on([image.change, names.change, *(control.change for control in controls.values())], **drawing)
     row, mass = tabs["drawing"], controls["mass"]
-    for name in (ATTENTION, TOKENS, GRADIENTS, FEATURES, ABOUT):
+    for name in (ATTENTION, TOKENS, SEGMENTS, GRADIENTS, FEATURES, ABOUT):
         # One after the other: what is shown depends on the tab that the click has just noted.
         select = functools.partial(_select_tab, name)
         chosen = tabs[name].select(select, None, [active, row, mass], queue=False, api_visibility="private")
         chosen.then(**drawing)
-    board.click(choose_patch, None, [controls["across"], controls["down"]], queue=False, api_visibility="private")
+    chosen_patch = [controls[name] for name in ("across", "down", "points")]
+    given = [active, controls["points"], tabs["class"]]
+    board.click(choose_patch, given, chosen_patch, queue=False, api_visibility="private")
+    tabs["clear"].click(lambda: "", None, controls["points"], queue=False, api_visibility="private")
 
 
 def _select_tab(name: str) -> tuple[str, Any, Any]:
     """Its name, and which of the shared controls mean something on it."""
-    drawn = name in (ATTENTION, TOKENS, GRADIENTS)
-    return name, gr.update(visible=drawn), gr.update(visible=drawn and name != TOKENS)
+    drawn = name in (ATTENTION, TOKENS, SEGMENTS, GRADIENTS)
+    return name, gr.update(visible=drawn), gr.update(visible=name in (ATTENTION, GRADIENTS))
 
 
 def _connect_api(results: ResultCache, image: Any, names: Any, controls: dict[str, Any]) -> None:
@@ -218,6 +233,7 @@ def _connect_api(results: ResultCache, image: Any, names: Any, controls: dict[st
     fields = {
         "attention": (ATTENTION, ("detail", "attention", "head", "mass", "strength")),
         "tokens": (TOKENS, ("detail", "tokens", "across", "down", "strength")),
+        "segments": (SEGMENTS, ("detail", "points", "strength")),
         "gradients": (GRADIENTS, ("detail", "gradients", "mass", "strength")),
     }
     with gr.Row(visible=False):

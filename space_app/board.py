@@ -22,12 +22,14 @@ from space_app.views import (
     Selection,
     draw_attention,
     draw_gradients,
+    draw_segments,
     draw_tokens,
 )
 from synco_hub.feature_pooling import compute_image_features, find_feature_network, find_feature_rule
 from synco_hub.visualization.overlay import PreparedImage
 
-ATTENTION, TOKENS, GRADIENTS, FEATURES, ABOUT = "Attention", "Tokens", "Gradients and windows", "Features", "About"
+ATTENTION, TOKENS, SEGMENTS = "Attention", "Tokens", "Segments"
+GRADIENTS, FEATURES, ABOUT = "Gradients and windows", "Features", "About"
 MOST_MODELS = 3
 MOST_NEIGHBOURS = 5
 NO_PICTURE = "Upload a picture, take one, or choose an example."
@@ -46,6 +48,7 @@ class Controls:
         tokens: Kind of token map.
         across: Chosen patch, share of the width from the left.
         down: Chosen patch, share of the height from the top.
+        points: Points of classes, see `views.read_points`.
         gradients: Kind of gradient map.
         other: The second picture of a comparison, if there is one.
     """
@@ -58,6 +61,7 @@ class Controls:
     tokens: str = TOKEN_KINDS[0]
     across: float = 0.5
     down: float = 0.5
+    points: str = ""
     gradients: str = GRADIENT_KINDS[0]
     other: str | None = None
 
@@ -82,7 +86,7 @@ def render_board(
             yield sections
     else:
         for panels in draw_panels(results, view, path, names, controls):
-            yield render_panels(panels, clickable=view == TOKENS)
+            yield render_panels(panels, clickable=view in (TOKENS, SEGMENTS))
 
 
 def check_names(names: Sequence[str]) -> list[str]:
@@ -124,6 +128,8 @@ def draw_panels(
 def _draw_panel(results: ResultCache, view: str, selection: Selection, controls: Controls) -> Panel:
     if view == TOKENS:
         return draw_tokens(results, selection, controls.tokens, controls.across, controls.down, controls.strength)
+    if view == SEGMENTS:
+        return draw_segments(results, selection, controls.points, controls.strength)
     settings = OverlaySettings(controls.mass, controls.strength)
     if view == GRADIENTS:
         return draw_gradients(results, selection, controls.gradients, settings)

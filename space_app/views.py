@@ -12,12 +12,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import numpy as np
 from PIL import Image
 from torch import Tensor
 
 from space_app.model_cache import ModelCache
 from space_app.panels import Panel
 from space_app.uploads import decode_upload, read_upload
+from synco_hub.data.davis import PALETTE
 from synco_hub.visualization import (
     AttentionMaps,
     GradientMaps,
@@ -25,6 +27,7 @@ from synco_hub.visualization import (
     attention_maps,
     attention_rollout,
     blended,
+    class_similarity,
     foreground_mask,
     gradient_maps,
     mass_mask,
@@ -40,6 +43,7 @@ from synco_hub.visualization import (
 from synco_hub.visualization.overlay import PreparedImage
 
 SHOWN_SIDE = 384
+MOST_CLASSES, MOST_POINTS = 4, 100
 _COMPUTED_AT_ONCE = 2
 ATTENTION_KINDS = ("[CLS], mean of the heads", "[CLS], one head", "patch self-attention", "rollout through all blocks")
 TOKEN_KINDS = ("similarity to one patch", "principal components", "foreground")
@@ -186,6 +190,43 @@ def draw_tokens(
     similarity = upsample(patch_similarity(tokens, row, column).clamp_min(0), size)[0]
     words = f"cosine similarity to the patch in row {row + 1} of {rows}, column {column + 1} of {columns}"
     return Panel(model, overlay(prepared.shown, similarity, strength), words)
+
+
+def draw_segments(results: ResultCache, selection: Selection, points: str, strength: float) -> Panel:
+    """Each pixel in the colour of the class whose chosen patches its own is most like; see :func:`read_points`."""
+    chosen = read_points(points)
+    prepared, tokens = results.get(_tokens, selection)
+    if not chosen:
+        return Panel(selection.model, prepared.shown, "no point yet: click a picture, or write a line")
+    rows, columns = tokens.shape[1:3]
+    places = [(min(int(down * rows), rows - 1), min(int(across * columns), columns - 1)) for _, across, down in chosen]
+    similar = class_similarity(tokens, places, [number - 1 for number, _, _ in chosen])
+    height, width = prepared.shown.shape[:2]
+    colours = np.array(PALETTE[1 : MOST_CLASSES + 1], dtype=np.float32) / 255
+    mask = upsample(similar, (height, width)).argmax(dim=0).numpy()
+    picture = blended(prepared.shown, colours[mask], strength).copy()
+    for number, across, down in chosen:
+        top, left = int(down * (height - 1)), int(across * (width - 1))
+        for side, colour in ((5, 1.0), (3, colours[number - 1])):
+            picture[max(top - side, 0) : top + side + 1, max(left - side, 0) : left + side + 1] = colour
+    numbers = sorted({number for number, _, _ in chosen})
+    words = f"patches by the nearest of {len(chosen)} points of class{'es' * (len(numbers) > 1)} "
+    return Panel(selection.model, picture, words + ", ".join(map(str, numbers)))
+
+
+def read_points(text: str) -> list[tuple[int, float, float]]:
+    """Class, from 1, and place of each point, a line each: `1 0.25 0.5` lies a quarter from the left, half down."""
+    points = []
+    for line in filter(None, map(str.strip, (text or "").splitlines()[:MOST_POINTS])):
+        try:
+            number, across, down = line.split()
+            point = int(number), float(across), float(down)
+        except ValueError:
+            raise ValueError(f"{line[:40]!r} is no point: a line is a class and two shares, as 1 0.25 0.5.") from None
+        if not (1 <= point[0] <= MOST_CLASSES and 0 <= point[1] <= 1 and 0 <= point[2] <= 1):
+            raise ValueError(f"{line[:40]!r} is no point: classes are 1 to {MOST_CLASSES}, shares 0 to 1.")
+        points.append(point)
+    return points
 
 
 def draw_gradients(results: ResultCache, selection: Selection, kind: str, settings: OverlaySettings) -> Panel:

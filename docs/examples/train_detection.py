@@ -5,6 +5,10 @@
 `--data` holds train/ and test/, each with images and annotations.json as COCO has it: `images` (id, file_name),
 `annotations` (image_id, category_id, bbox: left, top, width, height in pixels), `categories` (id, name). Every flag of
 `TrainingArguments` is taken too.
+
+Deformable DETR takes several maps: of a Swin `out_indices=[2, 3, 4]`, of a ViT `pyramid=True`. RT-DETR and D-FINE read
+strides from 8 on: of a Swin with patches of 4 pixels `out_indices=[2, 3, 4]`; on the pyramid of a ViT, whose strides
+begin with 4, give them `feat_strides=[4, 8, 16]`. All of them draw a random backbone from a config, as below.
 """
 
 from __future__ import annotations

@@ -44,6 +44,7 @@ from synco_hub.visualization.overlay import (
 from synco_hub.visualization.recorded_attention import LastAttention, attends_in_windows, last_attention
 from synco_hub.visualization.token_maps import (
     SIMILARITY_THRESHOLD,
+    class_similarity,
     foreground_mask,
     patch_similarity,
     principal_colours,
@@ -71,6 +72,7 @@ __all__ = [
     "blended",
     "class_attention",
     "class_score",
+    "class_similarity",
     "denormalised",
     "drawn_map",
     "foreground_mask",

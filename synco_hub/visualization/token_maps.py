@@ -9,6 +9,7 @@ other.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -103,6 +104,23 @@ def patch_similarity(tokens: Tensor, row: int, column: int) -> Tensor:
         )
     directions = F.normalize(tokens, dim=-1)
     return torch.einsum("brcd,bd->brc", directions, directions[:, row, column]).clamp(-1, 1)
+
+
+def class_similarity(tokens: Tensor, places: Sequence[tuple[int, int]], classes: Sequence[int]) -> Tensor:
+    """How alike each patch is to the most similar of each class's chosen patches: one nearest neighbour votes.
+
+    Args:
+        tokens: Of one image. Shape: (1, rows, columns, dim).
+        places: Row and column of each chosen patch.
+        classes: Class of each, from 0.
+
+    Returns:
+        Cosine similarities, -1 for a class without a patch. Shape: (classes, rows, columns).
+    """
+    found = tokens.new_full((max(classes) + 1, *tokens.shape[1:3]), -1.0)
+    for (row, column), number in zip(places, classes, strict=True):
+        found[number] = torch.maximum(found[number], patch_similarity(tokens, row, column)[0])
+    return found
 
 
 def lay_tokens_on_grid(tokens: Tensor, network: nn.Module, pixel_values: Tensor) -> Tensor:

@@ -31,7 +31,6 @@ from transformers import set_seed
 
 from synco_hub import evaluate
 from synco_hub.atomic_write import atomic_write
-from synco_hub.cli.demo import SETTINGS
 from synco_hub.models import image_processor
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_run import build_config
@@ -40,7 +39,8 @@ from trainers.recipe import parse
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("animals", "clothes", "food", "household", "plants", "vehicles")
 SIZE = 64
-COUNTS = {"pretrain": 2000, "train": 300, "test": 200}
+COUNTS = {"pretrain": 3000, "train": 1000, "test": 400}
+RECIPE = "small/3000"  # at 64 pixels
 HEAD = f"--freeze_backbone --size {SIZE} --hidden_size 64 --learning_rate 1e-3 --per_device_train_batch_size 16"
 NETWORKS = ("random", "pretrained", "demo")
 
@@ -64,9 +64,13 @@ def write_data(stamps: Path, photographs: Path, folder: Path, seed: int) -> None
 
 def pretrain(folder: Path, seed: int, steps: int) -> dict[str, Path]:
     """The pretrained network and the one that it began as, beside each other."""
-    flags = {**SETTINGS, "dataset": str(folder / "pretrain" / "images"), "image-size": str(SIZE), "seed": str(seed)}
-    flags |= {"max-steps": str(steps), "output-dir": str(folder / "pretrained")}
-    words = [f"--{name}={value}" for name, value in flags.items()]
+    words = [
+        f"--recipe={RECIPE}",
+        f"--dataset={folder / 'pretrain' / 'images'}",
+        f"--seed={seed}",
+        "--save-strategy=no",
+    ]
+    words += [f"--max-steps={steps}", f"--output-dir={folder / 'pretrained'}", "--dataloader-num-workers=1"]
     run = parse(words)
     set_seed(seed)
     network = SynCoForPreTraining(build_config(run.backbone, run.settings)).synco
@@ -142,8 +146,8 @@ def main() -> None:
     for name in ("--stamps", "--photographs", "--output-dir"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=600, help="of pretraining")
-    parser.add_argument("--head-steps", type=int, default=300, help="of UperNet")
+    parser.add_argument("--steps", type=int, default=520, help="of pretraining")
+    parser.add_argument("--head-steps", type=int, default=600, help="of UperNet")
     parser.add_argument("--demo", type=Path, default=None, help="checkpoint of `make demo`")
     given = parser.parse_args()
     torch.set_num_threads(max(os.cpu_count() or 1, 1))

@@ -16,8 +16,12 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     DeformableDetrConfig,
     DeformableDetrForObjectDetection,
+    DFineConfig,
+    DFineForObjectDetection,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
+    RTDetrConfig,
+    RTDetrForObjectDetection,
 )
 
 from synco_hub.models import SynCoBackbone, SynCoConfig, SynCoModel, image_processor
@@ -162,3 +166,23 @@ def test_deformable_detr_takes_a_step_on_a_vits_pyramid(checkpoints, tmp_path):
     with torch.no_grad():
         one, other = (each.eval()(torch.ones(1, 3, 64, 64)).logits for each in (network, loaded))
     torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("kind", ["vit", "swin"])
+@pytest.mark.parametrize(
+    ("config_of", "network_of"),
+    [(RTDetrConfig, RTDetrForObjectDetection), (DFineConfig, DFineForObjectDetection)],
+    ids=["rt-detr", "d-fine"],
+)
+def test_real_time_detectors_take_a_step_on_three_strides(config_of, network_of, kind, checkpoints):
+    choice = {"out_indices": [2, 3, 4]} if kind == "swin" else {"pyramid": True, "out_indices": [1, 2, 3]}
+    backbone = AutoBackbone.from_pretrained(checkpoints / kind, **choice)
+    config = config_of(
+        **{"use_timm_backbone": False, "use_pretrained_backbone": False, "backbone": None, "num_labels": 2},
+        **{"backbone_config": backbone.config, "feat_strides": [4, 8, 16], "num_queries": 20},
+        **{"encoder_in_channels": backbone.channels, "decoder_in_channels": [32] * 3, "num_denoising": 4},
+        **{"encoder_hidden_dim": 32, "d_model": 32, "encoder_ffn_dim": 16, "decoder_ffn_dim": 16},
+        **{"decoder_layers": 2, "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+    )
+    labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.3]])}] * 2
+    _step(network_of(config), pixel_values=torch.randn(2, 3, 64, 96), labels=labels)

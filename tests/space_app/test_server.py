@@ -81,7 +81,7 @@ def shown(entry: dict[str, Any]) -> np.ndarray:
 
 def test_the_api_names_its_endpoints(running):
     endpoints = running.client.view_api(return_format="dict", print_info=False)["named_endpoints"]
-    assert set(endpoints) == {"/attention", "/tokens", "/gradients", "/compare"}
+    assert set(endpoints) == {"/attention", "/tokens", "/segments", "/gradients", "/compare"}
 
 
 def test_the_api_names_its_arguments(running):
@@ -93,6 +93,7 @@ def test_the_api_names_its_arguments(running):
     assert names == {
         "/attention": ["picture", "models", "detail", "attention", "head", "mass", "strength"],
         "/tokens": ["picture", "models", "detail", "tokens", "across", "down", "strength"],
+        "/segments": ["picture", "models", "detail", "points", "strength"],
         "/gradients": ["picture", "models", "detail", "gradients", "mass", "strength"],
         "/compare": ["picture", "other", "models"],
     }
@@ -117,6 +118,8 @@ def test_every_view_of_both_families(running):
         results.append(running.client.predict(picture, both, 1, kind, 0.1, 0.9, 0.6, api_name="/tokens"))
         assert len(results[-1]) == 2
     assert "row 4 of 4, column 1 of 4" in results[0][0]["caption"]
+    results.append(running.client.predict(picture, both, 1, "1 0.1 0.1\n2 0.9 0.5", 0.6, api_name="/segments"))
+    assert all("2 points of classes 1, 2" in entry["caption"] for entry in results[-1])
     for kind in ("Grad-CAM", "saliency"):
         results.append(running.client.predict(picture, both, 1, kind, 1.0, 0.6, api_name="/gradients"))
         assert all("norm of the feature" in entry["caption"] for entry in results[-1])

@@ -21,12 +21,16 @@ from space_app.views import (
     Selection,
     draw_attention,
     draw_gradients,
+    draw_segments,
     draw_tokens,
+    read_points,
 )
+from synco_hub.data.davis import PALETTE
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, image_processor
 from synco_hub.visualization import (
     MAP_KINDS,
     attention_maps,
+    blended,
     drawn_map,
     foreground_mask,
     overlay,
@@ -107,6 +111,33 @@ def test_tokens_are_those_under_the_chosen_place(results, path, name):
     mask = upsample(foreground_mask(tokens).float(), (384, 384))[0]
     ground = draw_tokens(results, Selection(path, name), TOKEN_KINDS[2], 0.5, 0.5, 0.7)
     assert_same(ground.picture, overlay(image.shown, mask, 0.7))
+
+
+@pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
+def test_segments_are_the_classes_of_the_nearest_points(results, path, name):
+    model, image = results.models.get(name)[0], prepared(results, path)
+    tokens = token_map(model, image.pixel_values)
+    side = tokens.shape[1]
+    panel = draw_segments(results, Selection(path, name), "1 0 0\n\n2 1 0.5\n1 0.5 1", 0.5)
+    places = {1: [(0, 0), (side - 1, side // 2)], 2: [(side // 2, side - 1)]}
+    similar = torch.stack(
+        [torch.stack([patch_similarity(tokens, *place)[0] for place in each]).amax(0) for each in places.values()]
+    )
+    mask = upsample(similar, (384, 384)).argmax(0).numpy()
+    wanted = blended(image.shown, np.array(PALETTE[1:3], dtype=np.float32)[mask] / 255, 0.5)
+    same = np.abs(panel.picture - wanted).max(axis=-1) < 0.02
+    assert same.mean() > 0.99  # but for the points themselves
+    assert panel.description == "patches by the nearest of 3 points of classes 1, 2"
+    assert not same[0, 0]
+    empty = draw_segments(results, Selection(path, name), "", 0.5)
+    assert_same(empty.picture, image.shown)
+    assert "no point yet" in empty.description
+
+
+@pytest.mark.parametrize("line", ["1 0.5", "a b c", "0 0.5 0.5", "9 0.5 0.5", "1 1.5 0.5", "1 nan 0.5"])
+def test_what_is_no_point_is_said(line):
+    with pytest.raises(ValueError, match=f"'{line}' is no point: "):
+        read_points(line)
 
 
 @pytest.mark.parametrize(("kind", "name"), [(0, "cam"), (1, "saliency"), (2, "windows")])

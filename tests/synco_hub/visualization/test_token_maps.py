@@ -13,7 +13,7 @@ from sklearn.decomposition import PCA
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, SwinConfig, SwinModel
 
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
-from synco_hub.visualization import foreground_mask, patch_similarity, principal_colours, token_map
+from synco_hub.visualization import class_similarity, foreground_mask, patch_similarity, principal_colours, token_map
 
 
 def random_tokens(seed: int, shape: tuple[int, ...] = (2, 5, 4, 9)) -> torch.Tensor:
@@ -156,3 +156,16 @@ def test_images_of_a_batch_do_not_see_each_other_and_bad_settings_are_refused():
         foreground_mask(tokens, 1.0)
     with pytest.raises(ValueError, match="cannot be cut in two"):
         foreground_mask(tokens[:, :1, :1])
+
+
+def test_a_class_is_as_alike_as_its_most_similar_patch_and_one_without_patches_is_least():
+    tokens = torch.randn(1, 4, 5, 6, generator=torch.Generator().manual_seed(9))
+    found = class_similarity(tokens, [(0, 1), (3, 4), (2, 2)], [0, 0, 2])
+    for row in range(4):
+        for column in range(5):
+            alike = [
+                float(torch.nn.functional.cosine_similarity(tokens[0, row, column], tokens[0, r, c], dim=0))
+                for r, c in ((0, 1), (3, 4), (2, 2))
+            ]
+            wanted = torch.tensor([max(alike[:2]), -1.0, alike[2]])
+            torch.testing.assert_close(found[:, row, column], wanted, rtol=1e-4, atol=1e-5)
