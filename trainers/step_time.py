@@ -103,7 +103,7 @@ def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[
     """A whole optimizer step, and the list to which it adds the memory in use at its height."""
     device = torch.device(settings.device)
     size = model.config.image_size or 224
-    views = [torch.randn(settings.batch_size, 3, size, size, device=device) for _ in range(2)]
+    views = [torch.randn(settings.batch_size, model.config.num_channels, size, size, device=device) for _ in range(2)]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
     dtype = AUTOCAST_TYPES[settings.precision]

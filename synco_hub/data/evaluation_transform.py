@@ -245,7 +245,13 @@ class ProcessorTransform(EvaluationTransform):
 
 def make_view(processor: Any, image: Image.Image, **changes: Any) -> torch.Tensor:
     """What an image processor makes of an RGB image. Shape: (channels, height, width)."""
-    made = processor(image.convert("L") if _is_grey(processor) else image, return_tensors="pt", **changes)
+    try:
+        made = processor(image.convert("L") if _is_grey(processor) else image, return_tensors="pt", **changes)
+    except TypeError as error:
+        raise ValueError(
+            f"{type(processor).__name__} does not make a view of an image alone ({error}): use a model whose image "
+            "processor does"
+        ) from error
     pixel_values = made.get("pixel_values") if isinstance(made, Mapping) else None
     if not isinstance(pixel_values, torch.Tensor) or len(pixel_values) != 1:
         raise ValueError(

@@ -38,12 +38,12 @@ def patch_sides(network: nn.Module) -> tuple[int, int]:
 
 
 def pixel_values(image: Image.Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
-    """An RGB image scaled to [0, 1] and normalised, at its own size.
+    """An RGB image scaled to [0, 1] and normalised, at its own size; grey where there is one mean.
 
     Returns:
-        Shape: (1, 3, height, width), float32.
+        Shape: (1, channels, height, width), float32.
     """
-    scaled = transforms.pil_to_tensor(image).float() / 255
+    scaled = transforms.pil_to_tensor(image if len(mean) > 1 else image.convert("L")).float() / 255
     normalised: Tensor = transforms.normalize(scaled, list(mean), list(std))
     return normalised[None]
 

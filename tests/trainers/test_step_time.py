@@ -8,8 +8,9 @@ from trainers.step_time import IMAGENET_IMAGES, StepSettings, hours, main, measu
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 16, "projection_dim": 8}
 
 
-def small(method: str) -> SynCoForPreTraining:
-    return SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining={**SMALL, "method": method}))
+def small(method: str, **numbers: int) -> SynCoForPreTraining:
+    pretraining = {**SMALL, "method": method}
+    return SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=pretraining, **numbers))
 
 
 @pytest.mark.parametrize("method", ["synco-v2", "moby", "byol"])
@@ -27,6 +28,12 @@ def test_a_step_is_measured_with_all_numbers_of_table_15(method):
     assert ("synthesis_overhead_percent" in metrics) == (method == "synco-v2")
     # It is a real step: weights move.
     assert (before - model.synco.backbone.norm.weight).abs().max() > 0
+
+
+def test_a_network_of_one_channel_is_stepped_with_images_of_one():
+    settings = StepSettings("byol", "vit-nano", batch_size=4, steps=1, warmup=0)
+    metrics = measure_step(settings, small("byol", num_channels=1)).metrics
+    assert metrics["total_parameters_m"] < measure_step(settings, small("byol")).metrics["total_parameters_m"]
 
 
 def test_hours_follow_from_the_window():

@@ -70,6 +70,7 @@ def render_card(
         hidden_size=config["hidden_size"],
         classifies=_pipeline(config) == "image-classification",
         num_classes=len(config.get("id2label") or ()),
+        picture_mode="L" if config.get("num_channels") == 1 else "RGB",
         backbone_table=_table({key: value for key, value in config.items() if key in _BACKBONE_KEYS}),
         training_data=" ".join(
             filter(

@@ -27,6 +27,7 @@ from transformers import (
     TimmWrapperImageProcessor,
     ViTImageProcessor,
     ViTImageProcessorPil,
+    VitPoseImageProcessor,
 )
 from transformers.image_utils import PILImageResampling
 
@@ -169,6 +170,7 @@ def test_a_processor_that_exchanges_channels_has_no_mean() -> None:
         (DetrImageProcessor(), "of different sizes"),
         (Siglip2ImageProcessor(), r"\(256, 768\) an image, no \(channels, height, width\).*fixed resolution"),
         (Qwen2VLImageProcessor(), "does not give one view"),
+        (VitPoseImageProcessor(), "does not make a view of an image alone .*'boxes'"),
     ],
 )
 def test_processors_without_one_size(theirs: Any, message: str) -> None:

@@ -67,6 +67,8 @@ def test_pixels_are_normalised():
     found = pixel_values(image, (0.5, 0.5, 0.2), (0.5, 0.25, 0.1))
     assert found.shape == (1, 3, 2, 3)
     assert torch.allclose(found[0, :, 0, 0], torch.tensor([1.0, -2.0, 0.0]), atol=1e-6)
+    grey = pixel_values(image, (0.4,), (0.2,))
+    assert torch.allclose(grey, torch.full((1, 1, 2, 3), (image.convert("L").getpixel((0, 0)) / 255 - 0.4) / 0.2))
 
 
 def network(backbone, **settings):

@@ -7,6 +7,7 @@ import torch
 import yaml
 from huggingface_hub import HfApi, ModelCard
 from PIL import Image
+from transformers import ViTImageProcessor
 
 from synco_hub.data import load_dataset
 from synco_hub.evaluation.measurement import data_source
@@ -132,7 +133,27 @@ def test_a_card_shows_numbers_of_its_own_weights_only(tmp_path):
     assert f"synco-hub evaluate classification --model {run}" in other_probe
 
 
-def test_the_card_of_a_classifier_has_its_code_and_the_number_of_the_weights_that_it_ships(tmp_path):
+@pytest.mark.parametrize(("channels", "mode"), [(3, "RGB"), (1, "L")])
+def test_the_code_of_a_backbone_runs_as_it_is_copied(tmp_path, monkeypatch, channels, mode):
+    run = tmp_path / "backbone"
+    network = SynCoModel(SynCoConfig(backbone="vit-nano", depth=1, num_channels=channels)).eval()
+    network.save_pretrained(run)
+    processor = ViTImageProcessor(
+        size={"height": 32, "width": 32}, image_mean=[0.5] * channels, image_std=[0.2] * channels
+    )
+    processor.save_pretrained(run)
+    refresh_card(run, str(run), licence="mit")
+    (code,) = re.findall(r"```python\n(.*?)```", ModelCard.load(run / "README.md").text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 50), "red").save("photo.jpg")
+    space: dict = {}
+    exec(code, space)
+    with torch.no_grad():
+        pixels = processor(Image.open("photo.jpg").convert(mode), return_tensors="pt")["pixel_values"]
+        assert torch.allclose(space["features"], network(pixels).pooler_output, atol=1e-6)
+
+
+def test_the_card_of_a_classifier_has_its_code_and_the_number_of_the_weights_that_it_ships(tmp_path, monkeypatch):
     run = tmp_path / "classifier"
     names = {0: "fern", 1: "tree", 2: "leaf"}
     config = SynCoConfig(backbone="vit-nano", depth=1, id2label=names, label2id={b: a for a, b in names.items()})
@@ -155,9 +176,12 @@ def test_the_card_of_a_classifier_has_its_code_and_the_number_of_the_weights_tha
     assert "The classifier: garden, 30 images, with labels." in card.text
     assert "| classifier.epochs | 3 |" in card.text
     (code,) = re.findall(r"```python\n(.*?)```", card.text, re.DOTALL)
-    space: dict = {"image": Image.new("RGB", (40, 50), "red")}
+    # The code is copied as it stands: beside it lies a picture.
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 50), "red").save("photo.jpg")
+    space: dict = {}
     exec(code, space)
-    inputs = image_processor(32)(space["image"], return_tensors="pt")
+    inputs = image_processor(32)(Image.open("photo.jpg"), return_tensors="pt")
     with torch.no_grad():
         assert torch.equal(space["logits"], classifier(**inputs).logits)
     # A replaced head is another classifier, though the backbone is the same.

@@ -56,7 +56,8 @@ def changed(run: Path) -> dict[str, bytes]:
 def test_numbers_of_other_weights_are_not_published(run):
     tensors = load_file(run / "model.safetensors")
     save_file({name: torch.randn_like(value) for name, value in tensors.items()}, run / "model.safetensors")
-    command = f"measure again on cifar10 with `synco-hub evaluate knn --model {run} --output {run}/results_knn.json`"
+    again = f"synco-hub evaluate knn --model {run} --dataset cifar10 --output {run}/results_knn.json"
+    command = f"measure again on cifar10 with `{again}`"
     for _ in range(2):
         with pytest.raises(ValueError, match=r"results_knn\.json is about other weights than these") as caught:
             upload_plan(run, REPO)
