@@ -86,7 +86,6 @@ EVALUATORS: dict[str, Evaluator] = {
         "The penalty is chosen on held-out training images.",
         "synco-hub evaluate logistic --model synco-v2-vit-nano --dataset fractals --shots 1 5 --output logistic.json",
         output="logistic.json",
-        anywhere=True,
     ),
     "classification": Evaluator(
         "synco_hub.evaluation.classification:evaluate",
