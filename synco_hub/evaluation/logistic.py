@@ -1,9 +1,9 @@
 """Logistic regression on frozen features: the strength of its penalty chosen on held-out training images.
 
 Features are moved to mean 0 and divided by one number, the root of their mean variance, so that a penalty means the
-same for every model. scikit-learn's L-BFGS goes from the strongest penalty to the weakest, each from the weights of the
-one before, to a tolerance at which its loss has settled; its own default is not enough. The chosen penalty is fitted
-again to all training images.
+same for every model. The L-BFGS of scikit-learn goes from the strongest penalty to the weakest, each from the weights
+of the one before, to a tolerance at which its loss has settled; its own default is not enough. The chosen penalty is
+fitted again to all training images.
 
 Few-shot: so many images of each class, drawn several times; the mean with Student's interval of 95 % over the draws.
 
