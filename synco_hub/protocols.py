@@ -26,6 +26,7 @@ from synco_hub.settings import (
     DiscoverySettings,
     EfficiencySettings,
     KnnSettings,
+    LogisticSettings,
     OutOfDistributionSettings,
     RetrievalSettings,
     RobustnessSettings,
@@ -76,6 +77,15 @@ EVALUATORS: dict[str, Evaluator] = {
         "Weighted k-nearest-neighbour accuracy of frozen features (paper 8.1; the protocol of DINO).",
         "synco-hub evaluate knn --model synco-v2-vit-nano --dataset fractals --output results.json",
         anywhere=True,
+    ),
+    "logistic": Evaluator(
+        "synco_hub.evaluation.logistic:evaluate",
+        LogisticSettings,
+        BACKBONE,
+        "Logistic regression on frozen features, in seconds: accuracy, calibration, few-shot.\n\n"
+        "The penalty is chosen on held-out training images.",
+        "synco-hub evaluate logistic --model synco-v2-vit-nano --dataset fractals --shots 1 5 --output logistic.json",
+        output="logistic.json",
     ),
     "classification": Evaluator(
         "synco_hub.evaluation.classification:evaluate",

@@ -164,6 +164,26 @@ class KnnSettings(ExtractionSettings):
 
 
 @dataclass(frozen=True)
+class LogisticSettings(ExtractionSettings):
+    """Logistic regression on frozen features."""
+
+    strength: list[float] | None = repeated(
+        "Inverse penalties to choose from on held-out training images. Default: 0.01 0.1 1 10 100 1000."
+    )
+    shots: list[int] | None = repeated("Few-shot: images of each class; several are measured one after the other.")
+    draws: int = setting(5, "Few-shot: how often they are drawn.")
+    seed: int = setting(0, "Seed of the held-out and the drawn images.")
+    figure: str | None = setting(None, "Draw confidence against accuracy, as .png or .pdf.", writes=(".png", ".pdf"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.draws < 1:
+            raise ValueError(f"draws={self.draws}: draw at least once")
+        if any(each <= 0 for each in self.strength or ()):
+            raise ValueError(f"strength={self.strength}: an inverse penalty is above 0")
+
+
+@dataclass(frozen=True)
 class ClassificationSettings(ForwardSettings):
     """Accuracy of a trained classifier (sections 7.5, 7.6)."""
 

@@ -16,6 +16,7 @@ from synco_hub.metrics.average_precision import (
     operating_points,
     voc_average_precision_11_point,
 )
+from synco_hub.metrics.calibration import Reliability, measure_reliability, negative_log_likelihood
 from synco_hub.metrics.correct_localization import box_overlap, correct_localization
 from synco_hub.metrics.corruption_error import ALEXNET_ERRORS, corruption_error, mean_corruption_error
 from synco_hub.metrics.detection_rates import area_under_roc, fpr_at_recall
@@ -34,6 +35,7 @@ __all__ = [
     "ALEXNET_ERRORS",
     "BOUNDARY_TOLERANCE",
     "OperatingPoints",
+    "Reliability",
     "SequenceStatistics",
     "area_under_roc",
     "average_precision",
@@ -48,6 +50,8 @@ __all__ = [
     "mean_iou",
     "mean_per_class_accuracy",
     "mean_per_class_share",
+    "measure_reliability",
+    "negative_log_likelihood",
     "operating_points",
     "region_similarity",
     "revisited_average_precision",

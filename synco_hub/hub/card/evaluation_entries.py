@@ -17,6 +17,7 @@ FOLDER = ".eval_results"
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 # Cost and speed are no scores of a task; they stand in the card's table only.
 _NO_SCORES = ("efficiency",)
+_NATS = ("negative_log_likelihood",)
 _TASKS = {"segmentation": "image-segmentation"}
 # Binary fractions of percentages are no facts: 43.00000000000001.
 _DIGITS = 4
@@ -78,10 +79,11 @@ def render_evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, st
 
 
 def _notes(result: EvaluationResult, metric: str) -> str:
+    unit = "nats" if metric in _NATS else "percent"
     kind = "partial measurement" if result.partial else "frozen features"
     error = f" ± {result.standard_errors[metric]:.2f}" if metric in result.standard_errors else ""
     return (
-        f"{result.protocol.name}, {metric}{error} in percent, {kind}, split {result.dataset.split} "
+        f"{result.protocol.name}, {metric}{error} in {unit}, {kind}, split {result.dataset.split} "
         f"({result.dataset.count} images), synco-hub {result.versions.get('synco_hub', 'unknown')}"
     )
 
