@@ -218,7 +218,7 @@ def _draw_held_out(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.b
 def _check_shots(labels: npt.NDArray[np.int64], names: Sequence[str], shots: Sequence[int]) -> None:
     counts = np.bincount(labels, minlength=len(names))
     for each in shots:
-        lacking = [str(names[label]) for label in np.flatnonzero((counts > 0) & (counts < each))]
+        lacking = [names[int(label)] for label in np.flatnonzero((counts > 0) & (counts < each))]
         if each < 1 or lacking:
             fault = (
                 f"{len(lacking)} classes have fewer training images (first: {lacking[0]})" if lacking else "below 1"
