@@ -8,6 +8,7 @@ from dataclasses import asdict
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.options import EmbedOptions, SearchOptions
 from synco_hub.embedding import write_embeddings
+from synco_hub.embedding_map import write_map
 from synco_hub.embedding_tables import Embeddings, format_end
 from synco_hub.output_paths import check_output_file
 from synco_hub.search import draw_matches, format_found, search
@@ -16,8 +17,12 @@ from synco_hub.visualization import save_figure
 
 
 def embed(given: EmbedOptions, data: DatasetChoice, settings: EmbeddingSettings) -> None:
-    """Write the table and say what it holds."""
+    """Write the table and say what it holds; draw its map where that is asked for."""
+    if given.plot is not None:
+        check_output_file(given.plot, "--plot", (".html",))
     print(format_end(write_embeddings(given.model, data, settings, given.output, given.model_revision)))
+    if given.plot is not None:
+        print(f"wrote {write_map(Embeddings.read(given.output), given.plot, given.projection)}")
 
 
 def find_similar(options: SearchOptions) -> None:

@@ -72,6 +72,14 @@ class EmbedOptions:
         Path("embeddings.parquet"),
         "A .parquet file, a folder of several, or an .npy file with the names in a .csv beside it.",
     )
+    plot: Path | None = setting(
+        None, "Draw a map, too: an .html file with the pictures on hover. Something to look at, not evidence."
+    )
+    projection: Literal["pca", "umap"] = setting("pca", "Of the map; umap needs umap-learn.")
+
+    def __post_init__(self) -> None:
+        if self.plot is not None and (self.plot.suffix != ".html" or self.output.suffix == ".npy"):
+            raise ValueError(f"--plot {self.plot}: give an .html file, beside an --output that is no .npy file.")
 
 
 @dataclass(frozen=True)

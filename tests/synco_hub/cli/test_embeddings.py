@@ -21,6 +21,10 @@ def test_the_command_writes_the_table_and_says_what_it_holds(tmp_path):
     assert ended.exit_code == 0, ended.exception
     assert ended.output.strip() == f"wrote {output}: 3 images, file_name, split, embedding"
     assert np.isfinite(Embeddings.read(output).vectors).all()
+    refused = invoke(["embed", *flags, "--output", str(tmp_path / "x.parquet"), "--plot", str(tmp_path / "map.png")])
+    assert "give an .html file" in str(refused.exception)
+    drawn = invoke(["embed", *flags, "--output", str(tmp_path / "y.parquet"), "--plot", str(tmp_path / "map.html")])
+    assert drawn.output.splitlines()[-1] == f"wrote {tmp_path / 'map.html'}"
     picture = str(tmp_path / "pictures" / "1.png")
     places = ["--output", str(tmp_path / "found.csv"), "--figure", str(tmp_path / "found.png")]
     ended = invoke(["search", picture, "--in", str(output), "--count", "2", *places])
