@@ -15,6 +15,8 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 CUT_OUTS_AT_MOST = 3
+# Longer side of a cut-out over that of the picture.
+SMALLEST, LARGEST = 1 / 3, 2 / 3
 OPAQUE = 128
 
 
@@ -33,7 +35,7 @@ def compose(
     for _ in range(generator.integers(1, CUT_OUTS_AT_MOST + 1)):
         number = int(generator.integers(len(cut_outs)))
         stamp = cut_outs[number][generator.integers(len(cut_outs[number]))]
-        longest = generator.uniform(size / 3, size * 2 / 3)
+        longest = generator.uniform(SMALLEST * size, LARGEST * size)
         width, height = (max(round(length * longest / max(stamp.size)), 1) for length in stamp.size)
         stamp = stamp.resize((width, height), Image.Resampling.LANCZOS)
         if generator.integers(2):

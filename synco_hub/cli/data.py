@@ -16,6 +16,7 @@ from synco_hub.data.folder_layout import printable
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.preparation import PreparationSettings, parse_bytes, prepare_dataset
+from synco_hub.data.segmentation import SEGMENTATION_SETS
 from synco_hub.data.verification import SplitVerdict, verify_dataset
 from synco_hub.settings import DatasetChoice
 
@@ -34,6 +35,10 @@ def list_datasets(options: DataListOptions) -> None:
         print(f"{row.name:<{width}}  {row.num_classes:>4} classes  {counts:<31}  {row.dataset_id or 'not on the Hub'}")
         if row.difference:
             print(f"{'':<{width}}  {row.difference}")
+    print("\nWith masks of classes, for `synco-hub evaluate segmentation`:")
+    for name, masked in SEGMENTATION_SETS.items():
+        counts = "train {:,}, test {:,}".format(*masked.counts)
+        print(f"{name:<{width}}  {len(masked.class_names):>4} classes  {counts:<31}  {masked.dataset_id}")
 
 
 def verify(options: DataVerifyOptions, choice: DatasetChoice) -> int:

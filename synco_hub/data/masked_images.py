@@ -109,9 +109,11 @@ def read_class_mask(data: bytes, name: str, drawn: bool = False) -> Mask:
     try:
         with Image.open(io.BytesIO(data)) as image:
             values = np.asarray(image)
-            mode = image.mode
+            mode, lossy = image.mode, image.format == "JPEG"
     except (OSError, SyntaxError) as error:
         raise ValueError(f"the mask of {name} cannot be read ({error}): replace it.") from None
+    if lossy:
+        raise ValueError(f"the mask of {name} is a JPEG, which changes the numbers of classes: save masks as PNG.")
     if values.ndim == 3:
         colours = values[..., :3] if mode in ("RGB", "RGBA") else values[..., :1]
         if (colours == colours[..., :1]).all():

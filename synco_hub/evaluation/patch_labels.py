@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
@@ -23,9 +23,15 @@ from synco_hub.evaluation.dense_features import (
     pixel_values,
 )
 from synco_hub.evaluation.measurement import EvaluatedModel
-from synco_hub.feature_pooling import find_expected_image_size, find_feature_network
+from synco_hub.feature_pooling import (
+    find_expected_image_size,
+    find_feature_network,
+    find_image_config,
+    patch_embedding,
+)
 from synco_hub.features import eval_mode
 from synco_hub.settings import SegmentationSettings
+from synco_hub.visualization import attends_in_windows
 
 _USUAL_SIDE = 224
 # Scores of so many pixels and classes are interpolated at once.
@@ -59,9 +65,7 @@ class PatchLook:
     def of(cls, model: EvaluatedModel, settings: SegmentationSettings) -> PatchLook:
         """The settings' look, checked on an empty image."""
         network = find_feature_network(model.network)
-        stage, patch = choose_stage(model.network, settings.stage), (1, 1)
-        if patch_sides(network) != (1, 1):
-            patch = find_feature_stride(model.network, stage)
+        stage, patch = _find_grid(network, settings.stage)
         side = settings.side or max(find_expected_image_size(network) or (_USUAL_SIDE,))
         if side < max(patch):
             raise ValueError(f"side={side} is less than the model's patches of {max(patch)} pixels: give more")
@@ -83,7 +87,7 @@ class PatchLook:
         if patch == (1, 1) or tuple(found.shape[:2]) != expected:
             raise ValueError(
                 f"{model.name!r} has no patch features ({type(network).__name__} cuts no patches of one size): give a "
-                "ViT, or a Swin of synco-hub or timm."
+                "ViT or a Swin."
             )
         return look
 
@@ -116,6 +120,19 @@ class PatchLook:
             if not bool(torch.isfinite(found).all()):
                 raise ValueError(f"features of {self.model.name!r} are NaN or infinite: check the checkpoint")
             yield top // self.patch[0], left // self.patch[1], found
+
+
+def _find_grid(network: nn.Module, stage: int | None) -> tuple[int | None, tuple[int, int]]:
+    """The stage of a Swin that is read, and the pixels that a feature stands for; 1 and 1 without patches."""
+    height, width = patch_sides(network)
+    if attends_in_windows(network) and patch_embedding(network) is None:
+        # Of a Swin of transformers only the last map is to be had.
+        if stage is not None:
+            raise ValueError(f"stage={stage}: {type(network).__name__} gives its last map only, leave --stage out")
+        halvings = len(find_image_config(network).depths) - 1
+        return None, (height * 2**halvings, width * 2**halvings)
+    stage = choose_stage(network, stage)
+    return stage, (height, width) if (height, width) == (1, 1) else find_feature_stride(network, stage)
 
 
 def window_starts(length: int, side: int, stride: int) -> list[int]:

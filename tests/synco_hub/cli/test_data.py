@@ -10,6 +10,7 @@ from PIL import Image
 
 from synco_hub.data import load_dataset
 from synco_hub.data.catalog.sets import CATALOG
+from synco_hub.data.segmentation import SEGMENTATION_SETS
 from synco_hub.settings import DatasetChoice
 
 
@@ -35,7 +36,9 @@ def test_json_has_every_row():
 
 
 def test_people_read_one_line_a_set_and_the_reason_of_each_difference():
-    lines = invoke(["data", "list"]).output.splitlines()
+    lines, masked = (part.splitlines() for part in invoke(["data", "list"]).output.split("\n\n"))
+    assert [line.split()[0] for line in masked[1:]] == list(SEGMENTATION_SETS)
+    assert "evaluate segmentation" in masked[0]
     assert len(lines) == len(CATALOG) + sum(bool(row.difference) for row in CATALOG.values())
     assert next(line for line in lines if line.startswith("imagenet-c ")).endswith("not on the Hub")
     assert any("10 % list" in line for line in lines)

@@ -68,6 +68,10 @@ def test_values_beyond_the_classes_and_other_sizes_are_named():
         _images(Image.fromarray(NUMBERS), size=(4, 4)).read(0)
     with pytest.raises(ValueError, match="values from 0 to 300"):
         read_class_mask(_png(Image.fromarray(np.array([[0, 300]], dtype=np.uint16))), "one")
+    stream = io.BytesIO()
+    Image.fromarray(NUMBERS).save(stream, "JPEG")
+    with pytest.raises(ValueError, match=r"mask of one is a JPEG, .*: save masks as PNG"):
+        read_class_mask(stream.getvalue(), "one")
     with pytest.raises(ValueError, match="mask of one cannot be read"):
         read_class_mask(b"no picture", "one")
 

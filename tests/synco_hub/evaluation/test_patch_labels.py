@@ -8,7 +8,16 @@ import timm
 import torch
 from PIL import Image
 from torch.nn import functional as F
-from transformers import Dinov2Config, Dinov2Model, ResNetConfig, ResNetModel, ViTConfig, ViTModel
+from transformers import (
+    Dinov2Config,
+    Dinov2Model,
+    ResNetConfig,
+    ResNetModel,
+    SwinConfig,
+    SwinModel,
+    ViTConfig,
+    ViTModel,
+)
 
 from synco_hub.data.masked_images import MaskedImages
 from synco_hub.evaluation.measurement import EvaluatedModel
@@ -75,6 +84,16 @@ def test_vits_of_other_libraries_have_patch_features(kind):
     assert (look.patch, look.side) == ((8, 8), 32)
     ((_, _, features),) = look.features(_picture(40, 64))[1]
     assert features.shape[:2] == (math.ceil(64 * 32 / 40 / 8), 4)
+
+
+def test_the_last_map_of_a_swin_of_transformers_is_read():
+    config = SwinConfig(image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 1], window_size=4)
+    look = _look(SwinModel(config))
+    assert (look.patch, look.stage) == ((4, 4), None)
+    ((_, _, features),) = look.features(_picture(40, 50))[1]
+    assert features.shape == (10, 8, 16)
+    with pytest.raises(ValueError, match="stage=1: SwinModel gives its last map only"):
+        _look(SwinModel(config), stage=1)
 
 
 def test_a_model_without_patches_is_refused_in_one_line():
