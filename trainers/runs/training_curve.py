@@ -65,7 +65,12 @@ def draw_training_curve(history: Sequence[Mapping[str, Any]], title: str) -> Fig
         axis.set_xlabel("optimizer step")
         axis.grid(alpha=0.3)
         if len(axis.lines) > 1 or axis.patches:
-            axis.legend(fontsize=8)
+            # One dashed line stands for all: a legend as long as the panel hides it.
+            shown = {
+                f"dashed: {before}" if label.endswith(f", {before}") else label: handle
+                for handle, label in zip(*axis.get_legend_handles_labels(), strict=True)
+            }
+            axis.legend(list(shown.values()), list(shown), fontsize=8)
     return figure
 
 

@@ -70,3 +70,6 @@ def test_a_domain_to_keep_is_drawn_beside_the_new_one():
     lines = {line.get_label(): list(line.get_ydata()) for line in axis.lines}
     assert lines["domain to keep, k = 10"] == [60.0, 50.0]
     assert "k = 10, at the start" in lines
+    words = [text.get_text() for text in axis.get_legend().get_texts()]
+    assert words[:3] == ["k = 10", "dashed: at the start", "domain to keep, k = 10"]
+    assert len(words) == 4
