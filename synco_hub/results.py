@@ -86,6 +86,11 @@ class ProtocolFacts:
     name: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def title(self) -> str:
+        """What tells its results from those of the same protocol by another probe."""
+        return f"{self.name}, {self.parameters['probe']} probe" if "probe" in self.parameters else self.name
+
 
 def library_versions(*further: str) -> dict[str, str]:
     """Versions that can change a number: ``python``, ``torch``, ``timm``, ``transformers``, ``synco_hub``.

@@ -154,7 +154,7 @@ def _make_row(result: EvaluationResult) -> TableRow:
         images, times = max(cell["images"] for cell in cells.values()), len(cells)
     paper = PAPER_COLUMNS.get(result.protocol.name)
     return TableRow(
-        result.protocol.name,
+        result.protocol.title,
         result.model.name,
         f"{result.dataset.name} ({result.dataset.split})",
         images,

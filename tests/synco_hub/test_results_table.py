@@ -44,6 +44,18 @@ def test_a_result_of_the_version_before_is_loaded_and_tabled(tmp_path):
     assert "61.5" in to_csv(compare_results([found], with_paper=False))
 
 
+def test_two_probes_of_one_protocol_are_two_tables():
+    rows = compare_results(
+        [
+            replace(result("a", miou=value), protocol=ProtocolFacts("segmentation", {"probe": probe}))
+            for probe, value in (("linear", 20.0), ("knn", 15.0))
+        ]
+    )
+    text = to_markdown(rows)
+    assert "### segmentation, linear probe" in text
+    assert "### segmentation, knn probe" in text
+
+
 def test_the_papers_rows_stand_beside_ours():
     rows = compare_results([result("mine", top1_k10=61.5), result("probe", "linear_probe", top1_last_epoch=50.0)])
     assert [row.protocol for row in rows] == ["knn"] * 7 + ["linear_probe"] * 7

@@ -51,7 +51,7 @@ def build_model_index(results: Sequence[EvaluationResult]) -> list[EvalResult]:
             dataset_split=result.dataset.split,
             metric_type=metric,
             metric_value=value,
-            metric_name=f"{result.protocol.name} {metric}",
+            metric_name=f"{result.protocol.title} {metric}",
         )
         for result in results
         if result.protocol.name not in _NO_SCORES
@@ -68,11 +68,11 @@ def render_evaluation_files(results: Sequence[EvaluationResult]) -> dict[str, st
             continue
         for metric, value in select_metrics(result).items():
             entry = EvalResultEntry(dataset_id=dataset, task_id="default", value=value, notes=_notes(result, metric))
-            name = re.sub(r"[^\w.-]+", "-", f"{result.dataset.name}_{result.protocol.name}_{metric}").strip(".-")
+            name = re.sub(r"[^\w.-]+", "-", f"{result.dataset.name}_{result.protocol.title}_{metric}").strip(".-")
             text = yaml.safe_dump(eval_result_entries_to_yaml([entry]), sort_keys=False, allow_unicode=True)
             if files.setdefault(f"{name}.yaml", text) != text:
                 raise ValueError(
-                    f"two results give different values of {metric} by {result.protocol.name} on "
+                    f"two results give different values of {metric} by {result.protocol.title} on "
                     f"{result.dataset.name}: keep one of the result files"
                 )
     return files
@@ -83,7 +83,7 @@ def _notes(result: EvaluationResult, metric: str) -> str:
     kind = "partial measurement" if result.partial else "frozen features"
     error = f" ± {result.standard_errors[metric]:.2f}" if metric in result.standard_errors else ""
     return (
-        f"{result.protocol.name}, {metric}{error} in {unit}, {kind}, split {result.dataset.split} "
+        f"{result.protocol.title}, {metric}{error} in {unit}, {kind}, split {result.dataset.split} "
         f"({result.dataset.count} images), synco-hub {result.versions.get('synco_hub', 'unknown')}"
     )
 

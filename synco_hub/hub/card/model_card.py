@@ -185,10 +185,12 @@ def _find_command(result: EvaluationResult) -> str:
 def _spell_data(result: EvaluationResult) -> str:
     """The flags of the data set, where a protocol takes one alone."""
     name, rule = result.protocol.name, result.dataset.description
-    if not name.startswith(("linear_probe", "fine_tune", "knn", "classification", "adversarial", "robustness_on")):
+    taken = ("linear_probe", "fine_tune", "knn", "logistic", "segmentation")
+    if not name.startswith((*taken, "classification", "adversarial", "robustness_on")):
         return ""
     seed = re.search(r"split \(seed (\d+)\)", rule)
     flags = ["--on-the-fly"] if name.startswith("robustness_on") else []
+    flags += ["--probe", result.protocol.parameters["probe"]] if "probe" in result.protocol.parameters else []
     flags += ["--dataset", shlex.quote(find_dataset_again(result))]
     flags += ["--split-seed", seed[1]] if seed is not None and seed[1] != "0" else []
     return " ".join(flags) + " "

@@ -192,7 +192,7 @@ def results_table(results: Sequence[EvaluationResult]) -> str:
         return "Not measured yet: `synco-hub evaluate` writes results beside the weights."
     scatter = any(r.standard_errors for r in results)
     rows = [
-        f"| {_cell(r.protocol.name)} | {_cell(r.dataset.name)} ({_cell(r.dataset.split)}, {r.dataset.count} images) "
+        f"| {_cell(r.protocol.title)} | {_cell(r.dataset.name)} ({_cell(r.dataset.split)}, {r.dataset.count} images) "
         f"| {metric} | {value:.2f}{' (partial)' if r.partial else ''} |{_error(r, metric) if scatter else ''}"
         for r in results
         for metric, value in select_metrics(r).items()
@@ -202,7 +202,7 @@ def results_table(results: Sequence[EvaluationResult]) -> str:
         f"|---|---|---|---:|{'---:|' if scatter else ''}",
         *rows,
     ]
-    notes = [f"{r.protocol.name} on {r.dataset.name}: {_plain(note)}" for r in results for note in r.notes]
+    notes = [f"{r.protocol.title} on {r.dataset.name}: {_plain(note)}" for r in results for note in r.notes]
     if scatter:
         notes.insert(0, STANDARD_ERROR)
     return "\n".join(lines) + (f"\n\n{_bullets(list(dict.fromkeys(notes)))}" if notes else "")

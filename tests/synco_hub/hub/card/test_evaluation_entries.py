@@ -50,6 +50,17 @@ def test_segmentation_is_a_task_of_its_own_and_its_classes_stand_in_the_result()
     assert (entry.task_type, entry.metric_type) == ("image-segmentation", "miou")
     assert entry.dataset_type == "zhoubolei/scene_parse_150"
     assert list(render_evaluation_files([measured])) == ["ade20k_segmentation_miou.yaml"]
+    both = [
+        dataclasses.replace(
+            measured, metrics={"miou": value}, protocol=ProtocolFacts("segmentation", {"probe": probe})
+        )
+        for probe, value in (("linear", 20.0), ("knn", 15.0))
+    ]
+    assert len(render_evaluation_files(both)) == 2
+    assert [entry.metric_name for entry in build_model_index(both)] == [
+        "segmentation, linear probe miou",
+        "segmentation, knn probe miou",
+    ]
 
 
 def test_a_partial_measurement_says_so_and_two_values_of_one_score_are_an_error():
