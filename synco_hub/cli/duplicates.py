@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.options import DuplicatesOptions
-from synco_hub.data.duplicates import Duplicates, find_duplicates
+from synco_hub.data.duplicates import DuplicateGroup, Duplicates, find_duplicates
 from synco_hub.data.image_dataset import ImageDataset
 from synco_hub.embedding import open_splits, write_embeddings
 from synco_hub.embedding_tables import Embeddings
@@ -36,14 +36,14 @@ def find(options: DuplicatesOptions, choice: DatasetChoice) -> None:
     if options.other:
         # Where the files of the first are says nothing of the second.
         choices.append(
-            replace(choice, dataset=options.other, **dict.fromkeys(("data_dir", "dataset_id", "config", "revision")))
+            replace(choice, dataset=options.other, data_dir=None, dataset_id=None, config=None, revision=None)
         )
     sides = [list(open_splits(each, "all", None)) for each in choices]
     opened = [[images for images, _ in side] for side in sides]
     vectors = None if options.model is None else _embed(options, choices, sides)
     found = find_duplicates(
         opened[0],
-        *opened[1:],
+        opened[1] if options.other else (),
         flips=options.flips,
         vectors=vectors,
         num_workers=options.num_workers,
@@ -89,21 +89,22 @@ def draw_duplicates(found: Duplicates, load: Callable[[int], Any]) -> Figure:
     columns = max([2, *(min(len(group.members), FILES_DRAWN) for group in shown)])
     figure = Figure(figsize=(1.5 * columns, 0.5 + 1.8 * max(len(shown), 1)), layout="constrained")
     figure.suptitle(f"{len(shown)} of {len(found.groups)} groups of duplicates", fontsize=8)
-    for row, group in zip(figure.subplots(max(len(shown), 1), columns, squeeze=False), shown or [None], strict=True):
-        for axis in row:
-            axis.set_axis_off()
-        if group is None:
-            continue
+    axes = figure.subplots(max(len(shown), 1), columns, squeeze=False)
+    for axis in axes.flat:
+        axis.set_axis_off()
+    for row, group in zip(axes, shown, strict=False):
         for axis, member in zip(row, group.members, strict=False):
             picture = load(member)
             picture.thumbnail((160, 160))
             axis.imshow(picture)
             axis.set_title(_end_of(found.names[member]), fontsize=5, pad=2)
         rest = f", {len(group.members) - FILES_DRAWN} more" if len(group.members) > FILES_DRAWN else ""
-        mirrored = ", mirrored" if group.mirrored else ""
-        words = group.kind if group.kind != "near" else f"{group.similarity:.3f}{mirrored}"
-        row[0].text(0, -0.02, words + rest, fontsize=5, va="top", transform=row[0].transAxes)
+        row[0].text(0, -0.02, _describe(group) + rest, fontsize=5, va="top", transform=row[0].transAxes)
     return figure
+
+
+def _describe(group: DuplicateGroup) -> str:
+    return group.kind if group.kind != "near" else f"{group.similarity:.3f}{' mirrored' if group.mirrored else ''}"
 
 
 def _end_of(name: str, most: int = 28) -> str:
@@ -119,6 +120,8 @@ def format_duplicates(found: Duplicates, most: int = 20) -> str:
         f"near: similarity at least {found.calibration.threshold:.3f}, which {found.calibration.recall:.1%} of "
         f"{found.calibration.copies} copies made of these images reach",
     ]
+    if found.skipped:
+        lines.append(f"{len(found.skipped)} unreadable, left out: {', '.join(_few(found.skipped))}")
     if found.flat:
         lines.append(f"{len(found.flat)} without texture, compared by pixels alone")
     if found.families:
@@ -127,8 +130,7 @@ def format_duplicates(found: Duplicates, most: int = 20) -> str:
             "like each other: in no group of near duplicates"
         )
     for group in found.groups[:most]:
-        how = group.kind if group.kind != "near" else f"{group.similarity:.3f}{' mirrored' if group.mirrored else ''}"
-        lines.append(f"  {how}: {', '.join(_few([found.names[member] for member in group.members]))}")
+        lines.append(f"  {_describe(group)}: {', '.join(_few([found.names[member] for member in group.members]))}")
     if len(found.groups) > most:
         lines.append(f"  and {len(found.groups) - most} more groups: --output FILE.json writes all")
     return "\n".join(lines)

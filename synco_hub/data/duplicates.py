@@ -30,12 +30,13 @@ from synco_hub.data.picture_matching import (
     is_mirrored,
     make_thumbnail,
     measure_similarity,
+    shrink_to_copy,
 )
 from synco_hub.data.unreadable_images import UnreadableImages
 from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 
 _NEIGHBOURS = 16  # candidates of a picture at most
-_CALIBRATED_ON = 100  # pictures that copies are made of
+_CALIBRATED_ON = 200  # pictures that copies are made of
 _AT_ONCE = 512  # pictures or pairs handed to the threads
 # A picture is one of a family, such as of drawings by one program, if of so many that are like it fewer than this
 # share are like each other.
@@ -242,9 +243,9 @@ class _Search:
         self.thumbnails[index] = make_thumbnail(pixels)
         self.sizes[index] = pixels.shape[1], pixels.shape[0]
         self.flat[index] = is_flat(self.thumbnails[index])
-        return hashlib.blake2b(
-            np.ascontiguousarray(pixels), digest_size=16, salt=str(pixels.shape).encode()[:16]
-        ).digest()
+        digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
+        digest.update(np.ascontiguousarray(pixels).data)
+        return digest.digest()
 
     def _textured(self) -> npt.NDArray[np.int64]:
         return np.array([place for place in self.files if not self.flat[place]], dtype=np.int64)
@@ -252,8 +253,11 @@ class _Search:
     def calibrate(self, seed: int) -> Calibration:
         places = self._textured()
         chosen = np.random.default_rng(seed).permutation(places)[:_CALIBRATED_ON]
-        loaded = self._map(self.pictures.load_pixels, chosen.tolist(), "calibrating", "img")
+        loaded = self._map(self._load_to_copy, chosen.tolist(), "calibrating", "img")
         return calibrate(loaded, seed, self.flips)
+
+    def _load_to_copy(self, index: int) -> Pixels:
+        return shrink_to_copy(self.pictures.load_pixels(index))
 
     def may_match(self, queries: npt.NDArray[np.int64], keys: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
         """Shape: (queries, keys)."""

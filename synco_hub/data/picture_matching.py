@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
@@ -37,11 +38,18 @@ _MOST_SHIFT = 0.15
 # The lowest and highest threshold, whatever a few or odd pictures say; the share of copies that may be lost for it.
 _THRESHOLDS = (0.8, 0.95)
 _LOST = 0.03
+_COPIED_SIDE = 512
 
 
 def make_thumbnail(pixels: Pixels) -> Pixels:
     """Shape: (SIDE, SIDE, 3)."""
     return _shrink(pixels, SIDE, SIDE)
+
+
+def shrink_to_copy(pixels: Pixels) -> Pixels:
+    """A picture of at most `_COPIED_SIDE` pixels a side: copies of it are compared by far fewer."""
+    scale = min(1.0, _COPIED_SIDE / max(pixels.shape[:2]))
+    return pixels if scale == 1 else _shrink(pixels, *(max(1, round(scale * side)) for side in pixels.shape[1::-1]))
 
 
 def _shrink(pixels: npt.NDArray[np.generic], width: int, height: int) -> Pixels:
@@ -170,10 +178,10 @@ def measure_similarity(
     width, height = (int(np.clip(min(pair), 12, 48)) for pair in zip(first_size, second_size, strict=True))
     best = -1.0
     for start in _place(moved, second, side):
-        for warp in (start, *_fit(moved, second, start)):
+        for warp in chain([start], _fit(moved, second, start)):
             best = max(best, _compare_places(moved, second, warp, (width, height)))
-        if best > _THRESHOLDS[1]:
-            break
+            if best > _THRESHOLDS[1]:
+                return best
     return best
 
 
@@ -191,7 +199,7 @@ def _place(moved: Pixels, second: Pixels, side: float) -> Iterator[npt.NDArray[n
         yield np.array([[1, 0, left - edge], [0, 1, top - edge]], np.float32)
 
 
-def _fit(moved: Pixels, second: Pixels, start: npt.NDArray[np.float32]) -> list[npt.NDArray[np.float32]]:
+def _fit(moved: Pixels, second: Pixels, start: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
     """The affine map that correlates best; none where it is no cut and resize, as it may be of different pictures."""
     cv2 = opencv()
     stop = (cv2.TERM_CRITERIA_EPS | cv2.TERM_CRITERIA_COUNT, 60, 1e-4)
@@ -199,10 +207,11 @@ def _fit(moved: Pixels, second: Pixels, start: npt.NDArray[np.float32]) -> list[
     try:
         warp: npt.NDArray[np.float32] = cv2.findTransformECC(*grey, start.copy(), cv2.MOTION_AFFINE, stop, None, 5)[1]
     except cv2.error:  # it did not converge
-        return []
+        return
     scales, slants, shifts = warp[[0, 1], [0, 1]], warp[[0, 1], [1, 0]], warp[:, 2] / SIDE
     bounds = ((np.abs(scales - 0.97), 0.14), (np.abs(slants), 0.05), (np.abs(shifts), _MOST_SHIFT))
-    return [warp] if all((values < most).all() for values, most in bounds) else []
+    if all((values < most).all() for values, most in bounds):
+        yield warp
 
 
 def _compare_places(moved: Pixels, second: Pixels, warp: npt.NDArray[np.float32], size: tuple[int, int]) -> float:
@@ -232,11 +241,13 @@ def _compare_places(moved: Pixels, second: Pixels, warp: npt.NDArray[np.float32]
     return float(places[shares > 0.3].min())
 
 
-def make_copies(pixels: Pixels, generator: np.random.Generator, flips: bool = True) -> list[Pixels]:
-    """Copies as they are met: JPEG of quality 40, 90 % of each side, half to twice the size; all of it, mirrored."""
-    crop, scale = _crop(pixels, generator), float(np.exp2(generator.uniform(-1, 1)))
-    both = _compress(_resize(crop, float(np.exp2(generator.uniform(-0.6, 0.6)))))
-    return [_compress(pixels), crop, _resize(pixels, scale), np.ascontiguousarray(both[:, ::-1]) if flips else both]
+def make_copies(pixels: Pixels, generator: np.random.Generator) -> list[Pixels]:
+    """Copies as they are met: JPEG of quality 40, 90 % of each side, half to twice the size.
+
+    A mirror image is not among them: it is found as surely as the same picture.
+    """
+    scale = float(np.exp2(generator.uniform(-1, 1)))
+    return [_compress(pixels), _crop(pixels, generator), _resize(pixels, scale)]
 
 
 def _compress(pixels: Pixels) -> Pixels:
@@ -279,7 +290,7 @@ def calibrate(pictures: Iterable[Pixels], seed: int, flips: bool) -> Calibration
     found = []
     for number, pixels in enumerate(pictures):
         thumbnail = make_thumbnail(pixels)
-        for copy in make_copies(pixels, np.random.default_rng((seed, number)), flips):
+        for copy in make_copies(pixels, np.random.default_rng((seed, number))):
             other = make_thumbnail(copy)
             variant, _ = choose_variant(thumbnail, other, flips)
             found.append(measure_similarity(thumbnail, other, variant, pixels.shape[1::-1], copy.shape[1::-1]))

@@ -31,9 +31,11 @@ def pictures(tmp_path):
 
 def test_every_file_is_compared_and_groups_are_printed_written_and_drawn(pictures, tmp_path):
     places = ["--output", str(tmp_path / "found.json"), "--figure", str(tmp_path / "found.png")]
-    ended = invoke(["data", "duplicates", str(pictures), *places])
+    (pictures / "test" / "broken.png").write_bytes(b"no image")
+    ended = invoke(["data", "duplicates", str(pictures), *places, "--max-bad-fraction", "0.1"])
     assert ended.exit_code == 0, ended.exception
-    assert "19 images: 3 groups of duplicates (2 of equal files, 0 of equal pixels, 1 of near ones)" in ended.output
+    assert "20 images: 3 groups of duplicates (2 of equal files, 0 of equal pixels, 1 of near ones)" in ended.output
+    assert "1 unreadable, left out: test/broken.png" in ended.output
     assert "  bytes: test/a/same.png, train/a/0.png" in ended.output
     assert "train/a/again 3.png, train/a/again 4.png, and 4 more" in ended.output
     written = json.loads((tmp_path / "found.json").read_text())
@@ -45,8 +47,9 @@ def test_every_file_is_compared_and_groups_are_printed_written_and_drawn(picture
         frozenset({"train/a/4.png", *again}),
     }
     assert [detail["kind"] for detail in written["details"]].count("near") == 1
-    assert written["images"] == 19
-    assert written["flat"] == written["families"] == written["skipped_files"] == []
+    assert written["images"] == 20
+    assert written["skipped_files"] == ["test/broken.png"]
+    assert written["flat"] == written["families"] == []
     assert Image.open(tmp_path / "found.png").width > 200
 
 

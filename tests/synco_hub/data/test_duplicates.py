@@ -256,7 +256,7 @@ def test_similarity_of_a_changed_place_is_one_less_the_changed_share_of_energy()
 
 def test_copies_are_of_the_sizes_and_sides_that_they_say():
     pixels = photograph(0)
-    small, crop, resized, all_of_it = make_copies(pixels, np.random.default_rng(0))
+    small, crop, resized = make_copies(pixels, np.random.default_rng(0))
     assert small.shape == pixels.shape
     assert crop.shape == (108, 144, 3)
     assert any(np.array_equal(crop, pixels[y : y + 108, x : x + 144]) for y in range(13) for x in range(17))
@@ -264,15 +264,15 @@ def test_copies_are_of_the_sizes_and_sides_that_they_say():
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, "JPEG", quality=40)
     np.testing.assert_array_equal(small, np.asarray(Image.open(stream)))
-    thumbnails = [make_thumbnail(each) for each in (pixels, all_of_it)]
+    thumbnails = [make_thumbnail(each) for each in (pixels, crop[:, ::-1])]
     assert is_mirrored(choose_variant(*thumbnails)[0])
-    for one, other in combinations((pixels, small, crop, resized, all_of_it), 2):
+    for one, other in combinations((pixels, small, crop, resized, crop[:, ::-1]), 2):
         assert compare(one, other) > 0.8
 
 
 def test_the_threshold_is_what_most_copies_reach():
     found = calibrate((photograph(k) for k in range(6)), seed=0, flips=True)
-    assert found.copies == 24
+    assert found.copies == 18
     assert 0.8 <= found.threshold <= 0.95
     assert found.recall >= 0.9
     assert found == calibrate((photograph(k) for k in range(6)), seed=0, flips=True)
