@@ -38,9 +38,9 @@ from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 _NEIGHBOURS = 16  # candidates of a picture at most
 _CALIBRATED_ON = 200  # pictures that copies are made of
 _AT_ONCE = 512  # pictures or pairs handed to the threads
-# A picture is one of a family, such as of drawings by one program, if of so many that are like it fewer than this
-# share are like each other.
-_FAMILY_FROM, _FAMILY_SHARE, _FAMILY_LOOKED_AT = 4, 0.5, 8
+# A picture is one of a family, such as of drawings by one program, if of so many that are like it, or lack little of
+# that, fewer than this share are like each other.
+_FAMILY_FROM, _FAMILY_SHARE, _FAMILY_LOOKED_AT, _FAMILY_MARGIN = 4, 0.5, 8, 0.03
 
 Given = TypeVar("Given")
 Made = TypeVar("Made")
@@ -323,11 +323,15 @@ class _Search:
 
     def set_families_apart(self) -> list[list[int]]:
         """Take pictures out of the search that are like many which are not like each other."""
+        loose: dict[int, list[tuple[float, int]]] = {}
+        for (one, other), (similarity, _) in self.similarities.items():
+            if similarity >= self.threshold - _FAMILY_MARGIN:
+                loose.setdefault(one, []).append((-similarity, other))
+                loose.setdefault(other, []).append((-similarity, one))
         apart = set()
-        for place, near in self.edges.items():
-            if len(near) >= _FAMILY_FROM:
-                nearest = sorted(near, key=lambda other: -self._similarity(place, other))[:_FAMILY_LOOKED_AT]
-                pairs = list(combinations(nearest, 2))
+        for place, near in loose.items():
+            if len(near) >= _FAMILY_FROM and place in self.edges:
+                pairs = list(combinations([other for _, other in sorted(near)[:_FAMILY_LOOKED_AT]], 2))
                 if sum(self.are_alike(*pair) for pair in pairs) < _FAMILY_SHARE * len(pairs):
                     apart.add(place)
         families = []
