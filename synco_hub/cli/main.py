@@ -23,6 +23,8 @@ HELP = ("-h", "--help")
 USAGE_ERROR = 2
 # Their names are given outright, or as the command's argument.
 _OTHER_THAN_DATASET = tuple(field.name for field in fields(DatasetChoice) if field.name != "dataset")
+# Every file is looked at, whatever its class and split.
+_DATASET_OF_DUPLICATES = tuple(name for name in _OTHER_THAN_DATASET if name not in ("label_column", "split_seed"))
 
 
 @dataclass(frozen=True)
@@ -159,6 +161,15 @@ COMMANDS: dict[str, Command] = {
         "synco-hub data prepare ./photographs --output ./photographs-parquet --shard-size 256MB",
         (options.DataPrepareOptions, DatasetChoice),
         only=_OTHER_THAN_DATASET,
+    ),
+    "data duplicates": Command(
+        "synco_hub.cli.duplicates:find",
+        "Find pictures that are there twice, exactly or nearly, in a data set or in both of two; without a model.\n\n"
+        "Nearly: compressed, cut by a tenth, resized, mirrored. How alike such copies are is measured on pictures of "
+        "the set; in a group every pair was compared.",
+        "synco-hub data duplicates ./photographs --output duplicates.json --figure duplicates.png",
+        (options.DuplicatesOptions, DatasetChoice),
+        only=_DATASET_OF_DUPLICATES,
     ),
     **{f"evaluate {name}": _evaluation(name, row) for name, row in EVALUATORS.items()},
     "evaluate all": Command(

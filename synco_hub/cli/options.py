@@ -335,6 +335,25 @@ class DataPrepareOptions:
     max_bad_fraction: float = setting(0.01, "Share of images that may be unreadable.")
 
 
+@dataclass(frozen=True)
+class DuplicatesOptions:
+    """Which data sets are searched for pictures that are there twice, and how."""
+
+    source: str = setting(MISSING, "A folder, a name of `synco-hub data list`, or a Hub id.", positional=True)
+    other: str = setting("", "Another one; then what is in both is looked for.", positional=True)
+    output: Path | None = setting(None, "Write all groups as .json.")
+    figure: Path | None = setting(None, "Draw the first groups, as .png or .pdf.")
+    flips: bool = setting(True, "A mirror image is the same picture.")
+    model: str | None = setting(None, "Compare what is near by the features of this model, too.")
+    model_revision: str | None = setting(None, MODEL_REVISION)
+    num_workers: int = setting(4, "Threads that decode and compare.")
+    max_bad_fraction: float = setting(0.01, "Share of images that may be unreadable.")
+    seed: int = setting(0, "Of the copies by which it is measured how alike copies are.")
+
+    def __post_init__(self) -> None:
+        _check_range("--num-workers", self.num_workers, 1)
+
+
 # Looking
 
 

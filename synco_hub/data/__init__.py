@@ -6,6 +6,7 @@ could not be read.
 """
 
 from synco_hub.data.decoding import UnreadableImageError, decode_rgb
+from synco_hub.data.duplicates import DuplicateGroup, Duplicates, find_duplicates
 from synco_hub.data.evaluation_dataset import EvaluationDataset
 from synco_hub.data.evaluation_transform import EvaluationTransform
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
@@ -32,6 +33,8 @@ __all__ = [
     "UNLABELED",
     "DatasetChoice",
     "DatasetDescription",
+    "DuplicateGroup",
+    "Duplicates",
     "EpochSampler",
     "EvaluationDataset",
     "EvaluationTransform",
@@ -55,6 +58,7 @@ __all__ = [
     "UnreadableImageError",
     "UnreadableImages",
     "decode_rgb",
+    "find_duplicates",
     "load_dataset",
     "load_image_folder",
     "open_stream",

@@ -1,0 +1,103 @@
+import json
+import shutil
+
+import pytest
+import torch
+from command_line import invoke
+from PIL import Image
+
+from synco_hub.cli.duplicates import FILES_DRAWN, draw_duplicates, find, format_duplicates  # noqa: F401 - called below
+from synco_hub.data import load_dataset
+from synco_hub.data.duplicates import find_duplicates
+from synco_hub.models import SynCoConfig, SynCoModel, image_processor
+from synco_hub.settings import DatasetChoice
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Noise of low frequency: a picture in both splits, one compressed, one that is there ten times."""
+    torch.manual_seed(0)
+    for number, low in enumerate(torch.randint(0, 256, (8, 7, 9, 3), dtype=torch.uint8).numpy()):
+        place = tmp_path / "pictures" / ("test" if number % 2 else "train") / "a" / f"{number}.png"
+        place.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(low).resize((90, 70), Image.Resampling.BICUBIC).save(place)
+    root = tmp_path / "pictures"
+    shutil.copy(root / "train/a/0.png", root / "test/a/same.png")
+    Image.open(root / "test/a/1.png").save(root / "train/a/like.jpg", quality=60)
+    for number in range(9):
+        shutil.copy(root / "train/a/4.png", root / f"train/a/again {number}.png")
+    return root
+
+
+def test_every_file_is_compared_and_groups_are_printed_written_and_drawn(pictures, tmp_path):
+    places = ["--output", str(tmp_path / "found.json"), "--figure", str(tmp_path / "found.png")]
+    (pictures / "test" / "broken.png").write_bytes(b"no image")
+    ended = invoke(["data", "duplicates", str(pictures), *places, "--max-bad-fraction", "0.1"])
+    assert ended.exit_code == 0, ended.exception
+    assert "20 images: 3 groups of duplicates (2 of equal files, 0 of equal pixels, 1 of near ones)" in ended.output
+    assert "1 unreadable, left out: test/broken.png" in ended.output
+    assert "  bytes: test/a/same.png, train/a/0.png" in ended.output
+    assert "train/a/again 3.png, train/a/again 4.png, and 4 more" in ended.output
+    written = json.loads((tmp_path / "found.json").read_text())
+    groups = {frozenset(group) for group in written["groups"]}
+    again = {f"train/a/again {number}.png" for number in range(9)}
+    assert groups == {
+        frozenset({"test/a/same.png", "train/a/0.png"}),
+        frozenset({"test/a/1.png", "train/a/like.jpg"}),
+        frozenset({"train/a/4.png", *again}),
+    }
+    assert [detail["kind"] for detail in written["details"]].count("near") == 1
+    assert written["images"] == 20
+    assert written["skipped_files"] == ["test/broken.png"]
+    assert written["flat"] == written["families"] == []
+    assert Image.open(tmp_path / "found.png").width > 200
+
+
+def test_the_figure_has_a_row_a_group_and_says_how_many_are_not_shown(pictures):
+    images = load_dataset(DatasetChoice(str(pictures)), "all")
+    found = find_duplicates(images, progress=False)
+    figure = draw_duplicates(found, images.load_image)
+    shown = [axis for axis in figure.axes if axis.images]
+    assert len(shown) == sum(min(len(group.members), FILES_DRAWN) for group in found.groups)
+    words = [text.get_text() for axis in figure.axes for text in axis.texts]
+    assert "bytes, 2 more" in words
+    nothing = find_duplicates(load_dataset(DatasetChoice(str(pictures)), "test"), progress=False)
+    assert nothing.groups == []
+    draw_duplicates(nothing, images.load_image)
+    assert "0 groups of duplicates" in format_duplicates(nothing)
+
+
+def test_a_model_adds_candidates_and_two_sides_have_their_names(pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    torch.manual_seed(0)
+    SynCoModel(SynCoConfig("vit-nano")).save_pretrained("model")
+    image_processor(32).save_pretrained("model")
+    words = ["data", "duplicates", "pictures/train", "pictures/test", "--output", "found.json"]
+    ended = invoke([*words, "--model", "model", "--num-workers", "1"])
+    assert ended.exit_code == 0, ended.exception
+    with_model = json.loads((tmp_path / "found.json").read_text())["groups"]
+    assert sorted(sorted(group) for group in with_model) == [
+        ["pictures/test/a/1.png", "pictures/train/a/like.jpg"],
+        ["pictures/test/a/same.png", "pictures/train/a/0.png"],
+    ]
+    assert invoke(words).exit_code == 0
+    assert json.loads((tmp_path / "found.json").read_text())["groups"] == with_model
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["pictures", "--output", "found.txt"], "--output found.txt: does not end in .json"),
+        (["pictures", "--figure", "found.gif"], "--figure found.gif: does not end in .png or .pdf"),
+        (["pictures", "empty"], "empty"),
+        (["pictures", "--num-workers", "0"], "--num-workers 0: give at least 1"),
+        ([], "required: SOURCE"),
+    ],
+)
+def test_bad_input_has_one_line(words, said, pictures, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    ended = invoke(["data", "duplicates", *words])
+    assert ended.exit_code != 0
+    assert said in str(ended.exception)
+    assert "\n" not in str(ended.exception)
