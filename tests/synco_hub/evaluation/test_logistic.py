@@ -141,7 +141,7 @@ def test_the_command_measures_a_checkpoint_as_scikit_learn_on_its_features(tmp_p
     model.fit(scaled[sides["train"]], table.labels[sides["train"]])
     accuracy = model.score(scaled[sides["test"]], table.labels[sides["test"]])
     assert result.metrics["top1"] == pytest.approx(100 * accuracy, abs=6)  # an image of 18 may lie on the border
-    for shots, words in ((99, "--shots 99: 3 classes have fewer training images"), (0, "--shots 0: below 1")):
+    for shots, words in ((99, "--shots 99: fewer training images have 3 of the classes"), (0, "--shots 0: below 1")):
         with pytest.raises(ValueError, match=words):
             synco_hub.evaluate("logistic", tmp_path / "model", data, shots=[shots], **settings)
     with pytest.raises(ValueError, match="an inverse penalty is above 0"):
