@@ -221,7 +221,9 @@ def _check_shots(labels: npt.NDArray[np.int64], names: Sequence[str], shots: Seq
         lacking = [names[int(label)] for label in np.flatnonzero((counts > 0) & (counts < each))]
         if each < 1 or lacking:
             fault = (
-                f"fewer training images have {len(lacking)} of the classes (first: {lacking[0]})" if lacking else "below 1"
+                f"fewer training images have {len(lacking)} of the classes (first: {lacking[0]})"
+                if lacking
+                else "below 1"
             )
             raise ValueError(f"--shots {each}: {fault}; give a number that every class has.")
 
