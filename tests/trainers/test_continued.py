@@ -5,6 +5,7 @@ import shutil
 
 import pytest
 import torch
+from foreign_checkpoints import dino, vit
 from PIL import Image
 from transformers import AutoImageProcessor, AutoModel, ViTConfig, ViTImageProcessor, ViTModel
 
@@ -251,6 +252,15 @@ def test_a_stock_vit_is_continued_and_bad_licences_are_said(photographs, tmp_pat
     model = AutoModel.from_pretrained(tmp_path / "run")
     assert (model.config.hidden_size, model.config.position_embedding) == (24, "learned")
     assert list(AutoImageProcessor.from_pretrained(tmp_path / "run").image_mean) == [0.5] * 3
+
+
+def test_a_file_in_dinos_layout_is_continued(photographs, tmp_path):
+    online, target = (vit(48, num_heads=3, sincos=False, seed=seed) for seed in (1, 2))
+    torch.save(dino(online, target), tmp_path / "dino.pth")
+    run(photographs, tmp_path / "run", "--start-from", tmp_path / "dino.pth", "--image-size", "32", "--num-heads", "3")
+    model = AutoModel.from_pretrained(tmp_path / "run")
+    moved = (model.backbone.cls_token - target.cls_token).abs().max()
+    assert moved < 0.1 < (target.cls_token - online.cls_token).abs().max()
 
 
 def test_another_start_is_refused_from_python_too(own, photographs, tmp_path):
