@@ -1,12 +1,15 @@
 # Two commands work alone on a fresh machine with Python >= 3.11, make and a package index: `make demo` and `make test`.
+# The site (`make docs`) asks npm for one script besides, and is built without it where there is no npm.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # Two busy threads must not spin while they wait for each other.
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
+# mkdocs-material's farewell to mkdocs; why it is used all the same stands in mkdocs.yml.
+export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo robustness-demo test test-slow test-oldest test-all lint types bench bench-report bench-smoke clean install
+.PHONY: demo robustness-demo test test-slow test-oldest test-all lint types bench bench-report bench-smoke clean install browser npm docs docs-serve release
 
 demo: install
 	$(BIN)/synco-hub demo
@@ -15,7 +18,7 @@ demo: install
 robustness-demo: install
 	$(BIN)/synco-hub robustness-demo
 
-test: lint types browser
+test: lint types browser npm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 	$(MAKE) bench-smoke
 
@@ -41,13 +44,36 @@ browser:
 	else apt-get -o Acquire::Retries=3 update -qq && DEBIAN_FRONTEND=noninteractive apt-get -o Acquire::Retries=3 install -qq -y chromium >/dev/null \
 		|| echo "chromium could not be installed: the browser tests cannot run"; fi
 
+# The site in site/, which opens as a file. A warning is an error. The tests build it too, elsewhere.
+docs: install npm
+	$(BIN)/mkdocs build
+
+docs-serve: install npm
+	$(BIN)/mkdocs serve
+
+# From npm, if it is there: what lets the site search when it is opened as a file, and what audits pages in a browser.
+npm: $(VENV)/npm/installed
+
+$(VENV)/npm/installed: Makefile | install
+	mkdir -p $(@D)
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(@D) iframe-worker@1.0.4 axe-core@4.14.1 \
+		|| echo "npm could not install: the site will not search when it is opened as a file, and pages are not audited"; \
+	else echo "no npm: the site will not search when it is opened as a file, and pages are not audited"; fi
+	touch $@
+
+# What is published: wheel and sdist, looked at as the index would; the rest of a release is in CONTRIBUTING.md.
+release: install
+	rm -rf dist
+	$(BIN)/python -m build --outdir dist
+	$(BIN)/uvx twine check --strict dist/*
+
 install: $(VENV)/installed
 
 # Everything, every extra, at the versions of constraints.txt; the override keeps torchattacks' old pin away.
 $(VENV)/installed: pyproject.toml constraints.txt overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --override overrides.txt --editable '.[robustness,onnx,space,metrics,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --override overrides.txt --editable '.[robustness,onnx,space,metrics,docs,dev]'
 	touch $@
 
 # The oldest supported stack, in an environment of its own.
@@ -70,4 +96,4 @@ bench-smoke: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/smoke.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,4 +1,4 @@
-"""The README's pictures: what `synco-hub attention` draws of example pictures, and the page as a browser shows it.
+"""Pictures of README and site: what `synco-hub attention` draws of examples, and the page as a browser shows it.
 
 Run: python docs/make_pictures.py --output model_cards/images [--only attention|page]
 Needs the three networks that `synco-hub demo --method synco-v2|moby|byol` installs (minutes each), and for the page

@@ -116,7 +116,11 @@ def _lay_out_tabs() -> tuple[dict[str, Any], dict[str, Any]]:
         )
         controls["head"] = gr.Slider(1, 16, value=1, step=1, label="Head", info="for the map of one head")
     with gr.Tab(TOKENS) as tabs[TOKENS], gr.Row():
-        controls["tokens"] = gr.Radio(list(TOKEN_KINDS), value=TOKEN_KINDS[0], label="Token map")
+        controls["tokens"] = gr.Radio(
+            [(f"{kind} (PCA)" if kind == "principal components" else kind, kind) for kind in TOKEN_KINDS],
+            value=TOKEN_KINDS[0],
+            label="Token map",
+        )
         controls["across"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch across", info="or click a picture")
         controls["down"] = gr.Slider(0, 1, value=0.5, step=0.01, label="Patch down", info="or click a picture")
     with gr.Tab(SEGMENTS) as tabs[SEGMENTS], gr.Row():

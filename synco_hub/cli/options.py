@@ -307,7 +307,7 @@ class DataListOptions:
     """How the data sets are listed."""
 
     as_json: bool = setting(False, "Print rows as JSON.", spelled="json")
-    markdown: bool = setting(False, "Print the table of the README.")
+    markdown: bool = setting(False, "Print it as a Markdown table.")
 
 
 @dataclass(frozen=True)
@@ -374,8 +374,8 @@ class AttentionOptions:
     )
     output: Path = setting(Path("attention.png"), "The figure to write: .png or .pdf.")
     kind: list[str] | None = repeated(
-        "cls, patch, rollout, cam, saliency, windows, tokens or foreground; several are as many columns. Without it: "
-        "what the paper shows, cls and patch of a ViT, cam and saliency of a Swin."
+        "cls, patch, rollout, cam, saliency, windows, pca (also called tokens) or foreground; several are as many "
+        "columns. Without it: what the paper shows, cls and patch of a ViT, cam and saliency of a Swin."
     )
     mass: float | None = setting(None, "Show only the places that hold this share of a map, for example 0.6.")
     detail: int = setting(1, "Times the model's own input size, 1 to 4, positions interpolated.")

@@ -332,9 +332,9 @@ def test_byol_of_the_authors_code_wins_over_the_recipe_and_the_user_over_both(tm
 
 
 @pytest.mark.parametrize(("method", "backbone"), [("synco-v2", "deit-s"), ("byol", "swin-t")])
-def test_readme_names_every_number_of_the_group(method, backbone):
-    text = (RECIPES.parents[1] / "README.md").read_text()
-    section = text.partition("## Where the paper and its authors' code differ")[2].partition("\n## ")[0]
+def test_the_page_of_differences_names_every_number_of_the_group(method, backbone):
+    text = (RECIPES.parents[1] / "docs" / "understand-differences.md").read_text()
+    section = text.partition("# Where paper and authors' code differ")[2].partition("\n## ")[0]
     theirs = {row.split("|")[3] for row in section.splitlines() if row.count("|") == 4}
     for name, value in choose_fidelity_settings("authors-code", method, backbone).items():
         if isinstance(value, float | int) and not isinstance(value, bool) and value != 1:

@@ -216,10 +216,6 @@ def find_row_meant(name: str, data_dir: object = None, dataset_id: object = None
     return CATALOG.get(name)
 
 
-BEGIN = "<!-- data table: made by `synco-hub data list --markdown` -->"
-END = "<!-- end of data table -->"
-
-
 def format_catalog(rows: Iterable[DatasetRow]) -> str:
     """A Markdown table, one line a set: name, copy on the Hub, classes, images, metric, whether it is gated."""
     lines = [

@@ -1,16 +1,13 @@
-"""The catalog: names, counts and the README's table."""
+"""The catalog: names, counts and its table."""
 
 import re
-from pathlib import Path
 
 import pytest
 from command_line import invoke
 
 from synco_hub.data.catalog.sets import (
-    BEGIN,
     BENCHMARK_CORRUPTIONS,
     CATALOG,
-    END,
     ROBUSTNESS_ROWS,
     find_catalog_row,
     find_row_meant,
@@ -98,16 +95,6 @@ def test_version_2_has_its_three_archives():
 
 def test_fractals_count_the_defaults():
     assert (ROWS["fractals"].counts, ROWS["fractals"].num_classes) == ({"train": 1000, "test": 1000}, 10)
-
-
-README = Path(__file__).parents[4] / "README.md"
-
-
-def test_the_readme_has_the_table_of_the_catalog():
-    text = README.read_text(encoding="utf-8")
-    assert (text.count(BEGIN), text.count(END)) == (1, 1)
-    block = text.split(BEGIN)[1].split(END)[0]
-    assert block.strip() == format_catalog(CATALOG.values()).strip()
 
 
 def test_the_command_prints_it():
