@@ -1,0 +1,57 @@
+"""What tests in a real browser share: where it is, how it is started, and the audit by axe-core."""
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    # gradio's page asks for fonts and a script from elsewhere; here they fail at once instead of after a timeout.
+    "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
+]
+# `make npm` puts it there.
+_AXE = Path(__file__).resolve().parents[1] / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+_FINDINGS = """async () => {
+    const found = await axe.run(document, {preload: false});
+    return found.violations.flatMap(rule => rule.nodes.map(node => [rule.impact, rule.id, node.target.join(" ")]));
+}"""
+
+
+def require_browser() -> str:
+    """The browser's path; where there is none the test is skipped, or fails if CI is set."""
+    if CHROMIUM is None:
+        message = "no chromium here: run `make browser` as root, or apt-get install chromium"
+        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
+    return CHROMIUM
+
+
+def require_axe() -> Path:
+    """The script of axe-core; where npm is missing the audit is skipped."""
+    if not _AXE.is_file():
+        pytest.skip("no axe-core here: `make npm` fetches it where there is npm")
+    return _AXE
+
+
+def audit(page: Any) -> set[tuple[str, str]]:
+    """Rule and element of every finding of axe that is serious or critical; moderate ones are not looked at."""
+    # Past the page's content policy and without a request of its own.
+    page.evaluate(require_axe().read_text(encoding="utf-8"))
+    return {(rule, target) for impact, rule, target in page.evaluate(_FINDINGS) if impact in ("serious", "critical")}
+
+
+def keep_screenshots(tmp_path_factory: Any) -> Path:
+    """$SYNCO_SCREENSHOTS, else a folder of pytest's own."""
+    given = os.environ.get("SYNCO_SCREENSHOTS")
+    folder = Path(given) if given else tmp_path_factory.mktemp("screenshots")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
