@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
@@ -46,9 +47,9 @@ def draw_queue(num: int = 160, seed: int = 3) -> tuple[torch.Tensor, torch.Tenso
 
 def sample_for_sphere(query: torch.Tensor, queue: torch.Tensor, num: int = 40) -> dict[str, torch.Tensor]:
     """Synthetic negatives of each kind, made by `SyntheticNegatives.sample` from the ten hardest."""
-    steps = {"noise_std": SHOWN_STEP, "gradient_step": SHOWN_STEP, "adversarial_step": SHOWN_STEP}
-    counts = {f"num_{kind}": num for kind in TITLES}
-    module = SyntheticNegatives(num_hard_negatives=10, **steps, **counts)
+    numbers: dict[str, Any] = {"noise_std": SHOWN_STEP, "gradient_step": SHOWN_STEP, "adversarial_step": SHOWN_STEP}
+    numbers |= {f"num_{kind}": num for kind in TITLES}
+    module = SyntheticNegatives(num_hard_negatives=10, **numbers)
     return {kind: made[0] for kind, made in module.sample(query, queue, torch.Generator().manual_seed(0)).items()}
 
 
@@ -78,7 +79,7 @@ def draw_sphere() -> Figure:
 def draw_window() -> Figure:
     """When synthetic negatives are made, beside learning rate and momentum of a run of 300 epochs."""
     window = synthetic_epochs(EPOCHS)
-    epochs = np.arange(EPOCHS + 1)
+    epochs = range(EPOCHS + 1)
     figure = Figure(figsize=(9, 3), layout="constrained")
     left, right = figure.subplots(1, 2)
     rates = [learning_rate_factor(epoch, EPOCHS, WARMUP_EPOCHS) for epoch in epochs]

@@ -76,8 +76,8 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
             files.remove(file)
     for name, text in made.items():
         files.append(File.generated(config, name, content=text))
-    for name in sorted((ROOT / "model_cards" / "images").iterdir()):
-        files.append(File.generated(config, f"pictures/{name.name}", abs_src_path=str(name)))
+    for picture in sorted((ROOT / "model_cards" / "images").iterdir()):
+        files.append(File.generated(config, f"pictures/{picture.name}", abs_src_path=str(picture)))
     scaling = ROOT / "tests" / "benchmarks" / "results" / "scaling.png"
     files.append(File.generated(config, "pictures/scaling.png", abs_src_path=str(scaling)))
     worker = (

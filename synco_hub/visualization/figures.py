@@ -253,7 +253,7 @@ MAP_KINDS: dict[str, MapKind] = {
     "saliency": MapKind("Saliency", lambda model, pixels: relative_to_range(gradient_maps(model, pixels).saliency)),
     "windows": MapKind("Windowed attention", window_attention),
     "tokens": MapKind(
-        "Token components (PCA)", lambda model, pixels: principal_colours(token_map(model, pixels)), False
+        "Tokens (PCA)", lambda model, pixels: principal_colours(token_map(model, pixels)), False
     ),
     "foreground": MapKind(
         "Foreground", lambda model, pixels: foreground_mask(token_map(model, pixels)).float(), False
