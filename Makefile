@@ -64,7 +64,7 @@ test-extras:
 	test -x $(EXTRAS)/bin/python || $(PYTHON) -m venv $(EXTRAS)
 	$(EXTRAS)/bin/python -m pip install --quiet uv
 	$(EXTRAS)/bin/uv pip install --python $(EXTRAS)/bin/python --constraint constraints.txt --editable '.[sentence-transformers,mteb]' pytest pytest-timeout
-	OMP_NUM_THREADS=2 $(EXTRAS)/bin/python -m pytest -q -m extras tests/synco_hub/test_mteb_model.py tests/synco_hub/hub/export
+	OMP_NUM_THREADS=2 $(EXTRAS)/bin/python -m pytest -q -m extras tests/synco_hub/test_mteb_model.py tests/synco_hub/hub/export tests/docs/test_how_to_features.py
 
 # Half an hour; writes tests/benchmarks/results/*.json and BENCHMARKS.md.
 bench: install

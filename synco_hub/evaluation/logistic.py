@@ -149,6 +149,8 @@ def evaluate_logistic_features(
         metrics[NATS] = negative_log_likelihood(found, targets)
     else:
         notes.append("no likelihood: the test images have classes that no training image has")
+    if settings.shots and len(strengths) > 1:
+        notes.append("few-shot classifiers have the strength that was chosen with all training images")
     for shots in settings.shots or []:
         metrics |= _measure_few(values, labels, asked, targets.numpy(), shots, chosen, settings)
     result = result_of_splits(
