@@ -269,28 +269,23 @@ def knn_accuracy(
     _check_ks(ks, len(bank_features))
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
-    # Five guesses need five votes: of fewer, some would be classes without any.
-    counted = [(guess, k) for k in sorted(set(ks)) for guess in (1, 5) if guess == 1 or min(k, num_classes) >= 5]
-    right = {each: torch.zeros((), dtype=torch.long, device=device) for each in counted}
-    right_real: dict[int, int] = {}
     neighbour_labels, query_labels = bank_labels.to(device)[found.indices], query_labels.to(device)
+    right: dict[str, Tensor | int] = {}
     for start in range(0, len(query_labels), _VOTED_TOGETHER):
         rows = slice(start, start + _VOTED_TOGETHER)
         for k, votes in weighted_knn_votes(
             found.similarities[rows], neighbour_labels[rows], num_classes, ks, temperature
         ):
             ranks = target_ranks(votes, query_labels[rows])
-            for guess in (1, 5):
-                if (guess, k) in right:
-                    right[guess, k] += (ranks < guess).sum()
+            hits = {f"top1_k{k}": ranks < 1}
+            if min(k, num_classes) >= 5:  # of fewer votes, some guesses would be classes without any
+                hits[f"top5_k{k}"] = ranks < 5
             if real is not None:
-                right_real[k] = right_real.get(k, 0) + int(hits_any_target(votes, real[rows].to(device)).sum())
-    shares = {f"top{guess}_k{k}": 100.0 * int(count) / len(query_labels) for (guess, k), count in right.items()}
-    counted_real = 0 if real is None else int((real[:, 0] >= 0).sum())
-    return {
-        **shares,
-        **{f"top1{REAL}_k{k}": 100.0 * each / counted_real for k, each in right_real.items() if counted_real},
-    }
+                hits[f"top1{REAL}_k{k}"] = hits_any_target(votes, real[rows].to(device))
+            right |= {name: right.get(name, 0) + each.sum() for name, each in hits.items()}
+    counted = 0 if real is None else int((real[:, 0] >= 0).sum())
+    counts = {name: counted if REAL in name else len(query_labels) for name in right}
+    return {name: 100.0 * int(right[name]) / count for name, count in counts.items() if count}
 
 
 def _check_ks(ks: Sequence[int], bank_size: int) -> None:

@@ -31,6 +31,7 @@ from sklearn.linear_model import LogisticRegression
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from synco_hub.data.real_labels import RealLabels
 from synco_hub.evaluation.measurement import (
     REAL,
     EvaluatedModel,
@@ -108,7 +109,7 @@ def evaluate(
     """Measure a backbone."""
     train, test = (open_split(data, split, model) for split in ("train", "test"))
     match_classes(train.images, test.images, "logistic regression")
-    _check_shots(train.images.labels, train.images.class_names, settings.shots or [])
+    _check_labels(train.images.labels, train.images.class_names, settings, train.images.description.name)
     source = model_source(model.network, model.name, model.revision, settings.precision)
     bank, queries = (measure_split(model.network, side, settings) for side in (train, test))
     result, reliability = evaluate_logistic_features(bank, queries, source, settings)
@@ -126,20 +127,17 @@ def evaluate_logistic_features(
     values, labels = bank.features.values.double().numpy(), bank.features.labels.numpy()
     asked, targets = queries.features.values.double().numpy(), queries.features.labels
     count, strengths = len(bank.class_names), sorted(settings.strength or STRENGTHS)
-    if len(np.unique(labels)) < 2:
-        raise ValueError(f"{bank.source.name}: its training images are of one class; a classifier needs two.")
+    # Once more: of the images that could be read.
+    _check_labels(labels, bank.class_names, settings, bank.source.name)
     held_out = _choose(values, labels, strengths, settings)
-    chosen = max(held_out, key=lambda strength: (held_out[strength], -strength))
+    chosen = max(strengths, key=lambda strength: (held_out.get(strength, 0.0), -strength))
     fitted, *_ = fit(values, labels, [chosen], device)
     found = fitted.log_probabilities(asked, count)
     reliability = measure_reliability(found.exp(), targets)
-    ranks = target_ranks(found, targets)
-    metrics = {"top1": 100.0 * float((ranks < 1).double().mean())}
-    if count > 5:
-        metrics["top5"] = 100.0 * float((ranks < 5).double().mean())
-    if queries.real is not None and queries.real.rows is not None and queries.real.count:
-        metrics[f"top1{REAL}"] = 100.0 * int(hits_any_target(found, queries.real.rows).sum()) / queries.real.count
-    notes = [f"strength {chosen:g} was chosen on {HELD_OUT:.0%} of the training images, test images chose nothing"]
+    metrics = _measure_accuracies(found, targets, queries.real)
+    errors = find_standard_errors(metrics, len(targets), queries.real)
+    by = f"chosen on {HELD_OUT:.0%} of the training images, test images chose nothing" if held_out else "given"
+    notes = [f"strength {chosen:g} was {by}"]
     if chosen in (strengths[0], strengths[-1]) and len(strengths) > 1:
         notes.append(f"strength {chosen:g} is an end of the path: give others with --strength")
     if not fitted.settled:
@@ -171,13 +169,20 @@ def evaluate_logistic_features(
         *(device, started, notes),
         seed=settings.seed,
         versions=library_versions("scikit-learn"),
-        standard_errors=find_standard_errors(
-            {name: metrics[name] for name in ("top1", "top5", f"top1{REAL}") if name in metrics},
-            len(targets),
-            queries.real,
-        ),
+        standard_errors=errors,
     )
     return result, reliability
+
+
+def _measure_accuracies(scores: torch.Tensor, targets: torch.Tensor, real: RealLabels | None) -> dict[str, float]:
+    """Top-1, top-5 of more than five classes, and top-1 on ImageNet-ReaL, in percent."""
+    ranks = target_ranks(scores, targets)
+    metrics = {"top1": 100.0 * float((ranks < 1).double().mean())}
+    if scores.shape[1] > 5:
+        metrics["top5"] = 100.0 * float((ranks < 5).double().mean())
+    if real is not None and real.rows is not None and real.count:
+        metrics[f"top1{REAL}"] = 100.0 * int(hits_any_target(scores, real.rows).sum()) / real.count
+    return metrics
 
 
 def fit(
@@ -272,7 +277,7 @@ def _choose(
 ) -> dict[float, float]:
     """Top-1 on held-out training images by strength; nothing is measured where there is nothing to choose."""
     if len(strengths) == 1:
-        return {strengths[0]: 0.0}
+        return {}
     held = _draw_held_out(labels, settings.seed)
     paths = fit(values[~held], labels[~held], strengths, settings.device or "cpu")
     shown = tqdm(zip(strengths, paths, strict=True), "strengths", len(strengths), disable=not settings.progress)
@@ -288,14 +293,19 @@ def _draw_held_out(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.b
     if not held.any():
         held_class = np.flatnonzero(labels == np.bincount(labels).argmax())
         held[held_class[: len(held_class) // 2]] = True
-    if not held.any():
-        raise ValueError("no class has two training images, so none can be held out: give one --strength")
     return held
 
 
-def _check_shots(labels: npt.NDArray[np.int64], names: Sequence[str], shots: Sequence[int]) -> None:
+def _check_labels(labels: npt.NDArray[np.int64], names: Sequence[str], settings: LogisticSettings, name: str) -> None:
+    """Refuse training images of which nothing can be learned, or not what was asked for."""
     counts = np.bincount(labels, minlength=len(names))
-    for each in shots:
+    if (counts > 0).sum() < 2:
+        raise ValueError(f"{name}: its training images are of one class; a classifier needs two.")
+    if counts.max() < 2 and len(settings.strength or STRENGTHS) > 1:
+        raise ValueError(
+            f"{name}: no class has two training images, so none can be held out to choose by: give one --strength."
+        )
+    for each in settings.shots or []:
         lacking = [names[int(label)] for label in np.flatnonzero((counts > 0) & (counts < each))]
         if each < 1 or lacking:
             fault = (

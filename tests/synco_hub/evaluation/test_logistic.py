@@ -216,3 +216,25 @@ def test_a_loss_that_has_not_settled_is_told(monkeypatch):
             )
         result, _ = measured(train, test, 3, strength=[1000.0])
         assert "the loss had not settled after 2 steps" in result.notes
+
+
+def test_a_strength_that_is_given_is_not_said_to_be_chosen():
+    train, test = clusters(60, 3, 4, seed=6), clusters(60, 3, 4, seed=7)
+    result, _ = measured(train, test, 3, strength=[2.0])
+    assert result.notes == ("strength 2 was given",)
+    assert (result.protocol.parameters["held_out_top1"], result.protocol.parameters["strength"]) == ({}, 2.0)
+    result, _ = measured(train, test, 3, shots=[2])
+    assert "few-shot classifiers have the strength that was chosen with all training images" in result.notes
+
+
+def test_training_images_of_which_nothing_is_learned():
+    values, _ = clusters(6, 3, 4, seed=6)
+    test = (values, np.array([0, 1, 2, 0, 1, 2]))
+    with pytest.raises(ValueError, match="clusters: its training images are of one class"):
+        measured((values, np.zeros(6, dtype=int)), test, 3)
+    alone = (values[:3], np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"no class has two training images.*give one --strength"):
+        measured(alone, test, 3)
+    assert "top1_shots1" in measured(alone, test, 3, strength=[1.0], shots=[1])[0].metrics
+    with pytest.raises(ValueError, match=r"--shots 3: fewer training images have 2 of the classes \(first: class 1\)"):
+        measured((values, np.array([0, 0, 0, 0, 1, 2])), test, 3, shots=[3])
