@@ -157,9 +157,9 @@ def test_the_command_measures_a_checkpoint_as_scikit_learn_on_its_features(tmp_p
         synco_hub.evaluate("logistic", tmp_path / "model", data, strength=[-1.0], **settings)
 
 
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
 @pytest.mark.parametrize("classes", [2, 5])
-def test_torch_fits_to_the_loss_that_scikit_learn_reaches(classes):
-    # In blocks smaller than the whole, as on a device.
+def test_torch_fits_to_the_loss_that_scikit_learn_reaches(classes, device):
     values, labels = clusters(300, classes, 6, seed=1)
     mean, scale = values.mean(0), math.sqrt(values.var(0).mean())
     standardised = (values - mean) / scale
@@ -172,7 +172,7 @@ def test_torch_fits_to_the_loss_that_scikit_learn_reaches(classes):
         likelihood = scipy.special.logsumexp(logits, axis=1) - logits[np.arange(300), labels]
         return likelihood.mean() + (weight**2).sum() / (2 * strength)
 
-    found = list(fit_by_torch(standardised, labels, strengths, "cpu"))
+    found = list(fit_by_torch(standardised, labels, strengths, device))
     for strength, (weight, bias, settled), theirs in zip(
         strengths, found, fit(values, labels, strengths), strict=True
     ):
