@@ -28,6 +28,7 @@ _MODULES = "sentence_transformers.{}"
 def export_sentence_transformers(exported: Exported, directory: Path) -> dict[str, Any]:
     """Write a folder that `SentenceTransformer` loads, and compare what it gives where it is installed."""
     base = replace(exported, model=exported.model.synco) if exported.is_classifier else exported
+    _check_views(base)
     try:
         facts = export_transformers(base, directory)
         is_stock = facts["exact"] and bool(facts["pictures"])
@@ -54,6 +55,18 @@ def export_sentence_transformers(exported: Exported, directory: Path) -> dict[st
     else:
         facts["difference"] = max(facts["difference"], _compare(base, directory, not is_stock))
     return facts
+
+
+def _check_views(exported: Exported) -> None:
+    """Refuse a processor whose views the network does not take as they are: `encode` asks for no interpolation."""
+    size = exported.config.image_size
+    for _, view in make_pair_pictures(exported.processor, size):
+        height, width = view.shape[-2:]
+        if (height, width) != (size, size):
+            raise ValueError(
+                f"{exported.name}: its image processor gives views of {height} x {width} pixels and its network takes "
+                f"{size} x {size}: save the processor of the network's size beside it, then export."
+            )
 
 
 def _write_with_code(exported: Exported, directory: Path) -> dict[str, Any]:
@@ -106,7 +119,9 @@ def _compare(exported: Exported, directory: Path, trust_remote_code: bool) -> fl
     library: Any = importlib.import_module("sentence_transformers")
     model = library.SentenceTransformer(str(directory), device="cpu", trust_remote_code=trust_remote_code)
     pairs = make_pair_pictures(exported.processor, exported.config.image_size)
-    found = model.encode([picture for picture, _ in pairs], convert_to_tensor=True, show_progress_bar=False)
+    mode = "L" if exported.config.num_channels == 1 else "RGB"  # its pictures, as `models.image_processor` says
+    pictures = [picture.convert(mode) for picture, _ in pairs]
+    found = model.encode(pictures, convert_to_tensor=True, show_progress_bar=False)
     features: list[Tensor] = [exported.outputs(view)[0] for _, view in pairs]
     scale = max(1.0, float(torch.stack(features).abs().max()))
     difference = max(float((ours - theirs).abs().max()) for ours, theirs in zip(features, found.cpu(), strict=True))

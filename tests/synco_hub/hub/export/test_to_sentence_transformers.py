@@ -80,6 +80,30 @@ def test_what_no_stock_model_computes_brings_its_code(tmp_path):
     assert export_sentence_transformers.__doc__
 
 
+def test_views_that_the_network_does_not_take_are_told(tmp_path):
+    checkpoint(tmp_path / "in")
+    image_processor(48).save_pretrained(tmp_path / "in")
+    with pytest.raises(ValueError, match="gives views of 48 x 48 pixels and its network takes 32 x 32"):
+        export(str(tmp_path / "in"), tmp_path / "out", "sentence-transformers")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.extras
+def test_grey_pictures(tmp_path):
+    from sentence_transformers import SentenceTransformer
+
+    torch.manual_seed(0)
+    model = SynCoModel(SynCoConfig("vit-nano", num_channels=1)).eval()
+    model.save_pretrained(tmp_path / "in")
+    image_processor(32, 1).save_pretrained(tmp_path / "in")
+    export(str(tmp_path / "in"), tmp_path / "out", "sentence-transformers")
+    grey = pictures()[0].convert("L")
+    with torch.no_grad():
+        expected = model(**image_processor(32, 1)(grey, return_tensors="pt")).pooler_output[0].numpy()
+    found = SentenceTransformer(str(tmp_path / "out"), device="cpu").encode(grey, show_progress_bar=False)
+    assert found == pytest.approx(expected, abs=2e-5)
+
+
 @pytest.mark.extras
 @pytest.mark.parametrize("backbone", STOCK)
 @pytest.mark.parametrize("classes", [None, 3])
