@@ -268,7 +268,8 @@ class ExportOptions:
     output: Path = setting(MISSING, "Directory to write; it must not exist, or be empty.")
     format: str = setting(
         "transformers",
-        "transformers (stock ViT or Swin), timm, onnx (free batch size), or safetensors (timm's names).",
+        "transformers (stock ViT or Swin), timm, onnx (free batch size), safetensors (timm's names), or "
+        "sentence-transformers.",
     )
 
 

@@ -120,7 +120,7 @@ def _build_result(
     tested = data_source(data.test.images, len(trainer.eval_ledger))
     return EvaluationResult(
         metrics=metrics,
-        standard_errors=find_last_errors(metrics, tested.count),
+        standard_errors=find_last_errors(metrics, tested.count, data.test_targets.real),
         # What was measured, and what a card beside it is about: the network that is saved.
         model=replace(start, weights=hash_weights(trainer.accelerator.unwrap_model(trainer.model))),
         dataset=tested,

@@ -5,6 +5,8 @@ import re
 
 import pytest
 import torch
+from data_trees.original import imagenet_with_official_names
+from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel, pipeline
 
 from synco_hub.data import load_dataset
@@ -297,3 +299,27 @@ def test_a_layer_decay_that_is_none_is_refused(model, tmp_path, capsys):
     with pytest.raises(SystemExit):
         tune(model, tmp_path / "run", "--layer-decay", "0")
     assert "--layer-decay 0: give a number above 0 and up to 1" in capsys.readouterr().err
+
+
+def test_on_imagenets_validation_images_real_accuracy_stands_beside_top_1(model, tmp_path):
+    tree = imagenet_with_official_names(tmp_path / "imagenet", side=32)
+    at = [
+        "--dataset",
+        "imagenet-1k",
+        "--data-dir",
+        str(tree.root),
+        "--learning-rate",
+        "0.3",
+        "--num-train-epochs",
+        "6",
+    ]
+    result = tune(model, tmp_path / "run", *at)
+    network, processor = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval(), image_processor(32)
+    right = []
+    for path in (tree.root / "val").rglob("*.JPEG"):
+        with torch.no_grad():
+            guess = int(network(**processor(Image.open(path), return_tensors="pt")).logits.argmax())
+        right += [guess in labels for labels in [tree.real[path.name]] if labels]
+    assert result.metrics["top1_real_last_epoch"] == pytest.approx(100 * sum(right) / len(right))
+    assert result.metrics["top1_real_best_epoch"] >= 0
+    assert f"ReaL: {14 - len(right)} of 14 images have no right class in it and do not count" in result.notes

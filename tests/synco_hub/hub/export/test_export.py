@@ -213,7 +213,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left(tmp_path):
         export(str(tmp_path / "scaled"), tmp_path / "out", "transformers")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
-    assert set(FORMATS) == {"transformers", "timm", "onnx", "safetensors"}
+    assert set(FORMATS) == {"transformers", "timm", "onnx", "safetensors", "sentence-transformers"}
 
 
 def test_the_licence_goes_along(tmp_path):
