@@ -158,9 +158,9 @@ class TableDataset(ImageDataset):
 def load_table(source: TableSource, split: str = "train") -> TableDataset:
     """Loads one split of a table, map-style, in stored order.
 
-    The split is `train`; `test`, which takes the first of the splits test, validation, val (or spelled otherwise) that has labels;
-    `pretraining`, which is `train` with the splits that are there for learning without labels; or any split expression
-    of the `datasets` library, such as `train+validation`.
+    The split is `train`; `test`, which takes the first of the splits test, validation, val (or spelled otherwise) that
+    has labels; `pretraining`, which is `train` with the splits that are there for learning without labels; or any
+    split expression of the `datasets` library, such as `train+validation`.
     """
     unread = list_unread_files(source)
     if unread:
