@@ -23,6 +23,7 @@ from synco_hub.hub.conversion.configuration import (
     read_exported_configuration,
     read_stock_configuration,
     read_timm_arguments,
+    refuse_other_pooling,
 )
 from synco_hub.hub.conversion.pretraining_state import collect_pretraining_state, find_pretraining_method
 from synco_hub.hub.conversion.recognition import BACKBONES_OF_A_PAIR, Parts, Recognised, recognise, split_parts
@@ -147,6 +148,7 @@ def _convert_tensors(
         )
     model: Any = SynCoModel(config)
     model.eval()
+    refuse_other_pooling(source.config.get("model_args") or {}, model.backbone)
     load_strictly(model.backbone, backbone.tensors, f"the {branch[0]} backbone")
     backbones, state = {branch[0]: backbone}, None
     if settings.whole_pretraining_state:
