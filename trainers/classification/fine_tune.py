@@ -129,6 +129,8 @@ def _build_result(
             PROTOCOL,
             {
                 **settings,
+                # What a run is compared with when it goes on keeps its word for both.
+                **({} if arguments.given_learning_rate is None else {"learning_rate_rule": "as given"}),
                 "backbone_weights": start.weights,
                 "best_epoch": choice.best_epoch,
                 "epochs_trained": choice.last_epoch,

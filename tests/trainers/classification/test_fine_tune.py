@@ -56,6 +56,7 @@ def test_a_pipeline_loads_what_was_tuned_and_resume_ends_at_the_same_bits(model,
     before = SynCoModel.from_pretrained(model).state_dict()
     assert any(not torch.equal(before[name], weights) for name, weights in tuned.synco.state_dict().items())
     assert whole.protocol.parameters["learning_rate"] == 0.01
+    assert whole.protocol.parameters["learning_rate_rule"] == "as given"
     # Weights can be read by whoever can read the text files beside them.
     assert len({path.stat().st_mode for path in (tmp_path / "whole").rglob("*") if path.is_file()}) == 1
 
@@ -180,6 +181,7 @@ def test_a_run_of_an_earlier_version_goes_on_at_its_rate(model, tmp_path):
     stopped_at(tmp_path / "earlier", 3, tmp_path)
     resumed = tune(model, tmp_path / "earlier", *flags, "--resume")
     assert resumed.protocol.parameters["base_learning_rate"] == 1e-3
+    assert resumed.protocol.parameters["learning_rate_rule"] == "base x global batch / 512"
     assert resumed.metrics == earlier.metrics
     # One that begins now sees 2 × 60 images.
     assert tune(model, tmp_path / "new", *flags).protocol.parameters["base_learning_rate"] == 1.0
