@@ -92,11 +92,17 @@ class PretrainingData:
                 values[name] = str(Path(values[name]).expanduser().resolve())
         return cls(about.name, about.num_images, about.fingerprint, values, holdout, image_size, streamed)
 
+    @property
+    def is_drawn(self) -> bool:
+        """Whether the images are fractals, of which those of a class look alike and none is a copy."""
+        dataset = str(self.choice["dataset"])
+        return dataset.partition(":")[0] == FRACTALS and not Path(dataset).is_dir()
+
     def open(self) -> ImageDataset | None:
         """The images themselves, if they lie on this computer and are the same still."""
         choice = DatasetChoice(**self.choice)
         is_here = choice.data_dir is not None or Path(choice.dataset).is_dir()
-        if self.streamed or not (is_here or choice.dataset.partition(":")[0] == FRACTALS):
+        if self.streamed or not (is_here or self.is_drawn):
             return None
         try:
             recorded = {"fingerprint": self.fingerprint}

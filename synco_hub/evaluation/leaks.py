@@ -197,7 +197,7 @@ def _compare(
     images: ImageDataset, pretraining: PretrainingImages, pairs: Sequence[tuple[float, int, int]]
 ) -> tuple[list[int], list[int]]:
     """Test images that are a pretraining image; and those that look like one, where that is not at hand."""
-    if not pairs:
+    if not pairs or pretraining.data.is_drawn:
         return [], []
     theirs = pretraining.data.open()
     if theirs is None:

@@ -179,3 +179,16 @@ def test_a_damaged_file_of_fingerprints_ends_no_measurement(model, leaky, tmp_pa
     (tmp_path / "damaged" / FINGERPRINTS_FILE).write_bytes(b"torn")
     result = synco_hub.evaluate("knn", tmp_path / "damaged", leaky, **KNN)
     assert [note for note in result.notes if note.startswith("no leak check: ")]
+
+
+def test_fractals_of_a_class_look_alike_and_are_no_copies(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path))
+    choice = DatasetChoice("fractals:num_classes=10,train_images_per_class=20,test_images_per_class=10")
+    train, test = (load_dataset(choice, split, image_size=32) for split in ("pretraining", "test"))
+    recorder = FingerprintRecorder(tmp_path)
+    recorder.begin(PretrainingData.of(train, choice, None, 32, False), False)
+    for index in range(len(train)):
+        recorder.note(0, index, train.load_pixels(index))
+    pretraining = PretrainingImages.read(tmp_path)
+    assert find_leak(test, pretraining, progress=False).describe("a", "b") is None
+    assert len(find_leak(train, pretraining, progress=False).exact) == len(train)
