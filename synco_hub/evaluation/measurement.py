@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTran
 from synco_hub.data.class_labels import number_alike, warn_of_untrained_classes
 from synco_hub.data.evaluation_transform import tell_colours
 from synco_hub.data.real_labels import VALIDATED_BY_IMAGENET, RealLabels, find_real_labels
+from synco_hub.evaluation.leaks import check_leak
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
 from synco_hub.metrics.accuracy import standard_error
@@ -47,6 +48,9 @@ class EvaluatedModel:
         name: What results call it.
         class_names: Of a classifier, in the order of its logits.
         revision: Commit on the Hub, or in words why there is none.
+        pretrained_on: Folders that keep fingerprints of the images it was pretrained on; test images are looked for
+            among them.
+        leaks: What was found, a line for each data set.
     """
 
     network: nn.Module
@@ -54,6 +58,12 @@ class EvaluatedModel:
     name: str
     class_names: tuple[str, ...] = ()
     revision: str = IN_MEMORY
+    pretrained_on: tuple[Path, ...] = ()
+    leaks: list[str] = field(default_factory=list, compare=False)
+
+    def check_leak(self, images: ImageDataset, progress: bool = True) -> None:
+        """Look for test images among those that it was pretrained on."""
+        self.leaks.extend(line for line in check_leak(images, self.pretrained_on, progress) if line not in self.leaks)
 
     @cached_property
     def transform(self) -> EvaluationTransform:
@@ -79,7 +89,10 @@ class EvaluatedModel:
 def open_split(data: DatasetChoice, split: str, model: EvaluatedModel) -> EvaluationDataset:
     """One split of a data set, each image as the model wants it."""
     transform = model.transform
-    return EvaluationDataset(load_dataset(data, split, image_size=transform.image_size), transform)
+    images = load_dataset(data, split, image_size=transform.image_size)
+    if split != "train":
+        model.check_leak(images)
+    return EvaluationDataset(images, transform)
 
 
 def match_classes(train: ImageDataset, test: ImageDataset, purpose: str, several: bool = False) -> None:
