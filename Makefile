@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 # mkdocs-material's farewell to mkdocs; why it is used all the same stands in mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo robustness-demo test test-slow test-oldest test-all lint types bench bench-report bench-smoke clean install browser npm docs docs-serve release
+.PHONY: demo robustness-demo test test-slow test-oldest test-extras test-all lint types bench bench-report bench-smoke clean install browser npm docs docs-serve release
 
 demo: install
 	$(BIN)/synco-hub demo
@@ -23,7 +23,7 @@ test: lint types browser npm
 	$(MAKE) bench-smoke
 
 # Everything that runs without a GPU or a network: half an hour more than `make test`.
-test-all: test test-slow test-oldest
+test-all: test test-slow test-oldest test-extras
 
 test-slow: install
 	$(BIN)/python -m pytest -m "slow and not gpu and not network"
@@ -84,6 +84,14 @@ test-oldest:
 	$(OLDEST)/bin/uv pip install --python $(OLDEST)/bin/python --constraint constraints-oldest.txt --editable . pytest pytest-timeout scikit-learn scipy fastapi uvicorn yacs tensorboard
 	OMP_NUM_THREADS=2 $(OLDEST)/bin/python -m pytest -q tests/synco_hub/models tests/synco_hub/hub tests/trainers tests/synco_hub/test_flag_parser.py tests/synco_hub/test_protocols.py tests/synco_hub/cli/test_main.py
 
+# sentence-transformers and mteb, which are no part of the environment above, in one of their own.
+EXTRAS := .venv-extras
+test-extras:
+	test -x $(EXTRAS)/bin/python || $(PYTHON) -m venv $(EXTRAS)
+	$(EXTRAS)/bin/python -m pip install --quiet uv
+	$(EXTRAS)/bin/uv pip install --python $(EXTRAS)/bin/python --constraint constraints.txt --editable '.[sentence-transformers,mteb]' pytest pytest-timeout
+	OMP_NUM_THREADS=2 $(EXTRAS)/bin/python -m pytest -q -m extras tests/synco_hub/test_mteb_model.py tests/synco_hub/hub/export tests/docs/test_how_to_features.py
+
 # Half an hour; writes tests/benchmarks/results/*.json and BENCHMARKS.md.
 bench: install
 	for script in tests/benchmarks/benchmark_*.py; do OMP_NUM_THREADS=1 $(BIN)/python $$script || exit 1; done
@@ -96,4 +104,4 @@ bench-smoke: install
 	OMP_NUM_THREADS=1 $(BIN)/python tests/benchmarks/smoke.py
 
 clean:
-	rm -rf $(VENV) $(OLDEST) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
+	rm -rf $(VENV) $(OLDEST) $(EXTRAS) build dist site .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

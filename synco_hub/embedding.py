@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages, load_dataset
+from synco_hub.data.catalog.sets import CATALOG
 from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.data.worker_signals import worker_settings
 from synco_hub.embedding_tables import ARRAY_SUFFIX, TABLE_SUFFIX, join_parts
@@ -217,12 +218,15 @@ class _Work:
 def open_splits(
     choice: DatasetChoice, split: str, image_size: int | None
 ) -> Iterator[tuple[ImageDataset, tuple[str, ...]]]:
-    """The images, and the split of each; of a folder of images all that lie in it."""
+    """The images, and the split of each; of a folder of images of one's own all that lie in it."""
     found: dict[str, Any] = {}
     for name in ("train", "test") if split == "all" else (split,):
         with suppress(*((ValueError,) if split == "all" and found else ())):
             found[name] = load_dataset(choice, name, image_size=image_size)
-    if split == "all" and all(isinstance(images, ImageFolderDataset) for images in found.values()):
+    own = all(
+        isinstance(images, ImageFolderDataset) and images.description.name not in CATALOG for images in found.values()
+    )
+    if split == "all" and own:
         everything = load_dataset(choice, "all", image_size=image_size)
         _label_alike(everything, found)
         known = {_path(images, k): name for name, images in found.items() for k in range(len(images))}

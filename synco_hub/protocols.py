@@ -203,6 +203,7 @@ def evaluate(
     output: str | os.PathLike[str] | None = None,
     model_revision: str | None = None,
     random_network: bool = False,
+    leak_check: bool = True,
     **settings: Any,
 ) -> EvaluationResult:
     """Measure a frozen model by a protocol of the paper.
@@ -217,6 +218,8 @@ def evaluate(
         model_revision: Commit, branch or tag of a model on the Hub.
         random_network: Measure the model's architecture with weights that are drawn anew: what the data gives for
             nothing. Backbones only.
+        leak_check: Look for test images among those that the model was pretrained on, where its run has kept their
+            fingerprints; what is found is logged and stands in the result's notes.
         settings: Fields of the protocol's settings (`synco_hub.settings`) and of `DatasetChoice`.
 
     Raises:
@@ -250,7 +253,8 @@ def evaluate(
     chosen = row.settings(**{name: value for name, value in values.items() if name in own})
     place = None if output is None else Path(output)
     measured = None if model is None else os.fspath(model)
-    return measure(protocol, measured, DatasetChoice(**data), chosen, place, model_revision, random_network)
+    options = {"random_network": random_network, "leak_check": leak_check}
+    return measure(protocol, measured, DatasetChoice(**data), chosen, place, model_revision, **options)
 
 
 def measure(
@@ -261,6 +265,7 @@ def measure(
     output: Path | None = None,
     model_revision: str | None = None,
     random_network: bool = False,
+    leak_check: bool = True,
 ) -> EvaluationResult:
     """As :func:`evaluate`, for settings that are made already."""
     row = find_evaluator(protocol)
@@ -269,8 +274,17 @@ def measure(
     settings = replace(settings, device=resolve("synco_hub.features:choose_device")(settings.device))
     resolve("synco_hub.features:check_precision")(getattr(settings, "precision", "fp32"), settings.device)
     loaded = _loaded(row, model, settings, model_revision, random_network)
+    if loaded is not None and leak_check and not random_network:
+        places = resolve("synco_hub.hub.model_names:find_pretraining_folders")(model)
+        loaded = replace(loaded, pretrained_on=tuple(places))
     with explain_out_of_memory(lambda: _describe_load(protocol, loaded, settings)):
-        return resolve(row.function)(loaded, data, settings, output)
+        result: EvaluationResult = resolve(row.function)(loaded, data, settings, output)
+    if loaded is None or not loaded.leaks:
+        return result
+    result = replace(result, notes=(*result.notes, *(line for line in loaded.leaks if line not in result.notes)))
+    if output is not None:
+        result.save(output if Path(row.output).suffix else output / f"{protocol}.json")
+    return result
 
 
 def _describe_load(protocol: str, loaded: Any, settings: Any) -> tuple[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from collections.abc import Sequence
@@ -86,6 +87,13 @@ def search(
     embeddings = Embeddings.read(table)
     vectors = _embed_queries(files, embeddings, table, device)
     bank = torch.from_numpy(embeddings.vectors)
+    if not len(bank):
+        raise ValueError(f"{str(table)!r} holds no image: embed a folder that has some")
+    if bank.shape[1] != vectors.shape[1]:
+        raise ValueError(
+            f"{str(table)!r} holds vectors of {bank.shape[1]} numbers, and {embeddings.facts['model']['name']!r} "
+            f"gives {vectors.shape[1]}: embed the images again"
+        )
     keys = find_best_keys(bank, vectors, min(count, len(bank)), device, SearchBlocks())
     similarities, rows = unpack(keys.cpu())
     return [
@@ -117,6 +125,11 @@ def _embed_queries(files: Sequence[Path], table: Embeddings, place: Any, device:
             f"{str(place)!r} was made by other weights of {about['name']!r} than are there now: embed the images again"
         )
     model = EvaluatedModel(network, processor, about["name"])
+    if json.loads(json.dumps(model.transform.facts())) != facts["preprocessing"]:
+        raise ValueError(
+            f"{str(place)!r} was made with another preprocessing of {about['name']!r} than its image processor says "
+            "now: embed the images again"
+        )
     settings = EmbeddingSettings(what=facts["what"], precision=facts["precision"])
     rule, found = choose_rule(model, settings.what), []
     with eval_mode(find_feature_network(network), device) as running:

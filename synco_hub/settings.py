@@ -14,6 +14,7 @@ DEFAULT_MAX_BAD_FRACTION = 0.01
 Precision = Literal["fp32", "bf16", "fp16"]
 EmbeddedVectors = Literal["feature", "cls", "mean", "patches"]
 StoredType = Literal["float32", "float16"]
+LEAK_CHECK = "Look for test images among those that the model was pretrained on, as far as its run has kept of which."
 MODEL_REVISION = "Commit, branch or tag of the model on the Hub; default: the newest."
 
 

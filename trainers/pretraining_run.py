@@ -17,6 +17,7 @@ from synco_hub.averaging import average, format_average
 from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoViewDataset, open_stream
 from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.loading import describe_pretraining_images, load_pretraining_images
+from synco_hub.data.pretraining_images import FingerprintRecorder, PretrainingData
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.hub.loading import load_processor
@@ -72,6 +73,8 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     parameters = choose_view_parameters(model.image_processor)
     transform = make_two_view_transform(run.training.augment_on, config.image_size or 224, parameters)
     views = TwoViewDataset(images, transform, seed=run.training.seed)
+    recorder = _make_recorder(run, images, stream)
+    views.recorder = recorder
     trainer = SynCoTrainer(model, run.training, views, stream=stream, processing_class=processor)
     if every_epochs is not None and knn is not None:
         trainer.add_callback(KnnCallback(trainer, knn.bank, knn.queries, every_epochs, kept=knn.kept))
@@ -86,6 +89,9 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     def claim() -> None:
         recorded["data"] = describe_images(images, None if stream is None else stream.source)
         claim_directory(directory, {**recorded, **held}, trainer.resumes)
+        if recorder is not None:
+            about = (run.data.holdout, config.image_size, stream is not None)
+            recorder.begin(PretrainingData.of(images, run.data, *about), trainer.resumes)
 
     run_on_main_process(claim, *processes)
     trainer.at_begin.works.append(lambda: _record_what_is_held(directory, trainer, recorded))
@@ -106,6 +112,10 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         "data": recorded["data"],
     }
     if trainer.is_world_process_zero():
+        if recorder is not None:
+            # Full batches leave some out of the first epoch, which come in the next.
+            came_all = stream is None and trainer.state.global_step > trainer.steps_per_epoch
+            recorder.finish(images if came_all and isinstance(images, ImageDataset) else None)
         _save_finished(directory, trainer.unwrapped_model, processor, read_settings(directory), summary)
         if summary["last_log"]:
             title = f"{run.settings.method} on {config.backbone}, {run.data.dataset}"
@@ -113,6 +123,18 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
         if run.start.save_average:
             _save_average(run, directory)
     return summary
+
+
+def _make_recorder(
+    run: PretrainingRun, images: ImageDataset | StreamedImages, stream: StreamedData | None
+) -> FingerprintRecorder | None:
+    """What notes the images of the first epoch; of a stream with short epochs, of as many as go through it once."""
+    if not run.data.leak_check:
+        return None
+    counts = [] if stream is None else list(stream.source.counts)
+    total = sum(count for count in counts if count is not None)
+    epochs = -(-total // len(images)) if counts and None not in counts else 1
+    return FingerprintRecorder(Path(str(run.training.output_dir)), max(epochs, 1))
 
 
 def _save_average(run: PretrainingRun, directory: Path) -> None:

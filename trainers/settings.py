@@ -256,6 +256,7 @@ class DataArguments(DatasetChoice):
     holdout: float | None = setting(
         None, "Keep a share of each class out, such as 0.2, or a number of images; drawn by --split-seed."
     )
+    leak_check: bool = toggle(True, "Keep 40 bytes of each image, by which `evaluate` finds test images among them.")
     knn_dataset: str | None = setting(None, "What --knn-every-epochs measures on, as --dataset; default: that itself.")
     knn_data_dir: str | None = setting(None, "Folder of the files of --knn-dataset.")
     keep_dataset: str | None = setting(

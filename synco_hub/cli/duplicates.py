@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.options import DuplicatesOptions
@@ -23,7 +24,9 @@ from synco_hub.output_paths import check_output_file
 from synco_hub.settings import DatasetChoice, EmbeddingSettings
 from synco_hub.visualization import save_figure
 
-GROUPS_DRAWN, FILES_DRAWN = 40, 8
+# Cells of a sheet, of which a group takes one for each file that is drawn, and the most sheets.
+CELLS_A_ROW, ROWS_A_SHEET, SHEETS, FILES_DRAWN = 10, 12, 10, 6
+_CELL, _HEADING = (1.3, 1.45), 0.4  # inches
 
 
 def find(options: DuplicatesOptions, choice: DatasetChoice) -> None:
@@ -57,8 +60,10 @@ def find(options: DuplicatesOptions, choice: DatasetChoice) -> None:
         print(f"wrote {options.output}")
     if options.figure is not None:
         places = [(images, k) for side in opened for images in side for k in range(len(images))]
-        figure = draw_duplicates(found, lambda member: places[member][0].load_image(places[member][1]))
-        print(f"wrote {save_figure(figure, options.figure, dpi=120)}")
+        sheets = draw_duplicates(found, lambda member: places[member][0].load_image(places[member][1]))
+        for number, sheet in enumerate(sheets, start=1):
+            name = options.figure.stem if number == 1 else f"{options.figure.stem}-{number}"
+            print(f"wrote {save_figure(sheet, options.figure.with_stem(name), dpi=120)}")
 
 
 def _embed(
@@ -83,31 +88,75 @@ def _embed(
     return np.stack(rows)
 
 
-def draw_duplicates(found: Duplicates, load: Callable[[int], Any]) -> Figure:
-    """A row for each of the first groups, with what `load` gives for its members."""
-    shown = found.groups[:GROUPS_DRAWN]
-    columns = max([2, *(min(len(group.members), FILES_DRAWN) for group in shown)])
-    figure = Figure(figsize=(1.5 * columns, 0.5 + 1.8 * max(len(shown), 1)), layout="constrained")
-    figure.suptitle(f"{len(shown)} of {len(found.groups)} groups of duplicates", fontsize=8)
-    axes = figure.subplots(max(len(shown), 1), columns, squeeze=False)
-    for axis in axes.flat:
+def draw_duplicates(found: Duplicates, load: Callable[[int], Any]) -> Iterator[Figure]:
+    """Sheets of groups side by side, each framed, with what `load` gives for its members."""
+    sheets = lay_out(found.groups)
+    shown = sum(map(len, sheets))
+    first = 1
+    for number, sheet in enumerate(sheets, start=1):
+        rows = max((row for _, row, _ in sheet), default=0) + 1
+        width, height = _CELL[0] * CELLS_A_ROW, _HEADING + _CELL[1] * rows
+        figure = Figure(figsize=(width, height))
+        which = f"{first} to {first + len(sheet) - 1} of {len(found.groups)}" if sheet else "none"
+        rest = f", sheet {number} of {len(sheets)}" if len(sheets) > 1 else ""
+        rest += f"; the last {len(found.groups) - shown} are not drawn" if shown < len(found.groups) else ""
+        figure.text(0.5, 1 - 0.5 * _HEADING / height, f"groups of duplicates: {which}{rest}", fontsize=9, ha="center")
+        for group, row, column in sheet:
+            corner = _CELL[0] * column / width, 1 - (_HEADING + _CELL[1] * (row + 1)) / height
+            _draw_group(figure, group, found.names, load, corner)
+        first += len(sheet)
+        yield figure
+
+
+def lay_out(groups: Sequence[DuplicateGroup]) -> list[list[tuple[DuplicateGroup, int, int]]]:
+    """For each sheet its groups with the row and the column of their first cell; at least one sheet."""
+    sheets: list[list[tuple[DuplicateGroup, int, int]]] = [[]]
+    row = column = 0
+    for group in groups:
+        cells = min(len(group.members), FILES_DRAWN)
+        if column + cells > CELLS_A_ROW:
+            row, column = row + 1, 0
+        if row == ROWS_A_SHEET:
+            if len(sheets) == SHEETS:
+                break
+            sheets.append([])
+            row = 0
+        sheets[-1].append((group, row, column))
+        column += cells
+    return sheets
+
+
+def _draw_group(
+    figure: Figure,
+    group: DuplicateGroup,
+    names: Sequence[str],
+    load: Callable[[int], Any],
+    corner: tuple[float, float],
+) -> None:
+    """A frame with the pictures of one group, their names above them and what they have in common below."""
+    width, height = _CELL[0] / figure.get_figwidth(), _CELL[1] / figure.get_figheight()
+    shown = group.members[:FILES_DRAWN]
+    (left, bottom), gap = corner, 0.03 * width
+    frame = (left + gap, bottom + gap), width * len(shown) - 2 * gap, height - 2 * gap
+    figure.add_artist(Rectangle(*frame, fill=False, edgecolor="0.7", linewidth=0.6))
+    rest = f", {len(group.members) - len(shown)} more" if len(group.members) > len(shown) else ""
+    figure.text(left + 2 * gap, bottom + 0.04 * height, _describe(group) + rest, fontsize=6, color="0.3")
+    for number, member in enumerate(shown):
+        place = (left + (number + 0.06) * width, bottom + 0.17 * height, 0.88 * width, 0.68 * height)
+        axis = figure.add_axes(place)
         axis.set_axis_off()
-    for row, group in zip(axes, shown, strict=False):
-        for axis, member in zip(row, group.members, strict=False):
-            picture = load(member)
-            picture.thumbnail((160, 160))
-            axis.imshow(picture)
-            axis.set_title(_end_of(found.names[member]), fontsize=5, pad=2)
-        rest = f", {len(group.members) - FILES_DRAWN} more" if len(group.members) > FILES_DRAWN else ""
-        row[0].text(0, -0.02, _describe(group) + rest, fontsize=5, va="top", transform=row[0].transAxes)
-    return figure
+        picture = load(member)
+        picture.thumbnail((200, 200))
+        axis.imshow(picture)
+        name = _end_of(names[member], round(20 * _CELL[0]))
+        figure.text(place[0] + place[2] / 2, bottom + 0.88 * height, name, fontsize=5, ha="center", parse_math=False)
 
 
 def _describe(group: DuplicateGroup) -> str:
     return group.kind if group.kind != "near" else f"{group.similarity:.3f}{' mirrored' if group.mirrored else ''}"
 
 
-def _end_of(name: str, most: int = 28) -> str:
+def _end_of(name: str, most: int) -> str:
     return name if len(name) <= most else f"…{name[1 - most :]}"
 
 

@@ -130,6 +130,7 @@ def evaluate_all(options: EvaluateAllOptions, forward: ForwardSettings) -> None:
     results: list[EvaluationResult] = []
     failed: list[str] = []
     at: Any = {} if options.model_revision is None else {"model_revision": options.model_revision}
+    at |= {} if options.leak_check else {"leak_check": False}
     for measurement in planned:
         row = EVALUATORS[measurement.protocol]
         known = {field.name for field in fields(row.settings)}

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from synco_hub.hub.conversion.layouts import LAYOUTS
-from synco_hub.settings import MODEL_REVISION, DatasetChoice, repeated, same_as, setting
+from synco_hub.settings import LEAK_CHECK, MODEL_REVISION, DatasetChoice, repeated, same_as, setting
 
 
 def _check_range(flag: str, value: float | None, least: float, most: float | None = None) -> None:
@@ -30,6 +30,7 @@ class BackboneOption:
     model: str | None = setting(None, "Short name, checkpoint directory, Hub id, or timm:<name>.")
     model_revision: str | None = setting(None, MODEL_REVISION)
     random_network: bool = setting(False, "Measure its architecture with random weights: what is due to no training.")
+    leak_check: bool = setting(True, LEAK_CHECK)
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,7 @@ class ClassifierOption:
 
     model: str = setting(MISSING, "Output folder of linear-probe or fine-tune, or a classifier on the Hub.")
     model_revision: str | None = setting(None, MODEL_REVISION)
+    leak_check: bool = setting(True, LEAK_CHECK)
 
 
 @dataclass(frozen=True)
@@ -72,9 +74,7 @@ class EmbedOptions:
         Path("embeddings.parquet"),
         "A .parquet file, a folder of several, or an .npy file with the names in a .csv beside it.",
     )
-    plot: Path | None = setting(
-        None, "Draw a map, too: an .html file with the pictures on hover. Something to look at, not evidence."
-    )
+    plot: Path | None = setting(None, "Draw a map, too: .html with the pictures on hover; to look at, no evidence.")
     projection: Literal["pca", "umap"] = setting("pca", "Of the map; umap needs umap-learn.")
 
     def __post_init__(self) -> None:
@@ -101,11 +101,10 @@ class EvaluateAllOptions:
     model: str = setting(MISSING, "Short name, checkpoint directory, Hub id, or timm:<name>.")
     dataset: list[str] | None = repeated("Data sets, one or several. Default: fractals.")
     output_dir: Path = setting(Path("results"), "One folder a data set, one file a protocol.")
-    data_dir: Path | None = setting(
-        None, "Folder of published archives: robustness, ood, retrieval, video and discovery run on what it holds."
-    )
+    data_dir: Path | None = setting(None, "Folder of unpacked archives (robustness, ood, …), measured on, too.")
     split_seed: int = same_as(DatasetChoice, "split_seed")
     model_revision: str | None = setting(None, MODEL_REVISION)
+    leak_check: bool = setting(True, LEAK_CHECK)
 
 
 @dataclass(frozen=True)
@@ -268,7 +267,8 @@ class ExportOptions:
     output: Path = setting(MISSING, "Directory to write; it must not exist, or be empty.")
     format: str = setting(
         "transformers",
-        "transformers (stock ViT or Swin), timm, onnx (free batch size), or safetensors (timm's names).",
+        "transformers (stock ViT or Swin), timm, onnx (free batch size), safetensors (timm's names), or "
+        "sentence-transformers.",
     )
 
 
@@ -342,7 +342,7 @@ class DuplicatesOptions:
     source: str = setting(MISSING, "A folder, a name of `synco-hub data list`, or a Hub id.", positional=True)
     other: str = setting("", "Another one; then what is in both is looked for.", positional=True)
     output: Path | None = setting(None, "Write all groups as .json.")
-    figure: Path | None = setting(None, "Draw the first groups, as .png or .pdf.")
+    figure: Path | None = setting(None, "Draw the groups, as .png or .pdf; many make further sheets, NAME-2, ….")
     flips: bool = setting(True, "A mirror image is the same picture.")
     model: str | None = setting(None, "Compare what is near by the features of this model, too.")
     model_revision: str | None = setting(None, MODEL_REVISION)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -32,6 +31,7 @@ from synco_hub.data.picture_matching import (
     measure_similarity,
     shrink_to_copy,
 )
+from synco_hub.data.pretraining_images import hash_content, hash_pixels
 from synco_hub.data.unreadable_images import UnreadableImages
 from synco_hub.settings import DEFAULT_MAX_BAD_FRACTION
 
@@ -243,9 +243,7 @@ class _Search:
         self.thumbnails[index] = make_thumbnail(pixels)
         self.sizes[index] = pixels.shape[1], pixels.shape[0]
         self.flat[index] = is_flat(self.thumbnails[index])
-        digest = hashlib.blake2b(repr(pixels.shape).encode(), digest_size=16)
-        digest.update(np.ascontiguousarray(pixels).data)
-        return digest.digest()
+        return hash_pixels(pixels)
 
     def _textured(self) -> npt.NDArray[np.int64]:
         return np.array([place for place in self.files if not self.flat[place]], dtype=np.int64)
@@ -378,4 +376,4 @@ class _Search:
 
     def _hash_file(self, index: int) -> bytes:
         images, place = self.pictures.find(index)
-        return hashlib.blake2b(images.encoded(place), digest_size=16).digest()
+        return hash_content(images.encoded(place))

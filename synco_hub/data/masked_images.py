@@ -9,6 +9,7 @@ import hashlib
 import io
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -70,6 +71,14 @@ class MaskedImages:
                 "or correct the mask."
             )
         return image, mask
+
+    def pictures(self) -> list[tuple[str, Callable[[], bytes]]]:
+        """Names of the images, each with what reads its bytes."""
+
+        def read(source: Callable[[], tuple[bytes, bytes]]) -> bytes:
+            return source()[0]
+
+        return [(name, partial(read, source)) for name, source in zip(self.names, self.sources, strict=True)]
 
     def list_values(self, progress: bool = False) -> set[int]:
         """The values of all masks, 255 left out."""

@@ -39,6 +39,9 @@ _MOST_SHIFT = 0.15
 _THRESHOLDS = (0.8, 0.95)
 _LOST = 0.03
 _COPIED_SIDE = 512
+# A tiny picture says which pictures of another data set are worth a look: its levels reach so many deviations.
+TINY_SIDE = 8
+_TINY_REACH, _TINY_LEVELS = 2.5, 15
 
 
 def make_thumbnail(pixels: Pixels) -> Pixels:
@@ -69,16 +72,70 @@ def is_flat(thumbnail: Pixels) -> bool:
 
 def _coarse_variants(thumbnail: Pixels, variants: int) -> npt.NDArray[np.float32]:
     """Unit vectors. Shape: (variants, 3 · _COARSE²)."""
+    parts = _cut_variants(thumbnail)[:variants]
+    return _units(
+        np.stack([_shrink(part, _COARSE, _COARSE) for part in parts]).reshape(variants, -1).astype(np.float32)
+    )
+
+
+def _cut_variants(thumbnail: Pixels) -> list[Pixels]:
+    """Its windows, then those of its mirror image."""
     parts = []
     for turned in (thumbnail, thumbnail[:, ::-1]):
         for x, y, side in _WINDOWS:
             top, left, size = round(y * SIDE), round(x * SIDE), round(side * SIDE)
             parts.append(np.ascontiguousarray(turned[top : top + size, left : left + size]))
-    rows = np.stack([_shrink(part, _COARSE, _COARSE) for part in parts[:variants]]).reshape(variants, -1)
-    centred = rows.astype(np.float32) - rows.mean(axis=1, keepdims=True, dtype=np.float32)
-    length = np.linalg.norm(centred, axis=1, keepdims=True)
-    found: npt.NDArray[np.float32] = centred / np.maximum(length, 1e-6)
+    return parts
+
+
+def _tiny_rows(parts: Iterable[Pixels]) -> npt.NDArray[np.float32]:
+    """Brightness, less its mean and over its deviation; zeros where there is no texture. Shape: (parts, 64)."""
+    levels = np.stack([_shrink(part, TINY_SIDE, TINY_SIDE).mean(axis=2, dtype=np.float32) for part in parts])
+    rows = levels.reshape(len(levels), -1)
+    rows -= rows.mean(axis=1, keepdims=True)
+    deviation = rows.std(axis=1, keepdims=True)
+    found: npt.NDArray[np.float32] = np.where(deviation < _LEAST_TEXTURE, 0, rows / np.maximum(deviation, 1e-6))
     return found
+
+
+def make_tiny_picture(thumbnail: Pixels) -> Pixels:
+    """A thumbnail in 32 bytes, two levels a byte; zeros where it has no texture. Shape: (32,)."""
+    row = _tiny_rows([thumbnail])[0]
+    if not row.any():
+        return np.zeros(len(row) // 2, dtype=np.uint8)
+    levels = np.clip(np.rint((row / _TINY_REACH + 1) * _TINY_LEVELS / 2), 0, _TINY_LEVELS).astype(np.uint8)
+    packed: Pixels = levels[::2] << 4 | levels[1::2]
+    return packed
+
+
+def unpack_tiny_pictures(packed: Pixels) -> npt.NDArray[np.float32]:
+    """Unit vectors of tiny pictures; zeros of those without texture. Shape: (pictures, 64)."""
+    levels = np.stack([packed >> 4, packed & _TINY_LEVELS], axis=-1).reshape(len(packed), -1).astype(np.float32)
+    return _units(levels)
+
+
+def make_tiny_variants(thumbnail: Pixels) -> npt.NDArray[np.float32]:
+    """Unit vectors of all variants of a picture as tiny pictures have them. Shape: (VARIANTS, 64)."""
+    return _units(_tiny_rows(_cut_variants(thumbnail)))
+
+
+def cut_tiny_pictures(pictures: npt.NDArray[np.float32]) -> Iterator[npt.NDArray[np.float32]]:
+    """Unit vectors of what each window of unpacked tiny pictures shows. Shape of each: (pictures, 64)."""
+    steps = np.arange(TINY_SIDE)
+    for x, y, side in _WINDOWS[1:]:
+        # Of each place of the window the weights of the places of the picture, down and across.
+        down, across = (
+            np.maximum(1 - np.abs(TINY_SIDE * start + side * (steps + 0.5) - 0.5 - steps[:, None]), 0).T
+            for start in (y, x)
+        )
+        maps = np.kron(down, across)
+        yield _units(pictures @ (maps / maps.sum(axis=1, keepdims=True)).astype(np.float32).T)
+
+
+def _units(rows: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    centred = rows - rows.mean(axis=1, keepdims=True)
+    units: npt.NDArray[np.float32] = centred / np.maximum(np.linalg.norm(centred, axis=1, keepdims=True), 1e-6)
+    return units
 
 
 @dataclass(frozen=True)

@@ -158,9 +158,9 @@ class TableDataset(ImageDataset):
 def load_table(source: TableSource, split: str = "train") -> TableDataset:
     """Loads one split of a table, map-style, in stored order.
 
-    The split is `train`; `test`, which takes the first of the splits test, validation and val that has labels;
-    `pretraining`, which is `train` with the splits that are there for learning without labels; or any split expression
-    of the `datasets` library, such as `train+validation`.
+    The split is `train`; `test`, which takes the first of the splits test, validation, val (or spelled otherwise) that
+    has labels; `pretraining`, which is `train` with the splits that are there for learning without labels; or any
+    split expression of the `datasets` library, such as `train+validation`.
     """
     unread = list_unread_files(source)
     if unread:
@@ -175,9 +175,14 @@ def load_table(source: TableSource, split: str = "train") -> TableDataset:
             tried = ["+".join(list_pretraining_splits(split_names(source)))]
         if split in tried or tried == ["train"]:
             split, tried = "train", ["train"]
+    if split == "train" and os.path.isdir(os.path.expanduser(source.dataset)):
+        present = split_names(source)
+        if "train" not in present:
+            tried = [*list_split_folders(present, SplitKind.train), "train"][:1]
     if split == "test":
         present = split_names(source)
-        tried = [name for name in TEST_SPLITS if name in present]
+        spelled = [name for name in list_split_folders(present, SplitKind.test) if name not in TEST_SPLITS]
+        tried = [*(name for name in TEST_SPLITS if name in present), *spelled]
         if not tried:
             raise ValueError(
                 f"{source.dataset}: no test split among {', '.join(present)}; name one with its own name, or use "
@@ -193,7 +198,8 @@ def load_table(source: TableSource, split: str = "train") -> TableDataset:
 def list_pretraining_splits(present: Sequence[str]) -> tuple[str, ...]:
     """The splits of a table that are learned from without labels, as the folders of a folder of images."""
     unlabeled = list_split_folders(present, SplitKind.unlabeled)
-    return (*(["train"] if "train" in present or not unlabeled else []), *unlabeled)
+    train = ("train",) if "train" in present else list_split_folders(present, SplitKind.train)[:1]
+    return (*(train or (() if unlabeled else ("train",))), *unlabeled)
 
 
 def _loaded(source: TableSource, split: str, stored_split: str) -> TableDataset:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from difflib import SequenceMatcher
@@ -16,6 +15,7 @@ from synco_hub.data.catalog.row import DatasetRow, Layout
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.image_dataset import UNLABELED, ImageDataset, PixelArrayDataset
 from synco_hub.data.image_folder import ImageFolderDataset
+from synco_hub.data.pretraining_images import hash_content, hash_pixels
 from synco_hub.data.tables import TableDataset
 
 # Below this two spellings are two names; "cra", as one copy spells the crab, is above it.
@@ -185,11 +185,11 @@ def measure_overlap(train: ImageDataset, test: ImageDataset) -> str | None:
         return _sentence(test, *_find_files_of_one_name(train, test))
     if isinstance(train, PixelArrayDataset) and isinstance(test, PixelArrayDataset):
         sizes = [np.full(len(images), images.pixels[0].nbytes) for images in (train, test)]
-        return _sentence(test, *_same_contents(_read_pixels(train), _read_pixels(test), *sizes))
+        return _sentence(test, *_same_contents(_hash_pixels(train), _hash_pixels(test), *sizes))
     if isinstance(train, TableDataset) and isinstance(test, TableDataset):
         train_sizes, test_sizes = train.encoded_sizes(), test.encoded_sizes()
         if train_sizes is not None and test_sizes is not None:
-            return _sentence(test, *_same_contents(train.encoded, test.encoded, train_sizes, test_sizes))
+            return _sentence(test, *_same_contents(_hash_rows(train), _hash_rows(test), train_sizes, test_sizes))
     return None
 
 
@@ -204,8 +204,12 @@ def _spread_over(count: int) -> list[int]:
     return sorted(set(np.linspace(0, count - 1, min(count, LOOKED_FOR_AT_MOST)).astype(int).tolist()))
 
 
-def _read_pixels(images: PixelArrayDataset) -> Callable[[int], bytes]:
-    return lambda index: images.pixels[index].tobytes()
+def _hash_pixels(images: PixelArrayDataset) -> Callable[[int], bytes]:
+    return lambda index: hash_pixels(images.pixels[index])
+
+
+def _hash_rows(images: TableDataset) -> Callable[[int], bytes]:
+    return lambda index: hash_content(images.encoded(index))
 
 
 def _same_contents(
@@ -214,11 +218,11 @@ def _same_contents(
     train_sizes: npt.NDArray[np.int64],
     test_sizes: npt.NDArray[np.int64],
 ) -> tuple[list[int], int]:
-    """Test images with the bytes of a training image; only images of one size are read."""
+    """Test images with the hash of a training image; only images of one size are read."""
     looked_for = _spread_over(len(test_sizes))
     candidates = np.flatnonzero(np.isin(train_sizes, test_sizes[looked_for])).tolist()
-    held = {_digest(train(index)) for index in candidates}
-    return [index for index in looked_for if _digest(test(index)) in held], len(looked_for)
+    held = {train(index) for index in candidates}
+    return [index for index in looked_for if test(index) in held], len(looked_for)
 
 
 def _find_files_of_one_name(train: ImageFolderDataset, test: ImageFolderDataset) -> tuple[list[int], int]:
@@ -239,7 +243,3 @@ def _find_files_of_one_name(train: ImageFolderDataset, test: ImageFolderDataset)
         if alike and any(other.read_bytes() == file.read_bytes() for other in alike):
             found.append(index)
     return found, len(looked_for)
-
-
-def _digest(content: bytes) -> bytes:
-    return hashlib.blake2b(content, digest_size=16).digest()

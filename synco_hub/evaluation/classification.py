@@ -6,7 +6,8 @@ The targets and scores are those that linear probing and fine-tuning measure by 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from tqdm import tqdm
 
 from synco_hub.data import EvaluationDataset, ImageDataset, UnreadableImages
 from synco_hub.data.class_labels import is_named, number_by_head
+from synco_hub.data.real_labels import RealLabels, find_real_labels
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
+    REAL,
     EvaluatedModel,
     data_source,
     describe_classifier,
@@ -28,7 +31,13 @@ from synco_hub.evaluation.measurement import (
     save_each,
 )
 from synco_hub.features import eval_mode
-from synco_hub.metrics import average_precision, mean_per_class_share, target_ranks, voc_average_precision_11_point
+from synco_hub.metrics import (
+    average_precision,
+    hits_any_target,
+    mean_per_class_share,
+    target_ranks,
+    voc_average_precision_11_point,
+)
 from synco_hub.metrics.accuracy import mean_per_class_error, standard_error
 from synco_hub.results import EvaluationResult, ProtocolFacts, device_name
 from synco_hub.settings import ClassificationSettings, DatasetChoice, ForwardSettings
@@ -57,7 +66,8 @@ def evaluate_classification(
         settings: Batch size, workers, device, progress.
 
     Returns:
-        ``top1``, ``top5`` (from 5 classes on) and ``mean_per_class``; or the two mAP; in percent.
+        ``top1``, ``top5`` (from 5 classes on) and ``mean_per_class``, on ImageNet's validation images ``top1_real``
+        too; or the two mAP; in percent.
     """
     started = time.perf_counter()
     settings = settings or ForwardSettings()
@@ -75,7 +85,8 @@ def evaluate_classification(
                 good = batch["bad_index"] < 0
                 with torch.inference_mode():
                     logits = network(pixel_values=batch["pixel_values"].to(device)).logits.cpu()
-                scores.add(logits[good], targets.values[batch["index"][good]])
+                places = batch["index"][good]
+                scores.add(logits[good], targets.values[places], targets.real_rows(places))
                 bar.update(len(good))
     return EvaluationResult(
         metrics=scores.metrics(),
@@ -87,6 +98,7 @@ def evaluate_classification(
         device=device_name(device),
         duration_s=time.perf_counter() - started,
         skipped_files=tuple(ledger.names()),
+        notes=targets.notes(ledger.indices),
     )
 
 
@@ -98,10 +110,29 @@ class ClassificationTargets:
         values: Class indices, int64 (num_images,); or multi-hot, float32 (num_images, num_classes): 1 present,
             0 absent, -1 neither (VOC's "difficult").
         class_names: One name for each class.
+        real: Of ImageNet's validation images, see :mod:`synco_hub.data.real_labels`.
     """
 
     values: Tensor
     class_names: tuple[str, ...]
+    real: RealLabels | None = None
+
+    def take(self, indices: Tensor) -> ClassificationTargets:
+        """Those of some images, by their positions."""
+        real = None if self.real is None else self.real.take(indices)
+        return replace(self, values=self.values[indices], real=real)
+
+    def real_rows(self, indices: Tensor) -> Tensor | None:
+        """Every right class of some images, padded by -1, where ReaL knows them. Shape: (batch, most)."""
+        return None if self.real is None else self.real.take(indices).rows
+
+    def notes(self, skipped: Sequence[int] = ()) -> tuple[str, ...]:
+        """What a reader of the numbers has to know of ReaL; the images at some positions could not be read."""
+        if self.real is None:
+            return ()
+        read = torch.ones(len(self.values), dtype=torch.bool)
+        read[list(skipped)] = False
+        return (self.real.take(read).note,)
 
     @property
     def multi_label(self) -> bool:
@@ -125,7 +156,9 @@ def classification_targets(images: ImageDataset, purpose: str) -> Classification
     multi_hot: Any = getattr(images, "multi_hot", None)
     if multi_hot is None:
         images.require_labels(purpose)
-        return ClassificationTargets(torch.as_tensor(images.labels, dtype=torch.int64), names)
+        return ClassificationTargets(
+            torch.as_tensor(images.labels, dtype=torch.int64), names, find_real_labels(images)
+        )
     values = torch.as_tensor(multi_hot, dtype=torch.float32)
     if values.shape != (len(images), len(names)):
         raise ValueError(
@@ -160,19 +193,30 @@ class ClassificationScores:
         self.multi_label = multi_label
         self.kept: list[Tensor] = []
         self.targets: list[Tensor] = []
+        self.real: list[Tensor] = []
 
-    def add(self, scores: Tensor, targets: Tensor) -> None:
+    def add(self, scores: Tensor, targets: Tensor, real: Tensor | None = None) -> None:
         """Take a batch.
 
         Args:
             scores: Shape: (batch, num_classes).
             targets: Class indices (batch,), or multi-hot (batch, num_classes) with -1 for cells that do not count.
+            real: Every right class of each image, padded by -1; rows without one do not count. Shape: (batch, most).
         """
         if len(targets) == 0:
             return
         scores = scores.float()
         self.kept.append((scores if self.multi_label else target_ranks(scores, targets)).cpu())
         self.targets.append(targets.cpu())
+        if real is not None:
+            counts = real[:, 0] >= 0
+            self.real.append(hits_any_target(scores, real.to(scores.device)).cpu()[counts])
+
+    def take_all_of(self, other: ClassificationScores) -> None:
+        """Take the batches that another one took."""
+        self.kept += other.kept
+        self.targets += other.targets
+        self.real += other.real
 
     def metrics(self) -> dict[str, float]:
         """Metrics in percent."""
@@ -186,6 +230,8 @@ class ClassificationScores:
             }
         guesses = (1, 5) if self.num_classes >= 5 else (1,)
         shares = {f"top{guess}": 100.0 * int((kept < guess).sum()) / len(kept) for guess in guesses}
+        if count := sum(map(len, self.real)):
+            shares[f"top1{REAL}"] = 100.0 * sum(int(each.sum()) for each in self.real) / count
         return {**shares, "mean_per_class": 100.0 * mean_per_class_share(kept == 0, targets, self.num_classes)}
 
     def standard_errors(self) -> dict[str, float]:
@@ -193,6 +239,10 @@ class ClassificationScores:
         if self.multi_label:
             return {}
         kept, targets = torch.cat(self.kept), torch.cat(self.targets)
-        shares = {name: value for name, value in self.metrics().items() if name.startswith("top")}
-        errors = {name: standard_error(value, len(kept)) for name, value in shares.items()}
+        counted = sum(map(len, self.real))
+        errors = {
+            name: standard_error(value, counted if REAL in name else len(kept))
+            for name, value in self.metrics().items()
+            if name.startswith("top")
+        }
         return {**errors, "mean_per_class": mean_per_class_error(kept == 0, targets, self.num_classes)}

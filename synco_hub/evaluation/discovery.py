@@ -20,6 +20,7 @@ from synco_hub.data import decode_rgb
 from synco_hub.data.voc_boxes import BoxedImage, load_voc_boxes
 from synco_hub.errors import FlagError
 from synco_hub.evaluation.dense_features import pad_to_patches, patch_sides, pixel_values
+from synco_hub.evaluation.leaks import PictureFiles
 from synco_hub.evaluation.measurement import EvaluatedModel, format_metrics, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
 from synco_hub.feature_pooling import find_feature_network
@@ -51,6 +52,7 @@ def evaluate(
         raise FlagError("--data-dir is missing: give VOC2007, or the folder that holds it or VOCdevkit.")
     images = load_voc_boxes(Path(data.data_dir), settings.split)
     chosen = images[: settings.num_images]
+    model.check_leak(PictureFiles("voc2007", [(image.name, image.file) for image in chosen]), settings.progress)
     result, boxes = evaluate_discovery(model, chosen, settings, len(images))
     save_each([result], output)
     if settings.figure is not None:

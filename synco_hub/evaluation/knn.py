@@ -18,20 +18,23 @@ from torch import Tensor
 
 from synco_hub.data import UNLABELED, EvaluationDataset, ImageDataset
 from synco_hub.data.catalog.sets import CATALOG, find_row_meant
-from synco_hub.data.class_labels import number_alike, warn_of_untrained_classes
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.subsets import take_classes, take_low_shot_subset
 from synco_hub.errors import DoesNotApplyError
 from synco_hub.evaluation.measurement import (
+    REAL,
     EvaluatedModel,
     MeasuredSplit,
     check_same_model,
+    check_splits_alike,
     find_standard_errors,
     format_metrics,
     load_split,
+    match_classes,
     measure_split,
     model_source,
     open_split,
+    result_of_splits,
     save_each,
     save_split,
 )
@@ -41,12 +44,13 @@ from synco_hub.features import check_finite
 from synco_hub.metrics import (
     average_precision,
     check_label_range,
+    hits_any_target,
     target_ranks,
     voc_average_precision_11_point,
     weighted_knn_votes,
 )
 from synco_hub.metrics.weighted_knn_vote import TEMPERATURE
-from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name
+from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts
 from synco_hub.settings import DatasetChoice, KnnSettings
 
 DEFAULT_KS = (10, 20, 100, 200)
@@ -106,11 +110,7 @@ def evaluate_knn(
     started = time.perf_counter()
     settings = settings or KnnSettings()
     # What can be known before hours of forward passes is checked before them.
-    for dataset in (train, test):
-        require_classes(dataset.images)
-    number_alike(train.images, test.images)
-    warn_of_untrained_classes(train.images, test.images)
-    _check_same_classes(train.images.class_names, test.images.class_names)
+    match_classes(train.images, test.images, "k-NN evaluation", several=True)
     usable_ks(settings.k, len(train))
     check_temperature(temperature)
     source = model_source(model.network, model.name, model.revision, settings.precision)
@@ -147,19 +147,18 @@ def evaluate_knn_features(
     started = time.perf_counter() if started is None else started
     settings = settings or KnnSettings()
     device = settings.device or "cpu"
-    _check_same_classes(bank.class_names, queries.class_names)
+    check_splits_alike(bank.class_names, queries.class_names)
     kept, left_out = usable_ks(settings.k, len(bank.features.values))
     sides = (bank.features.values, bank.features.labels, queries.features.values, queries.features.labels)
     if bank.features.labels.ndim == 2:
         metrics = knn_average_precision(*sides, kept, temperature, device, settings.progress)
     else:
-        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, settings.progress)
-    return EvaluationResult(
-        metrics=metrics,
-        model=model,
-        dataset=queries.source,
-        training_dataset=bank.source,
-        protocol=ProtocolFacts(
+        rows = None if queries.real is None else queries.real.rows
+        metrics = knn_accuracy(*sides, kept, len(bank.class_names), temperature, device, settings.progress, rows)
+    notes = [f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out]
+    return result_of_splits(
+        *(bank, queries, model, metrics),
+        ProtocolFacts(
             "knn",
             {
                 "ks": list(kept),
@@ -170,12 +169,8 @@ def evaluate_knn_features(
                 "ties": "lower index first",
             },
         ),
-        preprocessing=queries.preprocessing,
-        device=device_name(device),
-        duration_s=time.perf_counter() - started,
-        skipped_files=(*bank.skipped_files, *queries.skipped_files),
-        standard_errors=find_standard_errors(metrics, queries.source.count),
-        notes=tuple(f"k={k} of the protocol was left out: the bank has {bank.source.count} images" for k in left_out),
+        *(device, started, notes),
+        standard_errors=find_standard_errors(metrics, queries.source.count, queries.real),
     )
 
 
@@ -233,26 +228,6 @@ def usable_ks(ks: Sequence[int] | None, bank_size: int) -> tuple[tuple[int, ...]
     return tuple(sorted(set(ks))), ()
 
 
-def require_classes(images: ImageDataset) -> None:
-    """Refuse a split without a class, or several, for every image."""
-    if images.multi_hot is None:
-        images.require_labels("k-NN evaluation")
-
-
-def _check_same_classes(train: Sequence[str], test: Sequence[str]) -> None:
-    if len(train) != len(test):
-        raise ValueError(
-            f"the training split has {len(train)} classes, the test split {len(test)}: "
-            "labels would not mean the same; give two splits of one data set"
-        )
-    for label, (ours, theirs) in enumerate(zip(train, test, strict=True)):
-        if ours != theirs:
-            raise ValueError(
-                f"class {label} is {ours!r} in the training split and {theirs!r} in the test split: "
-                "labels would not mean the same; give two splits of one data set"
-            )
-
-
 def knn_accuracy(
     bank_features: Tensor,
     bank_labels: Tensor,
@@ -263,6 +238,7 @@ def knn_accuracy(
     temperature: float = TEMPERATURE,
     device: torch.device | str = "cpu",
     progress: bool = False,
+    real: Tensor | None = None,
 ) -> dict[str, float]:
     """Accuracy of the weighted vote for every k, from one search.
 
@@ -278,9 +254,11 @@ def knn_accuracy(
         temperature: Temperature of the vote, above 0.
         device: Where similarities are computed and the vote is counted, in a fixed order.
         progress: Show a progress bar.
+        real: Every right class of a query, padded by -1, see `RealLabels`. Shape: (queries, most).
 
     Returns:
-        ``top1_k<k>`` for every k and, from 5 classes and neighbours on, ``top5_k<k>``; in percent.
+        ``top1_k<k>`` for every k and, from 5 classes and neighbours on, ``top5_k<k>``; with `real` ``top1_real_k<k>``
+        over the queries that have a class in it; in percent.
 
     Raises:
         ValueError: If a side is empty, shapes do not fit, a feature is NaN, a label is missing or out of range, or a
@@ -291,20 +269,23 @@ def knn_accuracy(
     _check_ks(ks, len(bank_features))
     check_temperature(temperature)
     found = nearest_neighbours(bank_features, query_features, max(ks), device, progress=progress)
-    # Five guesses need five votes: of fewer, some would be classes without any.
-    counted = [(guess, k) for k in sorted(set(ks)) for guess in (1, 5) if guess == 1 or min(k, num_classes) >= 5]
-    right = {each: torch.zeros((), dtype=torch.long, device=device) for each in counted}
     neighbour_labels, query_labels = bank_labels.to(device)[found.indices], query_labels.to(device)
+    right: dict[str, Tensor | int] = {}
     for start in range(0, len(query_labels), _VOTED_TOGETHER):
         rows = slice(start, start + _VOTED_TOGETHER)
         for k, votes in weighted_knn_votes(
             found.similarities[rows], neighbour_labels[rows], num_classes, ks, temperature
         ):
             ranks = target_ranks(votes, query_labels[rows])
-            for guess in (1, 5):
-                if (guess, k) in right:
-                    right[guess, k] += (ranks < guess).sum()
-    return {f"top{guess}_k{k}": 100.0 * int(count) / len(query_labels) for (guess, k), count in right.items()}
+            hits = {f"top1_k{k}": ranks < 1}
+            if min(k, num_classes) >= 5:  # of fewer votes, some guesses would be classes without any
+                hits[f"top5_k{k}"] = ranks < 5
+            if real is not None:
+                hits[f"top1{REAL}_k{k}"] = hits_any_target(votes, real[rows].to(device))
+            right |= {name: right.get(name, 0) + each.sum() for name, each in hits.items()}
+    counted = 0 if real is None else int((real[:, 0] >= 0).sum())
+    counts = {name: counted if REAL in name else len(query_labels) for name in right}
+    return {name: 100.0 * int(right[name]) / count for name, count in counts.items() if count}
 
 
 def _check_ks(ks: Sequence[int], bank_size: int) -> None:

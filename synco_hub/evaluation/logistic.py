@@ -1,9 +1,9 @@
 """Logistic regression on frozen features: the strength of its penalty chosen on held-out training images.
 
 Features are moved to mean 0 and divided by one number, the root of their mean variance, so that a penalty means the
-same for every model. The L-BFGS of scikit-learn goes from the strongest penalty to the weakest, each from the weights
-of the one before, to a tolerance at which its loss has settled; its own default is not enough. The chosen penalty is
-fitted again to all training images.
+same for every model. L-BFGS goes from the strongest penalty to the weakest, each from the weights of the one before,
+to a tolerance at which the loss has settled. It is scikit-learn's, whose own tolerance is not enough, and on a CUDA
+device torch's, for the same loss in float64. The chosen penalty is fitted again to all training images.
 
 Few-shot: so many images of each class, drawn several times; the mean with Student's interval of 95 % over the draws.
 
@@ -26,30 +26,41 @@ import numpy.typing as npt
 import torch
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 from sklearn.linear_model import LogisticRegression
+from torch.nn import functional as F
 from tqdm import tqdm
 
-from synco_hub.data.class_labels import number_alike, warn_of_untrained_classes
+from synco_hub.data.real_labels import RealLabels
 from synco_hub.evaluation.measurement import (
+    REAL,
     EvaluatedModel,
     MeasuredSplit,
+    check_splits_alike,
     find_standard_errors,
+    match_classes,
     measure_split,
     model_source,
     open_split,
+    result_of_splits,
     save_each,
 )
-from synco_hub.metrics import Reliability, measure_reliability, negative_log_likelihood, target_ranks
-from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, device_name, library_versions
+from synco_hub.metrics import (
+    Reliability,
+    hits_any_target,
+    measure_reliability,
+    negative_log_likelihood,
+    target_ranks,
+)
+from synco_hub.results import EvaluationResult, ModelSource, ProtocolFacts, library_versions
 from synco_hub.settings import DatasetChoice, LogisticSettings
 
 # Inverse of the penalty of the mean loss, as scikit-learn's C is of the sum: from strong to weak.
 STRENGTHS = (0.01, 0.1, 1.0, 10.0, 100.0, 1000.0)
 HELD_OUT = 0.2
 TOLERANCE, MOST_STEPS = 1e-5, 2000
-# Two-sided 95 % of Student's t for 1, 2, … degrees of freedom, then of the normal distribution.
-_STUDENT = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-_NORMAL = 1.96
+# Logits that are in memory at once.
+_LOGITS_TOGETHER = 1 << 26
 NATS = "negative_log_likelihood"
 
 Array = npt.NDArray[np.float64]
@@ -65,6 +76,7 @@ class Fitted:
         weight: Shape: (classes, dim).
         bias: Shape: (classes,).
         classes: Which classes the rows stand for, in rising order.
+        settled: Whether the loss was at its minimum when the steps were over.
     """
 
     mean: Array
@@ -72,12 +84,22 @@ class Fitted:
     weight: Array
     bias: Array
     classes: npt.NDArray[np.int64]
+    settled: bool = True
+
+    def logits(self, values: Array) -> torch.Tensor:
+        """Shape: (images, len(classes))."""
+        return torch.from_numpy((values - self.mean) / self.scale @ self.weight.T + self.bias)
+
+    def accuracy(self, values: Array, targets: npt.NDArray[np.int64]) -> float:
+        """Share of images, in percent, whose likeliest class is their own."""
+        size = max(1, _LOGITS_TOGETHER // len(self.classes))
+        blocks = (self.logits(values[start : start + size]).argmax(1) for start in range(0, len(values), size))
+        return 100.0 * float((self.classes[torch.cat(list(blocks)).numpy()] == targets).mean())
 
     def log_probabilities(self, values: Array, num_classes: int) -> torch.Tensor:
         """Ln p of every class; of one that it never saw -inf. Shape: (images, num_classes)."""
-        logits = torch.from_numpy((values - self.mean) / self.scale @ self.weight.T + self.bias)
         found = torch.full((len(values), num_classes), -torch.inf, dtype=torch.float64)
-        found[:, torch.from_numpy(self.classes)] = logits.log_softmax(dim=1)
+        found[:, torch.from_numpy(self.classes)] = self.logits(values).log_softmax(dim=1)
         return found
 
 
@@ -86,11 +108,8 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a backbone."""
     train, test = (open_split(data, split, model) for split in ("train", "test"))
-    for side in (train, test):
-        side.images.require_labels("logistic regression")
-    number_alike(train.images, test.images)
-    warn_of_untrained_classes(train.images, test.images)
-    _check_shots(train.images.labels, train.images.class_names, settings.shots or [])
+    match_classes(train.images, test.images, "logistic regression")
+    _check_labels(train.images.labels, train.images.class_names, settings, train.images.description.name)
     source = model_source(model.network, model.name, model.revision, settings.precision)
     bank, queries = (measure_split(model.network, side, settings) for side in (train, test))
     result, reliability = evaluate_logistic_features(bank, queries, source, settings)
@@ -103,37 +122,38 @@ def evaluate_logistic_features(
     bank: MeasuredSplit, queries: MeasuredSplit, model: ModelSource, settings: LogisticSettings
 ) -> tuple[EvaluationResult, Reliability]:
     """The second half of :func:`evaluate`, for features that are there already."""
-    started = time.perf_counter()
+    started, device = time.perf_counter(), settings.device or "cpu"
+    check_splits_alike(bank.class_names, queries.class_names)
     values, labels = bank.features.values.double().numpy(), bank.features.labels.numpy()
     asked, targets = queries.features.values.double().numpy(), queries.features.labels
     count, strengths = len(bank.class_names), sorted(settings.strength or STRENGTHS)
-    if len(np.unique(labels)) < 2:
-        raise ValueError(f"{bank.source.name}: its training images are of one class; a classifier needs two.")
-    held_out = _choose(values, labels, strengths, count, settings)
-    chosen = max(held_out, key=lambda strength: (held_out[strength], -strength))
-    fitted, *_ = fit(values, labels, [chosen])
+    # Once more: of the images that could be read.
+    _check_labels(labels, bank.class_names, settings, bank.source.name)
+    held_out = _choose(values, labels, strengths, settings)
+    chosen = max(strengths, key=lambda strength: (held_out.get(strength, 0.0), -strength))
+    fitted, *_ = fit(values, labels, [chosen], device)
     found = fitted.log_probabilities(asked, count)
     reliability = measure_reliability(found.exp(), targets)
-    ranks = target_ranks(found, targets)
-    metrics = {"top1": 100.0 * float((ranks < 1).double().mean())}
-    if count > 5:
-        metrics["top5"] = 100.0 * float((ranks < 5).double().mean())
-    notes = [f"strength {chosen:g} was chosen on {HELD_OUT:.0%} of the training images, test images chose nothing"]
+    metrics = _measure_accuracies(found, targets, queries.real)
+    errors = find_standard_errors(metrics, len(targets), queries.real)
+    by = f"chosen on {HELD_OUT:.0%} of the training images, test images chose nothing" if held_out else "given"
+    notes = [f"strength {chosen:g} was {by}"]
     if chosen in (strengths[0], strengths[-1]) and len(strengths) > 1:
         notes.append(f"strength {chosen:g} is an end of the path: give others with --strength")
+    if not fitted.settled:
+        notes.append(f"the loss had not settled after {MOST_STEPS} steps")
     metrics["expected_calibration_error"] = 100.0 * reliability.expected_calibration_error
     if bool(torch.isfinite(found.gather(1, targets[:, None])).all()):
         metrics[NATS] = negative_log_likelihood(found, targets)
     else:
         notes.append("no likelihood: the test images have classes that no training image has")
+    if settings.shots and len(strengths) > 1:
+        notes.append("few-shot classifiers have the strength that was chosen with all training images")
     for shots in settings.shots or []:
-        metrics |= _measure_few(values, labels, asked, targets, shots, chosen, count, settings)
-    result = EvaluationResult(
-        metrics=metrics,
-        model=model,
-        dataset=queries.source,
-        training_dataset=bank.source,
-        protocol=ProtocolFacts(
+        metrics |= _measure_few(values, labels, asked, targets.numpy(), shots, chosen, settings)
+    result = result_of_splits(
+        *(bank, queries, model, metrics),
+        ProtocolFacts(
             "logistic",
             {
                 "strengths": strengths,
@@ -141,64 +161,127 @@ def evaluate_logistic_features(
                 "strength": chosen,
                 "held_out": HELD_OUT,
                 "features": "mean 0, divided by the root of their mean variance",
-                "solver": f"L-BFGS of scikit-learn, tolerance {TOLERANCE:g}",
+                "solver": f"L-BFGS of {'torch' if _is_cuda(device) else 'scikit-learn'}, tolerance {TOLERANCE:g}",
                 "shots": list(settings.shots or []),
                 "draws": settings.draws if settings.shots else 0,
             },
         ),
-        preprocessing=queries.preprocessing,
+        *(device, started, notes),
         seed=settings.seed,
         versions=library_versions("scikit-learn"),
-        device=device_name(settings.device or "cpu"),
-        duration_s=time.perf_counter() - started,
-        skipped_files=(*bank.skipped_files, *queries.skipped_files),
-        standard_errors=find_standard_errors(
-            {name: metrics[name] for name in ("top1", "top5") if name in metrics}, len(targets)
-        ),
-        notes=tuple(notes),
+        standard_errors=errors,
     )
     return result, reliability
 
 
-def fit(values: Array, labels: npt.NDArray[np.int64], strengths: Sequence[float]) -> Iterator[Fitted]:
+def _measure_accuracies(scores: torch.Tensor, targets: torch.Tensor, real: RealLabels | None) -> dict[str, float]:
+    """Top-1, top-5 of more than five classes, and top-1 on ImageNet-ReaL, in percent."""
+    ranks = target_ranks(scores, targets)
+    metrics = {"top1": 100.0 * float((ranks < 1).double().mean())}
+    if scores.shape[1] > 5:
+        metrics["top5"] = 100.0 * float((ranks < 5).double().mean())
+    if real is not None and real.rows is not None and real.count:
+        metrics[f"top1{REAL}"] = 100.0 * int(hits_any_target(scores, real.rows).sum()) / real.count
+    return metrics
+
+
+def fit(
+    values: Array, labels: npt.NDArray[np.int64], strengths: Sequence[float], device: str = "cpu"
+) -> Iterator[Fitted]:
     """Fit one classifier a strength, from the strongest penalty to the weakest, each from the weights before.
 
-    Minimises mean(−ln p) + |weight|² / (2 · strength).
+    Minimises mean(−ln p) + |weight|² / (2 · strength). Of two classes the one row of differences is penalised.
 
     Args:
         values: Features. Shape: (images, dim).
         labels: Class indices of two classes or more. Shape: (images,).
         strengths: Inverse penalties, rising.
+        device: On a CUDA device torch computes, else scikit-learn.
     """
     mean = values.mean(axis=0)
     scale = float(np.sqrt(((values - mean) ** 2).mean())) or 1.0
     standardised = (values - mean) / scale
+    classes, places = np.unique(labels, return_inverse=True)
+    solve = fit_by_torch(standardised, places, strengths, device) if _is_cuda(device) else None
+    for weight, bias, settled in solve or _fit_by_scikit_learn(standardised, places, strengths):
+        if len(classes) == 2:  # they keep one row
+            weight, bias = np.vstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
+        yield Fitted(mean, scale, weight, bias, classes.astype(np.int64), settled)
+
+
+def _is_cuda(device: str) -> bool:
+    return torch.device(device).type == "cuda"
+
+
+def _fit_by_scikit_learn(
+    values: Array, labels: npt.NDArray[np.int64], strengths: Sequence[float]
+) -> Iterator[tuple[Array, Array, bool]]:
     model: Any = LogisticRegression(tol=TOLERANCE, max_iter=MOST_STEPS, warm_start=True)
     for strength in strengths:
         model.C = strength / len(values)
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # what has not settled after so many steps is as good as it gets
-            model.fit(standardised, labels)
-        weight, bias = model.coef_, model.intercept_
-        if len(model.classes_) == 2:  # of two classes it keeps one row
-            weight, bias = np.vstack([-weight / 2, weight / 2]), np.concatenate([-bias / 2, bias / 2])
-        yield Fitted(mean, scale, weight.copy(), bias.copy(), model.classes_.astype(np.int64))
+            warnings.simplefilter("ignore")  # the result says it
+            model.fit(values, labels)
+        yield model.coef_.copy(), model.intercept_.copy(), int(model.n_iter_.max()) < MOST_STEPS
+
+
+def fit_by_torch(
+    values: Array, labels: npt.NDArray[np.int64], strengths: Sequence[float], device: str
+) -> Iterator[tuple[Array, Array, bool]]:
+    """As scikit-learn fits, on any device that has float64: weight (rows, dim), bias (rows,), whether it settled.
+
+    Args:
+        values: Standardised features. Shape: (images, dim).
+        labels: Every class from 0 on. Shape: (images,).
+        strengths: Inverse penalties, rising.
+        device: Where.
+    """
+    images, targets = torch.from_numpy(values).to(device), torch.from_numpy(labels).to(device)
+    count, dim = images.shape
+    classes = int(targets.max()) + 1
+    rows, size = (1 if classes == 2 else classes), max(1, _LOGITS_TOGETHER // classes)
+    weight, bias = (
+        torch.zeros(*shape, dtype=torch.float64, device=device, requires_grad=True) for shape in ((rows, dim), (rows,))
+    )
+    for strength in strengths:
+        optimizer = torch.optim.LBFGS(
+            *([weight, bias],),
+            max_iter=MOST_STEPS,
+            max_eval=2 * MOST_STEPS,
+            tolerance_grad=TOLERANCE,
+            tolerance_change=0.0,
+            history_size=10,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure(strength: float = strength, optimizer: torch.optim.Optimizer = optimizer) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = weight.square().sum() / (2 * strength)
+            loss.backward()
+            total = loss.detach()
+            for start in range(0, count, size):
+                logits = images[start : start + size] @ weight.T + bias
+                logits = torch.cat([-logits / 2, logits / 2], dim=1) if rows == 1 else logits
+                part = F.cross_entropy(logits, targets[start : start + size], reduction="sum") / count
+                part.backward()
+                total = total + part.detach()
+            return total
+
+        optimizer.step(closure)  # type: ignore[arg-type]
+        steps = optimizer.state[weight]["n_iter"]
+        yield *(each.detach().cpu().numpy().copy() for each in (weight, bias)), steps < MOST_STEPS  # type: ignore[misc]
 
 
 def _choose(
-    values: Array, labels: npt.NDArray[np.int64], strengths: Sequence[float], count: int, settings: LogisticSettings
+    values: Array, labels: npt.NDArray[np.int64], strengths: Sequence[float], settings: LogisticSettings
 ) -> dict[float, float]:
     """Top-1 on held-out training images by strength; nothing is measured where there is nothing to choose."""
     if len(strengths) == 1:
-        return {strengths[0]: 0.0}
+        return {}
     held = _draw_held_out(labels, settings.seed)
-    paths = fit(values[~held], labels[~held], strengths)
+    paths = fit(values[~held], labels[~held], strengths, settings.device or "cpu")
     shown = tqdm(zip(strengths, paths, strict=True), "strengths", len(strengths), disable=not settings.progress)
-    targets = torch.from_numpy(labels[held])
-    return {
-        strength: 100.0 * float((fitted.log_probabilities(values[held], count).argmax(1) == targets).double().mean())
-        for strength, fitted in shown
-    }
+    return {strength: fitted.accuracy(values[held], labels[held]) for strength, fitted in shown}
 
 
 def _draw_held_out(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.bool_]:
@@ -210,14 +293,19 @@ def _draw_held_out(labels: npt.NDArray[np.int64], seed: int) -> npt.NDArray[np.b
     if not held.any():
         held_class = np.flatnonzero(labels == np.bincount(labels).argmax())
         held[held_class[: len(held_class) // 2]] = True
-    if not held.any():
-        raise ValueError("no class has two training images, so none can be held out: give one --strength")
     return held
 
 
-def _check_shots(labels: npt.NDArray[np.int64], names: Sequence[str], shots: Sequence[int]) -> None:
+def _check_labels(labels: npt.NDArray[np.int64], names: Sequence[str], settings: LogisticSettings, name: str) -> None:
+    """Refuse training images of which nothing can be learned, or not what was asked for."""
     counts = np.bincount(labels, minlength=len(names))
-    for each in shots:
+    if (counts > 0).sum() < 2:
+        raise ValueError(f"{name}: its training images are of one class; a classifier needs two.")
+    if counts.max() < 2 and len(settings.strength or STRENGTHS) > 1:
+        raise ValueError(
+            f"{name}: no class has two training images, so none can be held out to choose by: give one --strength."
+        )
+    for each in settings.shots or []:
         lacking = [names[int(label)] for label in np.flatnonzero((counts > 0) & (counts < each))]
         if each < 1 or lacking:
             fault = (
@@ -232,10 +320,9 @@ def _measure_few(
     values: Array,
     labels: npt.NDArray[np.int64],
     asked: Array,
-    targets: torch.Tensor,
+    targets: npt.NDArray[np.int64],
     shots: int,
     strength: float,
-    count: int,
     settings: LogisticSettings,
 ) -> dict[str, float]:
     """Mean top-1 over draws of so many images a class, and half of its 95 % interval."""
@@ -245,15 +332,12 @@ def _measure_few(
         places = np.concatenate(
             [generator.choice(np.flatnonzero(labels == label), shots, replace=False) for label in np.unique(labels)]
         )
-        fitted, *_ = fit(values[places], labels[places], [strength])
-        guesses = fitted.log_probabilities(asked, count).argmax(1)
-        found.append(100.0 * float((guesses == targets).double().mean()))
+        fitted, *_ = fit(values[places], labels[places], [strength], settings.device or "cpu")
+        found.append(fitted.accuracy(asked, targets))
     name = f"top1_shots{shots}"
     if settings.draws == 1:
         return {name: found[0]}
-    degrees = settings.draws - 1
-    factor = _STUDENT[degrees - 1] if degrees <= len(_STUDENT) else _NORMAL
-    half = factor * statistics.stdev(found) / math.sqrt(settings.draws)
+    half = float(student.ppf(0.975, settings.draws - 1)) * statistics.stdev(found) / math.sqrt(settings.draws)
     return {name: statistics.fmean(found), f"{name}_interval95": half}
 
 

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,16 +13,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTransform, load_dataset
+from synco_hub.data import DatasetDescription, EvaluationDataset, EvaluationTransform, ImageDataset, load_dataset
+from synco_hub.data.class_labels import number_alike, warn_of_untrained_classes
 from synco_hub.data.evaluation_transform import tell_colours
+from synco_hub.data.real_labels import VALIDATED_BY_IMAGENET, RealLabels, find_real_labels
+from synco_hub.evaluation.leaks import check_leak
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
 from synco_hub.metrics.accuracy import standard_error
-from synco_hub.results import STANDARD_ERROR, DataSource, EvaluationResult, ModelSource
+from synco_hub.results import (
+    STANDARD_ERROR,
+    DataSource,
+    EvaluationResult,
+    ModelSource,
+    ProtocolFacts,
+    device_name,
+)
 from synco_hub.settings import DatasetChoice, ExtractionSettings, Precision
 from synco_hub.weights_identity import hash_weights
 
 _KEY = "measured_split"
+# In the name of an accuracy on ImageNet-ReaL.
+REAL = "_real"
 IN_MEMORY = "none: a network in memory"
 
 
@@ -35,6 +48,9 @@ class EvaluatedModel:
         name: What results call it.
         class_names: Of a classifier, in the order of its logits.
         revision: Commit on the Hub, or in words why there is none.
+        pretrained_on: Folders that keep fingerprints of the images it was pretrained on; test images are looked for
+            among them.
+        leaks: What was found, a line for each data set.
     """
 
     network: nn.Module
@@ -42,6 +58,12 @@ class EvaluatedModel:
     name: str
     class_names: tuple[str, ...] = ()
     revision: str = IN_MEMORY
+    pretrained_on: tuple[Path, ...] = ()
+    leaks: list[str] = field(default_factory=list, compare=False)
+
+    def check_leak(self, images: ImageDataset, progress: bool = True) -> None:
+        """Look for test images among those that it was pretrained on."""
+        self.leaks.extend(line for line in check_leak(images, self.pretrained_on, progress) if line not in self.leaks)
 
     @cached_property
     def transform(self) -> EvaluationTransform:
@@ -67,7 +89,35 @@ class EvaluatedModel:
 def open_split(data: DatasetChoice, split: str, model: EvaluatedModel) -> EvaluationDataset:
     """One split of a data set, each image as the model wants it."""
     transform = model.transform
-    return EvaluationDataset(load_dataset(data, split, image_size=transform.image_size), transform)
+    images = load_dataset(data, split, image_size=transform.image_size)
+    if split != "train":
+        model.check_leak(images)
+    return EvaluationDataset(images, transform)
+
+
+def match_classes(train: ImageDataset, test: ImageDataset, purpose: str, several: bool = False) -> None:
+    """Give two splits one list of classes, and refuse those without a class, or other classes; `several` an image."""
+    for images in (train, test):
+        if not several or images.multi_hot is None:
+            images.require_labels(purpose)
+    number_alike(train, test)
+    warn_of_untrained_classes(train, test)
+    check_splits_alike(train.class_names, test.class_names)
+
+
+def check_splits_alike(train: Sequence[str], test: Sequence[str]) -> None:
+    """Refuse two splits of other classes."""
+    if len(train) != len(test):
+        raise ValueError(
+            f"the training split has {len(train)} classes, the test split {len(test)}: "
+            "labels would not mean the same; give two splits of one data set"
+        )
+    for label, (ours, theirs) in enumerate(zip(train, test, strict=True)):
+        if ours != theirs:
+            raise ValueError(
+                f"class {label} is {ours!r} in the training split and {theirs!r} in the test split: "
+                "labels would not mean the same; give two splits of one data set"
+            )
 
 
 @dataclass(frozen=True)
@@ -80,6 +130,7 @@ class MeasuredSplit:
         class_names: One name for each class, in label order.
         skipped_files: Names of the unreadable images.
         preprocessing: How an image became the network's input, JSON values.
+        real: Of ImageNet's validation images, a row for each readable one.
     """
 
     features: Features
@@ -87,6 +138,7 @@ class MeasuredSplit:
     class_names: tuple[str, ...]
     skipped_files: tuple[str, ...]
     preprocessing: dict[str, Any]
+    real: RealLabels | None = None
 
 
 def measure_split(
@@ -110,6 +162,7 @@ def measure_split(
     if dataset.images.multi_hot is not None:
         rows = torch.as_tensor(dataset.images.multi_hot, dtype=torch.float32)[features.indices]
         features = replace(features, labels=rows)
+    real = find_real_labels(dataset.images)
     return MeasuredSplit(
         features=features,
         source=data_source(about, len(features.values)),
@@ -119,6 +172,7 @@ def measure_split(
             **preprocessing(dataset),
             **({} if dtype is None else {"autocast": str(dtype).removeprefix("torch.")}),
         },
+        real=None if real is None else real.take(features.indices),
     )
 
 
@@ -181,6 +235,7 @@ def save_split(split: MeasuredSplit, model: ModelSource, path: Path) -> Path:
         "skipped_files": split.skipped_files,
         "preprocessing": split.preprocessing,
         "model": asdict(model),
+        "real": None if split.real is None else split.real.to_dict(),
     }
     text = json.dumps(facts, ensure_ascii=False)
     return replace(split.features, facts={**split.features.facts, _KEY: text}).save(path)
@@ -196,12 +251,19 @@ def load_split(path: Path) -> tuple[MeasuredSplit, ModelSource]:
             f"{str(path)!r} does not say which split and model its features are of: write it with --save-features"
         )
     facts = json.loads(features.facts[_KEY])
+    source = DataSource(**facts["source"])
+    real = RealLabels.from_dict(facts["real"]) if facts.get("real") else None
+    if "real" not in facts and source.name in VALIDATED_BY_IMAGENET and source.split == "test":
+        real = RealLabels(
+            None, f"no ReaL accuracy: {str(path)!r} does not have it; compute it again with --save-features"
+        )
     split = MeasuredSplit(
         features,
-        DataSource(**facts["source"]),
+        source,
         tuple(facts["class_names"]),
         tuple(facts["skipped_files"]),
         facts["preprocessing"],
+        real,
     )
     return split, ModelSource(**facts["model"])
 
@@ -215,9 +277,49 @@ def check_same_model(train: ModelSource, test: ModelSource) -> None:
         )
 
 
-def find_standard_errors(metrics: Mapping[str, float], count: int) -> dict[str, float]:
-    """Of the accuracies among metrics that are shares of `count` images, in percentage points."""
-    return {name: standard_error(value, count) for name, value in metrics.items() if name.startswith("top")}
+def find_standard_errors(metrics: Mapping[str, float], count: int, real: RealLabels | None = None) -> dict[str, float]:
+    """Of the accuracies among metrics, in percentage points: shares of `count` images, or of those ReaL counts."""
+    counts = {name: real.count if real and REAL in name else count for name in metrics if name.startswith("top")}
+    return {name: standard_error(metrics[name], images) for name, images in counts.items()}
+
+
+def result_of_splits(
+    bank: MeasuredSplit,
+    queries: MeasuredSplit,
+    model: ModelSource,
+    metrics: Mapping[str, float],
+    protocol: ProtocolFacts,
+    device: torch.device | str,
+    started: float,
+    notes: Sequence[str] = (),
+    **more: Any,
+) -> EvaluationResult:
+    """What was learned from the features of one split and measured on those of another.
+
+    Args:
+        bank: What was learned from.
+        queries: What was measured.
+        model: What both are features of.
+        metrics: In percent.
+        protocol: How it was measured.
+        device: Where.
+        started: `time.perf_counter()` at the beginning.
+        notes: What a reader has to know beside ReaL's.
+        **more: Further fields of the result.
+    """
+    return EvaluationResult(
+        metrics=metrics,
+        model=model,
+        dataset=queries.source,
+        training_dataset=bank.source,
+        protocol=protocol,
+        preprocessing=queries.preprocessing,
+        device=device_name(device),
+        duration_s=time.perf_counter() - started,
+        skipped_files=(*bank.skipped_files, *queries.skipped_files),
+        notes=(*notes, *(() if queries.real is None else (queries.real.note,))),
+        **more,
+    )
 
 
 def format_metrics(metrics: Mapping[str, float], width: int, errors: Mapping[str, float] | None = None) -> str:

@@ -111,8 +111,10 @@ class DetectionSets:
 def _open_imagenet_o(model: EvaluatedModel, data: DatasetChoice, settings: OutOfDistributionSettings) -> DetectionSets:
     data_dir = str(data.data_dir)
     find_set_folder("imagenet-o", data_dir)
+    known = load_known_images(data_dir)
+    model.check_leak(known)
     return DetectionSets(
-        EvaluationDataset(load_known_images(data_dir), model.transform),
+        EvaluationDataset(known, model.transform),
         open_split(DatasetChoice("imagenet-o", data_dir), "test", model),
         None if settings.bank_dataset is None else open_split(DatasetChoice(settings.bank_dataset), "train", model),
         settings.neighbour,

@@ -26,6 +26,7 @@ from synco_hub.data import decode_rgb
 from synco_hub.data.revisited_retrieval import SETUPS, RetrievalData, load_retrieval_data
 from synco_hub.errors import FlagError
 from synco_hub.evaluation.dense_features import compute_any_size_features, cut_to_patches, patch_sides, pixel_values
+from synco_hub.evaluation.leaks import PictureFiles
 from synco_hub.evaluation.measurement import EvaluatedModel, format_metrics, model_source, save_each
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
 from synco_hub.feature_pooling import FeatureRule, find_feature_network, find_feature_rule
@@ -46,6 +47,8 @@ def evaluate(
     if data.data_dir is None:
         raise FlagError("--data-dir is missing: give the folder with roxford5k/ or rparis6k/.")
     benchmark = load_retrieval_data(Path(data.data_dir), data.dataset)
+    files = dict.fromkeys([*benchmark.database, *(query.file for query in benchmark.queries)])
+    model.check_leak(PictureFiles(benchmark.name, [(file.name, file) for file in files]), settings.progress)
     return save_each([evaluate_retrieval(model, benchmark, settings)], output)
 
 

@@ -53,6 +53,10 @@ def evaluate(
         raise ValueError("--num-images goes with --on-the-fly: the published sets are measured whole.")
     plan = (plan_on_the_fly if settings.on_the_fly else plan_published)(model, data, settings)
     run = RobustnessRun(model, plan, settings)
+    for cell in plan.cells if model.pretrained_on and not settings.on_the_fly else ():
+        # Corrupted and watermarked images are those of another set, changed.
+        if not cell.key.startswith(("imagenet_c/", "imagenet_w")):
+            model.check_leak(cell.open().images, settings.progress)
     taken = 0 if output is None else run.take_finished(output)
     if taken and settings.progress:
         tqdm.write(f"{taken} of {len(plan.cells)} cells are in {output} already")

@@ -25,6 +25,7 @@ from tqdm import tqdm
 from synco_hub.data.davis import write_mask
 from synco_hub.data.masked_images import VOID, MaskedImages, read_class_mask
 from synco_hub.data.segmentation import load_masked_images
+from synco_hub.evaluation.leaks import PictureFiles
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
 from synco_hub.evaluation.nearest_neighbours import nearest_neighbours
 from synco_hub.evaluation.patch_labels import PatchLook, PatchMemory, Probe, label_pixels, score_patches
@@ -47,6 +48,7 @@ def evaluate(
 ) -> EvaluationResult:
     """Measure a model on images with masks; write masks and a figure where the settings say so."""
     train, test = load_masked_images(data, settings.num_classes, settings.zero_is_void, settings.progress)
+    model.check_leak(PictureFiles(test.name, test.pictures()), settings.progress)
     result = evaluate_segmentation(model, train, test, settings)
     save_each([result], output)
     return result

@@ -34,6 +34,7 @@ from synco_hub.evaluation.label_propagation import (
     convert_labels_to_mask,
     encode_patches,
 )
+from synco_hub.evaluation.leaks import PictureFiles
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source
 from synco_hub.evaluation.resume import ResumableFolder, hash_files, identify_model
 from synco_hub.feature_pooling import find_feature_network
@@ -60,6 +61,8 @@ def evaluate(
     if data.data_dir is None:
         raise FlagError("--data-dir is missing: give DAVIS, with JPEGImages/480p, Annotations/480p, ImageSets/2017.")
     videos = load_davis(Path(data.data_dir), settings.split)
+    frames = [(f"{video.name}/{frame.name}", frame) for video in videos for frame in video.frames]
+    model.check_leak(PictureFiles("davis2017", frames), settings.progress)
     if output is not None:
         return evaluate_video_segmentation(model, videos, output, settings)
     with tempfile.TemporaryDirectory() as folder:

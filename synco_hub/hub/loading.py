@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Collection, Sequence
+import re
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -70,9 +72,10 @@ def load_model(name: str, revision: str | None = None, random_seed: int | None =
         check_model_name(name)
         further = find_family_arguments(name, revision)
         if random_seed is None:
-            model, info = AutoModel.from_pretrained(
-                name, revision=revision, dtype=torch.float32, output_loading_info=True, **further
-            )
+            with _explained_briefly(name, "choose another, or the whole model that it is a part of"):
+                model, info = AutoModel.from_pretrained(
+                    name, revision=revision, dtype=torch.float32, output_loading_info=True, **further
+                )
             _remove_random_pooler(model, info["missing_keys"])
         else:
             config = _load_config(name, revision)
@@ -80,6 +83,19 @@ def load_model(name: str, revision: str | None = None, random_seed: int | None =
                 setattr(config, key, further.pop(key))
             model = AutoModel.from_config(config, dtype=torch.float32, **further)
     return model.eval(), load_processor(name, revision)
+
+
+@contextmanager
+def _explained_briefly(name: str, remedy: str) -> Iterator[None]:
+    """Say which family an Auto class does not know; transformers lists the hundreds that it does."""
+    try:
+        yield
+    except ValueError as error:
+        if found := re.match(r"Unrecognized configuration class <class '.*\.(\w+)'> .*?: (\w+)\.", str(error)):
+            raise DoesNotApplyError(
+                f"model {name!r}: {found[2]} has no network for its {found[1]}: {remedy}"
+            ) from None
+        raise
 
 
 def _remove_random_pooler(model: Any, missing: Collection[str]) -> None:
@@ -127,9 +143,10 @@ def _load_whole_classifier(name: str, revision: str | None) -> tuple[Any, list[s
     """A classifier of transformers in evaluation mode and single precision, and which of its weights are missing."""
     config = _load_config(name, revision)
     further = {"model_args": _timm_arguments(config)} if config.model_type == "timm_wrapper" else {}
-    model, info = AutoModelForImageClassification.from_pretrained(
-        name, revision=revision, dtype=torch.float32, output_loading_info=True, **further
-    )
+    with _explained_briefly(name, "train one with `synco-hub linear-probe`, and give its output directory"):
+        model, info = AutoModelForImageClassification.from_pretrained(
+            name, revision=revision, dtype=torch.float32, output_loading_info=True, **further
+        )
     return model.eval().to(torch.float32), sorted(info["missing_keys"])
 
 

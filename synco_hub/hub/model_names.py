@@ -15,11 +15,12 @@ from transformers.utils import IMAGE_PROCESSOR_NAME
 from transformers.utils import hub as transformers_files
 from transformers.utils.import_utils import is_peft_available
 
+from synco_hub.data.pretraining_images import keeps_fingerprints
 from synco_hub.errors import suggest
 from synco_hub.hub.run_checkpoints import HEAD_FACTS as HEAD_FACTS
-from synco_hub.hub.run_checkpoints import find_newest_state
+from synco_hub.hub.run_checkpoints import find_newest_state, is_checkpoint_of_run
 from synco_hub.hub.short_names import register, resolve
-from synco_hub.zoo import list_models, read_origin
+from synco_hub.zoo import ORIGIN_FILE, list_models, read_origin
 
 TIMM_PREFIX = "timm:"
 ADAPTER_FILE = "adapter_config.json"
@@ -81,6 +82,65 @@ def find_adapted_model(name: str) -> str | None:
 
 def read_adapted_model(file: Path) -> str:
     return str(json.loads(file.read_text(encoding="utf-8")).get("base_model_name_or_path") or "")
+
+
+# What a directory says of the model that its own was made of: the file, and the keys that lead to its name.
+_MADE_OF = (
+    ("pretraining_settings.json", ("start", "base_model")),
+    ("classification_settings.json", ("model",)),
+    (HEAD_FACTS, ("model",)),
+    (ADAPTER_FILE, ("base_model_name_or_path",)),
+    ("average.json", ("start", "base_model")),
+    ("average.json", ("end", "base_model")),
+    (ORIGIN_FILE, ("source",)),
+)
+
+
+def find_pretraining_folders(name: str) -> list[Path]:
+    """Folders that keep fingerprints of what a model was pretrained on.
+
+    Its own or that of its run, and those of the models that it was made of, as far as they lie on this computer.
+    """
+    found: list[Path] = []
+    seen: set[Path] = set()
+    waiting = [name]
+    while waiting:
+        place = _find_directory(waiting.pop(0))
+        if place is None or place in seen:
+            continue
+        seen.add(place)
+        has_own = [folder for folder in (place, place.parent) if keeps_fingerprints(folder)]
+        if has_own and (has_own[0] == place or is_checkpoint_of_run(place)):
+            found.append(has_own[0])
+        folders = (place, place.parent) if is_checkpoint_of_run(place) else (place,)
+        for file, keys in _MADE_OF:
+            if file == ORIGIN_FILE and has_own:
+                continue  # a copy of what was installed
+            for folder in folders:
+                made_of = _read_key(folder / file, keys)
+                # A relative name counts from where the command was given, else from the folder that says it.
+                waiting += [] if made_of is None else [made_of, str(folder.parent / made_of)]
+    return list(dict.fromkeys(found))
+
+
+def _find_directory(name: str) -> Path | None:
+    if name.startswith(TIMM_PREFIX):
+        return None
+    try:
+        place = Path(resolve(name)).expanduser()
+    except OSError:
+        return None
+    return place.resolve() if place.is_dir() else None
+
+
+def _read_key(file: Path, keys: tuple[str, ...]) -> str | None:
+    try:
+        value: Any = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    for key in keys:
+        value = value.get(key) if isinstance(value, dict) else None
+    return value if isinstance(value, str) and value else None
 
 
 @dataclass(frozen=True)

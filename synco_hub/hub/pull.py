@@ -17,6 +17,7 @@ from filelock import FileLock, Timeout
 from huggingface_hub import HfApi
 from safetensors import SafetensorError, safe_open
 
+from synco_hub.data.pretraining_images import FINGERPRINTS_FILE
 from synco_hub.errors import join_names, suggest
 from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, limit_silence
 from synco_hub.hub.conversion.weights import describe_directory_misfit
@@ -231,7 +232,7 @@ def _replace(destination: Path, directory: Path, origin: Mapping[str, str]) -> N
     staged = beside / "new"
     staged.mkdir(parents=True)
     try:
-        for pattern in PATTERNS:
+        for pattern in (*PATTERNS, FINGERPRINTS_FILE):
             for file in directory.glob(pattern):
                 shutil.copyfile(file, staged / file.name)  # without the mode that it had there
         (staged / ORIGIN_FILE).write_text(json.dumps(origin, indent=2) + "\n", encoding="utf-8")

@@ -61,6 +61,11 @@ def list_checkpoints(directory: Path, after: int = -1) -> list[Path]:
     return [path for step, path in sorted(found) if step > after and path.is_dir()]
 
 
+def is_checkpoint_of_run(folder: Path) -> bool:
+    """Whether a folder is called as the checkpoints of a run are, whose own facts stand one folder above."""
+    return _NAME.fullmatch(folder.name) is not None
+
+
 def hash_file(file: Path) -> str:
     """SHA-256 of a file."""
     digest = hashlib.sha256()

@@ -5,6 +5,7 @@ They return fractions in [0, 1]; the results of :mod:`synco_hub.evaluation` stat
 
 from synco_hub.metrics.accuracy import (
     check_label_range,
+    hits_any_target,
     mean_per_class_accuracy,
     mean_per_class_share,
     target_ranks,
@@ -46,6 +47,7 @@ __all__ = [
     "correct_localization",
     "corruption_error",
     "fpr_at_recall",
+    "hits_any_target",
     "mean_corruption_error",
     "mean_iou",
     "mean_per_class_accuracy",

@@ -55,6 +55,30 @@ def top_k_accuracy(scores: Tensor, targets: Tensor, k: int = 1) -> float:
     return int((ranks < k).sum()) / len(ranks)
 
 
+def hits_any_target(scores: Tensor, targets: Tensor) -> Tensor:
+    """Whether the class with the highest score is one of several right ones; among equals the lowest index guesses.
+
+    Args:
+        scores: Score of each class. Shape: (batch, num_classes).
+        targets: Class indices in [0, num_classes), padded by -1. Shape: (batch, most).
+
+    Returns:
+        False too for a row without a target, which should not be counted. Shape: (batch,).
+
+    Raises:
+        ValueError: If scores are NaN or a target is out of range.
+
+    Source: ReaL accuracy, Beyer et al. 2020, "Are we done with ImageNet?".
+    """
+    if bool(torch.isnan(scores).any()):
+        raise ValueError(f"{int(torch.isnan(scores).sum())} of the scores are NaN: a guess needs numbers")
+    check_label_range(targets.clamp(min=0), scores.shape[1])
+    classes = torch.arange(scores.shape[1], device=scores.device)
+    best = scores == scores.amax(dim=1, keepdim=True)
+    guesses = torch.where(best, classes, scores.shape[1]).amin(dim=1)
+    return (targets == guesses[:, None]).any(dim=1)
+
+
 def mean_per_class_accuracy(scores: Tensor, targets: Tensor) -> float:
     """Mean over the classes of the share of their images whose best-scored class is their own.
 

@@ -45,8 +45,10 @@ from trainers.recipe import parse
 ROOT = Path(__file__).resolve().parents[2]
 CLASSES = ("animals", "clothes", "food", "household", "plants", "vehicles")
 SIZE = 64
-COUNTS = {"pretrain": 3000, "train": 1000, "test": 400}
-RECIPE = "small/3000"  # at 64 pixels
+COUNTS = {"pretrain": 10000, "train": 1000, "test": 400}
+# Views of 32 pixels, 16 patches each, so that in the same time a network sees four times as many as at 64.
+RECIPE = "small/3000"
+VIEW_SIZE = 32
 HEAD = f"--freeze_backbone --size {SIZE} --hidden_size 64 --learning_rate 1e-3 --per_device_train_batch_size 16"
 NETWORKS = ("random", "pretrained", "demo")
 
@@ -72,6 +74,7 @@ def pretrain(folder: Path, seed: int, steps: int) -> dict[str, Path]:
     """The pretrained network and the one that it began as, beside each other."""
     words = [
         f"--recipe={RECIPE}",
+        f"--image-size={VIEW_SIZE}",
         f"--dataset={folder / 'pretrain' / 'images'}",
         f"--seed={seed}",
         "--save-strategy=no",
@@ -152,7 +155,7 @@ def main() -> None:
     for name in ("--stamps", "--photographs", "--output-dir"):
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
-    parser.add_argument("--steps", type=int, default=520, help="of pretraining")
+    parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
     parser.add_argument("--head-steps", type=int, default=600, help="of UperNet")
     parser.add_argument("--demo", type=Path, default=None, help="checkpoint of `make demo`")
     given = parser.parse_args()

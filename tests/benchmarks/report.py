@@ -27,6 +27,8 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "segmentation": ("cpu", "cuda"),
     "label_propagation": ("cpu",),
     "space": ("cpu",),
+    "duplicates": ("cpu",),
+    "leak_check": ("cpu",),
 }
 INTRODUCTION = """# Benchmarks
 

@@ -1,6 +1,7 @@
 """Small trees in the real layout of each set of the catalog, as its archives unpack."""
 
 import io
+import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -8,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import timm
 from PIL import Image
 from scipy.io import savemat
 
@@ -355,3 +357,41 @@ def imagenet_100(root: Path, seed: int) -> Tree:
 def write_original(name: str, root: Path, seed: int = 0) -> Tree:
     """Writes the tree of a set."""
     return WRITERS[name](root, seed)
+
+
+@dataclass
+class OfficialNames:
+    """ImageNet's layout with a few classes, its validation files called as they officially are.
+
+    Attributes:
+        root: Holds `train/<wnid>/` and `val/<wnid>/`.
+        real: The right classes of each validation file by its name, as ReaL has them.
+    """
+
+    root: Path
+    real: dict[str, list[int]]
+
+
+def imagenet_with_official_names(root: Path, count: int = 14, side: int = 24) -> OfficialNames:
+    """The first validation files, each an image of its own; every class of them has two training images."""
+    folder = Path(timm.__file__).parent / "data" / "_info"
+    listed = json.loads((folder / "imagenet_real_labels.json").read_text())[:count]
+    wnids, rng, real = read_class_list("imagenet_1k"), np.random.default_rng(5), {}
+    classes = sorted({label for labels in listed for label in labels[:1]})
+    for number, labels in enumerate(listed, 1):
+        name = f"ILSVRC2012_val_{number:08d}.JPEG"
+        real[name] = labels
+        # Some lie in another class's folder than ReaL says, as in the real set.
+        own = labels[0] if labels and number % 4 else classes[number % len(classes)]
+        put(root / "val" / wnids[own] / name, picture(rng, side))
+    for label in classes:
+        for number in range(2):
+            put(root / "train" / wnids[label] / f"{wnids[label]}_{number}.JPEG", picture(rng, side))
+    return OfficialNames(root, real)
+
+
+def picture(rng: np.random.Generator, side: int) -> bytes:
+    buffer = io.BytesIO()
+    rough = Image.fromarray(rng.integers(0, 256, (4, 4, 3), dtype=np.uint8))
+    rough.resize((side, side)).save(buffer, "JPEG")
+    return buffer.getvalue()

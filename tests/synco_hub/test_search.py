@@ -3,9 +3,12 @@
 import shutil
 
 import numpy as np
+import pyarrow as pa
 import pytest
 import torch
 from PIL import Image
+from pyarrow import parquet
+from transformers import AutoImageProcessor
 
 import synco_hub
 from synco_hub.embedding_tables import Embeddings
@@ -91,3 +94,19 @@ def test_bad_input_has_one_line(world, tmp_path):
     save_model(tmp_path / "changed", seed=1)
     with pytest.raises(ValueError, match="was made by other weights of "):
         search(picture, other)
+    save_model(tmp_path / "changed")
+    processor = AutoImageProcessor.from_pretrained(tmp_path / "changed")
+    processor.image_mean = [0.1, 0.2, 0.3]
+    processor.save_pretrained(tmp_path / "changed")
+    with pytest.raises(ValueError, match="was made with another preprocessing of "):
+        search(picture, other)
+    whole = parquet.read_table(table)
+    parquet.write_table(whole.slice(0, 0), tmp_path / "empty.parquet")
+    with pytest.raises(ValueError, match="holds no image: embed a folder that has some"):
+        search(picture, tmp_path / "empty.parquet")
+    place = whole.schema.get_field_index("embedding")
+    shorter = pa.array([vector[:7] for vector in whole["embedding"].to_pylist()], pa.list_(pa.float32(), 7))
+    cut = whole.set_column(place, "embedding", shorter).replace_schema_metadata(whole.schema.metadata)
+    parquet.write_table(cut, tmp_path / "cut.parquet")
+    with pytest.raises(ValueError, match=r"holds vectors of 7 numbers, and .* gives 96: embed the images again"):
+        search(picture, tmp_path / "cut.parquet")

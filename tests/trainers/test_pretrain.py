@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import pytest
 import torch
@@ -7,7 +8,15 @@ from transformers import AutoImageProcessor, AutoModel
 
 from synco_hub.data import load_dataset
 from synco_hub.data.folder_version_0_1 import load_version_0_1_images
+from synco_hub.data.pretraining_images import (
+    FINGERPRINTS_FILE,
+    PARTS_FOLDER,
+    PretrainingImages,
+    hash_pixels,
+    keeps_fingerprints,
+)
 from synco_hub.hub.card.model_card import render_expected_card
+from synco_hub.hub.model_names import find_pretraining_folders
 from trainers.pretrain import main
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.schedules import learning_rate_factor
@@ -74,6 +83,37 @@ def test_a_run_leaves_what_automodel_needs(photographs, tmp_path):
     assert (output / "modeling_synco.py").is_file()
     # Weights can be read by whoever can read the text files beside them.
     assert len({path.stat().st_mode for path in output.rglob("*") if path.is_file()}) == 1
+
+
+def test_fingerprints_of_all_images_are_kept_beside_the_run_and_with_its_checkpoints(photographs, tmp_path):
+    output = tmp_path / "run"
+    broken = photographs / "class0/0.jpg"
+    broken.write_bytes(b"nothing")
+    run(photographs, output, "--max-steps", "8", "--per-device-train-batch-size", "8", "--max-bad-fraction", "0.5")
+    images = load_dataset(str(photographs), "pretraining")
+    good = [index for index in range(len(images)) if images.name(index) != "class0/0.jpg"]
+    kept = PretrainingImages.read(output)
+    assert kept.indices.tolist() == good  # four were in no full batch of the first epoch
+    assert kept.hashes.tolist() == [
+        int.from_bytes(hash_pixels(images.load_pixels(index))[:8], "little") for index in good
+    ]
+    assert find_pretraining_folders(str(output)) == find_pretraining_folders(str(output / "checkpoint-8")) == [output]
+    assert not (output / PARTS_FOLDER).exists()
+    run(photographs, tmp_path / "none", "--no-leak-check", "--max-bad-fraction", "0.5")
+    assert not keeps_fingerprints(tmp_path / "none")
+    assert find_pretraining_folders(str(tmp_path / "none")) == []
+
+
+def test_a_resumed_run_keeps_the_fingerprints_of_both_its_parts(photographs, tmp_path):
+    output = tmp_path / "run"
+    run(photographs, output)
+    assert 16 <= len(PretrainingImages.read(output)) < 28  # those of four batches, and what was read ahead
+    for left in output.iterdir():
+        if left.name not in ("checkpoint-4", "pretraining_settings.json", FINGERPRINTS_FILE):
+            left.unlink() if left.is_file() else shutil.rmtree(left)
+    run(photographs, output, "--max-steps", "7", "--resume")
+    kept = PretrainingImages.read(output)
+    assert (len(kept), kept.data.num_images) == (28, 28)
 
 
 def test_resume_continues_the_newest_checkpoint_to_the_same_bits(photographs, tmp_path):

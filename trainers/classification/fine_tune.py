@@ -120,7 +120,7 @@ def _build_result(
     tested = data_source(data.test.images, len(trainer.eval_ledger))
     return EvaluationResult(
         metrics=metrics,
-        standard_errors=find_last_errors(metrics, tested.count),
+        standard_errors=find_last_errors(metrics, tested.count, data.test_targets.real),
         # What was measured, and what a card beside it is about: the network that is saved.
         model=replace(start, weights=hash_weights(trainer.accelerator.unwrap_model(trainer.model))),
         dataset=tested,
@@ -129,6 +129,8 @@ def _build_result(
             PROTOCOL,
             {
                 **settings,
+                # What a run is compared with when it goes on keeps its word for both.
+                **({} if arguments.given_learning_rate is None else {"learning_rate_rule": "as given"}),
                 "backbone_weights": start.weights,
                 "best_epoch": choice.best_epoch,
                 "epochs_trained": choice.last_epoch,

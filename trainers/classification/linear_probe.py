@@ -12,7 +12,6 @@ from typing import Any
 from transformers import set_seed
 
 from synco_hub.evaluation import model_source
-from synco_hub.evaluation.classification import ClassificationTargets
 from synco_hub.evaluation.measurement import preprocessing
 from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import Features, extract_features
@@ -124,7 +123,7 @@ def _build_trainer(probe: Probe) -> tuple[LinearProbeTrainer, tuple[str, ...]]:
     if arguments.cached_features:
         train_features, test_features, skipped = _compute_cached_features(probe)
         train = FeatureDataset(train_features.values, data.train_targets.values[train_features.indices])
-        test_targets = ClassificationTargets(test_targets.values[test_features.indices], test_targets.class_names)
+        test_targets = test_targets.take(test_features.indices)
         test = FeatureDataset(test_features.values, test_targets.values)
         dim, backbone = train_features.values.shape[1], None
     else:
@@ -196,7 +195,7 @@ def _build_result(
     tested = data_source(probe.data.test.images, len(test_bad) or _count_skipped(probe.data.test, skipped))
     return EvaluationResult(
         metrics=metrics,
-        standard_errors=find_last_errors(metrics, tested.count),
+        standard_errors=find_last_errors(metrics, tested.count, trainer.eval_targets.real),
         model=backbone,
         dataset=tested,
         training_dataset=data_source(probe.data.train.images, len(train_bad)),

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from synco_hub.data.real_labels import RealLabels
 from synco_hub.evaluation.measurement import find_standard_errors
 from synco_hub.results import CHOSEN, STANDARD_ERROR, EvaluationResult
 
@@ -57,7 +58,7 @@ def choose_final_metrics(
 
 def _pick_metrics(entry: Mapping[str, Any], suffix: str, suffixes: Sequence[str], ending: str) -> dict[str, float]:
     """Metrics of one classifier in one entry."""
-    names = ("top1", "top5", "mean_per_class", "map_11_point", "map_integral")
+    names = ("top1", "top5", "top1_real", "mean_per_class", "map_11_point", "map_integral")
     found = {name: entry.get(f"{_PREFIX}{name}{suffix}") for name in names}
     return {name + ending: float(value) for name, value in found.items() if value is not None}
 
@@ -80,6 +81,6 @@ def show_result(result: EvaluationResult) -> None:
         logger.warning("  %s", note)
 
 
-def find_last_errors(metrics: Mapping[str, float], count: int) -> dict[str, float]:
+def find_last_errors(metrics: Mapping[str, float], count: int, real: RealLabels | None = None) -> dict[str, float]:
     """Standard errors of the last epoch's accuracies on `count` images; what was chosen on them has another law."""
-    return find_standard_errors({name: value for name, value in metrics.items() if "_last_epoch" in name}, count)
+    return find_standard_errors({name: value for name, value in metrics.items() if "_last_epoch" in name}, count, real)

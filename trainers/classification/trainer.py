@@ -134,11 +134,14 @@ class ClassificationTrainer(CheckpointingTrainer):
     @property
     def notes(self) -> tuple[str, ...]:
         """What a result says of the weights that are kept."""
+        real = self.eval_targets.notes(self.eval_ledger.indices)
         if not self.args.load_best_model_at_end:
-            return ("metrics named best_epoch were chosen on the test split; last_epoch is the protocol's number",)
+            chosen = "metrics named best_epoch were chosen on the test split; last_epoch is the protocol's number"
+            return (chosen, *real)
         return (
             f"the weights are those of step {self.state.best_global_step}, the best {self.args.metric_for_best_model} "
             "on the test split (--load-best-model-at-end); last_epoch is their epoch",
+            *real,
         )
 
     def describe_training(self) -> dict[str, Any]:
@@ -225,12 +228,12 @@ class ClassificationTrainer(CheckpointingTrainer):
         for batch in self._test_batches(dataset):
             good = batch["bad_index"] < 0
             bad += batch["bad_index"][~good].tolist()
-            targets = self.eval_targets.values[batch["index"]]
+            targets, real = self.eval_targets.values[batch["index"]], self.eval_targets.real_rows(batch["index"][good])
             with torch.no_grad(), self.compute_loss_context_manager():
                 scores = self.scores(self._prepare_inputs(dict(batch)))
             for suffix, values in scores.items():
                 keeper = kept.setdefault(suffix, ClassificationScores(len(names), self.eval_targets.multi_label))
-                keeper.add(values.cpu()[good], targets[good])
+                keeper.add(values.cpu()[good], targets[good], real)
         gathered = gather_object([(kept, bad)]) if self.args.world_size > 1 else [(kept, bad)]
         self.eval_ledger.record(index for _, part in gathered for index in part)
         metrics = {
@@ -262,8 +265,7 @@ def _merge_scores(parts: list[dict[str, ClassificationScores]]) -> dict[str, Cla
     for part in parts:
         for suffix, keeper in part.items():
             joined = whole.setdefault(suffix, ClassificationScores(keeper.num_classes, keeper.multi_label))
-            joined.kept += keeper.kept
-            joined.targets += keeper.targets
+            joined.take_all_of(keeper)
     return whole
 
 

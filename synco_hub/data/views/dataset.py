@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import Dataset, default_collate
 
 from synco_hub.data.image_dataset import ImageDataset
+from synco_hub.data.pretraining_images import FingerprintRecorder
 from synco_hub.data.samplers import derive_random_key
 from synco_hub.data.unreadable_images import GOOD, load_readable
 from synco_hub.data.views.device_views import CroppedView
@@ -60,7 +61,12 @@ class TwoViewDataset(Dataset[ViewPair]):
         transform: Makes the two views of an image's pixels, `TwoViewTransform` for one. Also a function of the image
             alone, as torchvision's: it gives one view and is called twice, or two.
         seed: Another seed draws other views.
+
+    Attributes:
+        recorder: Notes the images that are loaded, see `synco_hub.data.pretraining_images`; None for nobody.
     """
+
+    recorder: FingerprintRecorder | None = None
 
     def __init__(self, images: Any, transform: Callable[..., Any], seed: int = 0) -> None:
         self.images = images if isinstance(images, ImageDataset) else OwnImages(images)
@@ -80,6 +86,8 @@ class TwoViewDataset(Dataset[ViewPair]):
         # Our own images draw nothing.
         with repeatable_draws(key_of_sample) if isinstance(self.images, OwnImages) else nullcontext():
             image, bad_index = load_readable(self._load, len(self), index, self.seed)
+        if self.recorder is not None and bad_index == GOOD:
+            self.recorder.note(epoch, index, image)
         view_1, view_2 = two_views(self.transform(image, key_of_sample))
         return ViewPair(view_1=view_1, view_2=view_2, index=index, bad_index=bad_index)
 

@@ -17,8 +17,9 @@ from synco_hub.models import BACKBONES, SynCoConfig
 from synco_hub.models.backbones_synco import find_specification
 
 _SWIN_HEADS = "--num-heads was given, but a Swin's heads are told by the shapes of its weights: leave it out."
-# Arguments of timm's networks that shapes tell, and those that change no feature.
+# Arguments of timm's networks that shapes tell, those that change no feature, and what timm writes for every network.
 _TOLD_BY_SHAPES = {"patch_size", "embed_dim", "depth", "depths", "mlp_ratio", "window_size", "in_chans"}
+_OF_EVERY_NETWORK = {"img_size", "in_chans", "global_pool"}
 _WITHOUT_EFFECT = {"num_classes", "drop_rate", "drop_path_rate", "weight_init", "dynamic_img_size", "strict_img_size"}
 # What transformers' configurations take when config.json leaves a number out.
 _DEFAULTS: dict[str, dict[str, Any]] = {
@@ -123,6 +124,7 @@ def _find_named_configuration(
     config = SynCoConfig(
         name,
         image_size=grid * own.patch_size if size is None and grid else size,
+        num_channels=tensors["patch_embed.proj.weight"].shape[1],
         num_heads=heads.num_heads,
         position_embedding=position_embedding,
         layer_norm_eps=eps,
@@ -290,21 +292,35 @@ def read_stock_configuration(
 
 def read_timm_arguments(arguments: Any, architecture: str, choices: Choices) -> Choices:
     """What a timm repository says it was built with, beyond the architecture's name; the rest is told by shapes."""
-    known = {*_TOLD_BY_SHAPES, *_WITHOUT_EFFECT, "num_heads", "img_size"}
+    known = {*_TOLD_BY_SHAPES, *_WITHOUT_EFFECT, *_OF_EVERY_NETWORK, "num_heads"}
     if not isinstance(arguments, Mapping) or set(arguments) - known:
         unknown = join_names(sorted(set(arguments) - known), 5) if isinstance(arguments, Mapping) else arguments
         raise ValueError(
             f"config.json says that the network was built with model_args ({unknown}) which no network of this "
             "package has: use it as it is, by its Hub id or directory."
         )
-    own = find_specification(architecture.split(".")[0])
+    name = architecture.split(".")[0]
+    own = find_specification(name)
     heads = arguments.get("num_heads", own.num_heads)
     size = arguments.get("img_size")
+    if isinstance(size, (list, tuple)) and len(set(size)) == 1:
+        size = size[0]
+    is_own = set(arguments) <= {*_WITHOUT_EFFECT, *_OF_EVERY_NETWORK}
     return Choices(
-        choices.backbone,
+        choices.backbone or (name if is_own else None),
         choices.num_heads or (heads if own.family == "vit" else None),
         choices.image_size or (size if isinstance(size, int) else None),
     )
+
+
+def refuse_other_pooling(arguments: Mapping[str, Any], network: Any) -> None:
+    """Refuse weights whose features timm pools otherwise than the network that was built for them."""
+    pooling, own = arguments.get("global_pool"), getattr(network, "global_pool", None)
+    if pooling is not None and pooling != own:
+        raise ValueError(
+            f"config.json says that the network was built with global_pool={pooling!r}, and the network of this "
+            f"package pools by {own!r}: use it as it is, by its Hub id or directory."
+        )
 
 
 def read_exported_configuration(source: CheckpointSource) -> SynCoConfig:

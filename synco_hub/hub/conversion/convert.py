@@ -23,6 +23,7 @@ from synco_hub.hub.conversion.configuration import (
     read_exported_configuration,
     read_stock_configuration,
     read_timm_arguments,
+    refuse_other_pooling,
 )
 from synco_hub.hub.conversion.pretraining_state import collect_pretraining_state, find_pretraining_method
 from synco_hub.hub.conversion.recognition import BACKBONES_OF_A_PAIR, Parts, Recognised, recognise, split_parts
@@ -147,6 +148,7 @@ def _convert_tensors(
         )
     model: Any = SynCoModel(config)
     model.eval()
+    refuse_other_pooling(source.config.get("model_args") or {}, model.backbone)
     load_strictly(model.backbone, backbone.tensors, f"the {branch[0]} backbone")
     backbones, state = {branch[0]: backbone}, None
     if settings.whole_pretraining_state:
@@ -232,13 +234,19 @@ def _configuration(
         return config, HeadsDecision(config.num_heads, "as the file says, which this package exported")
     named = source.name.removeprefix(TIMM_PREFIX) if source.name.startswith(TIMM_PREFIX) else None
     named = named or source.config.get("architecture")
+    given = choices.num_heads
     if arguments := source.config.get("model_args"):
         choices = read_timm_arguments(arguments, str(named), choices)
     elif named and choices.backbone is None:
         # timm's own name may end in a tag of the weights.
         choices = Choices(str(named).split(".")[0], choices.num_heads, choices.image_size)
     model = (source.content.get("config") or {}) if isinstance(source.content.get("config"), dict) else {}
-    return infer_configuration(backbone, recognised.name, recognised.layout, choices, find_recorded_heads(model))
+    config, heads = infer_configuration(
+        backbone, recognised.name, recognised.layout, choices, find_recorded_heads(model)
+    )
+    if given is None and choices.num_heads is not None:
+        heads = replace(heads, reason="as timm's config.json says")
+    return config, heads
 
 
 def _target(parts: Parts, model: Any, recognised: Recognised, method: str | None) -> BackboneTensors:

@@ -14,6 +14,7 @@ from synco_hub.atomic_write import atomic_write_directory, refuse_filled
 from synco_hub.errors import suggest
 from synco_hub.hub.export.network import Exported, open_checkpoint
 from synco_hub.hub.export.to_onnx import export_onnx
+from synco_hub.hub.export.to_sentence_transformers import export_sentence_transformers
 from synco_hub.hub.export.to_timm import export_safetensors, export_timm
 from synco_hub.hub.export.to_transformers import export_transformers
 from synco_hub.hub.short_names import resolve
@@ -25,6 +26,7 @@ FORMATS: dict[str, Callable[[Exported, Path], dict[str, Any]]] = {
     "timm": export_timm,
     "onnx": export_onnx,
     "safetensors": export_safetensors,
+    "sentence-transformers": export_sentence_transformers,
 }
 
 
@@ -85,7 +87,8 @@ def _readme(exported: Exported, report: ExportReport) -> str:
     lines = ["---", f"library_name: {report.format}", *licence, "---", "", f"# {report.source}", ""]
     lines += [
         f"A {config.backbone} {'classifier' if exported.is_classifier else 'backbone'} of "
-        f"synco-hub, exported to {report.format}. It needs no code of that package.",
+        f"synco-hub, exported to {report.format}."
+        f"{'' if report.details.get('remote_code') else ' It needs no code of that package.'}",
         "",
         "```python",
         report.how_to_load,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModel, AutoModelForImageClassification
 
 from synco_hub.data.evaluation_transform import make_view
-from synco_hub.hub.model_names import check_model_name
+from synco_hub.hub.model_names import ADAPTER_FILE, TIMM_PREFIX, check_model_name
 from synco_hub.hub.preprocessing import make_pair_pictures, save_processor
 from synco_hub.hub.short_names import register
 from synco_hub.models import SynCoConfig, SynCoForImageClassification
@@ -86,6 +86,17 @@ class Exported:
 def open_checkpoint(name: str) -> Exported:
     """Load what is to be exported."""
     register()
+    if name.startswith(TIMM_PREFIX):
+        raise ValueError(
+            f"{name} is a model of timm, not one of this package: convert it first, `synco-hub convert {name} "
+            "--output DIR`, and export that."
+        )
+    if (Path(name) / ADAPTER_FILE).is_file():
+        raise ValueError(
+            f"{name} holds an adapter, not a whole network: merge it first, "
+            "`PeftModel.from_pretrained(AutoModel.from_pretrained(BASE), ADAPTER).merge_and_unload()` of peft, save "
+            "that and export it."
+        )
     check_model_name(name)
     config = AutoConfig.from_pretrained(name)
     if not isinstance(config, SynCoConfig):

@@ -12,6 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]
 
+from synco_hub.data.pretraining_images import FINGERPRINTS_FILE, PARTS_FOLDER
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.card.facts import FACTS_FILE, find_package_file
 from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER, list_foreign_results
@@ -42,9 +43,11 @@ _PUBLISHED = (
 _LEFT = (
     "training_args.bin", "trainer_state.json", "optimizer.pt", "scheduler.pt", "scaler.pt", "rng_state*.pth",
     "all_results.json", "train_results.json", "training_curve.*", "*.png", "*.csv", "*.log", "*.jsonl", ORIGIN_FILE,
-    "run_manifest.json", "manifest.json",
+    "run_manifest.json", "manifest.json", FINGERPRINTS_FILE,
 )  # fmt: skip
-_LEFT_FOLDERS = ("checkpoint-*", "*.batches", "*.outputs", "runs", "logs", "tensorboard", ".cache", "__pycache__")
+_LEFT_FOLDERS = (
+    "checkpoint-*", "*.batches", "*.outputs", "runs", "logs", "tensorboard", ".cache", "__pycache__", PARTS_FOLDER,
+)  # fmt: skip
 # On the Hub, files of these kinds are this package's: what is not sent any more is removed in the same commit.
 _OWNED = {
     "model": (

@@ -1,14 +1,25 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 import torch
 from command_line import invoke
 from PIL import Image
 
-from synco_hub.cli.duplicates import FILES_DRAWN, draw_duplicates, find, format_duplicates  # noqa: F401 - called below
+from synco_hub.cli.duplicates import (
+    CELLS_A_ROW,
+    FILES_DRAWN,
+    ROWS_A_SHEET,
+    SHEETS,
+    draw_duplicates,
+    find,  # noqa: F401 - called below
+    format_duplicates,
+    lay_out,
+)
 from synco_hub.data import load_dataset
-from synco_hub.data.duplicates import find_duplicates
+from synco_hub.data.duplicates import DuplicateGroup, Duplicates, find_duplicates
+from synco_hub.data.picture_matching import Calibration
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.settings import DatasetChoice
 
@@ -53,18 +64,47 @@ def test_every_file_is_compared_and_groups_are_printed_written_and_drawn(picture
     assert Image.open(tmp_path / "found.png").width > 200
 
 
-def test_the_figure_has_a_row_a_group_and_says_how_many_are_not_shown(pictures):
+def test_the_figure_has_groups_side_by_side_and_says_how_many_files_are_not_shown(pictures):
     images = load_dataset(DatasetChoice(str(pictures)), "all")
     found = find_duplicates(images, progress=False)
-    figure = draw_duplicates(found, images.load_image)
+    (figure,) = draw_duplicates(found, images.load_image)
     shown = [axis for axis in figure.axes if axis.images]
     assert len(shown) == sum(min(len(group.members), FILES_DRAWN) for group in found.groups)
-    words = [text.get_text() for axis in figure.axes for text in axis.texts]
-    assert "bytes, 2 more" in words
+    words = [text.get_text() for text in figure.texts]
+    assert "bytes, 4 more" in words
+    assert "groups of duplicates: 1 to 3 of 3" in words
+    # Side by side: 6 + 2 + 2 files are one row.
+    assert len({round(axis.get_position().y0, 3) for axis in shown}) == 1
+    places = [axis.get_position() for axis in shown]
+    assert all(0 <= place.x0 < place.x1 <= 1 and 0 <= place.y0 < place.y1 <= 1 for place in places)
     nothing = find_duplicates(load_dataset(DatasetChoice(str(pictures)), "test"), progress=False)
     assert nothing.groups == []
-    draw_duplicates(nothing, images.load_image)
+    (figure,) = draw_duplicates(nothing, images.load_image)
+    assert figure.texts[0].get_text() == "groups of duplicates: none"
     assert "0 groups of duplicates" in format_duplicates(nothing)
+
+
+def test_many_groups_make_several_sheets_of_one_size_and_what_is_left_out_is_said():
+    generator = np.random.default_rng(0)
+    sizes = generator.integers(2, 12, 2000)
+    groups = [DuplicateGroup(tuple(range(size)), "near", 0.9, False) for size in sizes]
+    sheets = lay_out(groups)
+    laid = [entry for sheet in sheets for entry in sheet]
+    assert [entry[0] for entry in laid] == groups[: len(laid)]
+    assert len(sheets) == SHEETS
+    for sheet in sheets:
+        cells = [
+            (row, column + k) for group, row, column in sheet for k in range(min(len(group.members), FILES_DRAWN))
+        ]
+        assert len(cells) == len(set(cells))
+        assert max(row for row, _ in cells) == ROWS_A_SHEET - 1
+        assert max(column for _, column in cells) < CELLS_A_ROW
+    found = Duplicates(["ä $x$"] * 12, groups, [], [], Calibration(0.9, 1.0, 1), [])
+    first = next(draw_duplicates(found, lambda _: Image.new("RGB", (4, 3))))
+    said = first.texts[0].get_text()
+    left = len(groups) - len(laid)
+    assert said == f"groups of duplicates: 1 to {len(sheets[0])} of 2000, sheet 1 of 10; the last {left} are not drawn"
+    assert max(first.get_size_inches()) < 20
 
 
 def test_a_model_adds_candidates_and_two_sides_have_their_names(pictures, tmp_path, monkeypatch):

@@ -6,42 +6,28 @@ from itertools import combinations
 
 import numpy as np
 import pytest
+from photographs import photograph, save
 from PIL import Image, ImageDraw, ImageOps
 
 from synco_hub.data import TooManyBadImagesError, load_dataset
 from synco_hub.data.duplicates import find_duplicates
 from synco_hub.data.picture_matching import (
     SIDE,
+    TINY_SIDE,
     calibrate,
     choose_candidate,
     choose_variant,
+    cut_tiny_pictures,
     is_flat,
     is_mirrored,
     make_copies,
     make_thumbnail,
+    make_tiny_picture,
+    make_tiny_variants,
     measure_similarity,
+    unpack_tiny_pictures,
 )
 from synco_hub.settings import DatasetChoice
-
-
-def photograph(seed, height=120, width=160):
-    """A picture with the spectrum of photographs; uint8, (height, width, 3)."""
-    generator = np.random.default_rng(seed)
-    frequency = np.hypot(np.fft.fftfreq(height)[:, None], np.fft.rfftfreq(width)[None])
-    frequency[0, 0] = 1
-    planes = [
-        np.fft.irfft2(np.fft.rfft2(generator.standard_normal((height, width))) / frequency, s=(height, width))
-        for _ in range(3)
-    ]
-    planes = np.stack(planes, axis=-1) / np.std(planes)
-    return np.clip(128 + 55 * (0.7 * planes[..., :1] + 0.3 * planes), 0, 255).astype(np.uint8)
-
-
-def save(folder, name, pixels, **options):
-    place = folder / name
-    place.parent.mkdir(parents=True, exist_ok=True)
-    picture = pixels if isinstance(pixels, Image.Image) else Image.fromarray(pixels)
-    picture.save(place, **options)
 
 
 def search(*folders, **options):
@@ -277,3 +263,29 @@ def test_the_threshold_is_what_most_copies_reach():
     assert found.recall >= 0.9
     assert found == calibrate((photograph(k) for k in range(6)), seed=0, flips=True)
     assert calibrate([], seed=0, flips=True).threshold == 0.95
+
+
+def correlate(first, second):
+    return float(np.corrcoef(np.ravel(first), np.ravel(second))[0, 1])
+
+
+def test_a_tiny_picture_is_the_mean_brightness_of_its_places():
+    for seed in range(5):
+        pixels = photograph(seed, 96, 160)
+        blocks = pixels.astype(np.float64).mean(axis=2).reshape(TINY_SIDE, 12, TINY_SIDE, 20).mean(axis=(1, 3))
+        tiny = make_tiny_picture(make_thumbnail(pixels))
+        assert tiny.nbytes == 32
+        assert correlate(unpack_tiny_pictures(tiny[None]), blocks) > 0.98
+        variants = make_tiny_variants(make_thumbnail(pixels))
+        assert correlate(variants[0], blocks) > 0.999
+        assert correlate(variants[len(variants) // 2], blocks[:, ::-1]) > 0.999
+    assert not unpack_tiny_pictures(make_tiny_picture(np.full((SIDE, SIDE, 3), 9, np.uint8))[None]).any()
+
+
+def test_windows_of_a_tiny_picture_are_tiny_pictures_of_windows():
+    pixels = photograph(1, 200, 200)
+    cut = list(cut_tiny_pictures(unpack_tiny_pictures(make_tiny_picture(make_thumbnail(pixels))[None])))
+    assert len(cut) == 9
+    for windows, (left, top) in zip(cut, [(x, y) for x in (0, 10, 20) for y in (0, 10, 20)], strict=True):
+        seen = np.ascontiguousarray(pixels[top : top + 180, left : left + 180])
+        assert correlate(windows[0], make_tiny_variants(make_thumbnail(seen))[0]) > 0.85

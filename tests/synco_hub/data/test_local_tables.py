@@ -106,3 +106,15 @@ def test_what_the_library_saved_is_read_by_position(tmp_path: Path) -> None:
     streamed = open_stream(str(tmp_path / "both"))
     images = streamed.images(4)
     assert [shown(images, StreamRow(0, row, cell)) for row, cell in enumerate(streamed.cells(0))] == [0, 1, 2, 3]
+
+
+def test_the_splits_of_a_saved_table_are_found_in_the_spellings_that_those_of_folders_are(tmp_path):
+    cells = [{"bytes": picture(row, "png"), "path": None} for row in range(4)]
+    features = datasets.Features({"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])})
+    table = datasets.Dataset.from_dict({"image": cells, "label": [0, 1, 0, 1]}, features)
+    splits = {"Training": table, "dev": table.select(range(3)), "unlabeled": table.select(range(2))}
+    datasets.DatasetDict(splits).save_to_disk(tmp_path / "both")
+    sizes = {
+        split: len(load_dataset(str(tmp_path / "both"), split)) for split in ("train", "test", "pretraining", "dev")
+    }
+    assert sizes == {"train": 4, "test": 3, "pretraining": 6, "dev": 3}

@@ -4,12 +4,21 @@ import math
 
 import numpy as np
 import pytest
+import scipy.special
+import scipy.stats
 import torch
 from scipy.optimize import minimize
 from sklearn.linear_model import LogisticRegression
 
 import synco_hub
-from synco_hub.evaluation.logistic import STRENGTHS, draw_reliability, evaluate_logistic_features, fit, format_table
+from synco_hub.evaluation.logistic import (
+    STRENGTHS,
+    draw_reliability,
+    evaluate_logistic_features,
+    fit,
+    fit_by_torch,
+    format_table,
+)
 from synco_hub.evaluation.measurement import MeasuredSplit
 from synco_hub.features import Features
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -108,7 +117,7 @@ def test_few_shot_means_and_interval_over_draws():
         fitted, *_ = fit(values[places], train[1][places], [strength])
         found.append(100 * np.mean(fitted.log_probabilities(asked, 4).argmax(1).numpy() == test[1]))
     assert few == pytest.approx(np.mean(found))
-    half = 4.303 * np.std(found, ddof=1) / math.sqrt(3)
+    half = scipy.stats.t.ppf(0.975, 2) * np.std(found, ddof=1) / math.sqrt(3)
     assert result.metrics["top1_shots2_interval95"] == pytest.approx(half)
 
 
@@ -146,3 +155,86 @@ def test_the_command_measures_a_checkpoint_as_scikit_learn_on_its_features(tmp_p
             synco_hub.evaluate("logistic", tmp_path / "model", data, shots=[shots], **settings)
     with pytest.raises(ValueError, match="an inverse penalty is above 0"):
         synco_hub.evaluate("logistic", tmp_path / "model", data, strength=[-1.0], **settings)
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+@pytest.mark.parametrize("classes", [2, 5])
+def test_torch_fits_to_the_loss_that_scikit_learn_reaches(classes, device):
+    values, labels = clusters(300, classes, 6, seed=1)
+    mean, scale = values.mean(0), math.sqrt(values.var(0).mean())
+    standardised = (values - mean) / scale
+    strengths = [0.01, 1.0, 100.0]
+
+    def loss(weight, bias, strength):
+        logits = standardised @ weight.T + bias
+        if classes == 2:
+            logits = np.concatenate([-logits / 2, logits / 2], axis=1)
+        likelihood = scipy.special.logsumexp(logits, axis=1) - logits[np.arange(300), labels]
+        return likelihood.mean() + (weight**2).sum() / (2 * strength)
+
+    found = list(fit_by_torch(standardised, labels, strengths, device))
+    for strength, (weight, bias, settled), theirs in zip(
+        strengths, found, fit(values, labels, strengths), strict=True
+    ):
+        assert settled
+        model = LogisticRegression(C=strength / 300, tol=1e-9, max_iter=10_000).fit(standardised, labels)
+        assert loss(weight, bias, strength) == pytest.approx(loss(model.coef_, model.intercept_, strength), abs=1e-6)
+        chances = theirs.log_probabilities(values, classes).exp().numpy()
+        assert np.abs(chances - model.predict_proba(standardised)).max() < 2e-3
+
+
+def test_torch_adds_up_blocks_and_starts_from_the_weights_before(monkeypatch):
+    values, labels = clusters(100, 3, 4, seed=2)
+    whole = [each[0] for each in fit_by_torch(values, labels, [0.1, 1.0], "cpu")]
+    monkeypatch.setattr("synco_hub.evaluation.logistic._LOGITS_TOGETHER", 3 * 7)
+    parts = [each[0] for each in fit_by_torch(values, labels, [0.1, 1.0], "cpu")]
+    for one, other in zip(whole, parts, strict=True):
+        assert np.abs(one - other).max() < 1e-8
+    first, second = fit_by_torch(values, labels, [0.1, 0.1], "cpu")
+    assert np.array_equal(first[0], second[0])  # it is there already
+
+
+def test_a_cuda_device_takes_torch_and_says_so(monkeypatch):
+    train, test = clusters(60, 3, 4, seed=6), clusters(60, 3, 4, seed=7)
+    slow, _ = measured(train, test, 3, strength=[1.0])
+    assert slow.protocol.parameters["solver"] == "L-BFGS of scikit-learn, tolerance 1e-05"
+    monkeypatch.setattr("synco_hub.evaluation.logistic._is_cuda", lambda device: True)
+    fast, _ = measured(train, test, 3, strength=[1.0])
+    assert fast.protocol.parameters["solver"] == "L-BFGS of torch, tolerance 1e-05"
+    assert fast.metrics == pytest.approx(slow.metrics, rel=1e-3)
+
+
+def test_a_loss_that_has_not_settled_is_told(monkeypatch):
+    train, test = clusters(60, 3, 4, seed=6), clusters(60, 3, 4, seed=7)
+    monkeypatch.setattr("synco_hub.evaluation.logistic.MOST_STEPS", 2)
+    for is_cuda in (False, True):
+        monkeypatch.setattr("synco_hub.evaluation.logistic._is_cuda", lambda device, answer=is_cuda: answer)
+        if is_cuda:
+            monkeypatch.setattr(
+                "synco_hub.evaluation.logistic.fit_by_torch",
+                lambda values, labels, strengths, device: fit_by_torch(values, labels, strengths, "cpu"),
+            )
+        result, _ = measured(train, test, 3, strength=[1000.0])
+        assert "the loss had not settled after 2 steps" in result.notes
+
+
+def test_a_strength_that_is_given_is_not_said_to_be_chosen():
+    train, test = clusters(60, 3, 4, seed=6), clusters(60, 3, 4, seed=7)
+    result, _ = measured(train, test, 3, strength=[2.0])
+    assert result.notes == ("strength 2 was given",)
+    assert (result.protocol.parameters["held_out_top1"], result.protocol.parameters["strength"]) == ({}, 2.0)
+    result, _ = measured(train, test, 3, shots=[2])
+    assert "few-shot classifiers have the strength that was chosen with all training images" in result.notes
+
+
+def test_training_images_of_which_nothing_is_learned():
+    values, _ = clusters(6, 3, 4, seed=6)
+    test = (values, np.array([0, 1, 2, 0, 1, 2]))
+    with pytest.raises(ValueError, match="clusters: its training images are of one class"):
+        measured((values, np.zeros(6, dtype=int)), test, 3)
+    alone = (values[:3], np.array([0, 1, 2]))
+    with pytest.raises(ValueError, match=r"no class has two training images.*give one --strength"):
+        measured(alone, test, 3)
+    assert "top1_shots1" in measured(alone, test, 3, strength=[1.0], shots=[1])[0].metrics
+    with pytest.raises(ValueError, match=r"--shots 3: fewer training images have 2 of the classes \(first: class 1\)"):
+        measured((values, np.array([0, 0, 0, 0, 1, 2])), test, 3, shots=[3])

@@ -9,6 +9,8 @@ from PIL import Image
 from transformers import (
     Data2VecVisionConfig,
     Data2VecVisionModel,
+    FlavaImageConfig,
+    FlavaImageModel,
     TimmWrapperConfig,
     TimmWrapperModel,
     ViTConfig,
@@ -330,3 +332,15 @@ def test_what_a_probe_of_a_foreign_backbone_left_serves_as_model_from_anywhere(t
             expected = network(images).last_hidden_state
             torch.testing.assert_close(backbone(images).last_hidden_state, expected)
             torch.testing.assert_close(classifier.base_model(images).last_hidden_state, expected)
+
+
+def test_a_family_that_an_auto_class_does_not_know_is_named_in_one_line(tmp_path):
+    config = FlavaImageConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, image_size=32)
+    FlavaImageModel(config).save_pretrained(tmp_path)
+    ViTImageProcessor().save_pretrained(tmp_path)
+    for load, auto_class in ((load_model, "AutoModel"), (load_classifier, "AutoModelForImageClassification")):
+        with pytest.raises(
+            DoesNotApplyError, match=f": {auto_class} has no network for its FlavaImageConfig"
+        ) as error:
+            load(str(tmp_path))
+        assert len(str(error.value)) < 400 + len(str(tmp_path))

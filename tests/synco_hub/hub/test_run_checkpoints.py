@@ -1,5 +1,6 @@
 """A run that was stopped is loaded from its newest whole checkpoint, and says so."""
 
+import json
 import logging
 
 import pytest
@@ -8,7 +9,10 @@ from command_line import invoke
 from PIL import Image
 
 import synco_hub
+from synco_hub.data.pretraining_images import FINGERPRINTS_FILE
 from synco_hub.hub.loading import load_classifier, load_model, load_with_head
+from synco_hub.hub.model_names import find_pretraining_folders
+from synco_hub.hub.pull import install_checkpoint
 from synco_hub.hub.run_checkpoints import MANIFEST_FILE, find_newest_state, list_checkpoints
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from trainers.runs.checkpoints import UNFINISHED, commit_checkpoint
@@ -46,6 +50,50 @@ def test_the_newest_whole_checkpoint_is_loaded_and_named(stopped, load, caplog):
 def test_a_measurement_says_which_checkpoint_it_was_of(stopped):
     result = synco_hub.evaluate("knn", model=stopped, dataset=DATA, num_workers=0, progress=False)
     assert result.model.name == str(stopped / "checkpoint-9")
+
+
+def keep(folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / FINGERPRINTS_FILE).write_bytes(b"")
+    return folder
+
+
+def say(folder, name, **values):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(json.dumps(values))
+    return folder
+
+
+def test_fingerprints_are_found_from_whatever_was_made_of_a_run(stopped, tmp_path, monkeypatch):
+    assert find_pretraining_folders(str(stopped)) == []
+    keep(stopped)
+    start = keep(tmp_path / "start")
+    say(stopped, "pretraining_settings.json", start={"base_model": str(start)})
+    of_both = [stopped, start]
+    for name in (str(stopped), str(stopped / "checkpoint-9"), find_newest_state(str(stopped))):
+        assert find_pretraining_folders(name) == of_both
+    head = say(tmp_path / "head", "linear_head.json", model=str(stopped))
+    probe = say(tmp_path / "probe", "classification_settings.json", model=str(head))
+    adapter = say(tmp_path / "adapter", "adapter_config.json", base_model_name_or_path=str(stopped))
+    for made in (head, probe, adapter):
+        assert find_pretraining_folders(str(made)) == of_both
+    mixed = say(tmp_path / "mixed", "average.json", start={"base_model": str(start)}, end={"base_model": str(stopped)})
+    assert sorted(find_pretraining_folders(str(mixed))) == sorted(of_both)
+    monkeypatch.chdir(tmp_path)
+    say(tmp_path / "probe", "classification_settings.json", model="run")
+    assert find_pretraining_folders("probe") == of_both
+    say(tmp_path / "probe", "classification_settings.json", model="probe")  # names itself
+    assert find_pretraining_folders("probe") == []
+    for name in ("timm:vit_tiny_patch16_224", "organisation/name", "synco-v2-deit-s", "nothing"):
+        assert find_pretraining_folders(name) == []
+
+
+def test_fingerprints_go_with_an_installed_checkpoint(stopped):
+    keep(stopped / "checkpoint-9")
+    installed = install_checkpoint(stopped / "checkpoint-9", "mine")
+    assert find_pretraining_folders("mine") == [installed]
+    (installed / FINGERPRINTS_FILE).unlink()
+    assert find_pretraining_folders("mine") == [stopped / "checkpoint-9"]  # where it was installed from
 
 
 def test_attention_of_a_stopped_run(stopped, tmp_path):

@@ -5,7 +5,13 @@ import pytest
 import torch
 from sklearn.metrics import balanced_accuracy_score, top_k_accuracy_score
 
-from synco_hub.metrics import check_label_range, mean_per_class_accuracy, target_ranks, top_k_accuracy
+from synco_hub.metrics import (
+    check_label_range,
+    hits_any_target,
+    mean_per_class_accuracy,
+    target_ranks,
+    top_k_accuracy,
+)
 from synco_hub.metrics.accuracy import mean_per_class_error, standard_error
 
 
@@ -108,3 +114,18 @@ def test_the_error_of_a_mean_over_classes_is_that_of_its_draws() -> None:
     generator = np.random.default_rng(1)
     shares = [100 * generator.binomial(n, p, 20_000) / n for n, p in ((10, 0.8), (40, 0.3))]
     assert mean_per_class_error(right, targets, 3) == pytest.approx(np.mean(shares, axis=0).std(), rel=0.02)
+
+
+def test_one_of_several_targets_is_hit_as_a_loop_counts():
+    generator = torch.Generator().manual_seed(3)
+    scores = torch.randint(0, 4, (200, 6), generator=generator).float()  # many ties
+    targets = torch.randint(-1, 6, (200, 3), generator=generator)
+    expected = [
+        int(np.argmax(row)) in [label for label in labels if label >= 0]
+        for row, labels in zip(scores.numpy(), targets.tolist(), strict=True)
+    ]
+    assert hits_any_target(scores, targets).tolist() == expected
+    with pytest.raises(ValueError, match="label 6"):
+        hits_any_target(scores, torch.full((200, 1), 6))
+    with pytest.raises(ValueError, match="NaN"):
+        hits_any_target(torch.full((1, 3), torch.nan), torch.zeros(1, 1, dtype=torch.long))

@@ -4,20 +4,12 @@ from types import SimpleNamespace
 import pytest
 import timm
 import torch
+from small_networks import SWIN_V2
 from torch import nn
 from torch.nn import functional as F
 
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
-SWIN_V2 = {
-    "backbone": "swin-v2-t",
-    "embed_dim": 24,
-    "depth": [2, 2],
-    "num_heads": [2, 4],
-    "image_size": 32,
-    "patch_size": 2,
-    "window_size": 4,
-}
 KINDS = {"vit": {"backbone": "vit-nano"}, "swin": {"backbone": "swin-nano"}, "swin-v2": SWIN_V2}
 every_kind = pytest.mark.parametrize("kind", KINDS)
 

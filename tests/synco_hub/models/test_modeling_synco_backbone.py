@@ -2,14 +2,11 @@
 
 import json
 import math
-import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
 from huggingface_hub import constants
+from small_networks import SWIN_V2, run_without_the_package, stir
 from torch.nn import functional as F
 from transformers import AutoBackbone, UperNetConfig, UperNetForSemanticSegmentation
 
@@ -17,15 +14,6 @@ import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.models import SynCoBackbone, SynCoConfig, SynCoForImageClassification, SynCoModel, image_processor
 from trainers.pretraining_model import SynCoForPreTraining
 
-SWIN_V2 = {
-    "backbone": "swin-v2-t",
-    "embed_dim": 24,
-    "depth": [2, 2],
-    "num_heads": [2, 4],
-    "image_size": 32,
-    "patch_size": 2,
-    "window_size": 4,
-}
 LEARNED = {"backbone": "vit-nano", "position_embedding": "learned"}
 KINDS = {"vit": {"backbone": "vit-nano"}, "learned": LEARNED, "swin": {"backbone": "swin-nano"}, "swin-v2": SWIN_V2}
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -33,12 +21,7 @@ every_kind = pytest.mark.parametrize("kind", KINDS)
 
 def _backbone(kind: str, seed: int = 0, **numbers) -> SynCoBackbone:
     torch.manual_seed(seed)
-    model = SynCoBackbone(SynCoConfig(**{**KINDS[kind], **numbers})).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn_like(parameter)
-    return model
+    return stir(SynCoBackbone(SynCoConfig(**{**KINDS[kind], **numbers})).eval())
 
 
 def _images(seed: int, *shape: int) -> torch.Tensor:
@@ -282,18 +265,8 @@ def test_the_fixed_embedding_stays_fixed_under_anothers_head_and_after_its_reloa
 
 
 WITHOUT_THE_PACKAGE = """
-    import sys
-
-    class Blocked:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in ("synco_hub", "trainers"):
-                raise ModuleNotFoundError(name)
-
-    sys.meta_path.insert(0, Blocked())
-    import torch
     from transformers import AutoBackbone
 
-    torch.set_num_threads(1)
     model = AutoBackbone.from_pretrained(
         "somebody/model", trust_remote_code=True, out_indices=[1, 2]
     )
@@ -310,19 +283,9 @@ def test_a_hub_id_gives_it_without_the_package(hub_api, hub, tmp_path):
     hub_api.create_repo("somebody/model")
     hub_api.upload_folder(repo_id="somebody/model", folder_path=tmp_path / "model")
     torch.save(_images(15), tmp_path / "images.pt")
-    (tmp_path / "script.py").write_text(textwrap.dedent(WITHOUT_THE_PACKAGE))
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    environment |= {
-        "HF_ENDPOINT": hub.url,
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "HF_HUB_DISABLE_XET": "1",
-        "OMP_NUM_THREADS": "1",
-    }
     assert constants.HF_HUB_DISABLE_XET
-    command = [sys.executable, str(tmp_path / "script.py"), str(tmp_path / "images.pt"), str(tmp_path / "maps.pt")]
-    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-3000:]
+    files = tmp_path / "images.pt", tmp_path / "maps.pt"
+    run_without_the_package(WITHOUT_THE_PACKAGE, tmp_path, *files, HF_ENDPOINT=hub.url, HF_HUB_DISABLE_XET="1")
     model = _backbone("vit", seed=14, out_indices=[1, 2])
     with torch.no_grad():
         for ours, wanted in zip(torch.load(tmp_path / "maps.pt"), model(_images(15)).feature_maps, strict=True):

@@ -1,29 +1,17 @@
 """Saving and loading: the same network to the last bit, or an error; with the package and without it."""
 
 import json
-import os
-import subprocess
-import sys
-import textwrap
 
 import pytest
 import torch
 from foreign_checkpoints import slow_sincos
 from safetensors.torch import load_file, save_file
+from small_networks import SWIN_V2, run_without_the_package, stir
 from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
 
 import synco_hub  # noqa: F401  (registers the model type)
 from synco_hub.models import SynCoConfig, SynCoForImageClassification, SynCoModel
 
-SWIN_V2 = {
-    "backbone": "swin-v2-t",
-    "embed_dim": 24,
-    "depth": [2, 2],
-    "num_heads": [2, 4],
-    "image_size": 32,
-    "patch_size": 2,
-    "window_size": 4,
-}
 CONFIGS = {
     "vit": {"backbone": "vit-nano", "drop_path_rate": 0.1},
     "vit-learned": {"backbone": "vit-nano", "position_embedding": "learned", "num_heads": 8},
@@ -36,12 +24,7 @@ every_config = pytest.mark.parametrize("numbers", CONFIGS.values(), ids=CONFIGS.
 
 def _model(numbers: dict, seed: int, cls: type = SynCoModel) -> SynCoModel:
     torch.manual_seed(seed)
-    model = cls(SynCoConfig(**numbers)).eval()
-    with torch.no_grad():
-        for parameter in model.parameters():
-            if parameter.requires_grad:
-                parameter += 0.05 * torch.randn_like(parameter)
-    return model
+    return stir(cls(SynCoConfig(**numbers)).eval())
 
 
 def _images(seed: int) -> torch.Tensor:
@@ -316,19 +299,9 @@ def test_a_checkpoint_carries_its_code_and_says_which_classes(tmp_path):
 
 
 WITHOUT_THE_PACKAGE = """
-    import sys
     from pathlib import Path
 
-    class Blocked:
-        def find_spec(self, name, path=None, target=None):
-            if name.split(".")[0] in ("synco_hub", "trainers"):
-                raise ModuleNotFoundError(name)
-
-    sys.meta_path.insert(0, Blocked())
-    import torch
     from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
-
-    torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     images = torch.load(folder / "images.pt")
     for kind in ("vit", "swin"):
@@ -353,19 +326,7 @@ def test_trust_remote_code_loads_both_auto_classes_without_the_package(tmp_path)
     models = {kind: _model(CONFIGS[kind], seed=53) for kind in ("vit", "swin")}
     for kind, model in models.items():
         model.save_pretrained(tmp_path / kind)
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
-    environment |= {
-        "HF_HOME": str(tmp_path / "home"),
-        "HF_MODULES_CACHE": str(tmp_path / "modules"),
-        "HF_HUB_OFFLINE": "1",
-        "OMP_NUM_THREADS": "1",
-    }
-    script = tmp_path / "script.py"
-    script.write_text(textwrap.dedent(WITHOUT_THE_PACKAGE))
-    finished = subprocess.run(
-        [sys.executable, str(script), str(tmp_path)], env=environment, cwd=tmp_path, capture_output=True, text=True
-    )
-    assert finished.returncode == 0, finished.stderr[-3000:]
+    run_without_the_package(WITHOUT_THE_PACKAGE, tmp_path, tmp_path, HF_HUB_OFFLINE="1")
     for kind, model in models.items():
         pooled, attentions, pooled_below_classifier, frozen = torch.load(tmp_path / f"{kind}.pt")
         with torch.no_grad():

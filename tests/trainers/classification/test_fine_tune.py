@@ -5,6 +5,8 @@ import re
 
 import pytest
 import torch
+from data_trees.original import imagenet_with_official_names
+from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel, pipeline
 
 from synco_hub.data import load_dataset
@@ -54,6 +56,7 @@ def test_a_pipeline_loads_what_was_tuned_and_resume_ends_at_the_same_bits(model,
     before = SynCoModel.from_pretrained(model).state_dict()
     assert any(not torch.equal(before[name], weights) for name, weights in tuned.synco.state_dict().items())
     assert whole.protocol.parameters["learning_rate"] == 0.01
+    assert whole.protocol.parameters["learning_rate_rule"] == "as given"
     # Weights can be read by whoever can read the text files beside them.
     assert len({path.stat().st_mode for path in (tmp_path / "whole").rglob("*") if path.is_file()}) == 1
 
@@ -178,6 +181,7 @@ def test_a_run_of_an_earlier_version_goes_on_at_its_rate(model, tmp_path):
     stopped_at(tmp_path / "earlier", 3, tmp_path)
     resumed = tune(model, tmp_path / "earlier", *flags, "--resume")
     assert resumed.protocol.parameters["base_learning_rate"] == 1e-3
+    assert resumed.protocol.parameters["learning_rate_rule"] == "base x global batch / 512"
     assert resumed.metrics == earlier.metrics
     # One that begins now sees 2 × 60 images.
     assert tune(model, tmp_path / "new", *flags).protocol.parameters["base_learning_rate"] == 1.0
@@ -297,3 +301,27 @@ def test_a_layer_decay_that_is_none_is_refused(model, tmp_path, capsys):
     with pytest.raises(SystemExit):
         tune(model, tmp_path / "run", "--layer-decay", "0")
     assert "--layer-decay 0: give a number above 0 and up to 1" in capsys.readouterr().err
+
+
+def test_on_imagenets_validation_images_real_accuracy_stands_beside_top_1(model, tmp_path):
+    tree = imagenet_with_official_names(tmp_path / "imagenet", side=32)
+    at = [
+        "--dataset",
+        "imagenet-1k",
+        "--data-dir",
+        str(tree.root),
+        "--learning-rate",
+        "0.3",
+        "--num-train-epochs",
+        "6",
+    ]
+    result = tune(model, tmp_path / "run", *at)
+    network, processor = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval(), image_processor(32)
+    right = []
+    for path in (tree.root / "val").rglob("*.JPEG"):
+        with torch.no_grad():
+            guess = int(network(**processor(Image.open(path), return_tensors="pt")).logits.argmax())
+        right += [guess in labels for labels in [tree.real[path.name]] if labels]
+    assert result.metrics["top1_real_last_epoch"] == pytest.approx(100 * sum(right) / len(right))
+    assert result.metrics["top1_real_best_epoch"] >= 0
+    assert f"ReaL: {14 - len(right)} of 14 images have no right class in it and do not count" in result.notes

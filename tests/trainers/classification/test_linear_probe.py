@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 import torch
+from data_trees.original import imagenet_with_official_names
 from PIL import Image
 from transformers import AutoModelForImageClassification, ViTConfig, ViTImageProcessor, ViTModel, pipeline
 
@@ -182,3 +183,23 @@ def test_weights_that_are_no_numbers_are_never_the_result(model, tmp_path, capsy
     assert last.startswith("error: ")
     assert "ower the learning rate" in last
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["classification_settings.json"]
+
+
+@pytest.mark.parametrize("flags", [(), ("--cached-features",)])
+def test_on_imagenets_validation_images_real_accuracy_stands_beside_top_1(model, tmp_path, flags):
+    tree = imagenet_with_official_names(tmp_path / "imagenet", side=32)
+    at = ["--data-dir", str(tree.root), "--learning-rates", "1", "30", "--num-train-epochs", "4", *flags]
+    result = probe(model, tmp_path / "run", *at, data="imagenet-1k")
+    network, processor = AutoModelForImageClassification.from_pretrained(tmp_path / "run").eval(), image_processor(32)
+    right = []
+    for path in (tree.root / "val").rglob("*.JPEG"):
+        with torch.no_grad():
+            guess = int(network(**processor(Image.open(path), return_tensors="pt")).logits.argmax())
+        right += [guess in labels for labels in [tree.real[path.name]] if labels]
+    share = sum(right) / len(right)
+    assert result.metrics["top1_real_last_epoch"] == pytest.approx(100 * share)
+    chosen = result.protocol.parameters["chosen_base_learning_rate"]
+    assert result.metrics["top1_last_epoch"] == result.metrics[f"top1_last_epoch_lr{chosen:g}"]
+    expected = 100 * (share * (1 - share) / len(right)) ** 0.5
+    assert result.standard_errors["top1_real_last_epoch"] == pytest.approx(expected)
+    assert f"ReaL: {14 - len(right)} of 14 images have no right class in it and do not count" in result.notes

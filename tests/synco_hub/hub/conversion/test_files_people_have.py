@@ -9,6 +9,7 @@ import timm
 import torch
 from foreign_checkpoints import AUTHORS_CONFIG, dino, moby_like, names_of, swin, vit, yacs
 from safetensors.torch import save_file
+from timm.models import save_for_hf
 from transformers import AutoModel, ViTConfig, ViTImageProcessor, ViTModel
 
 from synco_hub.hub.conversion.configuration import Choices
@@ -259,6 +260,41 @@ def test_a_directory_of_the_wrapper_of_timm_is_one_of_timm(tmp_path):
     report = convert(str(tmp_path / "wrapped"), tmp_path / "out")
     assert difference(tmp_path / "out", NETWORK) <= 1e-6
     assert report.preprocessing["processor"]["image_mean"] == [0.5] * 3
+
+
+@pytest.mark.parametrize(
+    ("architecture", "arguments"),
+    [
+        ("test_vit", {}),
+        ("test_vit", {"in_chans": 1, "img_size": 64}),
+        ("vit_tiny_patch16_224", {"depth": 2, "img_size": 32, "patch_size": 8}),
+        ("swin_tiny_patch4_window7_224", {"depths": (1, 1, 1, 1), "img_size": 64, "window_size": 2}),
+    ],
+)
+def test_what_timm_saves_of_its_own_networks_is_read_with_what_it_says_of_each(tmp_path, architecture, arguments):
+    network = timm.create_model(architecture, num_classes=4, **arguments).eval()
+    save_for_hf(network, tmp_path / "saved", safe_serialization=True)
+    report = convert(str(tmp_path / "saved"), tmp_path / "out")
+    if "swin" not in architecture:
+        assert report.heads["reason"] == "as timm's config.json says"
+    model = AutoModel.from_pretrained(tmp_path / "out").eval()
+    size = network.patch_embed.img_size[0]
+    images = torch.randn(2, arguments.get("in_chans", 3), size, size, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        expected = network.forward_head(network.forward_features(images), pre_logits=True)
+        torch.testing.assert_close(model(images).pooler_output, expected, rtol=0, atol=1e-5)
+
+
+def test_a_network_of_timm_that_pools_otherwise_is_refused(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", depth=1, global_pool="max", fc_norm=False, num_classes=4)
+    save_for_hf(network, tmp_path / "saved", safe_serialization=True)
+    config = json.loads((tmp_path / "saved" / "config.json").read_text())
+    # As older versions of timm leave it out of what they note.
+    config["model_args"] = {"depth": 1, "global_pool": "max"}
+    (tmp_path / "saved" / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match="global_pool='max', and the network of this package pools by 'token'"):
+        convert(str(tmp_path / "saved"), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_pretraining_state_of_the_authors_goes_on_with_their_objective(tmp_path):

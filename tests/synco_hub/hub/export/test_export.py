@@ -204,6 +204,12 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left(tmp_path):
     export(str(tmp_path / "model"), tmp_path / "stock", "transformers")
     with pytest.raises(ValueError, match="not one of this package: convert it first"):
         export(str(tmp_path / "stock"), tmp_path / "out", "timm")
+    with pytest.raises(ValueError, match="synco-hub convert timm:test_vit --output"):
+        export("timm:test_vit", tmp_path / "out", "timm")
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(ValueError, match="holds an adapter, not a whole network: merge it first"):
+        export(str(tmp_path / "adapter"), tmp_path / "out", "timm")
     small = {"image_size": 64, "depth": [1, 1], "num_heads": [3, 6], "window_size": 4, "embed_dim": 24}
     checkpoint(tmp_path / "second", "swin-v2-t", **small)
     with pytest.raises(ValueError, match="Swin of the second version"):
@@ -213,7 +219,7 @@ def test_what_cannot_be_exported_is_refused_and_nothing_is_left(tmp_path):
         export(str(tmp_path / "scaled"), tmp_path / "out", "transformers")
     assert not (tmp_path / "out").exists()
     assert not list(tmp_path.glob(".*"))
-    assert set(FORMATS) == {"transformers", "timm", "onnx", "safetensors"}
+    assert set(FORMATS) == {"transformers", "timm", "onnx", "safetensors", "sentence-transformers"}
 
 
 def test_the_licence_goes_along(tmp_path):

@@ -8,6 +8,7 @@ from huggingface_hub import ModelCard
 from loopback_hub.faults import Kind
 from safetensors.torch import load_file, save_file
 
+from synco_hub.data.pretraining_images import FINGERPRINTS_FILE, PARTS_FOLDER
 from synco_hub.hub.card.model_card import refresh_card
 from synco_hub.hub.publication.publish import publish, upload_plan
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
@@ -90,11 +91,14 @@ def test_what_measurements_keep_to_be_continued_stays_here(run):
 
 
 def test_everything_that_makes_a_checkpoint_goes_and_nothing_else(run, hub, hub_api):
+    # What images it has learned from is nobody else's to see.
+    (run / FINGERPRINTS_FILE).write_bytes(b"")
+    (run / PARTS_FOLDER).mkdir()
     plan = upload_plan(run, REPO)
     expected = {"config.json", "preprocessor_config.json", "model.safetensors", "README.md", "results_knn.json"}
     expected |= MODEL_CODE | {"card_facts.yaml", ".eval_results/cifar10_knn_top1_k10.yaml"}
     assert set(plan.files) == expected
-    assert set(plan.left) == {"checkpoint-3/", "training_args.bin"}
+    assert set(plan.left) == {"checkpoint-3/", "training_args.bin", FINGERPRINTS_FILE, f"{PARTS_FOLDER}/"}
     published = publish(plan, REPO, api=hub_api)
     remote = hub.files(REPO)
     assert {path: remote[path] for path in expected} == {path: file.read_bytes() for path, file in plan.files.items()}
