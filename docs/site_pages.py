@@ -32,7 +32,8 @@ PACKAGES = {
     "synco_hub.evaluation": "k-NN and what protocols are built of.",
     "synco_hub.metrics": "Numbers from scores and targets, without side effects.",
     "synco_hub.visualization": "Attention, gradients and tokens as maps and figures.",
-    "trainers": "Everything that steps an optimizer.",
+    "trainers": "Everything that steps an optimizer. The fields of `PretrainingSettings` and `SynCoTrainingArguments` "
+    "are the flags of [pretrain](reference-commands.md#synco-hub-pretrain), with the same defaults.",
 }
 TAKEN_OVER = {
     "results-benchmarks.md": "BENCHMARKS.md",
@@ -85,6 +86,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     )
     files.append(File.generated(config, FILE_WORKER_PAGE, content=worker))
     return files
+
+
+def on_page_content(content: str, **_: Any) -> str:
+    """Roles of docstrings (``:func:`name` ``) are names here."""
+    return re.sub(r":(?:func|class|mod|data|meth|attr):(?=<code)", "", content)
 
 
 def take_over(text: str) -> str:
@@ -271,24 +277,33 @@ def write_catalog() -> str:
     ]
     return "\n".join(
         [
-            *("# Catalog", "", "Made from the tables that `--dataset`, `--model` and `--recipe` read.", ""),
-            *("## Data sets", "", "Every name is read from the Hub, or with `--data-dir` from the files as their"),
-            *("archives unpack. `synco-hub data verify NAME` compares what is there with this table; `synco-hub data"),
-            *("prepare` writes any source as parquet files that stream well. Any image folder, parquet or webdataset"),
-            *("folder and Hub id works besides.", "", format_catalog(CATALOG.values()), ""),
+            _ABOUT_DATA_SETS,
+            format_catalog(CATALOG.values()),
             *("Where a copy differs from the original:", "", *differing, ""),
             *("## Data sets with masks", "", "For `synco-hub evaluate segmentation`.", ""),
             *("| `--dataset` | on the Hub | classes | train | test |", "|---|---|---|---|---|", *masked, ""),
-            *(
-                "## Checkpoints",
-                "",
-                "A directory of the name, an installed checkpoint and a Hub repository are looked",
-            ),
-            *("for, in this order. Nothing is published on the Hub yet.", ""),
+            _ABOUT_CHECKPOINTS,
             *("| `--model` | method | backbone | how to get it |", "|---|---|---|---|", *models, ""),
             *("## Recipes", "", ", ".join(f"`{name}`" for name in list_recipes()) + ".", ""),
         ]
     )
+
+
+_ABOUT_DATA_SETS = """# Catalog
+
+Made from the tables that `--dataset`, `--model` and `--recipe` read.
+
+## Data sets
+
+Every name is read from the Hub, or with `--data-dir` from the files as their archives unpack; `synco-hub data verify
+NAME` compares what is there with this table, `synco-hub data prepare` writes any source as parquet files that stream
+well. Any image folder, parquet or webdataset folder and Hub id works besides.
+"""
+_ABOUT_CHECKPOINTS = """## Checkpoints
+
+A directory of the name, an installed checkpoint and a Hub repository are looked for, in this order. Nothing is
+published on the Hub yet.
+"""
 
 
 # Notebooks

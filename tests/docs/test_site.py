@@ -101,6 +101,11 @@ def test_no_page_loads_anything_from_another_host(pages):
     assert elsewhere == set()
 
 
+def test_docstrings_leave_no_marks_of_another_markup(site):
+    for path in site.glob("reference-*.html"):
+        assert re.findall(r":(?:func|class|mod|data|meth):", path.read_text(encoding="utf-8")) == [], path.name
+
+
 def test_every_picture_has_words(pages):
     assert {name: page.without_words for name, page in pages.items() if page.without_words} == {}
 
@@ -134,6 +139,8 @@ def test_commands_exports_data_sets_and_protocols_are_all_there(pages):
     catalog = made.write_catalog()
     assert format_catalog(CATALOG.values()) in catalog
     assert all(f"`{name}`" in catalog for name in ZOO)
+    for text in (catalog, made.write_commands(), made.write_protocols(), *made.write_packages().values()):
+        assert [line for line in text.splitlines() if len(line) == 1] == []
 
 
 def test_every_flag_stands_in_the_table_of_its_command_or_is_named_there():
