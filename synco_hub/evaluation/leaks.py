@@ -38,9 +38,9 @@ _KEYS = 16384  # tiny pictures compared at once
 # pretraining images are not at hand to be compared, if few others are as like.
 _LEAST_LIKENESS, _SURE_LIKENESS = 0.78, 0.985
 _NEIGHBOURS, _FAMILY_FROM = 4, 4
-# Most pairs of pictures compared, the most alike first, and most pairs of tiny pictures: a bound for the time.
+# Most pairs of pictures compared, the most alike first, and most pairs of tiny pictures: minutes, however large a set.
 _COMPARED_AT_MOST = 4000
-_TINY_PAIRS_AT_MOST = 1_000_000_000
+_TINY_PAIRS_AT_MOST = 200_000_000
 
 
 class PictureFiles(ImageDataset):

@@ -119,7 +119,17 @@ def _load_config(name: str, revision: str | None = None) -> Any:
     adapter = Path(name) / ADAPTER_FILE
     if adapter.is_file() and not (Path(name) / "config.json").is_file():
         return AutoConfig.from_pretrained(read_adapted_model(adapter))
-    return AutoConfig.from_pretrained(name, revision=revision)
+    try:
+        # Said here, so that nobody is asked whether a stranger's code may run.
+        return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+    except ValueError as error:
+        if "trust_remote_code" not in str(error):
+            raise
+        raise DoesNotApplyError(
+            f"model {name!r} brings code of its own, which no command runs: choose a model of transformers or timm, "
+            "or read that code, load the network in Python with trust_remote_code=True and measure it there, "
+            "`synco_hub.evaluation.evaluate_knn(EvaluatedModel(model, processor, name), DatasetChoice(…))`."
+        ) from None
 
 
 def find_family_arguments(name: str, revision: str | None = None) -> dict[str, Any]:

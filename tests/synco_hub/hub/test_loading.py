@@ -344,3 +344,12 @@ def test_a_family_that_an_auto_class_does_not_know_is_named_in_one_line(tmp_path
         ) as error:
             load(str(tmp_path))
         assert len(str(error.value)) < 400 + len(str(tmp_path))
+
+
+def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked(tmp_path, monkeypatch):
+    classes = {"AutoConfig": "configuration_own.OwnConfig", "AutoModel": "modeling_own.OwnModel"}
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": classes}))
+    (tmp_path / "configuration_own.py").write_text("raise SystemExit('run')")
+    monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("asked"))
+    with pytest.raises(ValueError, match=r"brings code of its own, which no command runs: choose .*evaluate_knn"):
+        load_model(str(tmp_path))
