@@ -1,5 +1,6 @@
 """Every command and snippet of docs/how-to-features.md does what it says, on a small folder of drawn pictures."""
 
+import os
 import re
 import shlex
 from pathlib import Path
@@ -15,11 +16,18 @@ from PIL import Image
 from synco_hub.hub.pull import install_checkpoint
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
+from trainers import pretrain
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "how-to-features.md"
 TEXT = PAGE.read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^synco-hub .+$", TEXT, re.MULTILINE)
 SNIPPETS = re.findall(r"```python\n(.+?)```", TEXT, re.DOTALL)
+
+# Behind the reader's own flags: one epoch in six steps of a small network.
+TINY = (
+    "--use-cpu --dataloader-num-workers 0 --num-train-epochs 1 --disable-tqdm true --per-device-train-batch-size 4 "
+    "--depth 1 --queue-size 16 --num-hard-negatives 4 --projection-hidden-dim 16"
+).split()
 
 
 @pytest.fixture
@@ -37,6 +45,7 @@ def reader(tmp_path, monkeypatch):
     image.save(tmp_path / "bird.png")
     imagenet_with_official_names(tmp_path / "imagenet")
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(os, "execv", lambda path, argv: pretrain.main([*argv[3:], *TINY]))
     return tmp_path
 
 
@@ -49,6 +58,8 @@ def test_every_command_runs_one_after_the_other(reader):
         assert Path(path).exists(), path
     few = EvaluationResult.load("few-shot.json").metrics
     assert {"top1_shots1", "top1_shots1_interval95", "top1_shots5"} <= set(few)
+    [leak] = [note for note in EvaluationResult.load("seen.json").notes if "pretrained on" in note]
+    assert re.match(r"(\d+) of \1 test images of pictures are among the images .*: \1 exact", leak)
     real = EvaluationResult.load("imagenet.json")
     assert "top1_real_k10" in real.metrics
     assert real.notes[-1].startswith("ReaL: ")
