@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import itertools
 import json
 import os
 import statistics
@@ -43,9 +44,12 @@ from trainers.pretraining_run import build_config
 from trainers.recipe import parse
 
 ROOT = Path(__file__).resolve().parents[2]
-CLASSES = ("animals", "clothes", "food", "household", "plants", "vehicles")
+CLASSES = ("animals/birds", "animals/mammals", "animals/insects", "food/fruit", "plants/flowers", "vehicles")
+LEFT_OUT = "symbols"  # letters and signs
 SIZE = 64
 COUNTS = {"pretrain": 10000, "train": 1000, "test": 400}
+# Labelled pictures that a head learns from, and steps of UperNet on them.
+HEAD_STEPS = {100: 300, 1000: 600}
 # Views of 32 pixels, 16 patches each, so that in the same time a network sees four times as many as at 64.
 RECIPE = "small/3000"
 VIEW_SIZE = 32
@@ -56,13 +60,16 @@ NETWORKS = ("random", "pretrained", "demo")
 def write_data(stamps: Path, photographs: Path, folder: Path, seed: int) -> None:
     """Composed pictures of a seed: for pretraining, and labelled ones for training and testing."""
     files = find_cut_outs(stamps, CLASSES)
+    tested = {path for each in files for path in each[3::4]}
+    others = sorted(each.name for each in stamps.iterdir() if each.is_dir() and each.name != LEFT_OUT)
+    unlabelled = [path for each in find_cut_outs(stamps, others) for path in each if path not in tested]
     pictures = sorted(path for path in photographs.rglob("*") if path.suffix.lower() in (".jpg", ".jpeg", ".png"))
     for number, (split, count) in enumerate(COUNTS.items()):
         test = split == "test"
-        cut_outs = [
-            [Image.open(path).convert("RGBA") for place, path in enumerate(each) if (place % 4 == 3) is test]
-            for each in files
-        ]
+        chosen = [[path for path in each if (path in tested) is test] for each in files]
+        if split == "pretrain":
+            chosen = [unlabelled]
+        cut_outs = [[Image.open(path).convert("RGBA") for path in each] for each in chosen]
         grounds = [Image.open(path).convert("RGB") for place, path in enumerate(pictures) if (place % 3 == 2) is test]
         place = folder / "pretrain" if split == "pretrain" else folder / "labelled"
         write_pictures(
@@ -90,9 +97,23 @@ def pretrain(folder: Path, seed: int, steps: int) -> dict[str, Path]:
     return {name: folder / name for name in ("random", "pretrained")}
 
 
-def measure(checkpoint: Path, folder: Path, seed: int, head_steps: int) -> dict[str, float]:
-    """Mean IoU, whole and without the photograph, by both heads."""
-    data = folder / "labelled"
+def take_first(folder: Path, count: int) -> Path:
+    """The labelled pictures with so many of those to train on, as links."""
+    fewer = folder / f"labelled-{count}"
+    for kind in ("images", "masks"):
+        (fewer / kind / "train").mkdir(parents=True, exist_ok=True)
+        for path in sorted((folder / "labelled" / kind / "train").iterdir())[:count]:
+            link = fewer / kind / "train" / path.name
+            link.unlink(missing_ok=True)
+            link.symlink_to(path.resolve())
+        if not (fewer / kind / "test").exists():
+            (fewer / kind / "test").symlink_to((folder / "labelled" / kind / "test").resolve())
+    return fewer
+
+
+def measure(checkpoint: Path, folder: Path, seed: int, labelled: int) -> dict[str, float]:
+    """Mean IoU, whole and without the photograph, by both heads, which learn from so many pictures."""
+    data = take_first(folder, labelled)
     quiet = {"device": "cpu", "progress": False}
     found = evaluate("segmentation", checkpoint, data, probe="knn", side=SIZE, num_classes=1 + len(CLASSES), **quiet)
     numbers = {f"knn_{name}": found.metrics[name] for name in ("miou", "miou_without_class_0")}
@@ -105,11 +126,12 @@ def measure(checkpoint: Path, folder: Path, seed: int, head_steps: int) -> dict[
     sys.modules["heads"] = script
     specification.loader.exec_module(script)
     set_seed(seed)  # the head's weights are drawn before the Trainer sets its seed
-    words = f"--model {checkpoint} --data {data} --output_dir {folder / 'head'} --max_steps {head_steps} --seed {seed}"
+    words = f"--model {checkpoint} --data {data} --output_dir {folder / 'head'} --seed {seed}"
+    words += f" --max_steps {HEAD_STEPS[labelled]}"
     quiet_words = "--use_cpu --report_to none --disable_tqdm true --save_strategy no --logging_steps 1000"
     metrics = script.main([*words.split(), *HEAD.split(), *quiet_words.split()])
     numbers |= {f"upernet_{name}": metrics[f"eval_{name}"] for name in ("miou", "miou_without_class_0")}
-    return numbers
+    return {f"{name}_{labelled}": value for name, value in numbers.items()}
 
 
 def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
@@ -125,9 +147,9 @@ def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]
         checkpoints = pretrain(folder, seed, given.steps)
     if given.demo is not None:
         checkpoints["demo"] = given.demo
-    for name, checkpoint in checkpoints.items():
-        if name not in numbers:
-            numbers[name] = measure(checkpoint, folder, seed, given.head_steps)
+    for labelled, (name, checkpoint) in itertools.product(given.labelled, checkpoints.items()):
+        if f"knn_miou_{labelled}" not in numbers.get(name, {}):
+            numbers[name] = numbers.get(name, {}) | measure(checkpoint, folder, seed, labelled)
             with atomic_write(kept) as temporary:
                 temporary.write_text(json.dumps(numbers, indent=2))
     return numbers
@@ -136,14 +158,14 @@ def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]
 def summarise(found: list[dict[str, dict[str, float]]]) -> None:
     """Means, and the mean difference to the random network with its 95 % interval over paired seeds."""
     for metric in found[0]["random"]:
-        line = f"{metric:30s}"
+        line = f"{metric:35s}"
         for name in NETWORKS:
-            values = [each[name][metric] for each in found if name in each]
+            values = [each[name][metric] for each in found if metric in each.get(name, {})]
             if not values:
                 continue
             line += f"  {name} {statistics.fmean(values):5.2f}"
             if name != "random" and len(values) > 1:
-                gains = [each[name][metric] - each["random"][metric] for each in found if name in each]
+                gains = [each[name][metric] - each["random"][metric] for each in found if metric in each.get(name, {})]
                 half = student.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
                 line += f" ({statistics.fmean(gains):+.2f} ± {half:.2f})"
         print(line)
@@ -156,7 +178,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
-    parser.add_argument("--head-steps", type=int, default=600, help="of UperNet")
+    parser.add_argument("--labelled", type=int, nargs="+", default=list(HEAD_STEPS), choices=list(HEAD_STEPS))
     parser.add_argument("--demo", type=Path, default=None, help="checkpoint of `make demo`")
     given = parser.parse_args()
     torch.set_num_threads(max(os.cpu_count() or 1, 1))
