@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 export OMP_WAIT_POLICY := passive
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: demo robustness-demo test test-slow test-oldest test-extras test-all lint types bench bench-report bench-smoke clean install
+.PHONY: demo robustness-demo checkpoints test test-slow test-oldest test-extras test-all lint types bench bench-report bench-smoke clean install
 
 demo: install
 	$(BIN)/synco-hub demo
@@ -14,6 +14,10 @@ demo: install
 # A linear classifier on fractals under 15 corruptions and 7 attacks: table and figure.
 robustness-demo: install
 	$(BIN)/synco-hub robustness-demo
+
+# What ships with the package, made anew; the lines that it prints belong into synco_hub/zoo.py.
+checkpoints: install
+	$(BIN)/python docs/make_checkpoints.py
 
 test: lint types browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
