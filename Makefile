@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM := false
 # mkdocs-material's farewell to mkdocs; why it is used all the same stands in mkdocs.yml.
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: demo robustness-demo test test-slow test-oldest test-extras test-all lint types bench bench-report bench-smoke clean install browser npm docs docs-serve release
+.PHONY: demo robustness-demo checkpoints test test-slow test-oldest test-extras test-all lint types bench bench-report bench-smoke clean install browser npm docs docs-serve release
 
 demo: install
 	$(BIN)/synco-hub demo
@@ -17,6 +17,10 @@ demo: install
 # A linear classifier on fractals under 15 corruptions and 7 attacks: table and figure.
 robustness-demo: install
 	$(BIN)/synco-hub robustness-demo
+
+# What ships with the package, made anew; the lines that it prints belong into synco_hub/zoo.py.
+checkpoints: install
+	$(BIN)/python docs/make_checkpoints.py
 
 test: lint types browser npm
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal

@@ -1,8 +1,7 @@
 """Pictures of README and site: what `synco-hub attention` draws of examples, and the page as a browser shows it.
 
 Run: python docs/make_pictures.py --output model_cards/images [--only attention|page]
-Needs the three networks that `synco-hub demo --method synco-v2|moby|byol` installs (minutes each), and for the page
-playwright and a chromium; takes two minutes.
+Draws with the three networks that ship; for the page needs playwright and a chromium; takes two minutes.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from space_app.board import (
     render_board,
 )
 from space_app.model_cache import MOST_TYPED_WAITING, ModelCache
-from space_app.panels import ABOUT_TEXT, INTRODUCTION, UNTRAINED_NOTICE, render_examples, render_message
+from space_app.panels import ABOUT_TEXT, INTRODUCTION, SHIPPED_NOTICE, render_examples, render_message
 from space_app.uploads import LARGEST_UPLOAD_BYTES, draw_examples, image_input, save_answer, start_deleting
 from space_app.views import ATTENTION_KINDS, GRADIENT_KINDS, MOST_CLASSES, TOKEN_KINDS, ResultCache
 from synco_hub.errors import report_errors
@@ -79,8 +79,8 @@ def build_app(models: ModelCache, folder: Path) -> gr.Blocks:
     results = ResultCache(models)
     with gr.Blocks(title="What does the network look at?", analytics_enabled=False) as page:
         gr.Markdown(INTRODUCTION)
-        if not models.trained:
-            gr.Markdown(UNTRAINED_NOTICE, elem_classes="notice")
+        if models.shipped_only:
+            gr.Markdown(SHIPPED_NOTICE, elem_classes="notice")
         with gr.Row():
             with gr.Column(scale=1, min_width=280):
                 image = image_input(label="Picture", sources=["upload", "webcam", "clipboard"], height=280)
@@ -295,7 +295,8 @@ def launch(page: gr.Blocks, host: str = "127.0.0.1", port: int = 7860, **setting
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serve until stopped.
 
-    Without `--models` the variable SYNCO_SPACE_MODELS (names separated by commas) counts, then what is installed.
+    Without `--models` the variable SYNCO_SPACE_MODELS (names separated by commas) counts, then what is installed or
+    ships.
     """
     parser = argparse.ArgumentParser(prog="synco-hub space", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--host", default=os.environ.get("GRADIO_SERVER_NAME", "127.0.0.1"))

@@ -11,16 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from space_app.typed_models import fetch_typed_model
-from synco_hub import SynCoConfig, SynCoModel, list_models
+from synco_hub import list_models
 from synco_hub.hub.loading import load_with_head
-from synco_hub.models import image_processor
 
 logger = logging.getLogger(__name__)
 
-UNTRAINED = "untrained-vit-nano (random weights)"
 # Visitors who wait for typed names at the same time, fewer than are served at once: the rest is for what is offered.
 MOST_TYPED_WAITING = 4
 # How long the download of a typed name may take.
@@ -38,10 +34,11 @@ class ModelCache:
     def __init__(
         self, offered: Sequence[str] | None = None, keep: int = 4, typed_seconds: float = TYPED_SECONDS
     ) -> None:
-        sources = list(offered) if offered else [row.name for row in list_models() if row.installed]
-        self.trained = bool(sources)
+        rows = [row for row in list_models() if row.directory]
+        # What ships has seen drawn fractals alone, which a visitor has to know.
+        self.shipped_only = not offered and not any(row.installed for row in rows)
         # Of a directory only its name is shown: where it lies on the server is no visitor's business.
-        self._sources = {_shown_name(source): source for source in sources or [UNTRAINED]}
+        self._sources = {_shown_name(source): source for source in offered or [row.name for row in rows]}
         self.offered = list(self._sources)
         self._keep = keep
         self._typed_seconds = typed_seconds
@@ -120,8 +117,6 @@ class ModelCache:
 
     def _load(self, name: str) -> tuple[Any, Any]:
         logger.info("loading %s", name)
-        if name == UNTRAINED:
-            return _untrained()
         if name in self._sources:
             with self._offered_loads:
                 return _load_checkpoint(name, self._sources[name])
@@ -167,10 +162,3 @@ def _describe_hub_failure(name: str) -> str:
 
 def _shown_name(source: str) -> str:
     return Path(source).resolve().name if Path(source).is_dir() else source
-
-
-def _untrained() -> tuple[Any, Any]:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model: Any = SynCoModel(SynCoConfig(backbone="vit-nano"))
-    return model.eval().requires_grad_(False), image_processor(32)

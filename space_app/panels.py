@@ -20,10 +20,10 @@ INTRODUCTION = """
 Self-supervised vision transformers side by side: SynCo-v2, MoBY, BYOL, and any other from the Hub.
 """
 
-UNTRAINED_NOTICE = (
-    "**No checkpoint is installed here.** The model below is *untrained*: its weights are random, so its maps mean "
-    "nothing. To get a trained one, run `synco-hub demo` (minutes on two CPU cores) and start `synco-hub space` "
-    "again, or type a public Hub id such as `facebook/dino-vits16`."
+SHIPPED_NOTICE = (
+    "**The models on offer are the small ones that ship with the package.** They were trained on drawn fractals of 32 "
+    "pixels and have never seen a photograph. For one that has, pretrain it on your pictures (`synco-hub pretrain`) "
+    "and name it by `synco-hub space --models`, or type a public Hub id such as `facebook/dino-vits16`."
 )
 
 ABOUT_TEXT = """

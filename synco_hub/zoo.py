@@ -1,11 +1,15 @@
-"""The zoo: one row a checkpoint, and where installed checkpoints live on this computer."""
+"""The zoo: one row a checkpoint, and where checkpoints lie: in the user's home, or in the package itself."""
 
 from __future__ import annotations
 
+import filecmp
+import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +19,12 @@ _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,95}")
 # Beside an installed checkpoint: where it was taken from.
 ORIGIN_FILE = "installed_from.json"
 
+# The checkpoints that ship with the package, a folder each; docs/make_checkpoints.py alone writes here.
+EMBEDDED = Path(__file__).resolve().parent / "checkpoints"
+# In the form that `sha256sum --check` reads, of every file below that folder.
+CHECKSUMS_FILE = "SHA256SUMS"
+_WEIGHTS_FILE = "model.safetensors"
+
 _PRETRAIN = "pretrain it (`synco-hub pretrain --recipe {method}-{backbone} --dataset DATA --output-dir DIR`)"
 # Only SynCo-v2 has a release of its authors, MoBY one of other training runs; BYOL with these backbones has none.
 _RELEASES = {
@@ -23,7 +33,7 @@ _RELEASES = {
     "(`synco-hub convert FILE --output DIR`), or ",
     "byol": "",
 }
-_TRAIN_SMALL = "run `synco-hub demo --method {method}` (minutes on two CPU cores)"
+_SHIPPED = "ships with the package; `synco-hub demo --method {method}` trains another (minutes on two CPU cores)"
 
 
 @dataclass(frozen=True)
@@ -36,9 +46,13 @@ class ZooRow:
         backbone: Short name of the backbone.
         hub_repo: `organisation/name` on the Hub; None until something is published, and None is never asked for.
         paper: Top-1 numbers in percent as reported by the paper, not measured here.
+        weights: Hash of the weights that ship, see :mod:`synco_hub.weights_identity`; None where none do.
+        measured: Top-1 numbers in percent of these weights as measured here; empty where the name loads others.
+        results: The result file of each of them, a path below `EMBEDDED`.
         licence: SPDX identifier of what the project publishes, or the situation in words.
         how_to_obtain: What a user can do to have it.
-        installed: Directory of the installed checkpoint, if there is one.
+        embedded: Directory of the checkpoint in the package, if it ships.
+        installed: Directory of the checkpoint that the user installed, if there is one; the name loads it then.
         source: Repository or directory that the installed checkpoint was taken from.
         revision: Commit of that repository.
     """
@@ -48,11 +62,20 @@ class ZooRow:
     backbone: str | None
     hub_repo: str | None = None
     paper: dict[str, float] = field(default_factory=dict)
+    weights: str | None = None
+    measured: Mapping[str, float] = field(default_factory=dict)
+    results: Mapping[str, str] = field(default_factory=dict)
     licence: str = "unknown"
     how_to_obtain: str = ""
+    embedded: str | None = None
     installed: str | None = None
     source: str | None = None
     revision: str | None = None
+
+    @property
+    def directory(self) -> str | None:
+        """Where the name is loaded from on this computer; None where it is not there."""
+        return self.installed or self.embedded
 
 
 _LICENCES = {
@@ -73,13 +96,18 @@ def _paper_row(method: str, backbone: str, linear: float, knn10: float, knn20: f
     )
 
 
-def _small_row(method: str) -> ZooRow:
+def _small_row(method: str, weights: str, knn10: float, knn20: float, logistic: float) -> ZooRow:
+    name = f"{method}-vit-nano"
+    knn, probe = f"{name}/results_knn_fractals.json", f"{name}/results_logistic_fractals.json"
     return ZooRow(
-        f"{method}-vit-nano",
+        name,
         method,
         "vit-nano",
+        weights=weights,
+        measured={"fractals_knn10_top1": knn10, "fractals_knn20_top1": knn20, "fractals_logistic_top1": logistic},
+        results={"fractals_knn10_top1": knn, "fractals_knn20_top1": knn, "fractals_logistic_top1": probe},
         licence="Apache-2.0",
-        how_to_obtain=_TRAIN_SMALL.format(method=method),
+        how_to_obtain=_SHIPPED.format(method=method),
     )
 
 
@@ -93,9 +121,10 @@ ZOO: dict[str, ZooRow] = {
         _paper_row("moby", "swin-t", 74.7, 67.84, 67.14),
         _paper_row("byol", "deit-s", 70.3, 62.53, 62.43),
         _paper_row("byol", "swin-t", 68.5, 58.10, 57.96),
-        _small_row("synco-v2"),
-        _small_row("moby"),
-        _small_row("byol"),
+        # docs/make_checkpoints.py prints these lines.
+        _small_row("synco-v2", "349b1be025ed979d", 61.9, 63.5, 78.0),
+        _small_row("moby", "f9691e758cf21793", 54.2, 54.4, 72.3),
+        _small_row("byol", "0dc329b7ed4d1d42", 61.0, 59.9, 78.4),
     )
 }
 
@@ -126,6 +155,68 @@ def find_installed_directory(name: str) -> Path | None:
     return directory if (directory / "config.json").is_file() else None
 
 
+def find_embedded_directory(name: str) -> Path | None:
+    """The directory of a checkpoint that ships with the package, or None."""
+    return EMBEDDED / name if name in ZOO and (EMBEDDED / name).is_dir() else None
+
+
+def find_checkpoint_directory(name: str) -> Path | None:
+    """Where a short name is loaded from on this computer: what the user installed goes before what ships."""
+    if installed := find_installed_directory(name):
+        return installed
+    if embedded := find_embedded_directory(name):
+        check_embedded(embedded)
+    return embedded
+
+
+@cache
+def check_embedded(directory: Path) -> None:
+    """Compare the files of a checkpoint that ships with their checksums, once a process; OSError where one differs."""
+    try:
+        lines = (directory.parent / CHECKSUMS_FILE).read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError):
+        lines = []
+    stated = {name: digest for digest, _, name in (line.partition("  ") for line in lines)}
+    due = [name for name in stated if name.startswith(f"{directory.name}/")]
+    wrong = [name for name in due if _hash_file(directory.parent / name) != stated[name]]
+    if wrong or not due:
+        what = f"{', '.join(wrong)} is damaged or missing" if wrong else f"{CHECKSUMS_FILE} does not name it"
+        raise OSError(
+            f"{directory.name!r} in the package at {directory.parent}: {what}. Install the package again: "
+            "`pip install --force-reinstall --no-deps synco-hub`."
+        )
+
+
+def _hash_file(file: Path) -> str | None:
+    try:
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError:
+        return None
+
+
+def find_given_directory(directory: Path) -> Path:
+    """A checkpoint directory as it was given, or where the short name that was given in its place is loaded from."""
+    if directory.is_dir() or directory.name != str(directory):
+        return directory
+    return find_checkpoint_directory(find_zoo_name(directory.name)) or directory
+
+
+def refuse_embedded(directory: Path, then: str) -> None:
+    """Refuse to change the package's own copy of a checkpoint, and say what to do.
+
+    Args:
+        directory: What would be changed.
+        then: The command that is possible with a copy, with `{copy}` in the place of its directory.
+    """
+    if not directory.resolve().is_relative_to(EMBEDDED):
+        return
+    copy = f"./{directory.resolve().name}"
+    raise ValueError(
+        f"{directory} belongs to the package, whose files stay as they are: copy it (`cp -r {directory} {copy}`), "
+        f"then {then.format(copy=copy)}."
+    )
+
+
 def find_zoo_name(name: str) -> str:
     """A zoo or installed name as it is spelled, found whatever its capitals and a slash at its end; else the name."""
     bare = name.rstrip("/")
@@ -148,7 +239,20 @@ def list_models() -> list[ZooRow]:
     others = [
         ZooRow(name, None, None, how_to_obtain="installed on this computer") for name in installed if name not in ZOO
     ]
-    return [replace(row, **installed.get(row.name, {})) for row in (*ZOO.values(), *others)]
+    return [_locate(replace(row, **installed.get(row.name, {}))) for row in (*ZOO.values(), *others)]
+
+
+def _locate(row: ZooRow) -> ZooRow:
+    """With the place in the package; the numbers are of the weights there and of no others."""
+    embedded = find_embedded_directory(row.name)
+    own = embedded is not None and (row.installed is None or _have_same_weights(Path(row.installed), embedded))
+    numbers: dict[str, Any] = {} if own else {"weights": None, "measured": {}, "results": {}}
+    return replace(row, embedded=None if embedded is None else str(embedded), **numbers)
+
+
+def _have_same_weights(one: Path, other: Path) -> bool:
+    files = [directory / _WEIGHTS_FILE for directory in (one, other)]
+    return all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False)
 
 
 def read_origin(directory: Path) -> dict[str, str]:

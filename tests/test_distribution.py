@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+LARGEST_WHEEL_BYTES = 20_000_000
 
 
 @pytest.fixture(scope="module")
@@ -17,6 +18,7 @@ def installed(tmp_path_factory):
     build = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(dist), str(ROOT)]
     subprocess.run(build, check=True, capture_output=True)
     (wheel,) = dist.glob("*.whl")
+    assert wheel.stat().st_size < LARGEST_WHEEL_BYTES
     install = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-index", "--target", str(target), str(wheel)]
     subprocess.run(install, check=True, capture_output=True)
     return target
@@ -52,6 +54,24 @@ def test_the_installed_package_works_away_from_the_checkout(installed, tmp_path)
         [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
     )
     assert done.stdout.split() == ["True", "True", "0.1.0"]
+
+
+def test_the_checkpoints_that_ship_are_in_the_wheel_whole_and_load_by_their_names(installed, tmp_path):
+    shipped, ours = (folder / "synco_hub" / "checkpoints" for folder in (installed, ROOT))
+    files = sorted(path.relative_to(ours) for path in ours.rglob("*") if path.is_file())
+    assert len(files) > 20
+    assert [file for file in files if (shipped / file).read_bytes() != (ours / file).read_bytes()] == []
+    code = (
+        "import synco_hub; from transformers import AutoImageProcessor, AutoModel; "
+        "names = [row.name for row in synco_hub.list_models() if row.embedded]; "
+        "[auto.from_pretrained(name) for name in names for auto in (AutoModel, AutoImageProcessor)]; print(len(names))"
+    )
+    environment = {"PYTHONPATH": str(installed), "PATH": "", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout.split() == ["3"]
+    assert not list(shipped.rglob("*.pyc"))
 
 
 def test_constraints_name_versions_and_no_address():

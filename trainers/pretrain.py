@@ -4,7 +4,7 @@
     synco-hub pretrain --recipe synco-v2-deit-s --dataset imagenet-1k --output-dir runs/synco-v2-deit-s
 
 Expected: the paper reports 73.1 % linear top-1 on ImageNet for SynCo-v2 on DeiT-S/16 after 300 epochs (158 hours on
-four GPUs); `synco-hub demo` reaches 65 to 70 % k-NN top-1 on fractals in minutes on a CPU.
+four GPUs); `synco-hub demo` reaches 54 (moby) to 62 % (synco-v2) k-NN top-1 on fractals in minutes on a CPU.
 """
 
 from __future__ import annotations

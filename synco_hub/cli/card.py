@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from huggingface_hub import ModelCard
 
 from synco_hub.cli.options import CardOptions, CardVerifyOptions
@@ -19,22 +21,24 @@ from synco_hub.hub.publication.checks import number_problems
 from synco_hub.protocols import measure
 from synco_hub.results import DataSource, EvaluationResult
 from synco_hub.settings import DatasetChoice, ForwardSettings, KnnSettings
+from synco_hub.zoo import find_given_directory
 
 _KNN = "knn"
 
 
 def write(options: CardOptions) -> None:
     """`synco-hub card` and `synco-hub card write`."""
-    results = refresh_card(options.directory, options.name, options.facts, options.licence)
-    for line in list_foreign_results(options.directory) + list_foreign_conversion(options.directory):
+    directory = find_given_directory(options.directory)
+    results = refresh_card(directory, options.name, options.facts, options.licence)
+    for line in list_foreign_results(directory) + list_foreign_conversion(directory):
         print(f"left out: {line}")
     numbers = sum(len(select_metrics(result)) for result in results)
-    print(f"wrote {options.directory / CARD_FILE} with {numbers} measured numbers")
+    print(f"wrote {directory / CARD_FILE} with {numbers} measured numbers")
 
 
 def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
     """`synco-hub card verify`."""
-    directory = options.directory
+    directory = find_given_directory(options.directory)
     if not (directory / CARD_FILE).is_file():
         raise ValueError(f"{directory} has no card: write it with `synco-hub card {directory}`.")
     results = find_results_in(directory)
@@ -48,7 +52,7 @@ def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
             lines.append(f"{where}: not measured again, only {_KNN} is")
             continue
         try:
-            again = _measure_again(options, stated, forward)
+            again = _measure_again(directory, options, stated, forward)
         except (OSError, ValueError) as error:
             lines.append(f"{where}: not measured again ({' '.join(str(error).split())})")
             continue
@@ -65,10 +69,12 @@ def verify(options: CardVerifyOptions, forward: ForwardSettings) -> None:
     print(f"the card of {directory} holds")
 
 
-def _measure_again(options: CardVerifyOptions, stated: EvaluationResult, forward: ForwardSettings) -> EvaluationResult:
+def _measure_again(
+    directory: Path, options: CardVerifyOptions, stated: EvaluationResult, forward: ForwardSettings
+) -> EvaluationResult:
     choice = DatasetChoice(options.dataset or find_dataset_again(stated), options.data_dir)
     settings = KnnSettings(k=list(stated.protocol.parameters["ks"]), **vars(forward))
-    again = measure(_KNN, str(options.directory), choice, settings)
+    again = measure(_KNN, str(directory), choice, settings)
     for ours, theirs in ((stated.dataset, again.dataset), (stated.training_dataset, again.training_dataset)):
         if ours is None or theirs is None or not _are_same(ours, theirs, choice):
             raise ValueError("the images here are others than those that were measured")

@@ -26,6 +26,7 @@ from synco_hub.hub.publication.publish import upload_plan
 from synco_hub.hub.publication.space import stage_space
 from synco_hub.hub.pull import pull as pull_checkpoint
 from synco_hub.settings import DatasetChoice, ForwardSettings, KnnSettings
+from synco_hub.zoo import find_given_directory
 
 
 def convert(options: ConvertOptions) -> None:
@@ -86,7 +87,7 @@ def pull(options: PullOptions) -> None:
 
 def publish(options: PublishOptions) -> None:
     """`synco-hub publish`."""
-    plan = upload_plan(options.directory, options.repo_id)
+    plan = upload_plan(find_given_directory(options.directory), options.repo_id)
     _show_files(plan.sizes, f"{'private ' if options.private else ''}{options.repo_id}")
     if plan.left:
         print(f"stays here: {', '.join(plan.left)}")

@@ -141,10 +141,10 @@ class RobustnessDemoOptions:
 
     output_dir: Path = setting(Path("synco-robustness-demo"), "Folder for results, table and figure.")
     model: str | None = setting(
-        None, "Backbone; default: the one that `synco-hub demo` installed, else one is pretrained briefly here."
+        None, "Backbone; default: synco-v2-vit-nano, which ships, or which `synco-hub demo` installed."
     )
     num_images: int = setting(100, "Test images, drawn by seed 0.")
-    pretraining_steps: int = setting(300, "Optimizer steps where a backbone has to be pretrained.")
+    pretraining_steps: int | None = setting(None, "Pretrain a backbone here, in so many optimizer steps.")
 
 
 Probe = Literal["none", "cached", "full"]
@@ -205,7 +205,7 @@ class PublishOptions:
     """Which checkpoint is published, and where."""
 
     directory: Path = setting(
-        MISSING, "Checkpoint directory: of a run, a conversion, or an installed one.", positional=True
+        MISSING, "Checkpoint directory of a run or a conversion, or an installed short name.", positional=True
     )
     repo_id: str = setting(MISSING, "organisation/name on the Hub; created if it is not there.")
     private: bool = setting(False, "Create it as a private repository.")
@@ -276,7 +276,7 @@ class ExportOptions:
 class CardOptions:
     """What a card says that no file tells."""
 
-    directory: Path = setting(MISSING, "Checkpoint directory.", positional=True)
+    directory: Path = setting(MISSING, "Checkpoint directory, or an installed short name.", positional=True)
     licence: str | None = setting(None, "Licence of the weights, such as apache-2.0; kept for later calls.")
     facts: str | None = setting(
         None, "Zoo name whose facts hold for these weights, or a YAML file of them; kept for later calls."
@@ -290,7 +290,7 @@ class CardOptions:
 class CardVerifyOptions:
     """Which card is checked, and on what images."""
 
-    directory: Path = setting(MISSING, "Checkpoint directory with a card and result files.", positional=True)
+    directory: Path = setting(MISSING, "Checkpoint directory with card and results, or short name.", positional=True)
     tolerance: float = setting(0.3, "Difference in percentage points that is no mismatch.")
     dataset: str | None = setting(None, "Folder of the images, where a result's own name does not lead.")
     data_dir: str | None = setting(None, "Folder of the original files, for data sets of the catalog.")

@@ -26,7 +26,6 @@ from synco_hub.output_paths import check_output_folder
 from synco_hub.results import EvaluationResult
 from synco_hub.results_table import compare_results, to_markdown
 from synco_hub.visualization import save_figure
-from synco_hub.zoo import find_installed_directory
 
 CHECKPOINT = "synco-v2-vit-nano"
 # What linear probing writes last, for our backbones and for others.
@@ -74,19 +73,19 @@ def robustness_demo(options: RobustnessDemoOptions) -> None:
     print(f"\n{text}\nfigure: {figure}\ntable:  {output_dir / 'table.md'}")
 
 
-def _classifier(output_dir: Path, model: str | None, steps: int) -> Path:
+def _classifier(output_dir: Path, model: str | None, steps: int | None) -> Path:
     """The folder of the linear classifier, trained unless it is there."""
     probe = output_dir / "classifier"
     if any((probe / name).is_file() for name in FINISHED):
         check_backbone(probe, model)
         return probe
-    if model is None and find_installed_directory(CHECKPOINT) is not None:
+    if model is None and steps is None:
         model = CHECKPOINT
     if model is None:
         backbone = output_dir / "pretraining"
         flags = {**SETTINGS, "method": "synco-v2", "max-steps": str(steps), "output-dir": str(backbone)}
         if not (backbone / "model.safetensors").is_file():
-            print(f"no installed {CHECKPOINT}: pretraining one for {steps} steps")
+            print(f"pretraining a backbone for {steps} steps")
             _run("pretrain", *[f"--{name}={value}" for name, value in flags.items()])
         model = str(backbone)
     flags = {"dataset": "fractals", "num-train-epochs": "30", "report-to": "none", "output-dir": str(probe)}

@@ -194,7 +194,10 @@ class ImageDataset(Dataset[Sample]):
 
 
 class PixelArrayDataset(ImageDataset):
-    """Images that are arrays already: pixels of shape (num_images, height, width, 3), uint8, and a name for each."""
+    """Images that are arrays already, with a name for each.
+
+    The pixels are uint8 of shape (num_images, height, width, 3), or (num_images, height, width) where they are grey.
+    """
 
     def __init__(
         self,
@@ -210,7 +213,7 @@ class PixelArrayDataset(ImageDataset):
 
     def load_image(self, index: int) -> Image.Image:
         """One image."""
-        return Image.fromarray(self.pixels[index])
+        return Image.fromarray(self.pixels[index]).convert("RGB")
 
     def name(self, index: int) -> str:
         """The name that it came with."""

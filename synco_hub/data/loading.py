@@ -12,9 +12,10 @@ from typing import Any
 from synco_hub.data.catalog.loading import load_catalog_dataset
 from synco_hub.data.catalog.sets import CATALOG, find_row_meant
 from synco_hub.data.decoding import UnreadableImageError, measure_extent
-from synco_hub.data.folder_files import explain_file
+from synco_hub.data.folder_files import explain_file, list_image_files
 from synco_hub.data.folder_version_0_1 import load_version_0_1_images
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
+from synco_hub.data.idx_files import find_idx_files, read_idx_folder
 from synco_hub.data.image_dataset import ImageDataset, note_value_range
 from synco_hub.data.image_folder import PRETRAINING, ImageFolderDataset, load_image_folder
 from synco_hub.data.preparation import require_complete
@@ -48,7 +49,8 @@ def load_dataset(
         choice: Which images; a string or a path is short for `DatasetChoice(dataset=...)`. Its `dataset` is one of
             `fractals`, the embedded default, with settings if wanted: `fractals:num_classes=20,image_size=64`;
             a name of the catalog, such as `imagenet-100` (`synco-hub data list` shows all);
-            a folder of images (see `load_image_folder`) or of parquet, arrow or webdataset files;
+            a folder of images (see `load_image_folder`), of parquet, arrow or webdataset files, or of the four idx
+            files of MNIST, KMNIST or EMNIST (of several sets `config` names one);
             a Hub id `namespace/name`.
         split: `train` or `test`. Tables also take their own split names, folders of images `pretraining` and `all`
             (see `load_image_folder`); `pretraining` is `train` for whatever else it is.
@@ -143,7 +145,7 @@ def _stored(split: str) -> str:
 
 
 def _load_from_folder(path: Path, split: str, given: TableSource) -> ImageDataset:
-    """Image files, or else tables."""
+    """Tables, the idx files of MNIST's family, or else image files."""
     name = given.dataset
     if name in CATALOG:
         logger.warning(
@@ -154,6 +156,9 @@ def _load_from_folder(path: Path, split: str, given: TableSource) -> ImageDatase
     require_complete(path)
     if has_tables(path):
         return load_table(given, split)
+    if find_idx_files(path) and not list_image_files(path):
+        _refuse_ignored(replace(given, config=None), "it is a folder of idx files")
+        return read_idx_folder(path, _stored(split), given.config)
     _refuse_ignored(replace(given, label_column=None), "it is a folder of image files")
     return load_image_folder(path, split, given.split_seed, given.label_column)
 

@@ -1,4 +1,4 @@
-"""Data sets as their authors' archives unpack: CIFAR's pickles, lists in text, MATLAB files and VOC's annotations.
+"""Data sets as their authors' archives unpack: pickles, idx files, lists in text, MATLAB files, VOC's annotations.
 
 `READERS` says which reader knows a set's files; their folder may lie up to two levels below the one given.
 """
@@ -19,6 +19,7 @@ from scipy.io import loadmat
 
 from synco_hub.data.class_lists import read_class_list
 from synco_hub.data.folder_files import list_subfolders
+from synco_hub.data.idx_files import read_idx_folder
 from synco_hub.data.image_dataset import DatasetDescription, ImageDataset, PixelArrayDataset, fingerprint
 from synco_hub.data.image_folder import ImageFolderDataset
 from synco_hub.safe_pickle import PickledArray, load_arrays
@@ -203,13 +204,7 @@ def _take_matlab_numbers(variables: dict[str, Any], key: str, path: Path) -> npt
 # labels and class names.
 _CIFAR_SIDE = 32
 _CIFAR_FILES = {
-    "cifar10": (
-        [f"data_batch_{number}" for number in range(1, 6)],
-        ["test_batch"],
-        "batches.meta",
-        "labels",
-        "label_names",
-    ),
+    "cifar10": ([f"data_batch_{i}" for i in range(1, 6)], ["test_batch"], "batches.meta", "labels", "label_names"),
     "cifar100": (["train"], ["test"], "meta", "fine_labels", "fine_label_names"),
 }
 
@@ -266,8 +261,13 @@ def _text(name: Any) -> str:
     return name.decode("latin1") if isinstance(name, bytes) else str(name)
 
 
-# Several classes an image, and instances too difficult to count. The lists' own numbers: present, only difficult
-# instances, absent.
+def read_fashion_mnist(folder: Path, split: str) -> PixelArrayDataset:
+    """The four idx files, packed or not."""
+    root = _require_located(folder, "Fashion-MNIST", *(f"{part}-images?idx3-ubyte*" for part in ("train", "t10k")))
+    return read_idx_folder(root, split, class_names=read_class_list("fashion_mnist"))
+
+
+# The lists' own numbers of several classes an image: present, only difficult instances, absent.
 _VOC_MARKS = {"1": 1.0, "0": -1.0, "-1": 0.0}
 
 
@@ -293,8 +293,7 @@ def read_voc2007(folder: Path, split: str) -> _OriginalSplit:
         rows = np.stack([_read_voc_annotated(path, class_names) for path in annotations])
         rule = f"{main} and Annotations"
     unlabeled = [-1] * len(names)
-    images = [f"{name}.jpg" for name in names]
-    return _OriginalSplit(root / "JPEGImages", images, unlabeled, class_names, rule, rows)
+    return _OriginalSplit(root / "JPEGImages", [f"{name}.jpg" for name in names], unlabeled, class_names, rule, rows)
 
 
 def _read_voc_column(path: Path, names: list[str]) -> npt.NDArray[np.float32]:
@@ -335,6 +334,7 @@ def _read_voc_annotated(path: Path, class_names: tuple[str, ...]) -> npt.NDArray
 READERS: dict[str, Callable[[Path, str], _OriginalSplit | ImageDataset]] = {
     "cifar10": partial(read_cifar, "cifar10"),
     "cifar100": partial(read_cifar, "cifar100"),
+    "fashion-mnist": read_fashion_mnist,
     "flowers102": read_flowers102,
     "oxford-pets": read_oxford_pets,
     "food101": read_food101,
@@ -357,7 +357,7 @@ def _locate(folder: Path, *marks: str) -> Path | None:
     level = [folder]
     for _ in range(3):
         for candidate in level:
-            if all((candidate / mark).exists() for mark in marks):
+            if all(any(candidate.glob(mark)) for mark in marks):
                 return candidate
         level = [parent / name for parent in level for name in list_subfolders(parent)]
     return None

@@ -20,7 +20,7 @@ from synco_hub.errors import suggest
 from synco_hub.hub.run_checkpoints import HEAD_FACTS as HEAD_FACTS
 from synco_hub.hub.run_checkpoints import find_newest_state, is_checkpoint_of_run
 from synco_hub.hub.short_names import register, resolve
-from synco_hub.zoo import ORIGIN_FILE, list_models, read_origin
+from synco_hub.zoo import EMBEDDED, ORIGIN_FILE, list_models, read_origin
 
 TIMM_PREFIX = "timm:"
 ADAPTER_FILE = "adapter_config.json"
@@ -174,7 +174,8 @@ def find_revision(name: str, revision: str | None = None, with_weights: bool = T
         if revision is not None and revision != commit:
             remedy = f"`synco-hub pull {name} --revision {revision}` installs another" if installed else "leave it out"
             _refuse_revision(name, revision, f"it is a directory on this computer, which has none; {remedy}")
-        return Revision(None, commit or "none: a local directory")
+        ships = Path(place).is_relative_to(EMBEDDED)
+        return Revision(None, commit or f"none: {'ships with synco-hub' if ships else 'a local directory'}")
     if "/" not in place:
         return Revision(revision, "unknown: this name is no repository")  # loading says what it should be
     check_model_name(place)

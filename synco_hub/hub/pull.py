@@ -21,7 +21,15 @@ from synco_hub.data.pretraining_images import FINGERPRINTS_FILE
 from synco_hub.errors import join_names, suggest
 from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, limit_silence
 from synco_hub.hub.conversion.weights import describe_directory_misfit
-from synco_hub.zoo import ORIGIN_FILE, ZOO, ZooRow, checkpoint_directory, home_directory, list_models
+from synco_hub.zoo import (
+    ORIGIN_FILE,
+    ZOO,
+    ZooRow,
+    checkpoint_directory,
+    find_embedded_directory,
+    home_directory,
+    list_models,
+)
 
 _AGAIN = "Nothing was installed; repeat the command, it continues where it stopped."
 # What makes a checkpoint usable and checkable; the optimizer's state and logs of a run stay where they are.
@@ -118,9 +126,11 @@ def _find_repository(name: str) -> str:
             f"{suggest(name, ZOO)}"
         )
     if row.hub_repo is None:
+        here = f"{name!r} {row.how_to_obtain}"
+        nowhere = f"the project has not published {name!r}: to have it, {row.how_to_obtain}"
         raise ValueError(
-            f"the project has not published {name!r}: to have it, {row.how_to_obtain}; or take it from a repository "
-            f"that you trust: `synco-hub pull {name} --from organisation/name`."
+            f"{nowhere if find_embedded_directory(name) is None else here}; or take it from a repository that you "
+            f"trust: `synco-hub pull {name} --from organisation/name`."
         )
     return row.hub_repo
 

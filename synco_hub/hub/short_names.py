@@ -1,11 +1,11 @@
 """Short names in `transformers`: `AutoModel.from_pretrained("synco-v2-deit-s")` after `import synco_hub`.
 
 One function of `transformers` lies below all Auto classes and `pipeline`: `transformers.utils.hub.cached_files`. It is
-wrapped so that a short name becomes, in this order, a local directory of that name, an installed checkpoint, or the
-Hub repository of the zoo's row. Some of them also ask the Hub's client: which commit an id stands at, whether it
-exists (AutoBackbone, of directories too), which templates it has (AutoProcessor), for which task it is (`pipeline`).
-Of what lies on this computer these questions are answered here. Every other id goes through untouched, but for one
-that only a mistyped short name can be.
+wrapped so that a short name becomes, in this order, a local directory of that name, an installed checkpoint, one that
+ships with the package, or the Hub repository of the zoo's row. Some of them also ask the Hub's client: which commit an
+id stands at, whether it exists (AutoBackbone, of directories too), which templates it has (AutoProcessor), for which
+task it is (`pipeline`). Of what lies on this computer these questions are answered here. Every other id goes through
+untouched, but for one that only a mistyped short name can be.
 
 Importing the Auto classes costs seconds (they import torch), so everything here waits for the moment at which they are
 first imported.
@@ -24,7 +24,7 @@ from typing import Any
 import wrapt
 
 from synco_hub.errors import suggest
-from synco_hub.zoo import ZOO, checkpoint_directory, find_installed_directory, find_zoo_name, list_models
+from synco_hub.zoo import ZOO, checkpoint_directory, find_checkpoint_directory, find_zoo_name, list_models
 
 # No id of the Hub without an organisation begins so.
 _BEGINNINGS = tuple({f"{row.method}-" for row in ZOO.values()})
@@ -38,8 +38,8 @@ def resolve(name: str) -> str:
     _refuse_mistyped(name)
     if os.sep in name or "/" in name:
         return name
-    if installed := find_installed_directory(name):
-        return str(installed)
+    if directory := find_checkpoint_directory(name):
+        return str(directory)
     row = ZOO.get(name)
     if row is None:
         return name
@@ -64,11 +64,11 @@ def _refuse_mistyped(name: str) -> None:
 def describe_missing(name: str) -> str:
     """What to tell a user whose checkpoint is nowhere, with the three ways to get it."""
     row = ZOO[name]
-    # The small ones are the project's own: there is nothing of the authors' to convert, but a quick way to make them.
+    # The small ones are the project's own, and in every whole installation.
     second = (
         f"convert the authors' release into a directory ./{name}: `synco-hub convert FILE --output ./{name}`"
         if row.paper
-        else row.how_to_obtain
+        else f"install synco-hub again, with which it ships, or run `synco-hub demo --method {row.method}`"
     )
     return (
         f"The checkpoint {name!r} is not on this computer (looked for a directory ./{name} and for "

@@ -1,5 +1,6 @@
 """Small trees in the real layout of each set of the catalog, as its archives unpack."""
 
+import gzip
 import io
 import json
 import pickle
@@ -315,6 +316,23 @@ def corruptions(root: Path, seed: int) -> Tree:
     return Tree(root, {"test": [label for _, label, _ in found]}, {"test": [grey for _, _, grey in found]})
 
 
+def idx(array: np.ndarray) -> bytes:
+    """Bytes in the format of MNIST's files."""
+    return bytes((0, 0, 8, array.ndim)) + b"".join(size.to_bytes(4, "big") for size in array.shape) + array.tobytes()
+
+
+def fashion_mnist(root: Path, seed: int) -> Tree:
+    """Training files packed, as Debian has them, the test's unpacked."""
+    labels, greys = drawn(10, seed)
+    for split, begin, packed in (("train", "train", True), ("test", "t10k", False)):
+        pixels = np.stack([np.full((28, 28), grey, dtype=np.uint8) for grey in greys[split]])
+        files = {"images-idx3": idx(pixels), "labels-idx1": idx(np.array(labels[split], dtype=np.uint8))}
+        for kind, content in files.items():
+            name = f"fashion-mnist/{begin}-{kind}-ubyte{'.gz' if packed else ''}"
+            put(root / name, gzip.compress(content) if packed else content)
+    return Tree(root, labels, greys)
+
+
 WRITERS: dict[str, Callable[[Path, int], Tree]] = {
     "imagenet-1k": imagenet,
     "imagenet-100": lambda root, seed: imagenet_100(root, seed),
@@ -336,6 +354,7 @@ WRITERS: dict[str, Callable[[Path, int], Tree]] = {
         for name in ("matched-frequency", "threshold0.7", "top-images")
     },
     "imagenet-c": corruptions,
+    "fashion-mnist": fashion_mnist,
     "imagenet-a": lambda root, seed: classes_only(root, seed, "imagenet-a", "imagenet_a"),
     "imagenet-r": lambda root, seed: classes_only(root, seed, "imagenet-r", "imagenet_r"),
     "imagenet-sketch": lambda root, seed: classes_only(root, seed, "sketch", "imagenet_1k"),

@@ -19,8 +19,6 @@ from composed_pictures import draw_cut_outs, draw_photographs, write_pictures
 from PIL import Image
 from transformers import AutoImageProcessor
 
-from synco_hub.hub.pull import install_checkpoint
-from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from trainers import fine_tune, linear_probe, pretrain
 
 HERE = Path(__file__).resolve().parent
@@ -89,15 +87,11 @@ def drawn(tmp_path_factory):
 
 @pytest.fixture
 def reader(tmp_path, drawn, monkeypatch):
-    """Folders with photographs, with and without classes, an image, and the checkpoint that `make demo` installs."""
+    """Folders with photographs, with and without classes, and an image; nothing is installed: what is named ships."""
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
     (tmp_path / "home").mkdir()
     (tmp_path / "home" / "data").symlink_to(drawn)
     monkeypatch.setenv("HF_HOME", str(tmp_path / "cache"))
-    torch.manual_seed(0)
-    SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(tmp_path / "run")
-    image_processor(32).save_pretrained(tmp_path / "run")
-    install_checkpoint(tmp_path / "run", "synco-v2-vit-nano")
     pixels = torch.randint(0, 256, (20, 48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (tmp_path / "photographs").mkdir()
     for index, image in enumerate(pixels.numpy()):

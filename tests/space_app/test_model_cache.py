@@ -6,9 +6,10 @@ import pytest
 from huggingface_hub import HfApi
 from transformers import BertConfig, BertModel
 
-from space_app.model_cache import UNTRAINED, ModelCache
+from space_app.model_cache import ModelCache
 from synco_hub.hub.pull import install_checkpoint
-from synco_hub.models import SynCoForImageClassification, SynCoModel
+from synco_hub.models import SynCoForImageClassification
+from synco_hub.weights_identity import hash_weights
 
 
 @pytest.fixture(autouse=True)
@@ -17,14 +18,18 @@ def home(tmp_path, monkeypatch):
     monkeypatch.setattr(HfApi, "model_info", lambda *_, **__: pytest.fail("the Hub was asked"))
 
 
-def test_what_is_installed_is_offered_and_nothing_is_called_untrained(tmp_path, save_checkpoint):
-    empty = ModelCache()
-    assert (empty.offered, empty.trained) == ([UNTRAINED], False)
-    assert not any(parameter.requires_grad for parameter in empty.get(UNTRAINED)[0].parameters())
-    install_checkpoint(Path(save_checkpoint(tmp_path / "run")), "moby-vit-nano")
+def test_what_ships_and_what_is_installed_is_offered_and_of_one_name_what_is_installed(tmp_path, save_checkpoint):
+    shipped = ["synco-v2-vit-nano", "moby-vit-nano", "byol-vit-nano"]
+    fresh = ModelCache()
+    assert (fresh.offered, fresh.shipped_only) == (shipped, True)
+    before = fresh.get("moby-vit-nano")[0]
+    assert not any(parameter.requires_grad for parameter in before.parameters())
+    for name in ("moby-vit-nano", "mine"):
+        install_checkpoint(Path(save_checkpoint(tmp_path / "run")), name)
     cache = ModelCache()
-    assert (cache.offered, cache.trained) == (["moby-vit-nano"], True)
-    assert isinstance(cache.get("moby-vit-nano")[0], SynCoModel)
+    assert (cache.offered, cache.shipped_only) == ([*shipped, "mine"], False)
+    assert hash_weights(cache.get("moby-vit-nano")[0]) == hash_weights(cache.get("mine")[0]) != hash_weights(before)
+    assert not ModelCache(["moby-vit-nano"]).shipped_only
 
 
 def test_of_a_directory_only_the_name_is_shown_and_heads_are_loaded(tmp_path, save_checkpoint):

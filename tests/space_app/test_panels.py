@@ -12,7 +12,7 @@ from space_app import app
 from space_app.panels import (
     ABOUT_TEXT,
     INTRODUCTION,
-    UNTRAINED_NOTICE,
+    SHIPPED_NOTICE,
     Panel,
     render_examples,
     render_message,
@@ -88,7 +88,7 @@ def test_method_licence_and_limits_are_there():
 
 def test_the_way_to_a_trained_model_exists():
     names = set(COMMANDS)
-    for command in ("demo", "space"):
-        assert f"`synco-hub {command}`" in UNTRAINED_NOTICE
+    for command in ("pretrain", "space"):
+        assert f"`synco-hub {command}" in SHIPPED_NOTICE
         assert command in names
-    assert _HUB_ID.fullmatch(UNTRAINED_NOTICE.split("such as `")[1].split("`")[0])
+    assert _HUB_ID.fullmatch(SHIPPED_NOTICE.split("such as `")[1].split("`")[0])

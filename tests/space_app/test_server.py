@@ -282,11 +282,11 @@ def test_many_visitors_at_once_get_their_own_answers(running):
         np.testing.assert_allclose(answer, expected, atol=0.03)
 
 
-def test_without_checkpoints_the_app_opens_with_a_network_that_is_called_untrained(tmp_path, monkeypatch):
+def test_without_checkpoints_of_ones_own_the_app_opens_with_those_that_ship(tmp_path, monkeypatch):
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path))
     cache = ModelCache()
-    assert not cache.trained
-    assert cache.offered == ["untrained-vit-nano (random weights)"]
+    assert cache.shipped_only
+    assert cache.offered == ["synco-v2-vit-nano", "moby-vit-nano", "byol-vit-nano"]
     first, _ = cache.get(cache.offered[0])
     again, _ = ModelCache().get(cache.offered[0])
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))

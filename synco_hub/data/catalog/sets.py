@@ -1,7 +1,8 @@
-"""The catalog: every data set of the paper by the name that a user types.
+"""The catalog: every data set of the paper, and two small ones, by the name that a user types.
 
-Here are the sets beside Table 9: shifted and corrupted ImageNets, the label subsets, and the embedded fractals; those
-of Table 9 are in `transfer.py`. Source: paper, sections 7.6 and 8; the authors' archives of each set.
+Here are the sets beside Table 9: shifted and corrupted ImageNets, the label subsets, and two small ones that anybody
+can have at once, Fashion-MNIST and the embedded fractals; those of Table 9 are in `transfer.py`. Source: paper,
+sections 7.6 and 8; the authors' archives of each set.
 """
 
 from __future__ import annotations
@@ -174,6 +175,26 @@ ROBUSTNESS_ROWS = (
             "`--dataset imagenet-1k --train-fraction` reads the same lists, `--train-list` a file of your own.",
         )
         for percent, lines, spread in ((1, 12811, (12, 13)), (10, 128116, (128, 129)))
+    ),
+    DatasetRow(
+        name="fashion-mnist",
+        title="Fashion-MNIST",
+        dataset_id="zalando-datasets/fashion_mnist",
+        config="fashion_mnist",
+        splits={"train": ("train",), "test": ("test",)},
+        counts={"train": 60000, "test": 10000},
+        num_classes=10,
+        image_column="image",
+        label_column="label",
+        metric=Metric.top_1,
+        licence="MIT",
+        known_names="fashion_mnist",
+        per_class={"train": (6000, 6000), "test": (1000, 1000)},
+        folders=("fashion-mnist", "FashionMNIST"),
+        original_files="train-images-idx3-ubyte, train-labels-idx1-ubyte, t10k-images-idx3-ubyte and "
+        "t10k-labels-idx1-ubyte, .gz or not, as Debian's package dataset-fashion-mnist has them in "
+        "/usr/share/datasets/fashion-mnist",
+        notes="Grey pictures of 28 pixels.",
     ),
     DatasetRow(
         name="fractals",

@@ -19,6 +19,7 @@ CLASS_LISTS = {
     "cifar10": "cifar10.txt",
     "cifar100": "cifar100.txt",
     "dtd": "dtd.txt",
+    "fashion_mnist": "fashion_mnist.txt",
     "flowers102": "flowers102.txt",
     "oxford_pets": "oxford_pets.txt",
     "voc2007": "voc2007.txt",

@@ -22,7 +22,7 @@ from synco_hub.hub.card.facts import FACTS_FILE, CardFacts, read_facts, read_zoo
 from synco_hub.hub.card.rendering import CLASSIFIER, render_card
 from synco_hub.results import EvaluationResult
 from synco_hub.weights_identity import hash_saved_weights
-from synco_hub.zoo import ZOO
+from synco_hub.zoo import ZOO, refuse_embedded
 
 CARD_FILE = "README.md"
 SETTINGS_FILE = "pretraining_settings.json"
@@ -77,6 +77,7 @@ def refresh_card(
     """
     if not (directory / "config.json").is_file():
         raise ValueError(f"{directory} is no checkpoint: it has no config.json; give the directory with the weights.")
+    refuse_embedded(directory, "`synco-hub card {copy}`")
     config = _config(directory)
     kept = _choose_facts(directory, facts, config)
     if licence is not None:

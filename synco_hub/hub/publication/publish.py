@@ -31,7 +31,7 @@ from synco_hub.hub.publication.checks import (
 from synco_hub.models.modeling_synco import AUTO_MAP
 from synco_hub.results import EvaluationResult
 from synco_hub.version import __version__
-from synco_hub.zoo import ORIGIN_FILE
+from synco_hub.zoo import ORIGIN_FILE, refuse_embedded
 
 # Beside these, results are published; whatever else lies in a directory is left, or refused.
 _PUBLISHED = (
@@ -104,6 +104,8 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
     if not directory.is_dir():
         raise ValueError(f"{directory} is no folder: give the directory of a checkpoint.")
     _check_name(repo_id)
+    # Its card names it as it is called here, not as the repository.
+    refuse_embedded(directory, f"`synco-hub card {{copy}} --name {repo_id}`, and publish {{copy}}")
     code = {file.name: file for file in sorted(find_package_file("models").glob("*_synco.py"))}
     files: dict[str, Path] = {}
     left: list[str] = []

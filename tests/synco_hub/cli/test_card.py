@@ -1,6 +1,7 @@
 """A card is written from what lies in the directory, and its numbers are measured again (`synco_hub.cli.card`)."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
 
@@ -19,6 +20,7 @@ from synco_hub.hub.publication.checks import find_conversion_problems
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.results import EvaluationResult
 from synco_hub.settings import DatasetChoice, KnnSettings
+from synco_hub.zoo import EMBEDDED, ZOO
 
 
 def test_card_of_a_directory_without_the_word_write(tmp_path):
@@ -166,3 +168,18 @@ def test_what_cannot_be_measured_here_is_said_and_is_no_success(run, tmp_path):
         (run / "results_knn.json").write_text(original)
         refresh_card(run)
     assert "has no card" in str(verify(tmp_path).exception)
+
+
+def test_a_checkpoint_that_ships_is_verified_by_its_name_and_its_card_stays(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    before = {file: (file.read_bytes(), file.stat().st_mtime_ns) for file in EMBEDDED.rglob("*") if file.is_file()}
+    done = verify("moby-vit-nano", "--tolerance", "0.2")
+    assert done.exit_code == 0, done.exception
+    assert f"top1_k10 stated {ZOO['moby-vit-nano'].measured['fractals_knn10_top1']:.2f}" in done.output
+    for directory in ("moby-vit-nano", str(EMBEDDED / "moby-vit-nano")):
+        refused = str(invoke(["card", directory, "--licence", "mit"]).exception)
+        assert re.search(r"belongs to the package.*copy it .*then `synco-hub card ./moby-vit-nano`", refused)
+    assert before == {
+        file: (file.read_bytes(), file.stat().st_mtime_ns) for file in EMBEDDED.rglob("*") if file.is_file()
+    }

@@ -1,6 +1,8 @@
 """Checkpoints are converted, exported, fetched and published by the commands of `synco_hub.cli.checkpoints`."""
 
 import json
+import re
+import shlex
 import subprocess
 import sys
 
@@ -88,7 +90,7 @@ def test_faults_are_told(tmp_path, installed):
     wrong = invoke(["export", installed, "--format", "pickle", "--output", str(tmp_path / "out")])
     assert wrong.exit_code == 1
     assert "use one of transformers, timm, onnx, safetensors" in str(wrong.exception)
-    absent = invoke(["export", "byol-vit-nano", "--output", str(tmp_path / "out")])
+    absent = invoke(["export", "byol-deit-s", "--output", str(tmp_path / "out")])
     assert absent.exit_code == 1
     assert "not on this computer" in str(absent.exception)
     assert not (tmp_path / "out").exists()
@@ -177,3 +179,24 @@ def test_where_to_is_asked_for(arguments, tmp_path, monkeypatch):
     done = invoke(["publish-space", *arguments])
     assert "give --repo-id" in str(done.exception)
     assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_ships_is_published_from_a_copy_as_the_error_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    publish = ["--repo-id", "organisation/nano", "--dry-run"]
+    refused = str(invoke(["publish", "byol-vit-nano", *publish]).exception)
+    copy, card = (shlex.split(command) for command in re.findall("`(.*?)`", refused))
+    subprocess.run(copy, check=True)
+    assert invoke(card[1:]).exit_code == 0
+    done = invoke(["publish", "./byol-vit-nano", *publish])
+    assert done.exit_code == 0, done.exception
+    assert "model.safetensors" in done.output
+    assert "results_knn_fractals.json" in done.output
+
+
+def test_what_ships_is_not_pulled_unless_a_repository_is_named(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+    said = str(invoke(["pull", "byol-vit-nano"]).exception)
+    assert said.startswith("'byol-vit-nano' ships with the package")
+    assert "--from organisation/name" in said

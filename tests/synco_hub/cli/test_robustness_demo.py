@@ -35,7 +35,7 @@ def commands(monkeypatch, tmp_path):
     return started, Done
 
 
-def test_without_a_backbone_one_is_pretrained_and_nothing_is_done_twice(commands, tmp_path):
+def test_where_steps_are_given_a_backbone_is_pretrained_and_nothing_is_done_twice(commands, tmp_path):
     started, _ = commands
     classifier = robustness_demo._classifier(tmp_path / "out", None, 7)
     assert [command[0] for command in started] == ["pretrain", "linear-probe"]
@@ -45,10 +45,12 @@ def test_without_a_backbone_one_is_pretrained_and_nothing_is_done_twice(commands
     assert len(started) == 2
 
 
-def test_a_given_or_installed_backbone_is_used(commands, tmp_path):
+def test_a_given_backbone_or_the_one_that_ships_is_used(commands, tmp_path):
     started, _ = commands
     robustness_demo._classifier(tmp_path / "given", "moby-vit-nano", 7)
-    assert [command[:2] for command in started] == [["linear-probe", "--model=moby-vit-nano"]]
+    robustness_demo._classifier(tmp_path / "ships", None, None)
+    models = ["--model=moby-vit-nano", "--model=synco-v2-vit-nano"]
+    assert [command[:2] for command in started] == [["linear-probe", model] for model in models]
 
 
 def test_a_classifier_of_another_backbone_is_not_taken(commands, tmp_path):

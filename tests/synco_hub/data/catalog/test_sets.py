@@ -30,7 +30,7 @@ def test_the_sets_beside_table_9():
     assert others == {
         *("imagenet-v2-matched-frequency", "imagenet-v2-threshold0.7", "imagenet-v2-top-images"),
         *("imagenet-c", "imagenet-a", "imagenet-r", "imagenet-sketch", "imagenet-o", "imagenet-w"),
-        *("imagenet-1pct", "imagenet-10pct", "fractals"),
+        *("imagenet-1pct", "imagenet-10pct", "fashion-mnist", "fractals"),
     }
 
 

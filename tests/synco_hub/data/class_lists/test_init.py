@@ -27,6 +27,7 @@ def test_lengths_order_and_known_overlaps():
         "cifar10": 10,
         "cifar100": 100,
         "dtd": 47,
+        "fashion_mnist": 10,
         "flowers102": 102,
         "oxford_pets": 37,
         "voc2007": 20,
@@ -36,7 +37,7 @@ def test_lengths_order_and_known_overlaps():
         "imagenet_r": 200,
         "imagenet_o": 200,
     }
-    unsorted = {"imagenet_100", "flowers102"}
+    unsorted = {"imagenet_100", "flowers102", "fashion_mnist"}
     assert all(list(names) == sorted(names, key=str.casefold) for name, names in lists.items() if name not in unsorted)
     a, r, o = (set(lists[f"imagenet_{letter}"]) for letter in "aro")
     assert (len(a & r), len(o & a), len(o & r)) == (86, 59, 36)
@@ -45,6 +46,11 @@ def test_lengths_order_and_known_overlaps():
 def test_flowers_are_those_of_torchvision():
     flowers = pytest.importorskip("torchvision.datasets").Flowers102
     assert list(read_class_list("flowers102")) == flowers.classes
+
+
+def test_articles_are_those_of_torchvision():
+    articles = pytest.importorskip("torchvision.datasets").FashionMNIST
+    assert list(read_class_list("fashion_mnist")) == articles.classes
 
 
 def test_imagenet_o_is_the_published_selection():

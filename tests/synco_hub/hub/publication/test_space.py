@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from space_app.model_cache import UNTRAINED
 from synco_hub.hub.publication.publish import UploadPlan, publish
 from synco_hub.hub.publication.space import list_third_party_requirements, stage_space
 
@@ -26,7 +25,7 @@ def test_requirements_are_third_party_only_and_have_what_the_page_needs():
 def test_the_staged_folder_has_everything_at_its_place(tmp_path):
     plan = stage_space(tmp_path / "space")
     assert {"app.py", "README.md", "requirements.txt", "space_app/app.py", "synco_hub/zoo.py"} <= set(plan.files)
-    assert "model_cards/card_template.md" in plan.files
+    assert {"model_cards/card_template.md", "synco_hub/checkpoints/moby-vit-nano/model.safetensors"} <= set(plan.files)
     assert not any("__pycache__" in path or path.startswith(("trainers", "tests", ".")) for path in plan.files)
     header = (tmp_path / "space" / "README.md").read_text()
     assert "sdk: gradio" in header
@@ -92,7 +91,7 @@ def test_it_starts_in_a_clean_environment_and_answers(tmp_path):
     try:
         client = _client(gradio_client.Client, f"http://127.0.0.1:{port}/", server, tmp_path / "log")
         picture = gradio_client.handle_file(str(tmp_path / "noise.png"))
-        said = client.predict(picture, picture, [UNTRAINED], api_name="/compare")
+        said = client.predict(picture, picture, ["moby-vit-nano"], api_name="/compare")
         assert "cosine similarity 1.000" in said
     finally:
         server.terminate()
