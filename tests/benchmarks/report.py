@@ -29,6 +29,7 @@ BENCHMARKS: dict[str, tuple[str, ...]] = {
     "space": ("cpu",),
     "duplicates": ("cpu",),
     "leak_check": ("cpu",),
+    "embedding": ("cpu",),
 }
 INTRODUCTION = """# Benchmarks
 
