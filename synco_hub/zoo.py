@@ -251,8 +251,8 @@ def _locate(row: ZooRow) -> ZooRow:
 
 
 def _have_same_weights(one: Path, other: Path) -> bool:
-    files = [directory / _WEIGHTS_FILE for directory in (one, other)]
-    return all(file.is_file() for file in files) and filecmp.cmp(*files, shallow=False)
+    ours, theirs = one / _WEIGHTS_FILE, other / _WEIGHTS_FILE
+    return ours.is_file() and theirs.is_file() and filecmp.cmp(ours, theirs, shallow=False)
 
 
 def read_origin(directory: Path) -> dict[str, str]:

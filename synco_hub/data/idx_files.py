@@ -61,14 +61,15 @@ def read_idx_folder(
     if split not in ("train", "test"):
         raise ValueError(f"{folder}: split {split!r} of idx files: give train or test.")
     name, files = _choose_set(folder, chosen)
-    pixels, labels = _read_split(folder, files, split)
+    pixels, stored_labels = _read_split(folder, files, split)
+    labels = stored_labels.astype(np.int64)
     names = list(class_names or ())
     if class_names is None:
         other = "test" if split == "train" else "train"
         stored = np.union1d(labels, _read_labels(files[other, "labels"]) if (other, "labels") in files else labels)
         characters = _read_characters(next(iter(files.values())).parent / f"{name}-mapping.txt")
         names = [characters.get(label, str(label)) for label in stored.tolist()]
-        labels = np.searchsorted(stored, labels)
+        labels = np.searchsorted(stored, labels).astype(np.int64)
     elif len(labels) and labels.max() >= len(names):
         raise ValueError(
             f"{files[split, 'labels']}: label {labels.max()}, where there are {len(names)} classes: the files are of "
@@ -83,7 +84,7 @@ def read_idx_folder(
         num_images=len(labels),
         num_classes=len(names),
         split_rule=f"{begin}, pictures as they are stored",
-        fingerprint=fingerprint(pixels.tobytes(), names, labels.astype(np.int64)),
+        fingerprint=fingerprint(pixels.tobytes(), names, labels),
     )
     image_names = [f"{begin}/{index:06d}" for index in range(len(labels))]
     return PixelArrayDataset(pixels, image_names, labels.tolist(), names, description)
