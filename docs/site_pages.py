@@ -93,6 +93,11 @@ def on_page_content(content: str, **_: Any) -> str:
     return re.sub(r":(?:func|class|mod|data|meth|attr):(?=<code)", "", content)
 
 
+def on_page_markdown(markdown: str, **about: Any) -> str:
+    """Links to notebooks, which lead to files in the repository, lead to pages here."""
+    return re.sub(r"(\]\([\w/.-]+)\.ipynb\)", r"\1.md)", markdown)
+
+
 def take_over(text: str) -> str:
     """A file of the repository's root as a page: pictures and links from where the site has them."""
     text = text.replace("tests/benchmarks/results/scaling.png", "pictures/scaling.png")
@@ -326,7 +331,9 @@ def _write_cell(cell: dict[str, Any]) -> Iterator[str]:
     if cell["cell_type"] == "markdown":
         yield source
     elif cell["cell_type"] == "code":
-        yield f"```python\n{source}\n```"
+        # A cell of shell is shown as what a terminal takes.
+        language, code = ("bash", source.partition("\n")[2]) if source.startswith("%%bash") else ("python", source)
+        yield f"```{language}\n{code}\n```"
         for output in cell["outputs"]:
             data = output.get("data", {})
             caption = output.get("metadata", {}).get("alt") or "What the cell above drew"

@@ -309,7 +309,7 @@ def _check_labels(labels: npt.NDArray[np.int64], names: Sequence[str], settings:
         lacking = [names[int(label)] for label in np.flatnonzero((counts > 0) & (counts < each))]
         if each < 1 or lacking:
             fault = (
-                f"fewer training images have {len(lacking)} of the classes (first: {lacking[0]})"
+                f"{len(lacking)} of the classes have fewer training images (first: {lacking[0]})"
                 if lacking
                 else "below 1"
             )

@@ -252,9 +252,7 @@ MAP_KINDS: dict[str, MapKind] = {
     "cam": MapKind("Grad-CAM", lambda model, pixels: gradient_maps(model, pixels).cam),
     "saliency": MapKind("Saliency", lambda model, pixels: relative_to_range(gradient_maps(model, pixels).saliency)),
     "windows": MapKind("Windowed attention", window_attention),
-    "tokens": MapKind(
-        "Tokens (PCA)", lambda model, pixels: principal_colours(token_map(model, pixels)), False
-    ),
+    "tokens": MapKind("Tokens (PCA)", lambda model, pixels: principal_colours(token_map(model, pixels)), False),
     "foreground": MapKind(
         "Foreground", lambda model, pixels: foreground_mask(token_map(model, pixels)).float(), False
     ),

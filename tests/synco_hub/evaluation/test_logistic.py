@@ -150,7 +150,7 @@ def test_the_command_measures_a_checkpoint_as_scikit_learn_on_its_features(tmp_p
     model.fit(scaled[sides["train"]], table.labels[sides["train"]])
     accuracy = model.score(scaled[sides["test"]], table.labels[sides["test"]])
     assert result.metrics["top1"] == pytest.approx(100 * accuracy, abs=6)  # an image of 18 may lie on the border
-    for shots, words in ((99, "--shots 99: fewer training images have 3 of the classes"), (0, "--shots 0: below 1")):
+    for shots, words in ((99, "--shots 99: 3 of the classes have fewer training images"), (0, "--shots 0: below 1")):
         with pytest.raises(ValueError, match=words):
             synco_hub.evaluate("logistic", tmp_path / "model", data, shots=[shots], **settings)
     with pytest.raises(ValueError, match="an inverse penalty is above 0"):
@@ -236,5 +236,5 @@ def test_training_images_of_which_nothing_is_learned():
     with pytest.raises(ValueError, match=r"no class has two training images.*give one --strength"):
         measured(alone, test, 3)
     assert "top1_shots1" in measured(alone, test, 3, strength=[1.0], shots=[1])[0].metrics
-    with pytest.raises(ValueError, match=r"--shots 3: fewer training images have 2 of the classes \(first: class 1\)"):
+    with pytest.raises(ValueError, match=r"--shots 3: 2 of the classes have fewer training images \(first: class 1\)"):
         measured((values, np.array([0, 0, 0, 0, 1, 2])), test, 3, shots=[3])
