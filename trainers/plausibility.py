@@ -18,6 +18,8 @@ from trainers.start_settings import START_RATE_FACTOR
 
 # For how many images each recipe of `recipes/small.yaml` is, and from how many on the paper's settings are.
 SMALL_RECIPES = {"small/300": 1_000, "small/3000": 10_000, "small/30000": 100_000}
+# The largest queue of those recipes: who has one so small is beyond what they could tell.
+_SMALL_QUEUE = 1_024
 # The paper's heads are 11 times as wide as DeiT-S, 5 times as Swin-T.
 _WIDEST_HEADS = 16
 # Weights begin at a few hundredths: what moves them less leaves the network as it was drawn.
@@ -65,7 +67,7 @@ class PlannedRun:
     def recipe(self) -> str:
         """The recipe for so many images, as the end of a remedy; nothing where there is none."""
         name = choose_small_recipe(self.num_images)
-        return "" if name is None else f", or --recipe {name}"
+        return "" if name is None or self.settings.queue_size <= _SMALL_QUEUE else f", or --recipe {name}"
 
 
 def choose_small_recipe(num_images: int) -> str | None:
@@ -126,8 +128,9 @@ def _find_queue_misfits(run: PlannedRun) -> Iterator[str]:
     if objective.synthesises and (2 * settings.num_hard_negatives > queue or made > queue):
         yield (
             f"--num-hard-negatives {settings.num_hard_negatives}, {made} synthetic negatives, --queue-size {queue}: "
-            "the paper has 256 and 768 of 4096, so that hard ones are a choice and real ones the most: lower the "
-            f"first two in proportion{run.recipe}."
+            "the paper has 256 and 768 of 4096, so that hard ones are a choice and real ones the most: give "
+            f"--num-hard-negatives {max(queue // 16, 1)}, and {max(queue // 32, 1)} of each kind, --num-mixup and the "
+            f"like{run.recipe}."
         )
 
 
@@ -145,7 +148,9 @@ def _find_rate_misfits(run: PlannedRun) -> Iterator[str]:
     # Weights that are good already are to move less.
     least = START_RATE_FACTOR if run.started else 1.0
     way = run.peak * run.steps / 2
-    if run.adam and (way < least * _LEAST_WAY or (run.peak < least * _LEAST_PEAK and run.recipe)):
+    if run.adam and (
+        way < least * _LEAST_WAY or (run.peak < least * _LEAST_PEAK and choose_small_recipe(run.num_images))
+    ):
         # At a rate of the recipes' order only the run is too short.
         rate = f"{least * 1e-3:.0e}".replace("e-0", "e-")
         raised = f"give --learning-rate {rate} for a small network, or " if run.peak < least * _HIGH_ENOUGH else ""

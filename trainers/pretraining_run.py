@@ -157,6 +157,8 @@ def _record_what_is_held(directory: Path, trainer: SynCoTrainer, recorded: dict[
     optimizer = trainer.describe_optimizer() or {}
     held = {"layer_decay": trainer.layer_decay, "frozen_steps": trainer.count_frozen_steps(trainer.state.max_steps)}
     recorded["training"] |= held if "start" in recorded else {}
+    if trainer.unwrapped_model.objective.synthesises:
+        recorded["training"]["synthetic_steps"] = len(trainer.synthesis_window)
     recorded["training"] |= {
         "learning_rate": max(_as_list(optimizer.get("lr", 0.0))),
         "weight_decay": max(_as_list(optimizer.get("weight_decay", 0.0))),

@@ -139,7 +139,8 @@ def evaluate_logistic_features(
     by = f"chosen on {HELD_OUT:.0%} of the training images, test images chose nothing" if held_out else "given"
     notes = [f"strength {chosen:g} was {by}"]
     if chosen in (strengths[0], strengths[-1]) and len(strengths) > 1:
-        notes.append(f"strength {chosen:g} is an end of the path: give others with --strength")
+        end, further = ("strongest penalty", "smaller") if chosen == strengths[0] else ("weakest penalty", "larger")
+        notes.append(f"strength {chosen:g} is the {end} that was tried: give {further} ones with --strength")
     if not fitted.settled:
         notes.append(f"the loss had not settled after {MOST_STEPS} steps")
     metrics["expected_calibration_error"] = 100.0 * reliability.expected_calibration_error

@@ -112,7 +112,16 @@ def load_processor(name: str, revision: str | None = None) -> Any:
     """The image processor of a model; an adapter without one has that of the model that it adapts."""
     register()
     adapted = find_adapted_model(name)
-    return AutoImageProcessor.from_pretrained(adapted or name, revision=None if adapted else revision)
+    try:
+        return AutoImageProcessor.from_pretrained(adapted or name, revision=None if adapted else revision)
+    except OSError:
+        if adapted or not Path(name).is_dir() or (Path(name) / "preprocessor_config.json").exists():
+            raise
+        raise ValueError(
+            f"{name!r} has no image processor (preprocessor_config.json), so nothing says how to resize "
+            f"and normalise: save one there (`ViTImageProcessor(…).save_pretrained({name!r})`), or `synco-hub "
+            f"convert {name} --output NEW`, which takes ImageNet's or that of --preprocessing."
+        ) from None
 
 
 def _load_config(name: str, revision: str | None = None) -> Any:

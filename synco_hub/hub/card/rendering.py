@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -65,7 +66,7 @@ def render_card(
         _metadata(name, config, facts, results, bool(_trained_on(pretraining)), _find_base_model(pretraining)),
         template_path=str(find_package_file("model_cards", "card_template.md")),
         title=facts.title or name.rsplit("/", 1)[-1],
-        summary=(facts.summary or _summary(config)) + _continued_from(pretraining),
+        summary=(facts.summary or _summary(config)) + _made_nothing(pretraining) + _continued_from(pretraining),
         model_id=name,
         hidden_size=config["hidden_size"],
         classifies=_pipeline(config) == "image-classification",
@@ -118,14 +119,24 @@ def _find_base_model(pretraining: Mapping[str, Any]) -> str | None:
     return str(start["base_model"]) if start.get("kind") in ("hub", "timm") else None
 
 
+def _made_nothing(pretraining: Mapping[str, Any]) -> str:
+    """That a run's name promises what its length left no room for."""
+    training = pretraining.get("training") or {}
+    if training.get("synthetic_steps") != 0:
+        return ""
+    return f" Its run of {training.get('steps')} steps made no synthetic negative, so it trained as MoBY does."
+
+
 def _continued_from(pretraining: Mapping[str, Any]) -> str:
     """What it was begun with, and under which licence that is."""
     start = pretraining.get("start") or {}
     if not start.get("base_model"):
         return ""
     licence = start.get("licence") or "not known"
+    # "none: a local directory" and the like are why there is no commit.
+    revision = re.sub(r"^none: (.*)", r"\1, no commit", str(start.get("revision")))
     average = " and averaged with what was trained from it" if "end" in pretraining else ""
-    return f" Continued from {start['base_model']} ({start.get('revision')}; licence: {licence}){average}."
+    return f" Continued from {start['base_model']} ({revision}; licence: {licence}){average}."
 
 
 def _pipeline(config: Mapping[str, Any]) -> str:

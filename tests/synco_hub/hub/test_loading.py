@@ -353,3 +353,12 @@ def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked(tmp_path, m
     monkeypatch.setattr("builtins.input", lambda *words: pytest.fail("asked"))
     with pytest.raises(ValueError, match=r"brings code of its own, which no command runs: choose .*evaluate_knn"):
         load_model(str(tmp_path))
+
+
+def test_a_network_without_an_image_processor_is_told_how_to_get_one(tmp_path):
+    config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32)
+    ViTModel(config).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"has no image processor .*ViTImageProcessor.*synco-hub convert"):
+        load_model(str(tmp_path))
+    ViTImageProcessor().save_pretrained(tmp_path)
+    load_model(str(tmp_path))

@@ -23,6 +23,17 @@ def result(partial=False, **metrics: float) -> EvaluationResult:
     )
 
 
+def test_a_run_without_room_for_synthetic_negatives_is_said_to_be_what_it_was():
+    def text_of(**training) -> str:
+        return str(render_card("own", config_of(), {"training": training}, [], CardFacts()))
+
+    assert "Its run of 4 steps made no synthetic negative, so it trained as MoBY does." in text_of(
+        steps=4, synthetic_steps=0
+    )
+    assert "made no synthetic negative" not in text_of(steps=9, synthetic_steps=3)
+    assert "made no synthetic negative" not in text_of(steps=9)
+
+
 def rows_of(text: str) -> list[list[str]]:
     """A table of Markdown as cells; a bar that is escaped does not end a cell."""
     lines = [line.replace("\\|", "\0") for line in text.splitlines() if line.startswith("|")]
