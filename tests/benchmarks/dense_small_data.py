@@ -10,11 +10,7 @@ began as are measured, frozen, by `evaluate segmentation --probe knn` and under 
 measured beside, the checkpoint of `make demo`, which saw fractals. What is finished is not done again. A seed takes
 about ten minutes on two cores.
 
-Found so far, seed 0 alone, 400 steps (mean IoU of 7 classes, without the photograph in brackets): UperNet 15.9 (4.5)
-of the random network, 15.3 (4.4) of the pretrained one, 16.2 (5.1) of the demonstration's; k-NN 14.8 (3.1), 13.8 (3.0)
-and 12.9 (1.3). With the demonstration's rate of 3e-3 in place of the recipe's 1e-3: UperNet 16.0 (4.6), k-NN 13.3
-(2.6). With one cut-out a picture, 0.6 to 0.95 as large: UperNet 17.9 (7.6) random, 18.2 (8.3) pretrained; k-NN 15.8
-(5.6) and 15.6 (5.5). No pretraining of this length was seen to help; several seeds were not run.
+What was found stands in BENCHMARKS.md.
 """
 
 from __future__ import annotations
