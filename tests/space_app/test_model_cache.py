@@ -72,6 +72,6 @@ def test_a_zoo_name_that_is_not_here_says_how_to_get_it():
 def test_a_checkpoint_of_another_architecture_is_refused(tmp_path):
     config = BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=10)
     BertModel(config).save_pretrained(tmp_path / "bert")
-    with pytest.raises(ValueError, match="bert could not be loaded: it has no weights or image processor") as said:
+    with pytest.raises(ValueError, match="bert cannot be shown: 'bert' has no image processor") as said:
         ModelCache([str(tmp_path / "bert")]).get("bert")
     assert str(tmp_path) not in str(said.value)
