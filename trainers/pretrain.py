@@ -18,6 +18,7 @@ from trainers.settings import (
     RecipeArguments,
 )
 from trainers.start_settings import StartArguments
+from trainers.view_settings import ViewArguments
 
 EXAMPLE = (
     "synco-hub pretrain --method synco-v2 --backbone deit-s --dataset ./photographs --output-dir runs/first "
@@ -28,7 +29,10 @@ COMMAND = Command(
     "synco-hub pretrain",
     __doc__ or "",
     EXAMPLE,
-    (PretrainingSettings, RecipeArguments, StartArguments, BackboneArguments, DataArguments, PretrainingOptions),
+    (
+        *(PretrainingSettings, RecipeArguments, StartArguments, BackboneArguments, ViewArguments, DataArguments),
+        PretrainingOptions,
+    ),
     "trainers.recipe:KINDS",
     "trainers.pretraining_run:run",
     (

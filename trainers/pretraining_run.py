@@ -70,7 +70,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
     processes = (run.training.process_index, run.training.world_size)
     if every_epochs is not None:
         knn = run_on_main_process(lambda: load_knn_data(run.data, config.image_size, images, processor), *processes)
-    parameters = choose_view_parameters(model.image_processor)
+    parameters = choose_view_parameters(model.image_processor, run.views)
     transform = make_two_view_transform(run.training.augment_on, config.image_size or 224, parameters)
     views = TwoViewDataset(images, transform, seed=run.training.seed)
     recorder = _make_recorder(run, images, stream)

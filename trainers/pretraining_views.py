@@ -12,12 +12,14 @@ from synco_hub.data.views.device_views import DeviceViews, SplitTwoViewTransform
 from synco_hub.data.views.parameters import TwoViewParameters
 from synco_hub.models import image_processor
 from trainers.pretraining_arguments import SynCoTrainingArguments
+from trainers.view_settings import ViewArguments
 
 
-def choose_view_parameters(processor: Any) -> TwoViewParameters:
-    """The paper's views, normalised as the network that a run goes on from is used to."""
+def choose_view_parameters(processor: Any, views: ViewArguments | None = None) -> TwoViewParameters:
+    """The paper's views but for what is given, normalised as the network that a run goes on from is used to."""
+    changed = {} if views is None else views.changed()
     if processor is None:
-        return TwoViewParameters()
+        return TwoViewParameters(**changed)
     told = tell_colours(processor)
     if told is None or len(told[0]) != 3:
         raise ValueError(
@@ -25,7 +27,7 @@ def choose_view_parameters(processor: Any) -> TwoViewParameters:
             "each less its mean and over its deviation."
         )
     mean, std = ((values[0], values[1], values[2]) for values in told)
-    return TwoViewParameters(mean=mean, std=std)
+    return TwoViewParameters(mean=mean, std=std, **changed)
 
 
 def build_processor(train_dataset: Any, collate: Any, image_size: int, own: Any = None) -> ViTImageProcessor:

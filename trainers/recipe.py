@@ -39,12 +39,14 @@ from trainers.settings import (
     RecipeArguments,
 )
 from trainers.start_settings import START_RATE_FACTOR, StartArguments
+from trainers.view_settings import ViewArguments
 
 KINDS = (
     PretrainingSettings,
     RecipeArguments,
     StartArguments,
     BackboneArguments,
+    ViewArguments,
     DataArguments,
     SynCoTrainingArguments,
 )
@@ -171,6 +173,7 @@ class PretrainingRun:
     training: SynCoTrainingArguments
     fidelity: str = PAPER
     start: StartArguments = dataclasses.field(default_factory=StartArguments)
+    views: ViewArguments = dataclasses.field(default_factory=ViewArguments)
 
     def __post_init__(self) -> None:
         """Refuses flags that would be ignored."""
@@ -226,6 +229,7 @@ class PretrainingRun:
             training["base_learning_rate"] = None
         training["fidelity"] = self.fidelity
         return {
+            **({"views": self.views.changed()} if self.views.changed() else {}),
             "pretraining": dataclasses.asdict(self.settings),
             "backbone": backbone,
             "data": data,
@@ -237,8 +241,8 @@ class PretrainingRun:
 def parse(argv: Sequence[str]) -> PretrainingRun:
     """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
     words = _insert_groups(list(argv), recall_flags(argv, SETTINGS_FILE))
-    settings, recipe, start, backbone, data, training = parse_flags(KINDS, words, argv)
-    return PretrainingRun(settings, backbone, data, training, recipe.fidelity, start)
+    settings, recipe, start, backbone, views, data, training = parse_flags(KINDS, words, argv)
+    return PretrainingRun(settings, backbone, data, training, recipe.fidelity, start, views)
 
 
 def _insert_groups(argv: list[str], kept: list[str]) -> list[str]:

@@ -10,17 +10,21 @@ import json
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
 
 import torch
+from torch import nn
+from transformers import PretrainedConfig, ViTImageProcessor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.cli.ablation_tables import FinishedRun, describe_finding, require_metric, summarize_runs, write_tables
+from synco_hub.cli.ablation_tables import FinishedRun, require_metric, write_tables
 from synco_hub.cli.demo import SETTINGS
 from synco_hub.cli.options import AblateOptions, Probe
-from synco_hub.cli.processes import run_child
+from synco_hub.cli.processes import run_children
 from synco_hub.data import load_dataset
 from synco_hub.evaluation.knn import DEFAULT_KS
 from synco_hub.evaluation.knn import evaluate as evaluate_knn
@@ -37,6 +41,8 @@ PLAN_FILE = "ablation_plan.json"
 RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
 UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
+PIXELS = "pixels"
+PIXELS_RESULT_FILE = "results_knn_pixels.json"
 PROBE_METRIC = "top1_last_epoch"
 # What the demonstration's settings once were, and no run can be told any more.
 RETIRED_FLAGS = ("--augment-on=reference",)
@@ -49,55 +55,91 @@ PROBES: dict[Probe, str] = {
 def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]) -> None:
     """`synco-hub ablate`; what is further given goes to every run."""
     arms = [arm.strip() for arm in options.methods.split(",") if arm.strip()]
-    if not arms or options.seeds < 1:
+    if not arms or options.seeds < 1 or options.jobs < 1:
         raise ValueError(
-            f"--methods {options.methods!r} with --seeds {options.seeds} is no run: name a method and at least one "
-            "seed."
+            f"--methods {options.methods!r} with --seeds {options.seeds} and --jobs {options.jobs} is no run: name a "
+            "method, at least one seed and one job."
         )
     neighbours = choose_neighbours(options.metric)
-    shared = build_shared_flags(choice.dataset, options.max_steps, further)
+    shared = build_shared_flags(choice, options.max_steps, further)
     streamed = any(flag.startswith("--streaming") for flag in further)
     contents = None if streamed else hash_contents(load_dataset(choice, "train"))
     begun = keep_to_the_plan(options.output_dir, {"flags": shared, "contents": contents})
     pairs = [(seed, arm) for seed in range(options.seeds) for arm in arms]
     runs = []
-    for number, (seed, arm) in enumerate(pairs, start=1):
-        directory = options.output_dir / run_name(arm, seed)
-        if not (directory / RESULT_FILE).is_file():
-            print(f"run {number} of {len(pairs)}: {arm}, seed {seed}")
-            try:
-                run_child(training_command(arm, seed, directory, shared))
-            except CalledProcessError:
-                if begun and not any(path.is_dir() for path in options.output_dir.iterdir()):
-                    # No run began with these flags, so the next call need not keep to them.
-                    (options.output_dir / PLAN_FILE).unlink()
-                raise
-        probe = None if options.probe == "none" else directory / probe_result(options.probe)
-        if probe is not None and not probe.is_file():
-            print(f"linear probe ({options.probe}) of {arm}, seed {seed}")
-            run_child(build_probing_command(options.probe, seed, directory, choice.dataset, further))
-        runs.append(read_finished_run(arm, seed, directory, choice, probe, neighbours))
-        require_metric(runs[-1], options.metric)
-    like = [options.output_dir / run_name(arms[0], seed) for seed in range(options.seeds)]
-    runs = [measure_untrained_run(seed, directory, choice, neighbours) for seed, directory in enumerate(like)] + runs
-    runs.sort(key=lambda run: [UNTRAINED, *arms].index(run.arm))
+    for number in range(0, len(pairs), options.jobs):
+        some = pairs[number : number + options.jobs]
+        train_runs(options, some, shared, begun)
+        probes = probe_runs(options, some, choice, further)
+        for (seed, arm), probe in zip(some, probes, strict=True):
+            runs.append(read_finished_run(arm, seed, _place(options, arm, seed), choice, probe, neighbours))
+            require_metric(runs[-1], options.metric)
+        print(f"{min(number + options.jobs, len(pairs))} of {len(pairs)} runs are finished and measured", flush=True)
+    like = [_place(options, arms[0], seed) for seed in range(options.seeds)]
+    floor = [measure_untrained_run(seed, directory, choice, neighbours) for seed, directory in enumerate(like)]
+    if options.pixels:
+        floor.insert(0, measure_pixels(options.output_dir, like[0], choice, neighbours))
+    runs = [*floor, *sorted(runs, key=lambda run: arms.index(run.arm))]
     settings = {"max_steps": options.max_steps, "dataset": choice.dataset, "seeds": options.seeds}
     if options.probe != "none":
         settings["probe"] = PROBES[options.probe]
-    paths = write_tables(options.output_dir, runs, options.metric, settings)
+    paths = write_tables(options.output_dir, runs, options.metric, settings, arms[0])
     print(paths[0].read_text(encoding="utf-8"))
-    print(f"wrote {', '.join(str(path) for path in paths)}\n{describe_finding(summarize_runs(runs, options.metric))}")
+    print(f"wrote {', '.join(str(path) for path in paths)}")
+
+
+def _place(options: AblateOptions, arm: str, seed: int) -> Path:
+    return options.output_dir / run_name(arm, seed)
+
+
+def train_runs(options: AblateOptions, pairs: Sequence[tuple[int, str]], shared: Sequence[str], begun: bool) -> None:
+    """Train what is not finished of some runs, at the same time."""
+    todo = [pair for pair in pairs if not (_place(options, pair[1], pair[0]) / RESULT_FILE).is_file()]
+    for seed, arm in todo:
+        print(f"run: {arm}, seed {seed}", flush=True)
+    try:
+        run_children([training_command(arm, seed, _place(options, arm, seed), shared) for seed, arm in todo])
+    except CalledProcessError:
+        if begun and not any(path.is_dir() for path in options.output_dir.iterdir()):
+            # No run began with these flags, so the next call need not keep to them.
+            (options.output_dir / PLAN_FILE).unlink()
+        raise
+
+
+def probe_runs(
+    options: AblateOptions, pairs: Sequence[tuple[int, str]], choice: DatasetChoice, further: Sequence[str]
+) -> list[Path | None]:
+    """Where the linear probes of some runs are, made at the same time; None without probes."""
+    if options.probe == "none":
+        return [None] * len(pairs)
+    places = [_place(options, arm, seed) for seed, arm in pairs]
+    results = [place / probe_result(options.probe) for place in places]
+    todo = [each for each in zip(pairs, places, results, strict=True) if not each[2].is_file()]
+    for (seed, arm), _, _ in todo:
+        print(f"linear probe ({options.probe}) of {arm}, seed {seed}", flush=True)
+    run_children([build_probing_command(options.probe, seed, place, choice, further) for (seed, _), place, _ in todo])
+    return list(results)
 
 
 # The processes that train and probe
 
 
-def build_shared_flags(dataset: str, max_steps: int, further: Sequence[str]) -> list[str]:
-    """The flags of every run: the demonstration's, the budget, and the user's own, which win."""
-    settings = {**SETTINGS, "dataset": dataset, "max-steps": str(max_steps)}
+def build_shared_flags(choice: DatasetChoice, max_steps: int, further: Sequence[str]) -> list[str]:
+    """The flags of every run: the demonstration's, the budget, the data, and the user's own, which win."""
+    settings = {**SETTINGS, "dataset": choice.dataset, "max-steps": str(max_steps)}
     # A run that is stopped continues from here.
     settings |= {"save-strategy": "steps", "save-steps": str(max(max_steps // 4, 1))}
-    return [*(f"--{name}={value}" for name, value in settings.items()), *further]
+    return [*(f"--{name}={value}" for name, value in settings.items()), *_spell_where(choice), *further]
+
+
+def _spell_where(choice: DatasetChoice) -> list[str]:
+    """What of a choice is given beside its data set, as flags."""
+    given = {
+        field.name: getattr(choice, field.name)
+        for field in fields(choice)
+        if field.name != "dataset" and getattr(choice, field.name) != field.default
+    }
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items()]
 
 
 def training_command(arm: str, seed: int, directory: Path, shared: Sequence[str]) -> list[str]:
@@ -116,11 +158,13 @@ def probe_result(probe: Probe) -> Path:
     return Path(f"probe-{probe}") / ("linear_probe_cached.json" if probe == "cached" else "linear_probe.json")
 
 
-def build_probing_command(probe: Probe, seed: int, run: Path, dataset: str, further: Sequence[str]) -> list[str]:
+def build_probing_command(
+    probe: Probe, seed: int, run: Path, choice: DatasetChoice, further: Sequence[str]
+) -> list[str]:
     """The process that probes one finished run, or continues to; of the user's flags it takes the device."""
     output = run / probe_result(probe).parent
-    flags = [f"--model={run}", f"--dataset={dataset}", f"--seed={seed}", f"--output-dir={output}"]
-    flags += ["--disable-tqdm=true"]
+    flags = [f"--model={run}", f"--dataset={choice.dataset}", f"--seed={seed}", f"--output-dir={output}"]
+    flags += [*_spell_where(choice), "--disable-tqdm=true"]
     flags += ["--cached-features", "--dataloader-num-workers=0"] if probe == "cached" else []
     flags += [flag for flag in further if flag.split("=")[0].replace("_", "-") == "--use-cpu"]
     return [sys.executable, "-m", "trainers.linear_probe", *flags, *(["--resume"] if output.exists() else [])]
@@ -204,6 +248,42 @@ def measure_untrained_run(
 
     result = _read_or_measure(like / UNTRAINED_RESULT_FILE, neighbours, choice, draw)
     return FinishedRun(UNTRAINED, seed, dict(result.metrics), 0.0)
+
+
+class PixelConfig(PretrainedConfig):
+    """Names the network without weights."""
+
+    model_type = PIXELS
+
+
+class PixelNetwork(nn.Module):
+    """Nothing learned: the feature of an image is its pixels."""
+
+    config = PixelConfig()
+
+    def __init__(self) -> None:
+        super().__init__()
+        # By its weights the device of a network is known.
+        self.weight = nn.Parameter(torch.ones(()), requires_grad=False)
+
+    def forward(self, pixel_values: torch.Tensor) -> BaseModelOutputWithPooling:
+        """Shape: (batch, channels, height, width) to a `pooler_output` of (batch, channels · height · width)."""
+        return BaseModelOutputWithPooling(pooler_output=pixel_values.flatten(1))
+
+
+def measure_pixels(
+    directory: Path, like: Path, choice: DatasetChoice, neighbours: list[int] | None = None
+) -> FinishedRun:
+    """Measure pixels between 0 and 1, of whole images at the size that the network of a finished run takes."""
+
+    def build() -> EvaluatedModel:
+        side = load_model(str(like))[0].config.image_size or 224
+        size = {"height": side, "width": side}
+        processor = ViTImageProcessor(size=size, image_mean=[0.0] * 3, image_std=[1.0] * 3)
+        return EvaluatedModel(PixelNetwork(), processor, PIXELS)
+
+    result = _read_or_measure(directory / PIXELS_RESULT_FILE, neighbours, choice, build)
+    return FinishedRun(PIXELS, 0, dict(result.metrics), 0.0)
 
 
 def _load_trained(directory: Path) -> EvaluatedModel:

@@ -14,9 +14,11 @@ from typing import Any
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from scipy.stats import t as student
 
 from synco_hub.atomic_write import atomic_write
 
+PROBE = "linear probe top-1"
 COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
 
 
@@ -92,28 +94,64 @@ def _mean_and_deviation(values: Sequence[float]) -> tuple[float, float | None]:
     return statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None
 
 
-def describe_finding(rows: Sequence[Row]) -> str:
-    """One sentence: which arm is ahead, and whether by more than the seeds scatter."""
-    if len(rows) < 2:
-        return "One arm alone shows no difference."
-    best, second = sorted(rows, key=lambda row: -row.mean)[:2]
-    difference = best.mean - second.mean
-    if best.sd is None or second.sd is None:
-        return f"{best.method} is {difference:.1f} points above {second.method}; one seed shows no scatter."
-    error = math.sqrt(best.sd**2 / best.runs + second.sd**2 / second.runs)
-    verdict = "more" if difference > 2 * error else "no more"
-    return (
-        f"{best.method} is {difference:.1f} points above {second.method}, which is {verdict} than twice the standard "
-        f"error of that difference ({error:.1f})."
-    )
+@dataclass(frozen=True)
+class Difference:
+    """What an arm has more than the arm it is compared with, seed by seed.
+
+    Attributes:
+        method: The arm.
+        reference: The arm it is compared with.
+        metric: The k-NN accuracy, or `PROBE`.
+        pairs: Seeds that both have.
+        mean: Mean of the differences in points.
+        half_width: Half of Student's interval of 95 %; None for a single pair.
+    """
+
+    method: str
+    reference: str
+    metric: str
+    pairs: int
+    mean: float
+    half_width: float | None
+
+    def describe(self) -> str:
+        """The verdict, in a sentence."""
+        amount = f"{self.method} − {self.reference}: {self.mean:+.1f} points of {self.metric}"
+        if self.half_width is None:
+            return f"{amount}; one seed shows no scatter."
+        low, high = self.mean - self.half_width, self.mean + self.half_width
+        verdict = "above" if low > 0 else "below" if high < 0 else "no difference shown"
+        return f"{amount}, 95 % interval {low:+.1f} to {high:+.1f} over {self.pairs} paired seeds: {verdict}."
 
 
-def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
+def compare_pairs(runs: Sequence[FinishedRun], metric: str, reference: str) -> list[Difference]:
+    """Every other arm against the reference, by seeds, of which each draws the same weights and views for all."""
+    base = {run.seed: run for run in runs if run.arm == reference}
+    found = []
+    for name in (metric, PROBE):
+        for arm in dict.fromkeys(run.arm for run in runs if run.arm != reference):
+            pairs = [(run, base[run.seed]) for run in runs if run.arm == arm and run.seed in base]
+            values = [(_value(one, name), _value(other, name)) for one, other in pairs]
+            differences = [one - other for one, other in values if one is not None and other is not None]
+            if not differences:
+                continue
+            mean, sd = _mean_and_deviation(differences)
+            factor = student.ppf(0.975, len(differences) - 1) / math.sqrt(len(differences)) if sd is not None else 0
+            half_width = None if sd is None else float(factor) * sd
+            found.append(Difference(arm, reference, name, len(differences), mean, half_width))
+    return found
+
+
+def _value(run: FinishedRun, metric: str) -> float | None:
+    return run.probe if metric == PROBE else run.metrics[metric]
+
+
+def markdown(rows: Sequence[Row], metric: str, setting: str, differences: Sequence[Difference] = ()) -> str:
     """The table for people."""
     lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
     probed = any(row.probe_mean is not None for row in rows)
     lines += [
-        f"| method | {metric} | lowest | highest | seeds | minutes a run |" + " linear probe top-1 |" * probed,
+        f"| method | {metric} | lowest | highest | seeds | minutes a run |" + f" {PROBE} |" * probed,
         "| --- | --- | --- | --- | --- | --- |" + " --- |" * probed,
     ]
     for row in rows:
@@ -121,7 +159,7 @@ def markdown(rows: Sequence[Row], metric: str, setting: str) -> str:
             f"| {row.method} | {_spread(row.mean, row.sd)} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
             f"| {row.minutes:.1f} |" + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
         )
-    return "\n".join([*lines, "", describe_finding(rows), ""])
+    return "\n".join([*lines, "", *(f"- {difference.describe()}" for difference in differences), ""])
 
 
 def _spread(mean: float | None, sd: float | None) -> str:
@@ -149,7 +187,7 @@ def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Fig
     width = 0.4 if probed else 0.8
     bars = [(place - (0.2 if probed else 0.0), row.mean, row.sd, metric) for place, row in enumerate(rows)]
     bars += [
-        (place + 0.2, row.probe_mean, row.probe_sd, "linear probe top-1")
+        (place + 0.2, row.probe_mean, row.probe_sd, PROBE)
         for place, row in enumerate(rows)
         if row.probe_mean is not None
     ]
@@ -169,19 +207,22 @@ def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Fig
     return drawn
 
 
-def write_tables(directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any]) -> list[Path]:
+def write_tables(
+    directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any], reference: str
+) -> list[Path]:
     """Write `ablation.md`, `.json`, `.csv` and `.png`, each whole or not at all."""
     rows = summarize_runs(runs, metric)
+    differences = compare_pairs(runs, metric, reference)
     common = ", ".join(f"{name}={value}" for name, value in settings.items())
     data = {
         "metric": metric,
         "settings": dict(settings),
         "rows": [asdict(row) for row in rows],
         "runs": [asdict(run) for run in runs],
-        "finding": describe_finding(rows),
+        "differences": [{**asdict(each), "verdict": each.describe()} for each in differences],
     }
     texts = {
-        "ablation.md": markdown(rows, metric, f"Same for all: {common}."),
+        "ablation.md": markdown(rows, metric, f"Same for all: {common}.", differences),
         "ablation.json": json.dumps(data, indent=2, ensure_ascii=False) + "\n",
         "ablation.csv": split_at_commas(rows),
     }

@@ -155,7 +155,9 @@ class AblateOptions:
     """What an ablation compares."""
 
     methods: str = setting(
-        "byol,moby,synco-v2", "Methods or recipes (such as imagenet-100/only-mixup), separated by commas."
+        "moby,byol,synco-v2",
+        "Methods or recipes (such as imagenet-100/only-mixup), separated by commas; the first is the one that the "
+        "others are compared with, seed by seed.",
     )
     seeds: int = setting(3, "Runs of each, with seeds 0, 1, …")
     max_steps: int = setting(1200, "Optimizer steps of every run.")
@@ -166,6 +168,8 @@ class AblateOptions:
         "Linear probe of every run as a further column: full is the paper's protocol, cached a quick look that is "
         "not.",
     )
+    pixels: bool = setting(False, "A row of k-NN on the raw pixels, the floor where images are small.")
+    jobs: int = setting(1, "Runs that train at the same time, each a process.")
 
 
 @dataclass(frozen=True)

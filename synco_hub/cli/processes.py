@@ -46,34 +46,41 @@ def space(options: SpaceOptions) -> None:
 
 
 def run_child(command: Sequence[str], env: Mapping[str, str] | None = None) -> None:
-    """Run a process to its end, which saves what it has when this one is told to stop.
+    """Run a process to its end, as `run_children`."""
+    run_children([command], env)
 
-    `subprocess.run` would leave it alone at SIGTERM, and kill it a quarter of a second after Ctrl-C.
+
+def run_children(commands: Sequence[Sequence[str]], env: Mapping[str, str] | None = None) -> None:
+    """Run processes at the same time to their ends, each of which saves what it has when this one is told to stop.
+
+    `subprocess.run` would leave one alone at SIGTERM, and kill it a quarter of a second after Ctrl-C.
 
     Raises:
-        CalledProcessError: If it ends with another exit code than 0.
+        CalledProcessError: If one ends with another exit code than 0; the others have run to their ends then.
     """
     received: list[int] = []
-    child: list[subprocess.Popen[bytes]] = []
+    children: list[subprocess.Popen[bytes]] = []
 
     def hand_on(number: int, frame: FrameType | None) -> None:
         received.append(number)
-        for process in child:
+        for process in children:
             process.send_signal(number)
 
     previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        child.append(subprocess.Popen(list(command), env=env))
-        if received:
-            child[0].send_signal(received[0])
-        code = child[0].wait()
+        for command in commands:
+            children.append(subprocess.Popen(list(command), env=env))
+            if received:
+                children[-1].send_signal(received[0])
+        codes = [child.wait() for child in children]
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
     if received:
         sys.exit(128 + received[0])
-    if code:
-        raise subprocess.CalledProcessError(code, list(command))
+    for code, command in zip(codes, commands, strict=True):
+        if code:
+            raise subprocess.CalledProcessError(code, list(command))
 
 
 def training_command(words: Sequence[str]) -> list[str]:

@@ -39,7 +39,7 @@ SETTINGS_FILE = "pretraining_settings.json"
 SUMMARY_FILE = "pretraining_summary.json"
 # What must agree for a checkpoint to continue a run; learning rate, logging and the like may change.
 WEIGHTS = "weights"
-IDENTITY = ("backbone", "pretraining", "data", "seed")
+IDENTITY = ("backbone", "pretraining", "views", "data", "seed")
 UNFINISHED = ".unfinished"
 # What the position in the data and every schedule are counted in: with another value they would mean something else.
 _COUNTED_IN = ("global_batch_size", "steps_per_epoch", "num_images")

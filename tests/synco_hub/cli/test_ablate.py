@@ -11,6 +11,7 @@ import pytest
 import torch
 from command_line import invoke
 from PIL import Image
+from scipy import stats
 
 from synco_hub.cli import ablate
 from synco_hub.cli.ablate import (
@@ -21,14 +22,14 @@ from synco_hub.cli.ablate import (
     build_shared_flags,
     choose_neighbours,
     keep_to_the_plan,
+    measure_pixels,
     measure_untrained_run,
     run_name,
     training_command,
 )
 from synco_hub.cli.ablation_tables import (
     FinishedRun,
-    Row,
-    describe_finding,
+    compare_pairs,
     figure,
     markdown,
     require_metric,
@@ -36,6 +37,7 @@ from synco_hub.cli.ablation_tables import (
     summarize_runs,
     write_tables,
 )
+from synco_hub.data import load_dataset
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
 from synco_hub.settings import DatasetChoice
 from trainers import linear_probe, pretrain
@@ -50,7 +52,7 @@ DATA = "fractals:num_classes=2,train_images_per_class=8,test_images_per_class=4"
 
 
 def test_arms_differ_in_nothing_but_the_method_and_the_seed(tmp_path):
-    shared = build_shared_flags("fractals", 40, ["--learning-rate=1e-3"])
+    shared = build_shared_flags(DatasetChoice(), 40, ["--learning-rate=1e-3"])
     one = training_command("moby", 0, tmp_path / "a", shared)
     other = training_command("imagenet-100/only-mixup", 2, tmp_path / "b", shared)
     synthesis = ("--num-", "--queue-size")
@@ -65,7 +67,7 @@ def test_arms_differ_in_nothing_but_the_method_and_the_seed(tmp_path):
     # A recipe's synthesis is what is compared, unless it is named for all.
     assert parse(other[3:]).settings.counts == {**dict.fromkeys(STRATEGIES, 0), "mixup": 128}
     assert parse(one[3:]).settings.counts == dict.fromkeys(STRATEGIES, 16)
-    named = build_shared_flags("fractals", 40, ["--num-mixup=7"])
+    named = build_shared_flags(DatasetChoice(), 40, ["--num-mixup=7"])
     assert parse(training_command("imagenet-100/all", 0, tmp_path / "c", named)[3:]).settings.counts["mixup"] == 7
     assert run_name("imagenet-100/only-mixup", 2) == "imagenet-100-only-mixup-seed2"
     (tmp_path / "a").mkdir()
@@ -103,11 +105,12 @@ def test_an_ablation_runs_keeps_what_is_finished_and_continues(tmp_path, monkeyp
     monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
     started: list[list[str]] = []
 
-    def in_this_process(command: list[str]) -> None:
-        started.append(command)
-        {"trainers.pretrain": pretrain, "trainers.linear_probe": linear_probe}[command[2]].main(command[3:])
+    def in_this_process(commands: list[list[str]]) -> None:
+        for command in commands:
+            started.append(command)
+            {"trainers.pretrain": pretrain, "trainers.linear_probe": linear_probe}[command[2]].main(command[3:])
 
-    monkeypatch.setattr(ablate, "run_child", in_this_process)
+    monkeypatch.setattr(ablate, "run_children", in_this_process)
     output = tmp_path / "ablation"
     arguments = ["ablate", "--methods", "moby,synco-v2", "--dataset", DATA, "--max-steps", "4"]
     arguments += ["--output-dir", str(output), *TINY]
@@ -162,10 +165,10 @@ def test_a_metric_that_the_data_do_not_have_is_refused_after_the_first_run():
 
 
 def test_a_wrong_flag_leaves_no_plan(tmp_path, monkeypatch):
-    def refused(command: list[str]) -> None:
-        raise subprocess.CalledProcessError(1, command)
+    def refused(commands: list[list[str]]) -> None:
+        raise subprocess.CalledProcessError(1, commands[0])
 
-    monkeypatch.setattr(ablate, "run_child", refused)
+    monkeypatch.setattr(ablate, "run_children", refused)
     output = tmp_path / "ablation"
     flags = ["ablate", "--methods", "moby", "--seeds", "1", "--output-dir", str(output)]
     assert invoke([*flags, "--quee-size", "3"]).exit_code == 1
@@ -182,13 +185,13 @@ def test_an_ablation_of_views_that_are_no_more_says_so(tmp_path):
 
 
 def test_the_full_probe_is_the_papers_and_continues(tmp_path):
-    command = build_probing_command("full", 3, tmp_path, "fractals", ["--use-cpu", "--learning-rate=1e-3"])
+    command = build_probing_command("full", 3, tmp_path, DatasetChoice(), ["--use-cpu", "--learning-rate=1e-3"])
     assert "--cached-features" not in command
     assert "--use-cpu" in command
     assert "--learning-rate=1e-3" not in command
     assert "--resume" not in command
     (tmp_path / "probe-full").mkdir()
-    assert build_probing_command("full", 3, tmp_path, "fractals", [])[-1] == "--resume"
+    assert build_probing_command("full", 3, tmp_path, DatasetChoice(), [])[-1] == "--resume"
 
 
 @pytest.mark.parametrize("flags", [["--methods", " , "], ["--seeds", "0"]])
@@ -215,6 +218,31 @@ def test_the_untrained_network_is_that_of_the_seed_and_measured_once(tmp_path, m
     (tmp_path / "run" / "model.safetensors").unlink()
     assert measure_untrained_run(3, tmp_path / "run", DatasetChoice(SMALL_DATA)) == first
     assert (tmp_path / "run" / UNTRAINED_RESULT_FILE).is_file()
+
+
+def test_pixels_are_the_nearest_neighbours_of_another_library(tmp_path, monkeypatch):
+    monkeypatch.setenv("SYNCO_HUB_HOME", str(tmp_path / "home"))
+    SynCoModel(SynCoConfig(backbone="vit-nano", depth=1)).save_pretrained(tmp_path / "run")
+    image_processor(32).save_pretrained(tmp_path / "run")
+    choice = DatasetChoice("fractals:num_classes=4,train_images_per_class=30,test_images_per_class=20,image_size=32")
+    measured = measure_pixels(tmp_path, tmp_path / "run", choice, [1])
+    rows = []
+    for split in ("train", "test"):
+        images = load_dataset(choice, split)
+        pixels = np.stack([np.array(images.load_image(place)).ravel() for place in range(len(images))])
+        rows += [pixels / 255, images.labels]
+    cosines = [row / np.linalg.norm(row, axis=1, keepdims=True) for row in rows[::2]]
+    expected = (np.asarray(rows[1])[(cosines[1] @ cosines[0].T).argmax(1)] == rows[3]).mean()
+    assert measured.arm == "pixels"
+    assert measured.metrics["top1_k1"] == pytest.approx(100 * expected, abs=1e-4)
+    assert 25 < measured.metrics["top1_k1"] < 100
+
+
+def test_data_beside_its_name_reach_training_probe_and_neighbours(tmp_path):
+    choice = DatasetChoice("fashion-mnist", data_dir="/idx", split_seed=3)
+    where = {"--dataset=fashion-mnist", "--data-dir=/idx", "--split-seed=3"}
+    assert where < set(build_shared_flags(choice, 5, []))
+    assert where < set(build_probing_command("cached", 0, tmp_path, choice, []))
 
 
 def runs_of(values: dict[str, list[float]]) -> list[FinishedRun]:
@@ -244,39 +272,45 @@ def test_a_single_seed_has_no_standard_deviation():
     row = summarize_runs(runs_of({"moby": [50.0]}), "top1_k10")[0]
     assert row.sd is None
     assert "| moby | 50.0 | 50.0 | 50.0 | 1 | 1.0 |" in markdown([row], "top1_k10", "x")
-    assert "no scatter" in describe_finding(summarize_runs(runs_of({"moby": [50.0], "byol": [40.0]}), "top1_k10"))
+
+
+def test_differences_are_those_of_pairs_with_scipys_interval():
+    """The way that scipy's paired t-test takes, and a table of Student's t for five seeds."""
+    generator = np.random.default_rng(11)
+    first, second = generator.uniform(20, 80, (2, 5))
+    runs = runs_of({"moby": first.tolist(), "synco-v2": second.tolist()})
+    found = compare_pairs(runs[::-1], "top1_k10", "moby")
+    assert [(each.method, each.reference, each.pairs) for each in found] == [("synco-v2", "moby", 5)]
+    interval = stats.ttest_rel(second, first).confidence_interval(0.95)
+    low, high = found[0].mean - found[0].half_width, found[0].mean + found[0].half_width
+    assert (low, high) == pytest.approx((interval.low, interval.high))
+    assert found[0].half_width == pytest.approx(2.776 * np.std(second - first, ddof=1) / math.sqrt(5), rel=1e-3)
 
 
 @pytest.mark.parametrize(
-    ("values", "verdict"),
+    ("others", "verdict"),
     [
-        (
-            {"moby": [70.0, 71.0, 72.0], "synco-v2": [60.0, 61.0, 62.0]},
-            "moby is 10.0 points above synco-v2, which is more than",
-        ),
-        (
-            {"moby": [60.0, 70.0, 80.0], "synco-v2": [61.0, 70.0, 81.0]},
-            "synco-v2 is 0.7 points above moby, which is no more",
-        ),
+        ([61.0, 72.0, 83.0], "+1.0 to +3.0"),  # 1, 2, 3: less than 4.3 · 1 / √3 = 2.5 points from 0
+        ([61.0, 71.1, 80.9], "above"),
+        ([59.0, 68.9, 79.1], "below"),
+        ([61.0, 69.0, 80.5], "no difference shown"),
     ],
 )
-def test_the_finding_names_whoever_is_ahead_and_whether_it_means_something(values, verdict):
-    assert verdict in describe_finding(summarize_runs(runs_of(values), "top1_k10"))
+def test_pairs_show_what_scatter_between_seeds_would_hide(others, verdict):
+    """The seeds of an arm are 10 points apart, the pairs about one."""
+    runs = runs_of({"moby": [60.0, 70.0, 80.0], "synco-v2": others})
+    said = compare_pairs(runs, "top1_k10", "moby")[0].describe()
+    if verdict.startswith("+"):
+        assert said.endswith("95 % interval -0.5 to +4.5 over 3 paired seeds: no difference shown.")
+    else:
+        assert said.endswith(f": {verdict}.")
 
 
-@pytest.mark.parametrize(("runs", "deviation"), [(4, 8.0), (16, 16.0)])
-def test_exactly_twice_the_standard_error_is_no_more_than_it(runs, deviation):
-    # The error of the difference is √(6²/4 + 8²/4) = √(6²/4 + 16²/16) = 5 points, without any rounding.
-    second = Row("byol", runs, 50.0, deviation, 40.0, 60.0, 1.0)
-    at, above = (
-        describe_finding([Row("moby", 4, mean, 6.0, 50.0, 70.0, 1.0), second])
-        for mean in (60.0, math.nextafter(60.0, 61.0))
-    )
-    assert (
-        at
-        == "moby is 10.0 points above byol, which is no more than twice the standard error of that difference (5.0)."
-    )
-    assert above == at.replace("no more than", "more than")
+def test_seeds_that_one_arm_lacks_are_no_pair():
+    runs = runs_of({"moby": [50.0, 52.0, 54.0], "byol": [53.0, 51.0, 99.0]})
+    found = compare_pairs(runs[:-1], "top1_k10", "moby")[0]
+    assert (found.pairs, found.mean) == (2, 1.0)
+    assert "one seed shows no scatter" in compare_pairs(runs[:4], "top1_k10", "moby")[0].describe()
 
 
 def test_an_unknown_metric_names_the_known():
@@ -296,7 +330,7 @@ def test_the_linear_probe_is_a_further_column_of_every_form(tmp_path):
     assert (rows["untrained"].probe_mean, rows["untrained"].probe_sd) == (None, None)
     assert rows["moby"].probe_mean == 63.0
     assert rows["moby"].probe_sd == pytest.approx(np.std([61.5, 64.5], ddof=1))
-    paths = write_tables(tmp_path, runs, "top1_k10", {"probe": "cached features (not the paper's protocol)"})
+    paths = write_tables(tmp_path, runs, "top1_k10", {"probe": "cached features (not the paper's protocol)"}, "moby")
     text = paths[0].read_text()
     assert "| moby | 58.0 ± 3.5 | 55.5 | 60.5 | 2 | 1.0 | 63.0 ± 2.1 |" in text
     assert "| 2 | 1.0 | – |" in text
@@ -314,7 +348,7 @@ def test_the_linear_probe_is_a_further_column_of_every_form(tmp_path):
 
 def test_all_forms_say_the_same(tmp_path):
     runs = runs_of({"untrained": [30.0, 32.0], "moby": [55.5, 60.5], "synco-v2": [58.0, 57.0]})
-    paths = write_tables(tmp_path, runs, "top1_k10", {"max_steps": 7})
+    paths = write_tables(tmp_path, runs, "top1_k10", {"max_steps": 7}, "moby")
     assert [path.name for path in paths] == ["ablation.md", "ablation.json", "ablation.csv", "ablation.png"]
     data = json.loads(paths[1].read_text())
     table = list(csv.DictReader(paths[2].read_text().splitlines()))

@@ -10,7 +10,7 @@ import time
 import pytest
 from command_line import invoke
 
-from synco_hub.cli.processes import run_child, training_command
+from synco_hub.cli.processes import run_child, run_children, training_command
 
 
 @pytest.mark.parametrize("command", ["pretrain", "linear-probe", "fine-tune"])
@@ -123,3 +123,17 @@ def test_a_child_that_fails_is_an_error_and_the_handlers_are_put_back():
         run_child([sys.executable, "-c", "raise SystemExit(3)"])
     assert failed.value.returncode == 3
     assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_children_run_at_the_same_time(tmp_path):
+    """Each waits for the other's file, so that one after the other they would both give up."""
+    program = (
+        "import pathlib, sys, time\nmine, other = map(pathlib.Path, sys.argv[1:])\nmine.touch()\n"
+        "end = time.monotonic() + 60\nwhile not other.exists():\n"
+        "    time.sleep(0.05)\n    if time.monotonic() > end: sys.exit(1)"
+    )
+    places = [str(tmp_path / name) for name in "ab"]
+    run_children([[sys.executable, "-c", program, *order] for order in (places, places[::-1])])
+    with pytest.raises(subprocess.CalledProcessError) as failed:
+        run_children([[sys.executable, "-c", "raise SystemExit(5)"], [sys.executable, "-c", "pass"]])
+    assert failed.value.returncode == 5
