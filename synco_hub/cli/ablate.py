@@ -23,7 +23,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.ablation_tables import FinishedRun, require_metric, write_tables
 from synco_hub.cli.demo import SETTINGS
-from synco_hub.cli.options import AblateOptions, Probe
+from synco_hub.cli.options import AblateOptions, Probe, SettingsOfRuns
 from synco_hub.cli.processes import run_children
 from synco_hub.data import load_dataset
 from synco_hub.evaluation.knn import DEFAULT_KS
@@ -37,6 +37,8 @@ from synco_hub.results import EvaluationResult
 from synco_hub.settings import DatasetChoice, KnnSettings
 
 _SYNTHESIS_OF_DEMO = [f"--{name}={SETTINGS[name]}" for name in SETTINGS if name.startswith(("num-", "queue-"))]
+# Of the demonstration's, what changes no weights.
+_NO_SETTINGS = ("dataloader-num-workers", "logging-steps")
 PLAN_FILE = "ablation_plan.json"
 RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
@@ -61,7 +63,7 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
             "method, at least one seed and one job."
         )
     neighbours = choose_neighbours(options.metric)
-    shared = build_shared_flags(choice, options.max_steps, further)
+    shared = build_shared_flags(choice, options.max_steps, further, options.settings)
     streamed = any(flag.startswith("--streaming") for flag in further)
     contents = None if streamed else hash_contents(load_dataset(choice, "train"))
     begun = keep_to_the_plan(options.output_dir, {"flags": shared, "contents": contents})
@@ -124,9 +126,12 @@ def probe_runs(
 # The processes that train and probe
 
 
-def build_shared_flags(choice: DatasetChoice, max_steps: int, further: Sequence[str]) -> list[str]:
+def build_shared_flags(
+    choice: DatasetChoice, max_steps: int, further: Sequence[str], defaults: SettingsOfRuns = "demo"
+) -> list[str]:
     """The flags of every run: the demonstration's, the budget, the data, and the user's own, which win."""
-    settings = {**SETTINGS, "dataset": choice.dataset, "max-steps": str(max_steps)}
+    demo = SETTINGS if defaults == "demo" else {name: SETTINGS[name] for name in _NO_SETTINGS}
+    settings = {**demo, "dataset": choice.dataset, "max-steps": str(max_steps)}
     # A run that is stopped continues from here.
     settings |= {"save-strategy": "steps", "save-steps": str(max(max_steps // 4, 1))}
     return [*(f"--{name}={value}" for name, value in settings.items()), *_spell_where(choice), *further]

@@ -147,6 +147,7 @@ class RobustnessDemoOptions:
     pretraining_steps: int | None = setting(None, "Pretrain a backbone here, in so many optimizer steps.")
 
 
+SettingsOfRuns = Literal["demo", "recipe"]
 Probe = Literal["none", "cached", "full"]
 
 
@@ -167,6 +168,11 @@ class AblateOptions:
         "none",
         "Linear probe of every run as a further column: full is the paper's protocol, cached a quick look that is "
         "not.",
+    )
+    settings: SettingsOfRuns = setting(
+        "demo",
+        "What runs share: demo is the demonstration's settings, with a recipe's synthesis alone; recipe leaves what "
+        "a recipe says, and the paper's numbers.",
     )
     pixels: bool = setting(False, "A row of k-NN on the raw pixels, the floor where images are small.")
     jobs: int = setting(1, "Runs that train at the same time, each a process.")

@@ -245,6 +245,17 @@ def test_data_beside_its_name_reach_training_probe_and_neighbours(tmp_path):
     assert where < set(build_probing_command("cached", 0, tmp_path, choice, []))
 
 
+def test_a_recipes_own_settings_are_compared_where_that_is_asked_for(tmp_path):
+    """The demonstration's learning rate is 3e-3, and would win over small/300's 1e-3."""
+    rates = {
+        defaults: parse(
+            training_command("small/300", 0, tmp_path / "a", build_shared_flags(DatasetChoice(), 40, [], defaults))[3:]
+        ).training.learning_rate
+        for defaults in ("demo", "recipe")
+    }
+    assert rates == {"demo": 3e-3, "recipe": 1e-3}
+
+
 def runs_of(values: dict[str, list[float]]) -> list[FinishedRun]:
     return [
         FinishedRun(arm, seed, {"top1_k10": value, "top1_k20": value / 2}, 60.0 * (seed + 1))
