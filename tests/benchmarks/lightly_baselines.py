@@ -1,6 +1,6 @@
 """Do MoBY and BYOL of this package learn as well as lightly's MoCo and BYOL? Same network, data, views and budget.
 
-Run: pip install lightly, then, with the folder of an ablation whose arms are fashion-mnist/moby and fashion-mnist/byol,
+Run: pip install lightly, then, with the folder of an ablation of fashion-mnist/moby and fashion-mnist/byol,
      python tests/benchmarks/lightly_baselines.py --ablation runs/methods --output-dir runs/lightly
 
 From lightly come heads, losses, memory bank, target update and its schedule; the backbone begins with the weights that
@@ -71,11 +71,8 @@ class Peer(nn.Module):
 
     def __init__(self, kind: str, backbone: Any, run: PretrainingRun) -> None:
         super().__init__()
-        width, hidden, out = (
-            backbone.config.hidden_size,
-            run.settings.projection_hidden_dim,
-            run.settings.projection_dim,
-        )
+        width, settings = backbone.config.hidden_size, run.settings
+        hidden, out = settings.projection_hidden_dim, settings.projection_dim
         self.kind, self.backbone = kind, backbone
         self.projector: nn.Module = (
             MoCoProjectionHead(width, hidden, out) if kind == "moco" else BYOLProjectionHead(width, hidden, out)
