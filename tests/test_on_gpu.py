@@ -1,4 +1,4 @@
-"""The script that a GPU is tried with goes through all its parts on a CPU, so that it works when a card is there."""
+"""The scripts for a GPU go through all their parts on a CPU, so that they work when a card is there."""
 
 import json
 import os
@@ -6,9 +6,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from data_trees.original import idx, put
+from PIL import Image
+from safetensors.torch import load_file
 
 SCRIPT = Path(__file__).parent / "benchmarks" / "on_gpu.py"
+NEXT_SIZE = Path(__file__).parent / "benchmarks" / "next_size_on_gpu.py"
 
 
 def call(output: Path, *flags: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -66,3 +72,29 @@ def test_without_a_card_it_says_so(tmp_path):
     assert ended.returncode == 1
     assert ended.stderr.strip().endswith("error: there is no CUDA device here: use --dry-run on a CPU")
     assert not (tmp_path / "out").exists()
+
+
+def test_the_next_size_of_the_zoo_is_trained_measured_and_described(tmp_path):
+    generator = np.random.default_rng(5)
+    for split, count in (("train", 24), ("t10k", 12)):
+        pixels = generator.integers(0, 256, (count, 28, 28), dtype=np.uint8)
+        put(tmp_path / "idx" / f"{split}-images-idx3-ubyte", idx(pixels))
+        put(tmp_path / "idx" / f"{split}-labels-idx1-ubyte", idx(np.arange(count, dtype=np.uint8) % 10))
+    (tmp_path / "pictures").mkdir()
+    for number in range(6):
+        picture = generator.integers(0, 256, (40, 50, 4), dtype=np.uint8)
+        Image.fromarray(picture).save(tmp_path / "pictures" / f"{number}.png")
+    command = [sys.executable, str(NEXT_SIZE), "--fashion-mnist", str(tmp_path / "idx"), "--seeds", "1", "--dry-run"]
+    command += ["--pictures", str(tmp_path / "pictures"), "--output", str(tmp_path / "out")]
+    ended = subprocess.run(command, capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    found = json.loads((tmp_path / "out" / "next_size.json").read_text())
+    assert sorted(found["runs"]) == [f"{method}-vit-nano-seed0" for method in ("byol", "moby", "synco-v2")]
+    for name, numbers in found["runs"].items():
+        weights = load_file(tmp_path / "out" / name / "model.safetensors")
+        assert {tensor.dtype for tensor in weights.values()} == {torch.bfloat16}
+        assert set(numbers["knn"]) == {"results_knn_fashion-mnist", "results_knn_fractals"}
+        assert "training.learning_rate | 0.001" in (tmp_path / "out" / name / "README.md").read_text()
+    before = (tmp_path / "out" / "next_size.json").read_bytes()
+    assert subprocess.run(command, capture_output=True).returncode == 0
+    assert (tmp_path / "out" / "next_size.json").read_bytes() == before  # nothing was trained again

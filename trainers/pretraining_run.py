@@ -117,6 +117,7 @@ def pretrain(run: PretrainingRun) -> dict[str, Any]:
             came_all = stream is None and trainer.state.global_step > trainer.steps_per_epoch
             recorder.finish(images if came_all and isinstance(images, ImageDataset) else None)
         _save_finished(directory, trainer.unwrapped_model, processor, read_settings(directory), summary)
+        logger.warning("wrote %s: weights, image processor, card and curve; it loads by this path", directory)
         if summary["last_log"]:
             title = f"{run.settings.method} on {config.backbone}, {run.data.dataset}"
             save_training_curve(trainer.state.log_history, title, directory / CURVE_FILE)

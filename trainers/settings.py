@@ -388,7 +388,8 @@ class PretrainingOptions(ContinuationOptions):
     report_to: str | None = setting("none", "tensorboard, wandb, … or none.")
     dataloader_num_workers: int = setting(2, "Processes that decode and augment.")
     dataloader_persistent_workers: bool = toggle(
-        True, "Let them live as long as the run and read the next epoch's images before this one ends."
+        True,
+        "They live as long as the run and read the next epoch's images before this one ends; false ends them with it.",
     )
     dataloader_drop_last: bool = toggle(True, "On: BatchNorm wants full batches.")
     remove_unused_columns: bool = toggle(False, "Off: the views are not model columns.")

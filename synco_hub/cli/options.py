@@ -287,7 +287,9 @@ class CardOptions:
     """What a card says that no file tells."""
 
     directory: Path = setting(MISSING, "Checkpoint directory, or an installed short name.", positional=True)
-    licence: str | None = setting(None, "Licence of the weights, such as apache-2.0; kept for later calls.")
+    licence: str | None = setting(
+        None, "Licence of the weights, such as apache-2.0; kept for later calls.", aliases=["--license"]
+    )
     facts: str | None = setting(
         None, "Zoo name whose facts hold for these weights, or a YAML file of them; kept for later calls."
     )
