@@ -45,7 +45,8 @@ def check_model_name(name: str) -> None:
     if at and not Path(name).is_dir():
         raise ValueError(
             f"model {name!r}: a name on the Hub does not say the commit; give {repository}, and --model-revision "
-            f"{commit} (model_revision= in Python)."
+            f"{commit} (model_revision= in Python), or install that commit: `synco-hub pull {repository} --revision "
+            f"{commit}`."
         )
     if not Path(name).is_dir() or (Path(name) / "config.json").is_file():
         return
