@@ -176,8 +176,9 @@ def pool_features(network: Any, output: Any, rule: FeatureRule) -> Tensor:
         features = getattr(output, name, None)
         if features is None:
             raise ValueError(
-                f"{type(network).__name__} gives no {name}, so it has no {rule.description}: load it with its pooling "
-                "layer or choose a FeatureRule that it fulfils (in Python; commands need a model that pools)"
+                f"{type(network).__name__} gives no {name}, which is its feature here ({rule.description}): take a "
+                "model that pools, such as the backbone that it was made of; in Python load it with its pooling "
+                "layer, or choose a FeatureRule that it fulfils"
             )
         if rule.pooling in ("class_token", "cls_token_value"):
             features = features[:, 0]

@@ -41,6 +41,13 @@ def check_model_name(name: str) -> None:
         and (start in ("", ".", "..") or start[0] == "~" or Path(start).is_dir())
     ):
         raise ValueError(f"model {name!r} looks like a path, and there is no such directory: give one that is there.")
+    repository, at, commit = name.partition("@")
+    if at and not Path(name).is_dir():
+        raise ValueError(
+            f"model {name!r}: a name on the Hub does not say the commit; give {repository}, and --model-revision "
+            f"{commit} (model_revision= in Python), or install that commit: `synco-hub pull {repository} --revision "
+            f"{commit}`."
+        )
     if not Path(name).is_dir() or (Path(name) / "config.json").is_file():
         return
     if not (Path(name) / ADAPTER_FILE).is_file():

@@ -39,6 +39,14 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 _VIT_DEFAULTS = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072}
 
+# What a ViT's tensors are called that no network here has.
+_FOREIGN_PARTS = {
+    ".reg_token": "register tokens",
+    ".ls1.": "a scale of every layer",
+    ".norm_pre.": "a norm before its blocks",
+    ".q_norm.": "norms of queries and keys",
+}
+
 
 @dataclass(frozen=True)
 class Choices:
@@ -100,6 +108,12 @@ def _refuse_other_networks(tensors: Mapping[str, Any]) -> None:
             "The weights are those of a ViT without a [CLS] token (no cls_token), whose feature is a mean of its "
             "patches; every ViT of this package has one. Measure it as it is, by timm:<name> or its directory."
         )
+    for part, words in _FOREIGN_PARTS.items():
+        if "cls_token" in tensors and (found := next((key for key in sorted(tensors) if part in f".{key}"), None)):
+            raise ValueError(
+                f"The weights are those of a ViT with {words} ({found}), which no ViT of this package has. Measure it "
+                "as it is, by timm:<name> or its directory, or convert a release without."
+            )
 
 
 def _find_named_configuration(

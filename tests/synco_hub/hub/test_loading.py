@@ -135,6 +135,11 @@ def test_a_path_to_nothing_is_told_without_asking_the_hub(tmp_path, monkeypatch)
     check_model_name("organisation/name")
 
 
+def test_a_commit_in_a_name_is_told_its_flag():
+    with pytest.raises(ValueError, match=r"give organisation/name, and --model-revision 1a2b3c"):
+        check_model_name("organisation/name@1a2b3c")
+
+
 @pytest.mark.parametrize("name", ["deit_tiny_distilled_patch16_224", "resnet18"])
 def test_timms_other_families_load_too(monkeypatch, name):
     create = timm.create_model

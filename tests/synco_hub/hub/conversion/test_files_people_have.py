@@ -196,6 +196,21 @@ def test_networks_that_no_choice_turns_into_one_of_ours_are_named(tmp_path):
         convert(saved(tmp_path, pooled.state_dict(), "pooled.pth"), tmp_path / "out")
 
 
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ({"reg_tokens": 4}, "register tokens"),
+        ({"init_values": 1e-5}, "a scale of every layer"),
+        ({"pre_norm": True}, "a norm before its blocks"),
+        ({"qk_norm": True}, "norms of queries and keys"),
+    ],
+)
+def test_parts_that_no_vit_of_ours_has_are_named(tmp_path, option, words):
+    network = timm.create_model("vit_small_patch16_224", depth=1, img_size=32, num_classes=0, **option)
+    with pytest.raises(ValueError, match=f"a ViT with {words} .* Measure it as it is"):
+        convert(saved(tmp_path, network.state_dict()), tmp_path / "out")
+
+
 def stock(directory, **options):
     torch.manual_seed(0)
     config = ViTConfig(
