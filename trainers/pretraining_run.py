@@ -29,7 +29,7 @@ from synco_hub.settings import KnnSettings
 from trainers.command import split_flags
 from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.pretraining_model import SynCoForPreTraining
+from trainers.pretraining_model import DRAWN_ANEW, SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.pretraining_views import choose_view_parameters
 from trainers.recipe import PretrainingRun, parse
@@ -221,7 +221,25 @@ def build_model(run: PretrainingRun, recorded: Mapping[str, Any]) -> SynCoForPre
     model = SynCoForPreTraining.from_backbone(start, run.settings)
     if run.training.process_index == 0 and model.start is not None:
         logger.warning("%s", "; ".join(f"{part}: {model.start[part]}" for part in _HEADS if part in model.start))
+        if other := _describe_other_objective(model.settings, model.start):
+            logger.warning("%s", other)
     return model
+
+
+def _describe_other_objective(settings: PretrainingSettings, start: Mapping[str, Any]) -> str:
+    """What this run does otherwise with heads that it takes over than the training they are from; empty if nothing."""
+    if start["heads"].startswith(DRAWN_ANEW):
+        return ""
+    now = dataclasses.asdict(settings)
+    was = {**dataclasses.asdict(PretrainingSettings(method=settings.method)), **start["pretraining"]}
+    other = [name for name in now if now[name] != was[name] and name != "queue_size"]
+    if not other:
+        return ""
+    flags = " ".join(f"--{name.replace('_', '-')} {was[name]}" for name in other)
+    return (
+        f"objective: the start's heads are of a training with {flags}, this one has "
+        f"{', '.join(str(now[name]) for name in other)}: give these flags to go on with theirs."
+    )
 
 
 def _read_start(run: PretrainingRun) -> Start:

@@ -285,7 +285,7 @@ def _divide(
         if names and split == "test":
             raise ValueError(
                 f"{layout.root}: its images lie in no class sub-folders, so there is no labeled test split; use it "
-                "for pretraining, or sort the images into one sub-folder per class."
+                "for pretraining or `synco-hub embed`, or sort the images into one sub-folder per class."
             )
         return _take(layout, names, folders, split, "no class folders: all images are for training")
     whole = _take(layout, names, folders, split, "")

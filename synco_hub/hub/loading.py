@@ -16,6 +16,7 @@ from typing import Any
 
 import timm
 import torch
+import transformers
 from safetensors.torch import load_file, save_file
 from timm.data.config import resolve_model_data_config
 from torch import Tensor, nn
@@ -132,6 +133,11 @@ def _load_config(name: str, revision: str | None = None) -> Any:
         # Said here, so that nobody is asked whether a stranger's code may run.
         return AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
     except ValueError as error:
+        if found := re.search(r"model type `(.+?)` but Transformers does not recognize", str(error)):
+            raise DoesNotApplyError(
+                f"model {name!r} is of the family {found[1]!r}, which transformers {transformers.__version__} does "
+                "not know: choose another, or, where that is newer, upgrade transformers."
+            ) from None
         if "trust_remote_code" not in str(error):
             raise
         raise DoesNotApplyError(

@@ -211,12 +211,13 @@ def _find_timm_revision(name: str, revision: str | None, with_weights: bool) -> 
         # Without a network: what lies here decides.
         for file in ("model.safetensors", "pytorch_model.bin"):
             found = found or try_to_load_from_cache(repository, file, revision=revision)
-        unreachable = isinstance(error, LocalEntryNotFoundError) and not is_offline_mode()
+        unreachable = isinstance(error, LocalEntryNotFoundError)
         if with_weights and unreachable and not isinstance(found, str):
             # timm would wait for the network again, for each file that it could read.
+            why = "HF_HUB_OFFLINE forbids the network" if is_offline_mode() else "the Hub cannot be reached"
             raise OSError(
-                f"model '{TIMM_PREFIX}{name}': its weights, {repository} on the Hub, are not in the cache, and the "
-                "Hub cannot be reached: run this once where it can, or give a directory."
+                f"model '{TIMM_PREFIX}{name}': its weights, {repository} on the Hub, are not in the cache, and "
+                f"{why}: run this once where it can be, or give a directory."
             ) from None
     return _revision_of(found if isinstance(found, str) else None, revision)
 

@@ -151,6 +151,26 @@ def test_what_the_start_has_may_be_repeated_and_a_recipe_names_no_network(own, t
     assert parse([*flags, "--fidelity", "authors-code"]).backbone.num_heads is None
 
 
+def test_another_objective_than_that_of_the_heads_is_said(photographs, tmp_path, caplog):
+    pretraining = {**SMALL, "noise_std": 0.1, "num_mixup": 64}
+    SynCoForPreTraining(SynCoConfig(backbone="vit-nano", depth=1, pretraining=pretraining)).save_pretrained(
+        tmp_path / "state"
+    )
+
+    def lines(*flags):
+        caplog.clear()
+        run(photographs, tmp_path / f"run{len(flags)}", "--start-from", tmp_path / "state", "--max-steps", 1, *flags)
+        return [record.message for record in caplog.records if record.message.startswith("objective:")]
+
+    said = lines()
+    assert said == [
+        "objective: the start's heads are of a training with --num-mixup 64 --noise-std 0.1, this one has 128, 0.01: "
+        "give these flags to go on with theirs."
+    ]
+    assert not lines("--num-mixup", 64, "--noise-std", 0.1)
+    assert not lines("--projection-dim", 4)
+
+
 def test_heads_and_queues_of_the_same_method_and_shapes_are_taken(tmp_path):
     torch.manual_seed(0)
     config = SynCoConfig(backbone="vit-nano", depth=1, pretraining={"method": "moby", **SMALL})

@@ -7,13 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import torch
+
 from synco_hub.errors import escape, join_names
 from synco_hub.hub.conversion.layouts import Layout
 from synco_hub.hub.conversion.source import CheckpointSource
 from synco_hub.hub.conversion.tensor_names import BackboneTensors, has_sincos_position_embedding
 from synco_hub.hub.conversion.weights import check_depth
 from synco_hub.hub.export.network import CONFIG_FIELDS
-from synco_hub.models import BACKBONES, SynCoConfig
+from synco_hub.models import BACKBONES, SynCoConfig, SynCoModel
 from synco_hub.models.backbones_synco import find_specification
 
 _SWIN_HEADS = "--num-heads was given, but a Swin's heads are told by the shapes of its weights: leave it out."
@@ -327,8 +329,10 @@ def read_timm_arguments(arguments: Any, architecture: str, choices: Choices) -> 
     )
 
 
-def refuse_other_pooling(arguments: Mapping[str, Any], network: Any) -> None:
-    """Refuse weights whose features timm pools otherwise than the network that was built for them."""
+def refuse_other_pooling(arguments: Mapping[str, Any], config: SynCoConfig) -> None:
+    """Refuse weights whose features timm pools otherwise than the network of this configuration."""
+    with torch.device("meta"):
+        network: Any = SynCoModel(config).backbone
     pooling, own = arguments.get("global_pool"), getattr(network, "global_pool", None)
     if pooling is not None and pooling != own:
         raise ValueError(

@@ -138,6 +138,7 @@ def _convert_tensors(
     # Before it is built: a configuration may ask for any size, and only the tensors are as large as the file.
     shapes = list_expected_shapes(config, len(backbone.tensors))
     wanted = {key.removeprefix("backbone."): shape for key, shape in shapes.items()}
+    refuse_other_pooling(source.config.get("model_args") or {}, config)
     if config.image_size <= MAX_IMAGE_SIZE:
         backbone = _fit_to_image_size(backbone, config, wanted)
     refuse_misfit(wanted, backbone.tensors, f"the {branch[0]} backbone")
@@ -148,7 +149,6 @@ def _convert_tensors(
         )
     model: Any = SynCoModel(config)
     model.eval()
-    refuse_other_pooling(source.config.get("model_args") or {}, model.backbone)
     load_strictly(model.backbone, backbone.tensors, f"the {branch[0]} backbone")
     backbones, state = {branch[0]: backbone}, None
     if settings.whole_pretraining_state:

@@ -360,6 +360,12 @@ def test_code_that_comes_with_a_model_is_not_run_and_nobody_is_asked(tmp_path, m
         load_model(str(tmp_path))
 
 
+def test_a_family_of_another_version_of_transformers_is_named_in_one_line(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "frobnet", "architectures": ["FrobModel"]}))
+    with pytest.raises(DoesNotApplyError, match=r"is of the family 'frobnet', which transformers .* does not know"):
+        load_model(str(tmp_path))
+
+
 def test_a_network_without_an_image_processor_is_told_how_to_get_one(tmp_path):
     config = ViTConfig(hidden_size=16, num_hidden_layers=1, num_attention_heads=2, image_size=32)
     ViTModel(config).save_pretrained(tmp_path)

@@ -118,6 +118,10 @@ def test_timm_waits_for_an_unreachable_hub_once(monkeypatch):
     with pytest.raises(OSError, match=r"'timm:test_vit': its weights, timm/.* are not in the cache"):
         synco_hub.evaluate("knn", "timm:test_vit", FRACTALS, **quick)
     assert len(asked) == 1
+    with monkeypatch.context() as offline:
+        offline.setattr(model_names, "is_offline_mode", lambda: True)
+        with pytest.raises(OSError, match="are not in the cache, and HF_HUB_OFFLINE forbids"):
+            synco_hub.evaluate("knn", "timm:test_vit", FRACTALS, **quick)
     assert synco_hub.evaluate("knn", "timm:test_vit", FRACTALS, random_network=True, num_workers=0, **quick).metrics
     monkeypatch.setattr(model_names, "try_to_load_from_cache", lambda *place, revision: f"/x/snapshots/{'a' * 40}/w")
     assert find_revision("timm:test_vit").commit == "a" * 40

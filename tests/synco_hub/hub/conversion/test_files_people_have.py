@@ -312,6 +312,13 @@ def test_a_network_of_timm_that_pools_otherwise_is_refused(tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_another_pooling_is_named_where_its_norm_has_another_name_too(tmp_path):
+    network = timm.create_model("vit_tiny_patch16_224", depth=1, global_pool="avg", num_classes=4)
+    save_for_hf(network, tmp_path / "saved", safe_serialization=True)
+    with pytest.raises(ValueError, match="global_pool='avg', and the network of this package pools by 'token'"):
+        convert(str(tmp_path / "saved"), tmp_path / "out")
+
+
 def test_a_pretraining_state_of_the_authors_goes_on_with_their_objective(tmp_path):
     source = saved(tmp_path, moby_like(vit(), vit(), yacs(AUTHORS_CONFIG)))
     convert(source, tmp_path / "out", ConversionSettings(whole_pretraining_state=True))
