@@ -201,6 +201,14 @@ def drop_flags(words: Sequence[str], names: Sequence[str]) -> list[str]:
     return kept
 
 
+def _find_resumed(given: Mapping[str, list[str]]) -> str | None:
+    """The folder whose run a command line is to resume."""
+    directory, resume = given.get("output_dir", []), given.get("resume", ["false"])
+    if not directory or (resume and resume[0].lower() not in ("true", "t", "yes", "y", "1")):
+        return None
+    return directory[0]
+
+
 def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
     """The flags that a run to be resumed was started with, to be put before those that are given now.
 
@@ -209,14 +217,14 @@ def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
     given = split_flags(words)
     if "dataset" in given:
         return []
-    directory, resume = given.get("output_dir", []), given.get("resume", ["false"])
-    if not directory or (resume and resume[0].lower() not in ("true", "t", "yes", "y", "1")):
+    directory = _find_resumed(given)
+    if directory is None:
         return []
-    file = Path(directory[0]).expanduser() / settings_file
+    file = Path(directory).expanduser() / settings_file
     if not file.is_file():
         if set(given) <= _NO_RUN:
             raise ValueError(
-                f"--resume: there is no run in {directory[0]} ({settings_file} is not there): check --output-dir, or "
+                f"--resume: there is no run in {directory} ({settings_file} is not there): check --output-dir, or "
                 "describe the run that is to begin, at least by --dataset."
             )
         return []
@@ -228,6 +236,24 @@ def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
     return drop_flags(kept, [beaten for name, beaten in _WINS_OVER.items() if name in given and beaten not in given])
 
 
+def tell_left_out(words: Sequence[str], held: Sequence[str], settings_file: str) -> None:
+    """Say what a run was started with and is not held now, where a data set named anew left it out."""
+    given = split_flags(words)
+    directory = _find_resumed(given)
+    file = None if directory is None else Path(directory).expanduser() / settings_file
+    if "dataset" not in given or file is None or not file.is_file():
+        return
+    kept, now = json.loads(file.read_text()).get("flags") or [], split_flags(held)
+    left_out = drop_flags(kept, [*now, *_NO_RUN])
+    if left_out:
+        logger.warning(
+            "--dataset describes the run anew, and it was also started with %s: give that too to go on with it.",
+            " ".join(left_out),
+        )
+
+
 def parse_resumable(kinds: Sequence[type], words: Sequence[str], settings_file: str) -> tuple[Any, ...]:
     """As `parse_flags`; what a resumed run was started with is read from its folder."""
-    return parse_flags(kinds, [*recall_flags(words, settings_file), *words], words)
+    held = [*recall_flags(words, settings_file), *words]
+    tell_left_out(words, held, settings_file)
+    return parse_flags(kinds, held, words)

@@ -25,7 +25,7 @@ import yaml
 from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
 from synco_hub.settings import DatasetChoice
-from trainers.command import drop_flags, list_flags, parse_flags, recall_flags, split_flags
+from trainers.command import drop_flags, list_flags, parse_flags, recall_flags, split_flags, tell_left_out
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.runs.checkpoints import SETTINGS_FILE
 from trainers.settings import (
@@ -237,6 +237,7 @@ class PretrainingRun:
 def parse(argv: Sequence[str]) -> PretrainingRun:
     """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
     words = _insert_groups(list(argv), recall_flags(argv, SETTINGS_FILE))
+    tell_left_out(argv, words, SETTINGS_FILE)
     settings, recipe, start, backbone, data, training = parse_flags(KINDS, words, argv)
     return PretrainingRun(settings, backbone, data, training, recipe.fidelity, start)
 
