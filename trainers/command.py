@@ -44,11 +44,17 @@ _WINS_OVER = {
     "base_learning_rate": "learning_rate",
     "synthetic_cooldown_epochs": "synthetic_last_epoch",
 }
-# Flags that say how long and how a run is to go on, and not which one it is.
-_NO_RUN = {
-    *("output_dir", "resume", "max_steps", "num_train_epochs", "dataloader_num_workers", "disable_tqdm"),
-    *("logging_steps", "report_to", "save_steps", "save_strategy", "use_cpu"),
+# Flags that say how a run is to go on, with how long and where it is: not which one it is.
+_HOW = {
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "logging_steps",
+    "report_to",
+    "save_steps",
+    "save_strategy",
+    "use_cpu",
 }
+_NO_RUN = {"output_dir", "resume", "max_steps", "num_train_epochs", *_HOW}
 # A continued run names these itself.
 _NOT_KEPT = ("resume", "output_dir", "recipe")
 
@@ -243,8 +249,10 @@ def tell_left_out(words: Sequence[str], held: Sequence[str], settings_file: str)
     file = None if directory is None else Path(directory).expanduser() / settings_file
     if "dataset" not in given or file is None or not file.is_file():
         return
-    kept, now = json.loads(file.read_text()).get("flags") or [], split_flags(held)
-    left_out = drop_flags(kept, [*now, *_NO_RUN])
+    beaten = {loser for winner, loser in _WINS_OVER.items() if winner in given}
+    known = {*split_flags(held), *beaten, *_HOW}
+    kept = split_flags(json.loads(file.read_text()).get("flags") or [])
+    left_out = [" ".join((f"--{name.replace('_', '-')}", *kept[name])) for name in kept if name not in known]
     if left_out:
         logger.warning(
             "--dataset describes the run anew, and it was also started with %s: give that too to go on with it.",

@@ -171,12 +171,29 @@ def test_a_data_set_named_anew_says_what_it_leaves_out(tmp_path, caplog):
     file = tmp_path / "settings.json"
     words = ["--output-dir", str(tmp_path), "--dataset", "x", "--resume"]
     tell_left_out(words, words, file.name)
-    file.write_text(json.dumps({"flags": ["--dataset", "w", "--queue-size", "8", "--save-steps", "4"]}))
+    file.write_text(
+        json.dumps(
+            {
+                "flags": [
+                    "--dataset",
+                    "w",
+                    "--queue_size",
+                    "4",
+                    "--queue-size",
+                    "8",
+                    "--max-steps=3",
+                    "--save-steps",
+                    "4",
+                ]
+            }
+        )
+    )
     tell_left_out([word for word in words if word != "--resume"], words, file.name)
-    tell_left_out(words, [*words, "--queue_size=9"], file.name)
+    tell_left_out(words, [*words, "--queue_size=9", "--max-steps", "3"], file.name)
+    tell_left_out([*words, "--num-train-epochs", "2"], [*words, "--queue-size", "8"], file.name)
     assert not caplog.messages
     tell_left_out(words, words, file.name)
-    assert "it was also started with --queue-size 8: give that too" in caplog.text
+    assert "it was also started with --queue-size 8 --max-steps 3: give that too" in caplog.text
 
 
 @pytest.mark.parametrize(("ending", "code"), [(None, 0), (SystemExit(143), 143), (SystemExit(1), 1)])
