@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -215,6 +215,11 @@ def _find_resumed(given: Mapping[str, list[str]]) -> str | None:
     return directory[0]
 
 
+def list_beaten(given: Collection[str]) -> list[str]:
+    """Flags that would win over one that is given, where they are not: a recipe's or an earlier one shall not."""
+    return [beaten for name, beaten in _WINS_OVER.items() if name in given and beaten not in given]
+
+
 def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
     """The flags that a run to be resumed was started with, to be put before those that are given now.
 
@@ -239,7 +244,7 @@ def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
         if set(given) <= {"output_dir", "resume"}:
             logger.warning("%s is of an earlier version, which did not keep the flags: give them again.", file)
         return []
-    return drop_flags(kept, [beaten for name, beaten in _WINS_OVER.items() if name in given and beaten not in given])
+    return drop_flags(kept, list_beaten(given))
 
 
 def tell_left_out(words: Sequence[str], held: Sequence[str], settings_file: str) -> None:
@@ -249,8 +254,7 @@ def tell_left_out(words: Sequence[str], held: Sequence[str], settings_file: str)
     file = None if directory is None else Path(directory).expanduser() / settings_file
     if "dataset" not in given or file is None or not file.is_file():
         return
-    beaten = {loser for winner, loser in _WINS_OVER.items() if winner in given}
-    known = {*split_flags(held), *beaten, *_HOW}
+    known = {*split_flags(held), *list_beaten(given), *_HOW}
     kept = split_flags(json.loads(file.read_text()).get("flags") or [])
     left_out = [" ".join((f"--{name.replace('_', '-')}", *kept[name])) for name in kept if name not in known]
     if left_out:
