@@ -38,6 +38,9 @@ _REMEDIES = {
         "tables: give a folder that holds them and no image files; one of the classes of these images is called "
         "metadata.parquet and has the columns file_name and label",
     ),
+    **dict.fromkeys(
+        (".csv", ".jsonl"), "classes of images are read from the columns file_name and label of metadata.csv or .jsonl"
+    ),
     **dict.fromkeys((*_ARCHIVES, ".tar.gz"), "unpack"),
     **dict.fromkeys((*_RAW, *_DRAWINGS), "save as PNG or JPEG"),
     **dict.fromkeys(_ARRAYS, "arrays: save as PNG, or as a parquet table"),

@@ -147,7 +147,8 @@ def _tell_named_alike(subfolders: Mapping[str, Collection[str]]) -> SplitFolders
     if found is None or not found.train or not found.tests:
         return None
     parts = (found.train, found.tests, found.unlabeled, found.others)
-    return SplitFolders(*(tuple(original[short] for short in part) for part in parts))
+    train, tests, unlabeled, others = (tuple(original[short] for short in part) for part in parts)
+    return SplitFolders(train, tests, unlabeled, others)
 
 
 def _tell_splits(subfolders: Mapping[str, Collection[str]]) -> SplitFolders | None:

@@ -272,7 +272,7 @@ def _warn_of_classes_alike(layout: FolderLayout) -> None:
     """Splits that are called otherwise hold the same folders each."""
     if layout.splits is not None or layout.files.metadata or len(layout.class_names) < 2:
         return
-    inside = [set(list_subfolders(layout.place(name))) for name in sorted(set(layout.class_of.values()) - {None})]
+    inside = [set(list_subfolders(layout.place(name))) for name in set(layout.class_of.values()) if name is not None]
     shared = sorted(set.intersection(*inside))
     if len(shared) > 1:
         warn_once(
