@@ -18,6 +18,10 @@ from synco_hub.data.local_tables import SAVED, scan_tar
 
 TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
 _ROWS_A_BATCH = 64
+# How the `datasets` library knows the split of a file.
+_LIBRARY_SPLIT = re.compile(
+    r"(?:^|[-._ 0-9/])(?:train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?=[-._ 0-9/])"
+)
 
 
 @dataclass(frozen=True)
@@ -56,7 +60,10 @@ def _name_parts(name: str) -> list[str]:
 
 
 def find_file_splits(names: Iterable[str]) -> dict[str, str]:
-    """The splits of files, by the words that folders may be called by; of none where some are not of each kind."""
+    """The splits of files, by the words that folders may be called by.
+
+    Nothing where the library knows them all, or they are not some for training and some for tests.
+    """
     parts = {name: _name_parts(name) for name in names}
     found = {name: next(filter(None, map(name_split, each)), None) for name, each in parts.items()}
     short = {
@@ -64,7 +71,7 @@ def find_file_splits(names: Iterable[str]) -> dict[str, str]:
     }
     splits = {name: split for name, split in (found if None in short.values() else short).items() if split is not None}
     kinds = {find_split_kind(split) for split in splits.values()}
-    return splits if {SplitKind.train, SplitKind.test} <= kinds else {}
+    return splits if {SplitKind.train, SplitKind.test} <= kinds and not all(map(_LIBRARY_SPLIT.search, splits)) else {}
 
 
 def join_file_splits(
@@ -80,10 +87,12 @@ def join_file_splits(
     if not splits or all(list_split_folders(known, kind) for kind in (SplitKind.train, SplitKind.test)):
         return dict(known)
     read = {os.path.realpath(file) for found in known.values() for file in found}
-    knows_some = read < set(map(os.path.realpath, own.values()))
+    kinds = tuple({os.path.splitext(file)[1] for file in read})
+    same = [name for name, file in own.items() if file.endswith(kinds)]  # it reads files of one kind
+    knows_some = read < {os.path.realpath(own[name]) for name in same}
     files = dict(known) if knows_some else {}
     for name, split in splits.items():
-        if not knows_some or os.path.realpath(own[name]) not in read:
+        if name in same and (not knows_some or os.path.realpath(own[name]) not in read):
             files[split] = [*files.get(split, ()), own[name]]
     # The library takes the columns of the first for those of all, and classes may be missing elsewhere.
     return dict(sorted(files.items(), key=lambda entry: find_split_kind(entry[0]) is not SplitKind.train))
