@@ -9,7 +9,7 @@ import logging
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,11 +44,17 @@ _WINS_OVER = {
     "base_learning_rate": "learning_rate",
     "synthetic_cooldown_epochs": "synthetic_last_epoch",
 }
-# Flags that say how long and how a run is to go on, and not which one it is.
-_NO_RUN = {
-    *("output_dir", "resume", "max_steps", "num_train_epochs", "dataloader_num_workers", "disable_tqdm"),
-    *("logging_steps", "report_to", "save_steps", "save_strategy", "use_cpu"),
+# Flags that say how a run is to go on, with how long and where it is: not which one it is.
+_HOW = {
+    "dataloader_num_workers",
+    "disable_tqdm",
+    "logging_steps",
+    "report_to",
+    "save_steps",
+    "save_strategy",
+    "use_cpu",
 }
+_NO_RUN = {"output_dir", "resume", "max_steps", "num_train_epochs", *_HOW}
 # A continued run names these itself.
 _NOT_KEPT = ("resume", "output_dir", "recipe")
 
@@ -201,6 +207,19 @@ def drop_flags(words: Sequence[str], names: Sequence[str]) -> list[str]:
     return kept
 
 
+def _find_resumed(given: Mapping[str, list[str]]) -> str | None:
+    """The folder whose run a command line is to resume."""
+    directory, resume = given.get("output_dir", []), given.get("resume", ["false"])
+    if not directory or (resume and resume[0].lower() not in ("true", "t", "yes", "y", "1")):
+        return None
+    return directory[0]
+
+
+def list_beaten(given: Collection[str]) -> list[str]:
+    """Flags that would win over one that is given, where they are not: a recipe's or an earlier one shall not."""
+    return [beaten for name, beaten in _WINS_OVER.items() if name in given and beaten not in given]
+
+
 def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
     """The flags that a run to be resumed was started with, to be put before those that are given now.
 
@@ -209,14 +228,14 @@ def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
     given = split_flags(words)
     if "dataset" in given:
         return []
-    directory, resume = given.get("output_dir", []), given.get("resume", ["false"])
-    if not directory or (resume and resume[0].lower() not in ("true", "t", "yes", "y", "1")):
+    directory = _find_resumed(given)
+    if directory is None:
         return []
-    file = Path(directory[0]).expanduser() / settings_file
+    file = Path(directory).expanduser() / settings_file
     if not file.is_file():
         if set(given) <= _NO_RUN:
             raise ValueError(
-                f"--resume: there is no run in {directory[0]} ({settings_file} is not there): check --output-dir, or "
+                f"--resume: there is no run in {directory} ({settings_file} is not there): check --output-dir, or "
                 "describe the run that is to begin, at least by --dataset."
             )
         return []
@@ -225,9 +244,28 @@ def recall_flags(words: Sequence[str], settings_file: str) -> list[str]:
         if set(given) <= {"output_dir", "resume"}:
             logger.warning("%s is of an earlier version, which did not keep the flags: give them again.", file)
         return []
-    return drop_flags(kept, [beaten for name, beaten in _WINS_OVER.items() if name in given and beaten not in given])
+    return drop_flags(kept, list_beaten(given))
+
+
+def tell_left_out(words: Sequence[str], held: Sequence[str], settings_file: str) -> None:
+    """Say what a run was started with and is not held now, where a data set named anew left it out."""
+    given = split_flags(words)
+    directory = _find_resumed(given)
+    file = None if directory is None else Path(directory).expanduser() / settings_file
+    if "dataset" not in given or file is None or not file.is_file():
+        return
+    known = {*split_flags(held), *list_beaten(given), *_HOW}
+    kept = split_flags(json.loads(file.read_text()).get("flags") or [])
+    left_out = [" ".join((f"--{name.replace('_', '-')}", *kept[name])) for name in kept if name not in known]
+    if left_out:
+        logger.warning(
+            "--dataset describes the run anew, and it was also started with %s: give that too to go on with it.",
+            " ".join(left_out),
+        )
 
 
 def parse_resumable(kinds: Sequence[type], words: Sequence[str], settings_file: str) -> tuple[Any, ...]:
     """As `parse_flags`; what a resumed run was started with is read from its folder."""
-    return parse_flags(kinds, [*recall_flags(words, settings_file), *words], words)
+    held = [*recall_flags(words, settings_file), *words]
+    tell_left_out(words, held, settings_file)
+    return parse_flags(kinds, held, words)

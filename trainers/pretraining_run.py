@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -18,6 +19,7 @@ from synco_hub.data import ImageDataset, StreamedImages, StreamSettings, TwoView
 from synco_hub.data.image_folder import PRETRAINING
 from synco_hub.data.loading import describe_pretraining_images, load_pretraining_images
 from synco_hub.data.pretraining_images import FingerprintRecorder, PretrainingData
+from synco_hub.data.table_source import TableSource
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.hub.card.model_card import write_card
 from synco_hub.hub.loading import load_processor
@@ -299,12 +301,15 @@ def open_images(
     settings = StreamSettings(seed, data.shuffle_buffer, data.stream_retries)
     source = open_stream(data, PRETRAINING)
     images = source.images(data.images_per_epoch)
-    if recorded and len(source.tables) > 1 and recorded.get("fingerprint") != images.description.fingerprint:
-        # Earlier versions left out what has no labels, and a run goes on with what it had.
-        earlier = open_stream(data)
-        its_images = earlier.images(data.images_per_epoch)
-        if recorded["fingerprint"] == its_images.description.fingerprint:
-            source, images = earlier, its_images
+    if recorded and recorded.get("fingerprint") != images.description.fingerprint:
+        # Earlier versions left out what has no labels, and knew fewer names of splits; a run goes on with what it had.
+        for choice in (data, TableSource.of(data, library_splits=True)):
+            with contextlib.suppress(ValueError):
+                earlier = open_stream(choice)
+                its_images = earlier.images(data.images_per_epoch)
+                if recorded["fingerprint"] == its_images.description.fingerprint:
+                    source, images = earlier, its_images
+                    break
     return StreamedData(source, settings), images
 
 

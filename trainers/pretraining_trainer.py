@@ -6,7 +6,7 @@ import logging
 import math
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NoReturn, cast
 
 import torch
 from timm.optim import param_groups_weight_decay  # type: ignore[attr-defined]
@@ -388,9 +388,11 @@ class SynCoTrainer(CheckpointingTrainer):
                 "with --resume."
             )
 
-    def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
+    def evaluate(self, *args: Any, **kwargs: Any) -> NoReturn:
         """Refused: there are no labels to measure by."""
         raise ValueError(f"SynCoTrainer does not evaluate: {HOW_TO_MEASURE}.")
+
+    predict = evaluate
 
     def refuse_broken_weights(self) -> None:
         """As `CheckpointingTrainer.refuse_broken_weights`; the loss of a step tells it a step earlier."""

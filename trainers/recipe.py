@@ -25,7 +25,7 @@ import yaml
 from synco_hub.errors import suggest
 from synco_hub.models import SynCoConfig
 from synco_hub.settings import DatasetChoice
-from trainers.command import drop_flags, list_flags, parse_flags, recall_flags, split_flags
+from trainers.command import drop_flags, list_beaten, list_flags, parse_flags, recall_flags, split_flags, tell_left_out
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.runs.checkpoints import SETTINGS_FILE
 from trainers.settings import (
@@ -241,6 +241,7 @@ class PretrainingRun:
 def parse(argv: Sequence[str]) -> PretrainingRun:
     """Turn flags into a run; a recipe's flags come first, so that the user's own win."""
     words = _insert_groups(list(argv), recall_flags(argv, SETTINGS_FILE))
+    tell_left_out(argv, words, SETTINGS_FILE)
     settings, recipe, start, backbone, views, data, training = parse_flags(KINDS, words, argv)
     return PretrainingRun(settings, backbone, data, training, recipe.fidelity, start, views)
 
@@ -260,7 +261,7 @@ def _insert_groups(argv: list[str], kept: list[str]) -> list[str]:
     fidelity = chosen.fidelity or PAPER
     group = choose_fidelity_settings(fidelity, method, backbone)
     if given.recipe:
-        flags = read_recipe(given.recipe, known, fidelity)
+        flags = drop_flags(read_recipe(given.recipe, known, fidelity), list_beaten(split_flags(argv)))
     if "start_from" in split_flags([*kept, *argv]):
         flags = drop_flags(flags, list_flags([BackboneArguments]))  # the network is the start's
         group = {name: value for name, value in group.items() if name not in list_flags([BackboneArguments])}

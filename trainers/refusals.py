@@ -26,8 +26,12 @@ LOWEST: dict[str, tuple[float, bool]] = {
     "learning_rate_end": (0, True),
     "weight_decay": (0, True),
     "momentum": (0, True),
+    "adam_beta1": (0, True),
+    "adam_beta2": (0, True),
+    "adam_epsilon": (0, True),
     "max_grad_norm": (0, True),
     "warmup_epochs": (0, True),
+    "freeze_backbone_epochs": (0, True),
     "synthetic_warmup_epochs": (0, True),
     "synthetic_cooldown_epochs": (0, True),
     "synthetic_last_epoch": (0, True),
@@ -36,7 +40,7 @@ LOWEST: dict[str, tuple[float, bool]] = {
     "knn_every_epochs": (0, False),
     "save_steps": (0, False),
 }
-HIGHEST = {"momentum": 1.0, "momentum_start": 1.0, "max_bad_fraction": 1.0}
+HIGHEST = dict.fromkeys(("momentum", "adam_beta1", "adam_beta2", "momentum_start", "max_bad_fraction"), 1.0)
 
 _PUBLISH = "publish the finished run with `synco-hub publish`"
 _MEASURE = "give --knn-every-epochs to measure on the way"
@@ -168,7 +172,7 @@ def refuse_impossible(values: Mapping[str, Any]) -> None:
     epochs, steps = float(values["num_train_epochs"]), values["max_steps"]
     if steps == 0 or steps < -1:
         raise ValueError(f"--max-steps {steps}: give at least 1, or leave it out to count in --num-train-epochs.")
-    if steps == -1 and not 0 < epochs < math.inf:
+    if not math.isfinite(epochs) or (steps == -1 and epochs <= 0):
         raise ValueError(f"--num-train-epochs {epochs:g}: give more than 0, or --max-steps.")
 
 

@@ -33,7 +33,14 @@ _VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg")
 _ARRAYS = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".pkl", ".pt", ".dcm", ".nii", ".fits", ".idx")
 _REMEDIES = {
     **{extension: f"pip install {package}" for extension, package in _PLUGIN_EXTENSIONS.items()},
-    **dict.fromkeys(TABLE_EXTENSIONS, "tables: give a folder that holds them and no image files"),
+    **dict.fromkeys(
+        TABLE_EXTENSIONS,
+        "tables: give a folder that holds them and no image files; one of the classes of these images is called "
+        "metadata.parquet and has the columns file_name and label",
+    ),
+    **dict.fromkeys(
+        (".csv", ".jsonl"), "classes of images are read from the columns file_name and label of metadata.csv or .jsonl"
+    ),
     **dict.fromkeys((*_ARCHIVES, ".tar.gz"), "unpack"),
     **dict.fromkeys((*_RAW, *_DRAWINGS), "save as PNG or JPEG"),
     **dict.fromkeys(_ARRAYS, "arrays: save as PNG, or as a parquet table"),

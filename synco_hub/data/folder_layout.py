@@ -157,7 +157,9 @@ def _find_classes_by_folder(
     for part, names in members.items():
         folders, loose = _group(names, part)
         only = next(iter(folders), "")
-        if splits is not None and len(folders) == 1 and not loose and (is_filler(only) or find_split_kind(only)):
+        # Unpacked archives hold one folder of their own name.
+        is_part = is_filler(only) or find_split_kind(only) or part.endswith(f"/{only}/") or part == f"{only}/"
+        if splits is not None and len(folders) == 1 and not loose and is_part:
             inside[part] = f"{only}/"
         else:
             first_folders |= set(folders)

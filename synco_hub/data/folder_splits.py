@@ -22,11 +22,13 @@ _WORDS: Mapping[SplitKind, tuple[str, ...]] = {
     SplitKind.train: (
         *("train", "training", "trainset", "trainval", "entrainement", "apprentissage", "entrenamiento"),
         *("addestramento", "treino", "treinamento", "trening", "训练", "训练集", "訓練", "学習", "обучение"),
+        *("trainingsdaten", "trainingsbilder", "trainingset"),
     ),
     SplitKind.test: (
         *("test", "testing", "tests", "testset", "prueba", "pruebas", "teste", "测试", "测试集", "テスト", "тест"),
         *("val", "validation", "valid", "validating", "valset", "validierung", "validacion", "validazione"),
         *("validacao", "验证", "验证集", "検証", "dev", "devel", "eval", "evaluation", "holdout"),
+        *("testdaten", "testbilder", "prova", "validierungsdaten"),
     ),
     SplitKind.unlabeled: ("unlabeled", "unlabelled", "unsupervised", "unsup", "extra"),
 }
@@ -57,6 +59,22 @@ def are_abbreviations(names: Collection[str]) -> bool:
     """Whether all names are those of splits, some cut short (`trn`, `tst`), of training and of test."""
     kinds = [find_split_kind(name) or _ABBREVIATIONS.get("".join(_words(name))) for name in names]
     return None not in kinds and {SplitKind.train, SplitKind.test} <= set(kinds)
+
+
+def name_split(name: str) -> str | None:
+    """The split that a name says: `train`, `unlabeled`, or the word for test images, such as `val`."""
+    found = _spell(name)
+    if found is None or found[0] is not SplitKind.test:
+        return None if found is None else str(found[0])
+    words, place = _WORDS[found[0]], found[1]
+    # Splits become names of files, which cannot hold every letter everywhere.
+    return words[place] if words[place].isascii() else "test" if place < words.index("val") else "validation"
+
+
+def name_short_split(name: str) -> str | None:
+    """As `name_split` for words that are cut short, such as `trn` and `tst`."""
+    found = _ABBREVIATIONS.get("".join(_words(name)))
+    return None if found is None else str(found)
 
 
 def list_split_folders(names: Iterable[str], kind: SplitKind) -> tuple[str, ...]:
@@ -115,6 +133,25 @@ def find_split_folders(subfolders: Mapping[str, Collection[str]]) -> SplitFolder
     Returns:
         None where they are no splits.
     """
+    return _tell_splits(subfolders) or _tell_named_alike(subfolders)
+
+
+def _tell_named_alike(subfolders: Mapping[str, Collection[str]]) -> SplitFolders | None:
+    """Splits whose names share a word, such as `seg_train`, `seg_test` and `seg_pred`."""
+    words = {name: _words(name) for name in subfolders}
+    shared = set.intersection(*map(set, words.values())) if len(words) > 1 else set()
+    original = {" ".join(word for word in words[name] if word not in shared): name for name in words}
+    if not shared or len(original) < len(words):
+        return None
+    found = _tell_splits({short: subfolders[name] for short, name in original.items()})
+    if found is None or not found.train or not found.tests:
+        return None
+    parts = (found.train, found.tests, found.unlabeled, found.others)
+    train, tests, unlabeled, others = (tuple(original[short] for short in part) for part in parts)
+    return SplitFolders(train, tests, unlabeled, others)
+
+
+def _tell_splits(subfolders: Mapping[str, Collection[str]]) -> SplitFolders | None:
     train, tests, unlabeled = (list_split_folders(subfolders, kind) for kind in SplitKind)
     others = tuple(sorted(set(subfolders) - {*train, *tests, *unlabeled}))
     folders = SplitFolders(train, tests, unlabeled, others)

@@ -268,6 +268,19 @@ def _warn_of_left_out(layout: FolderLayout, splits: SplitFolders) -> None:
             )
 
 
+def _warn_of_classes_alike(layout: FolderLayout) -> None:
+    """Splits that are called otherwise hold the same folders each."""
+    if layout.splits is not None or layout.files.metadata or len(layout.class_names) < 2:
+        return
+    inside = [set(list_subfolders(layout.place(name))) for name in set(layout.class_of.values()) if name is not None]
+    shared = sorted(set.intersection(*inside))
+    if len(shared) > 1:
+        warn_once(
+            f"{layout.root}: {', '.join(layout.class_names[:5])} are read as classes, and all hold folders of the "
+            f"same names ({', '.join(map(printable, shared[:5]))}): if they are splits, call them train and test."
+        )
+
+
 def _divide(
     layout: FolderLayout, names: Sequence[str], folders: Sequence[str], split: str, seed: int
 ) -> ImageFolderDataset:
@@ -280,6 +293,7 @@ def _divide(
                 f"{layout.root}: {name}/ is read as a class like the folders beside it; as a split it would hold "
                 "class folders, or lie beside its counterpart (train/, test/)."
             )
+    _warn_of_classes_alike(layout)
     names = layout.labeled(names, *folders)
     if not layout.class_names:
         if names and split == "test":

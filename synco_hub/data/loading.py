@@ -223,8 +223,14 @@ def _list_earlier_ways(
     if choice.value_range is None:
         ways.append(lambda: load_dataset(each, split, image_size=image_size))
     stored = _find_stored_images(images)
-    if split == PRETRAINING and isinstance(stored, TableDataset):
-        ways += [partial(load_dataset, how, "train", image_size=image_size) for how in (choice, each)]
+    if isinstance(stored, TableDataset):
+        names = [split, "train"] if split == PRETRAINING else [split]
+        of_library = [TableSource.of(how, library_splits=True) for how in (choice, each)]
+        ways += [
+            partial(load_dataset, how, name, image_size=image_size)
+            for how in (choice, each, *of_library)
+            for name in names
+        ]
     if isinstance(stored, ImageFolderDataset) and find_row_meant(choice.dataset, choice.data_dir, None) is None:
 
         def open_folder() -> ImageDataset:

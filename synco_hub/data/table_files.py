@@ -6,18 +6,22 @@ import importlib
 import os
 import re
 import tarfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
 
 from synco_hub.data.folder_files import METADATA_FILES
-from synco_hub.data.folder_splits import SplitKind, find_split_kind
+from synco_hub.data.folder_splits import SplitKind, find_split_kind, list_split_folders, name_short_split, name_split
 from synco_hub.data.local_tables import SAVED, scan_tar
 
 TABLE_FILES = ("*.parquet", "*.arrow", "*.tar")
 _ROWS_A_BATCH = 64
+# How the `datasets` library knows the split of a file.
+_LIBRARY_SPLIT = re.compile(
+    r"(?:^|[-._ 0-9/])(?:train|training|validation|valid|dev|val|test|testing|eval|evaluation)(?=[-._ 0-9/])"
+)
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,52 @@ def list_table_files(folder: Path) -> dict[str, str]:
 
 def is_unlabeled_file(name: str) -> bool:
     """Whether a file or one of its folders is called unlabeled, with the number of its shard or without."""
+    return any(find_split_kind(part) is SplitKind.unlabeled for part in _name_parts(name))
+
+
+def _name_parts(name: str) -> list[str]:
+    """The folders of a file and its own name, without the number of its shard."""
     *folders, file = name.split("/")
-    stem = re.sub(r"-\d+-of-\d+$", "", os.path.splitext(file)[0])
-    return any(find_split_kind(part) is SplitKind.unlabeled for part in (*folders, stem))
+    return [*folders, re.sub(r"-\d+-of-\d+$", "", os.path.splitext(file)[0])]
+
+
+def find_file_splits(names: Iterable[str]) -> dict[str, str]:
+    """The splits of files, by the words that folders may be called by.
+
+    Nothing where the library knows them all, or they are not some for training and some for tests.
+    """
+    parts = {name: _name_parts(name) for name in names}
+    found = {name: next(filter(None, map(name_split, each)), None) for name, each in parts.items()}
+    short = {
+        name: found[name] or next(filter(None, map(name_short_split, each)), None) for name, each in parts.items()
+    }
+    splits = {name: split for name, split in (found if None in short.values() else short).items() if split is not None}
+    kinds = {find_split_kind(split) for split in splits.values()}
+    return splits if {SplitKind.train, SplitKind.test} <= kinds and not all(map(_LIBRARY_SPLIT.search, splits)) else {}
+
+
+def join_file_splits(
+    own: Mapping[str, str], splits: Mapping[str, str], known: Mapping[str, list[str]]
+) -> dict[str, list[str]]:
+    """The files of each split: as the `datasets` library knows them, and where it lacks a kind as their names say.
+
+    Args:
+        own: Path of each file.
+        splits: See `find_file_splits`.
+        known: What the library found; where it knows no name of a split, all are training images.
+    """
+    if not splits or all(list_split_folders(known, kind) for kind in (SplitKind.train, SplitKind.test)):
+        return dict(known)
+    read = {os.path.realpath(file) for found in known.values() for file in found}
+    kinds = tuple({os.path.splitext(file)[1] for file in read})
+    same = [name for name, file in own.items() if file.endswith(kinds)]  # it reads files of one kind
+    knows_some = read < {os.path.realpath(own[name]) for name in same}
+    files = dict(known) if knows_some else {}
+    for name, split in splits.items():
+        if name in same and (not knows_some or os.path.realpath(own[name]) not in read):
+            files[split] = [*files.get(split, ()), own[name]]
+    # The library takes the columns of the first for those of all, and classes may be missing elsewhere.
+    return dict(sorted(files.items(), key=lambda entry: find_split_kind(entry[0]) is not SplitKind.train))
 
 
 def is_typed(path: Path) -> bool:

@@ -21,8 +21,10 @@ from synco_hub.data.table_files import (
     TABLE_FILES,
     FileClasses,
     count_rows,
+    find_file_splits,
     is_typed,
     is_unlabeled_file,
+    join_file_splits,
     join_lists,
     list_class_names,
     list_table_files,
@@ -53,6 +55,7 @@ class TableSource(DatasetChoice):
         usual_image_column: Taken where the table has it and `image_column` names none; the catalog's.
         usual_label_column: As that, for the classes.
         num_classes: Number of classes where an image can have several, if the table has no names for them.
+        library_splits: Leave it to the library which files are of which split, as version 0.1 did.
     """
 
     cache_dir: str | None = None
@@ -60,6 +63,7 @@ class TableSource(DatasetChoice):
     usual_image_column: str | None = None
     usual_label_column: str | None = None
     num_classes: int | None = None
+    library_splits: bool = False
 
     @classmethod
     def of(cls, choice: DatasetChoice, **more: Any) -> Self:
@@ -94,7 +98,7 @@ def split_names(source: TableSource) -> list[str]:
         source.config,
         revision=source.revision,
         data_dir=source.data_dir,
-        **_add_unlabeled_files(source),
+        **_choose_files(source),
     )
     return names
 
@@ -164,7 +168,7 @@ def _load(source: TableSource, stored_split: str | None, streaming: bool = False
         data_dir=source.data_dir,
         cache_dir=source.cache_dir,
         streaming=streaming,
-        **_add_unlabeled_files(source),
+        **_choose_files(source),
         **({} if features is None else {"features": features}),
     )
 
@@ -178,7 +182,7 @@ def _open_builder(source: TableSource, features: Any = None) -> Any:
         revision=source.revision,
         data_dir=source.data_dir,
         cache_dir=source.cache_dir,
-        **_add_unlabeled_files(source),
+        **_choose_files(source),
         **({} if features is None else {"features": features}),
     )
 
@@ -194,19 +198,26 @@ def list_unread_files(source: TableSource) -> list[str]:
     ]
 
 
-def _add_unlabeled_files(source: TableSource) -> dict[str, Any]:
-    """Files of a local table that are there for learning without labels: the library knows of no such split.
+def _choose_files(source: TableSource) -> dict[str, Any]:
+    """Files of a local table whose splits the library does not know, in place of what it takes for them.
 
-    It reads them below a folder `data`, or where it knows of no split at all, and else leaves them out, unsaid.
+    Those that are there for learning without labels it reads below a folder `data`, or where it knows of no split at
+    all, and else leaves them out, unsaid. `Train` beside `Eval`, or `treino` beside `teste`, it takes for one split.
     """
-    unlabeled = [file for name, file in _list_own_files(source).items() if is_unlabeled_file(name)]
-    if not unlabeled:
+    own = _list_own_files(source)
+    unlabeled = [file for name, file in own.items() if is_unlabeled_file(name)]
+    splits = {} if source.library_splits else find_file_splits(own)
+    if not unlabeled and not splits:
         return {}
     known = _list_read_files(call_datasets(source, "load_dataset_builder", source.dataset, cache_dir=source.cache_dir))
-    read = {os.path.realpath(file) for found in known.values() for file in found}
+    files = join_file_splits(own, splits, known)
+    read = {os.path.realpath(file) for found in files.values() for file in found}
     more = [file for file in unlabeled if os.path.realpath(file) not in read]
-    files = {**known, "unlabeled": [*known.get("unlabeled", ()), *more]} if more else {}
-    return {"data_files": {split: list(map(glob.escape, found)) for split, found in files.items()}} if files else {}
+    if more:
+        files = {**files, "unlabeled": [*files.get("unlabeled", ()), *more]}
+    elif files == known:
+        return {}
+    return {"data_files": {split: list(map(glob.escape, found)) for split, found in files.items()}}
 
 
 def _list_own_files(source: TableSource) -> dict[str, str]:

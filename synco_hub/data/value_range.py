@@ -144,8 +144,10 @@ class Extent:
 
     @classmethod
     def of(cls, values: npt.NDArray[np.float64], is_float: bool) -> Self:
-        """Of all values."""
-        return cls(float(values.min()), float(values.max()), is_float)
+        """Of all values but infinite ones and the lowest float, by which maps say that nothing was measured."""
+        lowest, highest = _FLOAT_LIMITS
+        measured = values[(values > lowest) & (values < highest)] if is_float else values
+        return cls(float(measured.min(initial=0.0)), float(measured.max(initial=0.0)), is_float)
 
 
 def join_extents(extents: Iterable[Extent | None]) -> ValueRange | None:

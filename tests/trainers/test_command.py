@@ -8,7 +8,7 @@ import pytest
 from trainers import command as command_module
 from trainers import fine_tune, linear_probe, pretrain
 from trainers.classification.settings import LabelledDataArguments
-from trainers.command import Command, drop_flags, list_flags, parse_flags, recall_flags, split_flags
+from trainers.command import Command, drop_flags, list_flags, parse_flags, recall_flags, split_flags, tell_left_out
 
 COMMANDS = {"pretrain": pretrain, "linear-probe": linear_probe, "fine-tune": fine_tune}
 
@@ -165,6 +165,35 @@ def test_a_resumed_run_is_told_what_it_was_started_with(tmp_path, caplog):
     file.write_text("{}")
     assert recall_flags([*base, "--resume"], file.name) == []
     assert "of an earlier version" in caplog.text
+
+
+def test_a_data_set_named_anew_says_what_it_leaves_out(tmp_path, caplog):
+    file = tmp_path / "settings.json"
+    words = ["--output-dir", str(tmp_path), "--dataset", "x", "--resume"]
+    tell_left_out(words, words, file.name)
+    file.write_text(
+        json.dumps(
+            {
+                "flags": [
+                    "--dataset",
+                    "w",
+                    "--queue_size",
+                    "4",
+                    "--queue-size",
+                    "8",
+                    "--max-steps=3",
+                    "--save-steps",
+                    "4",
+                ]
+            }
+        )
+    )
+    tell_left_out([word for word in words if word != "--resume"], words, file.name)
+    tell_left_out(words, [*words, "--queue_size=9", "--max-steps", "3"], file.name)
+    tell_left_out([*words, "--num-train-epochs", "2"], [*words, "--queue-size", "8"], file.name)
+    assert not caplog.messages
+    tell_left_out(words, words, file.name)
+    assert "it was also started with --queue-size 8 --max-steps 3: give that too" in caplog.text
 
 
 @pytest.mark.parametrize(("ending", "code"), [(None, 0), (SystemExit(143), 143), (SystemExit(1), 1)])

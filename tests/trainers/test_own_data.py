@@ -124,6 +124,8 @@ def test_evaluation_says_how(tmp_path):
     trainer = SynCoTrainer(model(), arguments(tmp_path), PICTURES)
     with pytest.raises(ValueError, match=r"synco_hub\.evaluate"):
         trainer.evaluate()
+    with pytest.raises(ValueError, match=r"synco_hub\.evaluate"):
+        trainer.predict(PICTURES)
 
 
 def test_a_backbone_may_be_where_pretraining_begins(tmp_path):

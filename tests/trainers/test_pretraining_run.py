@@ -1,8 +1,10 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 
 from synco_hub.data import StreamedImages, load_dataset, open_stream
+from synco_hub.data.table_source import TableSource
 from trainers.knn_callback import load_knn_data
 from trainers.pretraining_run import build_config, open_images
 from trainers.recipe import parse
@@ -64,6 +66,17 @@ def test_a_run_on_a_table_takes_what_has_no_labels_unless_it_began_without(with_
     assert len(going_on) == 6
     assert stream is None or stream.source.num_rows == 6
     assert open_images(data, 32, 0, images.description.to_dict())[1].description == images.description
+
+
+def test_a_stream_goes_on_with_the_splits_that_the_library_found(with_unlabeled):
+    data = dataclasses.replace(with_unlabeled, streaming=True)
+    for name in ("train", "test"):
+        file = Path(data.dataset) / f"{name}-00000-of-00001.parquet"
+        file.rename(file.with_name(f"{name.upper()}.parquet"))
+    assert open_images(data, 32, 0)[0].source.num_rows == 12
+    begun = open_stream(TableSource.of(data, library_splits=True)).images().description
+    assert open_images(data, 32, 0, begun.to_dict())[1].description == begun
+    assert begun.num_images == 16
 
 
 def test_neighbours_are_searched_among_the_labeled_rows_of_a_table(with_unlabeled):

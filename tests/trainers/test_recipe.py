@@ -56,6 +56,18 @@ def test_what_is_recorded_tells_runs_apart_and_says_how_they_were_trained(tmp_pa
     assert measured == plain
 
 
+def test_what_is_given_is_not_beaten_by_a_recipe(tmp_path):
+    (tmp_path / "mine.yaml").write_text("learning_rate: 0.5\nmax_steps: 9\nnum_train_epochs: 7\n")
+    base = ["--output-dir", str(tmp_path), "--use-cpu", "--recipe", str(tmp_path / "mine.yaml")]
+    as_written = parse(base).training
+    assert (as_written.learning_rate, as_written.max_steps) == (0.5, 9)
+    given = parse([*base, "--base-learning-rate", "0.1", "--num-train-epochs", "3"]).training
+    assert given.learning_rate == pytest.approx(0.1 * given.global_batch_size / 512)
+    assert (given.max_steps, given.num_train_epochs) == (-1, 3)
+    both = parse([*base, "--base-learning-rate", "0.1", "--learning-rate", "0.2"]).training
+    assert both.learning_rate == 0.2
+
+
 def test_a_recipe_becomes_flags_in_order(tmp_path):
     file = tmp_path / "mine.yaml"
     file.write_text("method: moby\nnum-heads: [2, 4]\nlearning_rate: 1e-3\n")

@@ -54,6 +54,8 @@ def test_below_the_lowest_and_no_numbers_are_refused(name):
         ({"max_steps": -5}, "--max-steps -5"),
         ({"num_train_epochs": 0}, "--num-train-epochs 0"),
         ({"num_train_epochs": math.nan}, "--num-train-epochs nan"),
+        ({"num_train_epochs": math.nan, "max_steps": 4}, "--num-train-epochs nan"),
+        ({"adam_beta2": 3}, "--adam-beta2 3: give at least 0 and at most 1"),
         ({"momentum_start": 1.5}, "--momentum-start 1.5: give at least 0 and at most 1"),
         ({"momentum": 2}, "--momentum 2: give at least 0 and at most 1"),
         ({"max_bad_fraction": 2}, "--max-bad-fraction 2: give at least 0 and at most 1"),

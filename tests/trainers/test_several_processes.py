@@ -143,7 +143,7 @@ def test_classifiers_too(protocol, tmp_path):
     command = ["torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", f"trainers.{protocol}"]
     command += ["--model", str(tmp_path / "model"), "--dataset", DRAWN, "--per-device-train-batch-size", "3"]
     command += ["--max-steps", "2", "--disable-tqdm", "true", "--dataloader-num-workers", "0"]
-    launch_without_gpu(command, tmp_path / "run")
+    assert launch_without_gpu(command, tmp_path / "run").count("top1_last_epoch") == 1
     settings = json.loads((tmp_path / "run" / "classification_settings.json").read_text())
     assert settings["global_batch_size"] == 6
 

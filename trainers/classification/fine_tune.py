@@ -149,4 +149,7 @@ def _build_result(
 
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
-    show_result(fine_tune(*parse_resumable(FINE_TUNING_KINDS, argv, SETTINGS_FILE)))
+    data, arguments = parse_resumable(FINE_TUNING_KINDS, argv, SETTINGS_FILE)
+    result = fine_tune(data, arguments)
+    if arguments.process_index == 0:
+        show_result(result)

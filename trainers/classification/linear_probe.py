@@ -227,4 +227,7 @@ def _count_skipped(test: Any, skipped: tuple[str, ...]) -> int:
 
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
-    show_result(linear_probe(*parse_resumable(LINEAR_PROBE_KINDS, argv, SETTINGS_FILE)))
+    data, arguments = parse_resumable(LINEAR_PROBE_KINDS, argv, SETTINGS_FILE)
+    result = linear_probe(data, arguments)
+    if arguments.process_index == 0:
+        show_result(result)

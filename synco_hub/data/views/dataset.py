@@ -81,7 +81,7 @@ class TwoViewDataset(Dataset[ViewPair]):
         return len(self.images)
 
     def __getitem__(self, key: tuple[int, int]) -> ViewPair:
-        epoch, index = key
+        epoch, index = _take_apart(key)
         key_of_sample = derive_random_key(self.seed, epoch, index)
         # Our own images draw nothing.
         with repeatable_draws(key_of_sample) if isinstance(self.images, OwnImages) else nullcontext():
@@ -94,6 +94,17 @@ class TwoViewDataset(Dataset[ViewPair]):
     def name(self, index: int) -> str:
         """How reports name one image."""
         return self.images.name(index)
+
+
+def _take_apart(key: Any) -> tuple[int, int]:
+    """Epoch and index; without an epoch each would see the same views."""
+    if isinstance(key, tuple) and len(key) == 2:
+        return key
+    raise TypeError(
+        f"View pairs are asked by (epoch, index), since each epoch has other views, not by {key!r}: views[0, 5] are "
+        "those of image 5 in epoch 0; give a DataLoader sampler=EpochSampler(len(views)) of synco_hub.data and "
+        "collate_fn=TwoViewCollator()."
+    )
 
 
 def two_views(made: Any) -> tuple[View, View]:
@@ -116,7 +127,7 @@ class OwnViews(Dataset[ViewPair]):
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> ViewPair:
-        epoch, index = key
+        epoch, index = _take_apart(key)
 
         def load(position: int) -> tuple[torch.Tensor, torch.Tensor]:
             return self.transform(position, derive_random_key(self.seed, epoch, position))
@@ -140,9 +151,10 @@ class OwnItems(Dataset[Any]):
         return len(self.dataset)
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[int, Any]:
-        key_of_sample = derive_random_key(self.seed, *key)
+        epoch, index = _take_apart(key)
+        key_of_sample = derive_random_key(self.seed, epoch, index)
         with repeatable_draws(key_of_sample):
-            return key_of_sample, self.dataset.dataset[key[1]]
+            return key_of_sample, self.dataset.dataset[index]
 
     def name(self, index: int) -> str:
         """How reports name one image."""

@@ -131,7 +131,8 @@ def is_finished(image: Any) -> bool:
 
 
 def _tensor(image: Any) -> Tensor:
-    return image if isinstance(image, Tensor) else torch.from_numpy(np.ascontiguousarray(image))
+    # A copy, since pixels of Pillow are read-only, which torch warns of.
+    return image if isinstance(image, Tensor) else torch.from_numpy(np.array(image, order="C"))
 
 
 def _channels_first(image: Any) -> Tensor:

@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import Counter
 from pathlib import Path
 from types import ModuleType
 
@@ -110,6 +111,8 @@ def test_other_kinds_are_counted_with_their_remedy(tmp_path: Path, caplog: pytes
     assert len(said) == 1
     assert "19 files are not read: 12 .heic (pip install pillow-heif), 2 .txt, " in said[0]
     assert "1 .zip (unpack)" in said[0]
+    assert "file_name and label of metadata.csv" in FolderFiles([], [], Counter({".csv": 1})).describe_others()
+    assert "one of the classes of these images is called metadata.parquet" in said[0]
 
 
 def test_a_folder_of_other_kinds_says_what_lies_there(tmp_path: Path) -> None:

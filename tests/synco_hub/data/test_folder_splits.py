@@ -54,6 +54,12 @@ def test_the_order_in_which_test_folders_are_preferred() -> None:
         ({"tr": ("a",), "te": ("a",), "en": ("a",)}, None),
         ({"tr": (), "te": ()}, None),
         ({"test": (), "bus": ()}, None),
+        ({"seg_train": ("a",), "seg_test": ("a",), "seg_pred": ()}, ("seg_train", "seg_test", "", "seg_pred")),
+        ({"Trainingsdaten": ("a",), "Testdaten": ("a",)}, ("Trainingsdaten", "Testdaten", "", "")),
+        ({"x ray train": ("a",), "x ray val": ("a",)}, ("x ray train", "x ray val", "", "")),
+        # A class that is called as the others are, and a test.
+        ({"steam train": (), "steam engine": ()}, None),
+        ({"steam train": (), "steam test": (), "engine": ()}, None),
         ({"cat": (), "dog": ()}, None),
         ({}, None),
     ],

@@ -56,6 +56,23 @@ def test_every_layout_is_called_by_the_folder_that_was_given(
     assert load_image_folder(tmp_path / "birds", split).description.name == "birds"
 
 
+def test_split_folders_that_hold_a_folder_of_their_own_name(tmp_path: Path) -> None:
+    """As several archives that were unpacked side by side."""
+    write(
+        tmp_path, *(f"seg_{split}/seg_{split}/{c}/{n}.png" for split in ("train", "test") for c in "ab" for n in "12")
+    )
+    write(tmp_path, "seg_pred/seg_pred/1.png")
+    train, test = (load_image_folder(tmp_path, split) for split in ("train", "test"))
+    assert (len(train), len(test), train.class_names, test.class_names) == (4, 4, ["a", "b"], ["a", "b"])
+    assert all(name.startswith("seg_test/") for name in map(test.name, range(4)))
+
+
+def test_splits_of_unknown_names_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write(tmp_path, *(f"{split}/{c}/{n}.png" for split in ("fit", "check") for c in "ab" for n in "12"))
+    assert load_image_folder(tmp_path).class_names == ["check", "fit"]
+    assert "check, fit are read as classes, and all hold folders of the same names (a, b): if they" in caplog.text
+
+
 def test_labels_of_the_test_folder_follow_the_classes_of_train(tmp_path: Path) -> None:
     write(tmp_path, "train/a/1.png", "train/b/1.png", "train/c/1.png", "test/c/2.png", "test/b/2.png")
     test = load_image_folder(tmp_path, "test")

@@ -18,6 +18,7 @@ from synco_hub.data.image_dataset import fingerprint
 from synco_hub.data.loading import load_recorded_images
 from synco_hub.data.streams.images import StreamRow
 from synco_hub.data.table_cells import find_cell_path
+from synco_hub.data.table_source import TableSource
 from synco_hub.settings import DatasetChoice
 
 datasets = pytest.importorskip("datasets")
@@ -271,6 +272,38 @@ def test_a_run_goes_on_without_the_images_that_it_did_not_have(with_unlabeled: P
     for known in (begun.fingerprint, begun.earlier_fingerprint):
         recorded = {**begun.to_dict(), "fingerprint": known}
         assert load_recorded_images(choice, "pretraining", recorded, lambda images: images).description == begun
+
+
+@pytest.mark.parametrize(
+    ("train", "test"),
+    [
+        *(("Train-0", "Eval-0"), ("trn", "tst"), ("treino-00000-of-00001", "teste-00000-of-00001"), ("训练", "测试")),
+        *(("Train/0", "Valid/0"), ("Training_Set", "test"), ("train-0", "prova"), ("TRAIN", "TEST")),
+    ],
+)
+def test_splits_of_tables_are_found_in_the_spellings_of_folders(
+    with_unlabeled: Path, train: str, test: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    for name, wanted in (("train", train), ("test", test)):
+        moved = with_unlabeled / f"{wanted}.parquet"
+        moved.parent.mkdir(exist_ok=True)
+        (with_unlabeled / f"{name}-00000-of-00001.parquet").rename(moved)
+    for split, count in (("train", 4), ("test", 2), ("pretraining", 7)):
+        images = load_dataset(str(with_unlabeled), split)
+        assert len(images) == count
+        assert images.class_names == ["cat"]
+    assert open_stream(str(with_unlabeled), "pretraining").num_rows == 7
+    assert "no split" not in caplog.text
+
+
+def test_a_run_goes_on_with_the_splits_that_the_library_found(with_unlabeled: Path) -> None:
+    for name in ("train", "test", "unlabeled"):
+        (with_unlabeled / f"{name}-00000-of-00001.parquet").rename(with_unlabeled / f"{name.upper()}.parquet")
+    choice = DatasetChoice(str(with_unlabeled))
+    begun = load_dataset(TableSource.of(choice, library_splits=True), "train").description
+    assert begun.num_images == 9
+    recorded = begun.to_dict()
+    assert load_recorded_images(choice, "pretraining", recorded, lambda images: images).description == begun
 
 
 def test_what_a_local_table_is_has_nothing_to_do_with_its_name(with_unlabeled: Path, tmp_path: Path) -> None:

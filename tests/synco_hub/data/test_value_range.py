@@ -191,3 +191,14 @@ def test_the_flag_reaches_folders_and_is_part_of_what_the_data_are(tmp_path: Pat
 def test_integers_with_a_sign_use_all_levels(lowest: int, highest: int, expected: tuple[int, int]) -> None:
     found = choose_range(lowest, highest, is_float=False)
     assert (found.low, found.high) == expected
+
+
+@pytest.mark.parametrize("nothing", [np.inf, -np.inf, np.nan, np.finfo(np.float32).min])
+def test_what_was_not_measured_does_not_set_the_range(nothing: float, tmp_path: Path) -> None:
+    values = (RAMP * 200).astype(np.float32)
+    for number in range(2):
+        values[0, number] = nothing
+        (tmp_path / f"{number}.tif").write_bytes(tiff(values))
+    pixels = load_dataset(tmp_path, "pretraining").load_pixels(1)[..., 0]
+    assert pixels[0, :2].tolist() == [255 if nothing == np.inf else 0] * 2
+    assert np.array_equal(pixels[1:], np.rint(values[1:]))

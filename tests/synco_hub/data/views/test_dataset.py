@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from torch.utils.data import DataLoader
 from synco_hub.data.fractals.dataset import FractalDataset, FractalParameters
 from synco_hub.data.image_folder import load_image_folder
 from synco_hub.data.samplers import EpochSampler, derive_random_key
-from synco_hub.data.views.dataset import TwoViewCollator, TwoViewDataset
+from synco_hub.data.views.dataset import OwnViews, TwoViewCollator, TwoViewDataset
 from synco_hub.data.views.device_views import SplitTwoViewTransform
 from synco_hub.data.views.worker_views import TwoViewTransform
 
@@ -43,6 +44,13 @@ def test_an_item_is_the_transform_under_its_key(fractals: FractalDataset) -> Non
     assert torch.equal(item["view_1"], view_1)
     assert torch.equal(item["view_2"], view_2)
     assert (item["index"], item["bad_index"]) == (7, -1)
+
+
+@pytest.mark.parametrize("make", [TwoViewDataset, lambda images, transform: OwnViews([torch.ones(3, 8, 8)] * 4)])
+def test_a_key_without_an_epoch_is_refused(fractals: FractalDataset, make: Any) -> None:
+    """It would give every epoch the same views."""
+    with pytest.raises(TypeError, match=r"asked by \(epoch, index\).* not by 3: views\[0, 5\].*EpochSampler"):
+        make(fractals, TwoViewTransform(16))[3]
 
 
 def test_views_change_with_epoch_index_and_seed(fractals: FractalDataset) -> None:

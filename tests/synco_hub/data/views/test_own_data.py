@@ -231,3 +231,8 @@ def test_pixels_of_every_kind_of_array():
     transparent = Image.new("RGBA", (5, 5), (255, 0, 0, 0))
     assert to_pixels(transparent).min() == 255
     assert len(find_images(TensorDataset(torch.rand(2, 3, 8, 8))[0])) == 1
+
+
+def test_read_only_pixels_are_taken_without_a_warning(recwarn):
+    assert to_pixels(np.asarray(PICTURES[0])).shape == (20, 24, 3)
+    assert not recwarn.list
