@@ -44,7 +44,7 @@ def test_flags_of_k_nn_without_k_nn_are_refused(tmp_path):
 
 def test_what_is_recorded_tells_runs_apart_and_says_how_they_were_trained(tmp_path):
     flags = ["--output-dir", str(tmp_path), "--use-cpu", "--backbone", "vit-nano", "--seed", "7"]
-    run = parse([*flags, "--gradient-accumulation-steps", "3", "--fidelity", "authors-code"])
+    run = parse([*flags, "--gradient-accumulation-steps", "3", "--fidelity", "authors-code", "--hue", "0"])
     recorded = run.recorded(SynCoConfig(backbone="vit-nano"), {"name": "pictures"})
     assert set(IDENTITY) <= set(recorded)
     assert (recorded["seed"], recorded["data"], recorded["backbone"]["embed_dim"]) == (7, {"name": "pictures"}, 96)

@@ -257,6 +257,42 @@ def test_pretraining_on_a_table_takes_what_is_there_without_labels(with_unlabele
         assert (len(measured), measured.is_labeled, measured.description.split) == (count, True, split)
 
 
+SPLITS_IN_FILES = {
+    "cut short": (("trn.parquet",), ("tst.parquet",)),
+    "shards": (("tr-00000-of-00002.parquet", "tr-00001-of-00002.parquet"), ("va-00000-of-00001.parquet",)),
+    "one of them": (("train.parquet",), ("vld.parquet",)),
+    "folders": (("trn/part.parquet", "trn/more.parquet"), ("ts/part.parquet",)),
+}
+
+
+@pytest.mark.parametrize("names", SPLITS_IN_FILES.values(), ids=SPLITS_IN_FILES)
+def test_no_test_row_is_trained_on_where_splits_are_cut_short(tmp_path: Path, names: Any) -> None:
+    """The library takes such files together for training; those of every split are written here apart."""
+    folder, bytes_of = tmp_path / "photographs", {}
+    for split, files in zip(("train", "test"), names, strict=True):
+        for file in files:
+            rows = range(len(bytes_of), len(bytes_of) + 3)
+            bytes_of |= {number: (split, png(number)) for number in rows}
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            cells = [{"bytes": png(number), "path": None} for number in rows]
+            pq.write_table(pa.table({"image": cells, "label": ["cat", "dog", "cat"]}), folder / file)
+    expected = {split: sorted(png for kind, png in bytes_of.values() if kind == split) for split in ("train", "test")}
+    for asked, kind in (("train", "train"), ("pretraining", "train"), ("test", "test")):
+        images = load_dataset(str(folder), asked)
+        assert sorted(images.encoded(index) for index in range(len(images))) == expected[kind]
+    stream = open_stream(str(folder), "pretraining")
+    shards = range(len(names[0]))
+    assert sorted(cell["bytes"] for shard in shards for cell in stream.cells(shard)) == expected["train"]
+
+
+def test_a_file_that_could_be_a_language_beside_others_is_no_split(tmp_path: Path) -> None:
+    (tmp_path / "words").mkdir()
+    for number, name in enumerate(("tr", "en", "de")):
+        table = pa.table({"image": [{"bytes": png(number), "path": None}], "label": [name]})
+        pq.write_table(table, tmp_path / "words" / f"{name}.parquet")
+    assert len(load_dataset(str(tmp_path / "words"), "train")) == 3
+
+
 def test_a_table_without_such_a_split_is_as_it_was(with_unlabeled: Path, caplog: pytest.LogCaptureFixture) -> None:
     train = load_dataset(str(with_unlabeled), "train").description
     (with_unlabeled / "unlabeled-00000-of-00001.parquet").rename(with_unlabeled / "more-0.parquet")
