@@ -136,7 +136,7 @@ def _continued_from(pretraining: Mapping[str, Any]) -> str:
     # "none: a local directory" and the like are why there is no commit.
     revision = re.sub(r"^none: (.*)", r"\1, no commit", str(start.get("revision")))
     average = " and averaged with what was trained from it" if "end" in pretraining else ""
-    return f" Continued from {start['base_model']} ({revision}; licence: {licence}){average}."
+    return f" Continued from {_name_place(str(start['base_model']))} ({revision}; licence: {licence}){average}."
 
 
 def _pipeline(config: Mapping[str, Any]) -> str:
@@ -167,8 +167,8 @@ def _name_data(data: Any, beginning: str, labels: str) -> str:
     if not isinstance(data, Mapping) or not data.get("name"):
         return ""
     count = f", {data['num_images']} images" if data.get("num_images") else ""
-    source = f" ({data['source']})" if data.get("source") else ""
-    return f"{beginning}{data['name']}{count}{source}, {labels}."
+    name, source = (_name_place(str(data.get(key) or "")) for key in ("name", "source"))
+    return f"{beginning}{name}{count}{f' ({source})' if source not in ('', name) else ''}, {labels}."
 
 
 def _licence_text(facts: CardFacts) -> str:
@@ -229,7 +229,16 @@ def _plain(text: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    return " ".join(str(value).split()).replace("|", "\\|")
+    return " ".join(_name_place(str(value)).split()).replace("|", "\\|")
+
+
+def _name_place(text: str) -> str:
+    """The last part of a path of this computer, which tells readers nothing more and may hold somebody's name."""
+    return (
+        re.split(r"[\\/]+", text.rstrip("\\/"))[-1]
+        if re.match(r"(/|\\\\|~|\.\.?[\\/]|[A-Za-z]:[\\/])", text)
+        else text
+    )
 
 
 @dataclass(frozen=True)

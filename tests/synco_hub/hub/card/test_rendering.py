@@ -115,3 +115,15 @@ def test_what_a_run_began_with_is_named_and_a_repository_links():
     assert "domains" not in card.content
     local = render_card("my-vit", config_of(), {"start": start | {"kind": "directory"}}, [], CardFacts())
     assert local.data.base_model is None
+
+
+@pytest.mark.parametrize(
+    "place", ["/home/xaverius/pictures/birds", "~/birds", "../xaverius/birds", "C:\\Users\\xaverius\\birds"]
+)
+def test_a_folder_of_somebodys_computer_is_named_without_its_place(place):
+    data = {"name": place, "source": place, "split": "train", "num_images": 57}
+    start = {"base_model": place, "licence": None, "revision": "none: a local directory"}
+    card = render_card("m", config_of(), {"data": data, "start": start}, (), CardFacts())
+    assert "birds, 57 images, without labels." in card.content
+    assert "Continued from birds (" in card.content
+    assert "xaverius" not in card.content
