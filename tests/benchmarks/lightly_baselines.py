@@ -30,7 +30,7 @@ from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.cli.ablate import PLAN_FILE, RESULT_FILE, read_finished_run, run_name
-from synco_hub.cli.ablation_tables import FinishedRun, compare_pairs, write_tables
+from synco_hub.cli.ablation_tables import FinishedRun, write_tables
 from synco_hub.data import TwoViewDataset
 from synco_hub.data.views.dataset import TwoViewCollator
 from synco_hub.data.views.transform import make_two_view_transform
@@ -161,16 +161,15 @@ def main() -> None:
     given = parser.parse_args()
     flags = json.loads((given.ablation / PLAN_FILE).read_text())["flags"]
     choice = choose_data(parse([*flags, "--output-dir=none"]))
-    runs, sentences = [], []
     for kind, arm in ARMS.items():
         pairs = []
         for seed in given.seeds:
             theirs = read_or_train(kind, seed, given.ablation, given.output_dir / f"lightly-{kind}-seed{seed}")
             pairs += [theirs, read_finished_run(arm, seed, given.ablation / run_name(arm, seed), choice)]
-        runs += pairs
-        sentences += [each.describe() for each in compare_pairs(pairs, METRIC, f"lightly-{kind}")]
-    write_tables(given.output_dir, runs, METRIC, {"dataset": choice.dataset}, "lightly-moco")
-    print("\n".join(sentences))
+        place = given.output_dir / kind
+        place.mkdir(exist_ok=True)
+        table = write_tables(place, pairs, METRIC, {"dataset": choice.dataset}, f"lightly-{kind}")[0]
+        print(table.read_text(encoding="utf-8"))
 
 
 if __name__ == "__main__":
