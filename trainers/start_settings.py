@@ -27,7 +27,7 @@ class StartArguments:
 
     start_from: str | None = setting(
         None,
-        "Go on pretraining a ViT or Swin: zoo name, checkpoint or run directory, file of weights, Hub id or "
+        "Go on pretraining a ViT or Swin: short name, checkpoint or run directory, file of weights, Hub id or "
         "timm:<name>. The network is its own; --image-size and --window-size interpolate its positions.",
     )
     save_average: bool = field(

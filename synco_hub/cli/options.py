@@ -111,7 +111,7 @@ class EvaluateAllOptions:
 class AverageOptions:
     """Two checkpoints, and the domains by which the line between them is judged."""
 
-    start: str = setting(MISSING, "The network before: zoo name, directory, Hub id, or timm:<name>.", positional=True)
+    start: str = setting(MISSING, "The network before: short name, directory, Hub id, or timm:<name>.", positional=True)
     end: str = setting(MISSING, "What was trained from it, such as the folder of a run.", positional=True)
     output: Path = setting(MISSING, "New folder for the recommended weights, average.json, figure and card.")
     dataset: str | None = setting(None, "The new domain, with classes; default: the run's.")
@@ -291,7 +291,7 @@ class CardOptions:
         None, "Licence of the weights, such as apache-2.0; kept for later calls.", aliases=["--license"]
     )
     facts: str | None = setting(
-        None, "Zoo name whose facts hold for these weights, or a YAML file of them; kept for later calls."
+        None, "Short name whose facts hold for these weights, or a YAML file of them; kept for later calls."
     )
     name: str | None = setting(
         None, "What the model is loaded by, organisation/name before publishing; default: the directory's name."

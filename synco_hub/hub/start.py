@@ -103,7 +103,7 @@ def read_start(
     """Read the start of a training; no global random generator is moved.
 
     Args:
-        name: A zoo name, a checkpoint, run or stock model's directory, a file of weights, a Hub id, or timm:<name>.
+        name: A short name, a checkpoint, run or stock model's directory, a file of weights, a Hub id, or timm:<name>.
         revision: Commit, branch or tag on the Hub.
         image_size: Side of the input, where it shall be another than its own.
         window_size: Side of a Swin's windows, likewise.
