@@ -117,7 +117,7 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         """A network that goes on from weights: both branches are the start, heads and queues its own where they fit.
 
         Args:
-            start: A short name, a checkpoint, run or stock model's directory, a file of weights, a Hub id, timm:<name>.
+            start: A short name, checkpoint, run or stock model's directory, file of weights, Hub id, or timm:<name>.
             pretraining: Method and objective of the new training; None: the paper's.
             image_size: Side of the views in pixels, where it shall be another than the start's.
             revision: Commit, branch or tag on the Hub.

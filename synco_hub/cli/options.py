@@ -111,7 +111,7 @@ class EvaluateAllOptions:
 class AverageOptions:
     """Two checkpoints, and the domains by which the line between them is judged."""
 
-    start: str = setting(MISSING, "The network before: short name, directory, Hub id, or timm:<name>.", positional=True)
+    start: str = setting(MISSING, "The network before: short name, folder, Hub id, or timm:<name>.", positional=True)
     end: str = setting(MISSING, "What was trained from it, such as the folder of a run.", positional=True)
     output: Path = setting(MISSING, "New folder for the recommended weights, average.json, figure and card.")
     dataset: str | None = setting(None, "The new domain, with classes; default: the run's.")
