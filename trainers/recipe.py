@@ -109,10 +109,11 @@ def _is_set(values: Any) -> bool:
 def _unknown(name: str) -> ValueError:
     nearest = suggest(name, list_recipes())
     plain = [known for known in list_recipes() if "/" not in known]
-    sets = sorted({known.split("/")[0] for known in list_recipes() if "/" in known})
+    variants = [known for known in list_recipes() if "/" in known]
+    sets = sorted({known.split("/")[0] for known in variants})
     return ValueError(
         f"recipe {name!r} does not exist: use one of {', '.join(plain)}, a variant of {', '.join(sets)} (such as "
-        f"{sets[0]}/all), or the path of a YAML file.{nearest}"
+        f"{variants[0]}), or the path of a YAML file.{nearest}"
     )
 
 

@@ -187,7 +187,7 @@ def test_every_variant_starts(name, tmp_path, photographs, monkeypatch):
 
 @pytest.mark.parametrize("name", ["imagenet-100/only-mixups", "imagenet-100", "byol-deit-s/all"])
 def test_a_variant_that_is_none_names_the_nearest(name):
-    with pytest.raises(ValueError, match=r"does not exist.*imagenet-100/all"):
+    with pytest.raises(ValueError, match=r"does not exist.*such as fashion-mnist/synco-v2"):
         read_recipe(name, ["method"])
 
 
@@ -273,7 +273,7 @@ def test_what_a_recipe_names_wins_over_the_fidelity_and_the_rest_is_the_fidelity
         named = {**named["base"], **named["variants"][variant]}
     papers = named.pop("paper", {})
     theirs = run(tmp_path, "--recipe", name, "--fidelity", "authors-code")
-    chosen = {**vars(theirs.settings), **vars(theirs.backbone), **vars(theirs.training)}
+    chosen = {**vars(theirs.settings), **vars(theirs.backbone), **vars(theirs.training), **vars(theirs.views)}
     expected = {**choose_fidelity_settings("authors-code", named["method"], named["backbone"]), **named}
     if "synthetic_cooldown_epochs" in named:
         del expected["synthetic_last_epoch"]
