@@ -84,7 +84,7 @@ def infer_configuration(
     backbone: BackboneTensors, layout_name: str, layout: Layout, choices: Choices, recorded: Any = None
 ) -> tuple[SynCoConfig, HeadsDecision]:
     """The configuration that shapes tell, the layout where they say nothing, and what the user decided before both."""
-    _refuse_other_networks(backbone.tensors)
+    _refuse_other_networks(backbone.tensors, choices.backbone is not None)
     try:
         if choices.backbone is not None:
             return _find_named_configuration(backbone, layout_name, layout, choices, recorded)
@@ -98,8 +98,11 @@ def infer_configuration(
         ) from error
 
 
-def _refuse_other_networks(tensors: Mapping[str, Any]) -> None:
-    """Networks whose keys look like a ViT's and which no choice of the user turns into one."""
+def _refuse_other_networks(tensors: Mapping[str, Any], is_named: bool) -> None:
+    """Networks whose keys look like a ViT's and which no choice of the user turns into one.
+
+    A name of timm may stand for a ViT with further parts, such as DINOv2's scale of every layer.
+    """
     if any(key.startswith("patch_embed.proj.0.") for key in tensors):
         raise ValueError(
             "The weights are those of a ViT with a convolutional stem (patch_embed.proj.0. …), which no network of "
@@ -111,10 +114,13 @@ def _refuse_other_networks(tensors: Mapping[str, Any]) -> None:
             "patches; every ViT of this package has one. Measure it as it is, by timm:<name> or its directory."
         )
     for part, words in _FOREIGN_PARTS.items():
+        if is_named and part != ".reg_token":
+            continue
+        remedy = "" if part == ".reg_token" else "name its architecture by --backbone, "
         if "cls_token" in tensors and (found := next((key for key in sorted(tensors) if part in f".{key}"), None)):
             raise ValueError(
                 f"The weights are those of a ViT with {words} ({found}), which no ViT of this package has. Measure it "
-                "as it is, by timm:<name> or its directory, or convert a release without."
+                f"as it is, by timm:<name> or its directory, {remedy}or convert a release without."
             )
 
 

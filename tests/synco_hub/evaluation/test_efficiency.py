@@ -121,6 +121,8 @@ def test_the_cost_of_networks_that_are_not_ours(tmp_path, monkeypatch):
     create = timm.create_model
     monkeypatch.setattr(timm, "create_model", lambda name, pretrained, **rest: create(name, **rest))
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    cached = str(tmp_path / "snapshots" / ("0" * 40) / "model.safetensors")
+    monkeypatch.setattr("synco_hub.hub.model_names.try_to_load_from_cache", lambda *args, **rest: cached)
     quick = {"batch_size": 2, "repeats": 1, "device": "cpu", "progress": False}
     result = synco_hub.evaluate("efficiency", "timm:test_vit", **quick)
     assert result.protocol.parameters["input"] == [3, 160, 160]
