@@ -22,3 +22,17 @@ def test_a_table_is_made_of_its_runs(file):
     seeds = {run.seed for run in runs if run.arm == reference}
     assert len(seeds) >= 5
     assert f'--8<-- "docs/results/{file.stem}.md"' in (RESULTS.parent / "results.md").read_text()
+
+
+def test_the_table_of_readme_is_that_of_the_methods():
+    data = json.loads((RESULTS / "fashion-mnist-methods.json").read_text())
+    cells = [f"{row['mean']:.1f}" + (f" ± {row['sd']:.1f}" if row["sd"] is not None else "") for row in data["rows"]]
+    assert [row["method"].rpartition("/")[2] for row in data["rows"]] == [
+        "pixels",
+        "untrained",
+        "moby",
+        "byol",
+        "synco-v2",
+    ]
+    table = f"| pixels | untrained | MoBY | BYOL | SynCo-v2 |\n|---|---|---|---|---|\n| {' | '.join(cells)} |\n"
+    assert table in (RESULTS.parents[1] / "README.md").read_text()
