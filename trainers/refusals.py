@@ -38,6 +38,7 @@ LOWEST: dict[str, tuple[float, bool]] = {
     "momentum_start": (0, True),
     "max_bad_fraction": (0, True),
     "knn_every_epochs": (0, False),
+    "logging_steps": (0, True),
     "save_steps": (0, False),
 }
 HIGHEST = dict.fromkeys(("momentum", "adam_beta1", "adam_beta2", "momentum_start", "max_bad_fraction"), 1.0)

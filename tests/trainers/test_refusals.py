@@ -56,6 +56,7 @@ def test_below_the_lowest_and_no_numbers_are_refused(name):
         ({"num_train_epochs": math.nan}, "--num-train-epochs nan"),
         ({"num_train_epochs": math.nan, "max_steps": 4}, "--num-train-epochs nan"),
         ({"adam_beta2": 3}, "--adam-beta2 3: give at least 0 and at most 1"),
+        ({"logging_steps": -4}, "--logging-steps -4: give at least 0"),
         ({"momentum_start": 1.5}, "--momentum-start 1.5: give at least 0 and at most 1"),
         ({"momentum": 2}, "--momentum 2: give at least 0 and at most 1"),
         ({"max_bad_fraction": 2}, "--max-bad-fraction 2: give at least 0 and at most 1"),
