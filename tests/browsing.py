@@ -2,6 +2,8 @@
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,18 @@ def require_browser() -> str:
         message = "no chromium here: run `make browser` as root, or apt-get install chromium"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
     return CHROMIUM
+
+
+@contextmanager
+def launch_browser() -> Iterator[Any]:
+    """A chromium of playwright, with a profile of its own that is deleted with it."""
+    path = require_browser()
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 def require_axe() -> Path:

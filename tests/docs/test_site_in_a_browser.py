@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from browsing import FLAGS, audit, keep_screenshots, require_browser
+from browsing import audit, keep_screenshots, launch_browser
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -24,13 +24,8 @@ OF_THE_THEME: set[tuple[str, str]] = set()
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    path = require_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+    with launch_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from browsing import FLAGS, audit, keep_screenshots, require_browser
+from browsing import audit, keep_screenshots, launch_browser
 from PIL import Image
 
 # One server and one browser serve the whole file: it belongs to one worker.
@@ -43,14 +43,8 @@ def address(tmp_path_factory, save_checkpoint) -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser():
-    path = require_browser()
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as playwright:
-        # Every launch has a profile of its own that is deleted with it.
-        browser = playwright.chromium.launch(executable_path=path, headless=True, args=FLAGS)
+    with launch_browser() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
