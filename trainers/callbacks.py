@@ -253,9 +253,9 @@ class CollapseCallback(TrainerCallback):
         if self._stuck("accuracy", accuracy <= 2 / (negatives + 1), before):
             what = f"contrast accuracy is stuck at {accuracy:.4f}: a guess finds as many"
             self._warn("accuracy", state, what, rate)
-        guess = compute_chance_loss(negatives)
+        guess = logs.get("loss_of_guessing", compute_chance_loss(negatives))
         if self._stuck("loss", abs(logs["loss"] - guess) <= _LOSS_TOLERANCE * guess, before):
-            what = f"the loss stays at {logs['loss']:.3f}, and a guess has 2·ln(K + 1) = {guess:.3f}"
+            what = f"the loss stays at {logs['loss']:.3f}, and a guess has {guess:.3f}"
             self._warn("loss", state, what, rate)
 
     def _stuck(self, name: str, bad: bool, before: float) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from synco_hub.data.views.parameters import TwoViewParameters
 from synco_hub.models import SynCoModel
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -52,4 +53,27 @@ def refuse_lone_images(model: SynCoForPreTraining, args: SynCoTrainingArguments)
         raise ValueError(
             "--per-device-train-batch-size 1: BatchNorm of the heads needs at least 2 images at once; give 2 or more, "
             "with --gradient-accumulation-steps for larger steps, or --head-norm none."
+        )
+
+
+def count_local_views(views: Any) -> int:
+    """Small views of an image beside the two."""
+    parameters = getattr(getattr(views, "transform", None), "parameters", None)
+    return parameters.local_crops if isinstance(parameters, TwoViewParameters) else 0
+
+
+def refuse_local_views(views: Any, model: SynCoForPreTraining) -> None:
+    """Small views that are none, or that the network cannot cut into patches."""
+    if not count_local_views(views):
+        return
+    config, size = model.config, views.transform.parameters.local_size
+    side, patch = config.image_size, config.patch_size
+    fitting = max(side // 2 // patch, 1) * patch
+    if size > side:
+        raise ValueError(
+            f"--local-size {size}: small views are smaller than the views of {side} pixels: give {fitting}."
+        )
+    if size % patch:
+        raise ValueError(
+            f"--local-size {size} is no whole number of patches of {patch} pixels: give a multiple, such as {fitting}."
         )

@@ -182,7 +182,12 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         return (model, info) if output_loading_info else model
 
     def forward(
-        self, view_1: Tensor, view_2: Tensor, synthetic_active: bool = False, **kwargs: Any
+        self,
+        view_1: Tensor,
+        view_2: Tensor,
+        synthetic_active: bool = False,
+        local_views: Tensor | None = None,
+        **kwargs: Any,
     ) -> PretrainingOutput:
         """Compute the loss of a batch of view pairs and, in training, put its keys in the queues.
 
@@ -190,14 +195,27 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             view_1: First views (made by T_q). Shape: (batch, channels, height, width).
             view_2: Second views (made by T_k). Shape: (batch, channels, height, width).
             synthetic_active: Whether the run is inside the synthesis window; ignored by MoBY and BYOL.
+            local_views: Small views of the same images, which the online branch alone sees: each is compared with both
+                keys, and the loss is twice the mean over all pairs of a query and a key, as it is without them. Shape:
+                (batch, number, channels, height, width).
             **kwargs: Ignored.
+
+        Source: the small views are those of SwAV (Caron et al. 2020) and DINO (Caron et al. 2021); the paper (10.4)
+            names them as what it leaves out.
         """
         features, query_1, query_2 = self._online(view_1, view_2)
+        local_query = None if local_views is None else self._online_local(local_views)
         key_1, key_2 = self._target(view_1, view_2)
         # The contrastive part is computed in float32 whatever the backbone runs in (|logits| reach 1 / τ = 5).
         with torch.autocast(device_type=view_1.device.type, enabled=False):
             query_1, query_2, key_1, key_2 = (normalize(v) for v in (query_1, query_2, key_1, key_2))
             loss, accuracy = self._objective(query_1, query_2, key_1, key_2, synthetic_active)
+            if local_query is not None:
+                number, query = len(local_query) // len(key_1), normalize(local_query)
+                keys = [key.repeat(number, 1) for key in (key_1, key_2)]
+                active = synthetic_active and self.settings.synthetic_for_local_crops
+                local_loss, _ = self._objective(query, query, *keys, active)
+                loss = (loss + number * local_loss) / (1 + number)
             feature_std = _normalised_std(features.detach())
         if self.training and self.objective.has_queue:
             self.queue_1.enqueue(key_1)
@@ -215,6 +233,13 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         query_1, query_2 = (self.predictor(projection) for projection in projections)
         return features, query_1, query_2
 
+    def _online_local(self, local_views: Tensor) -> Tensor:
+        """Predictions of the small views, one view of all images after the other. (number * batch, projection_dim)."""
+        number = local_views.shape[1]
+        views = local_views.transpose(0, 1).flatten(0, 1)
+        features = self.synco(views, interpolate_pos_encoding=True).pooler_output
+        return torch.cat([self.predictor(self.projector(view)) for view in features.chunk(number)])
+
     @torch.no_grad()
     def _target(self, view_1: Tensor, view_2: Tensor) -> tuple[Tensor, Tensor]:
         """Both keys, (batch, projection_dim) each."""
@@ -225,7 +250,10 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
     def _objective(
         self, query_1: Tensor, query_2: Tensor, key_1: Tensor, key_2: Tensor, synthetic_active: bool
     ) -> tuple[Tensor, Tensor | None]:
-        """Sum of both directions: each query against the other view's key, with that view's queue."""
+        """Sum of both directions: each query against the other view's key, with that view's queue.
+
+        A small view is the query of both.
+        """
         if not self.objective.has_queue:
             return agreement_loss(query_1, key_2) + agreement_loss(query_2, key_1), None
         directions = ((query_1, key_2, self.queue_2.keys), (query_2, key_1, self.queue_1.keys))
@@ -247,17 +275,24 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             network.compile(*args, **kwargs)  # type: ignore[no-untyped-call]
         self._objective = torch.compile(self._objective, *args, **kwargs)  # type: ignore[method-assign]
 
-    def rehearse_objective(self, batch_size: int, synthetic_active: Iterable[bool]) -> None:
+    def rehearse_objective(self, batch_size: int, synthetic_active: Iterable[bool], local_crops: int = 0) -> None:
         """Compute the objective and its gradient for drawn vectors, that it be compiled; random states stay.
 
         Args:
             batch_size: Views of each kind on this process.
             synthetic_active: In which states of the synthesis.
+            local_crops: Small views of an image.
         """
         device = self.device
+        calls = [(batch_size, active) for active in synthetic_active]
+        if local_crops:
+            calls += [
+                (local_crops * batch_size, active)
+                for active in sorted({active and self.settings.synthetic_for_local_crops for _, active in calls})
+            ]
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            vectors = torch.randn(4, batch_size, self.settings.projection_dim, device=device)
-            for active in synthetic_active:
+            for number, active in calls:
+                vectors = torch.randn(4, number, self.settings.projection_dim, device=device)
                 with torch.autocast(device.type, enabled=False):
                     leaf = vectors[:2].clone().requires_grad_()
                     query_1, query_2, key_1, key_2 = (normalize(vector) for vector in (*leaf, *vectors[2:]))

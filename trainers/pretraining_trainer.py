@@ -24,7 +24,7 @@ from synco_hub.data.views.dataset import (
     open_view_pairs,
     read_batch,
 )
-from synco_hub.data.views.device_views import finish_views
+from synco_hub.data.views.device_views import finish_local_views, finish_views
 from synco_hub.data.views.transform import make_two_view_transform, place_of
 from synco_hub.models import SynCoConfig
 from trainers.callbacks import (
@@ -43,7 +43,14 @@ from trainers.compilation import compile_in_place
 from trainers.layer_decay import BACKBONE, NO_WEIGHT_DECAY, make_groups
 from trainers.plausibility import find_misfits, plan_run
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.pretraining_checks import HOW_TO_MEASURE, refuse_lone_images, refuse_other_kinds, refuse_small_data
+from trainers.pretraining_checks import (
+    HOW_TO_MEASURE,
+    count_local_views,
+    refuse_local_views,
+    refuse_lone_images,
+    refuse_other_kinds,
+    refuse_small_data,
+)
 from trainers.pretraining_model import (
     SynCoForPreTraining,
     check_complete_state,
@@ -66,6 +73,7 @@ from trainers.schedules import (
 )
 from trainers.settings import AUTHORS_CODE
 from trainers.start_settings import START_FROZEN_FRACTION, START_LAYER_DECAY
+from trainers.step_time import describe_view_cost
 
 logger = logging.getLogger(__name__)
 
@@ -110,6 +118,7 @@ class SynCoTrainer(CheckpointingTrainer):
             train_dataset, kwargs["data_collator"] = OwnItems(train_dataset, args.seed), OwnCollator(collate)
         refuse_small_data(len(train_dataset), args)
         refuse_lone_images(model, args)
+        refuse_local_views(train_dataset, model)
         args.fit_to(len(train_dataset))
         if kwargs.get("processing_class") is None:
             kwargs["processing_class"] = build_processor(
@@ -124,11 +133,14 @@ class SynCoTrainer(CheckpointingTrainer):
         self.stream = None if stream is None else StreamLoading(stream, self.num_images, args)
         self.epoch_sampler: EpochSampler | StreamSampler | None = None if self.stream is None else self.stream.sampler
         self._transform = getattr(train_dataset, "transform", None)
+        self.local_crops = count_local_views(train_dataset)
         self.device_views = build_device_views(self._transform, args)
         self._reading: BatchesReadAhead | None = None
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         self.at_begin = TrainBeginCallback(self._warn_of_misfits)
+        if self.local_crops:
+            self.at_begin.works.append(self._state_cost)
         for callback in (
             TargetUpdateCallback(self),
             GradientNormCallback(self),
@@ -165,12 +177,20 @@ class SynCoTrainer(CheckpointingTrainer):
         for line in find_misfits(plan_run(self.args, config, self.num_images, *steps, window, started)):
             logger.warning("%s", line)
 
+    def _state_cost(self) -> None:
+        """Say what small views cost before the first step is taken."""
+        size = self._transform.parameters.local_size  # type: ignore[union-attr]
+        batch = self.args.per_device_train_batch_size
+        with self.accelerator.autocast():
+            cost = describe_view_cost(self.unwrapped_model, batch, self.local_crops, size)
+        logger.warning("%s", cost)
+
     def _rehearse_objective(self) -> None:
         """Compile the objective as the steps to come need it, with and without synthetic negatives."""
         model, steps = self.unwrapped_model, range(self.state.global_step, self.state.max_steps)
         active = {model.objective.synthesises and step in self.synthesis_window for step in steps}
         with self.accelerator.autocast():
-            model.rehearse_objective(self.args.per_device_train_batch_size, sorted(active))
+            model.rehearse_objective(self.args.per_device_train_batch_size, sorted(active), self.local_crops)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[tuple[int, int]]:
         """The sampler carries the epoch with each index: workers never hear of a new epoch otherwise."""
@@ -339,7 +359,9 @@ class SynCoTrainer(CheckpointingTrainer):
         if "bad_index" in inputs:
             self._bad_indices.append(inputs["bad_index"])
         view_1, view_2 = finish_views(self.device_views, inputs)
-        output = model(view_1=view_1, view_2=view_2, synthetic_active=self.synthetic_active)
+        local_views = finish_local_views(self.device_views, inputs)
+        small = {} if local_views is None else {"local_views": local_views}
+        output = model(view_1=view_1, view_2=view_2, synthetic_active=self.synthetic_active, **small)
         self.monitor.update(output, inputs["view_1"].shape[0], self.state.global_step)
         return (output.loss, output) if return_outputs else output.loss
 
@@ -358,7 +380,10 @@ class SynCoTrainer(CheckpointingTrainer):
             logs["num_synthetic"] = float(self.unwrapped_model.synthetic_negatives.num_synthetic) if active else 0.0
             if queue is not None:
                 # What the loss is to be read against: both directions of one right key among all candidates.
-                logs["loss_of_guessing"] = compute_chance_loss(queue + logs["num_synthetic"])
+                guess = compute_chance_loss(queue + logs["num_synthetic"])
+                if self.local_crops and not self.unwrapped_model.settings.synthetic_for_local_crops:
+                    guess = (guess + self.local_crops * compute_chance_loss(queue)) / (1 + self.local_crops)
+                logs["loss_of_guessing"] = guess
             if self._gradient_norm is not None:
                 logs["grad_norm"] = float(self._gradient_norm.item())
         # The mean of the whole run comes at its end, also if no step is logged.

@@ -145,6 +145,9 @@ class PretrainingSettings:
     num_hard_negatives: int = setting(
         _SYNTHESIS.num_hard_negatives, "N, the negatives most similar to the query that synthesis starts from (7.4)."
     )
+    synthetic_for_local_crops: bool = toggle(
+        False, "Synthetic negatives for small views too (--local-crops), not for the two views alone."
+    )
     num_interpolation: int = setting(_SYNTHESIS.counts["interpolation"], "Synthetic negatives αq + (1−α)n (7.4).")
     num_extrapolation: int = setting(_SYNTHESIS.counts["extrapolation"], "Synthetic negatives q + β(n − q) (7.4).")
     num_mixup: int = setting(_SYNTHESIS.counts["mixup"], "Synthetic negatives γn + (1−γ)n′ (7.4).")

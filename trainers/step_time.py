@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from synco_hub.errors import report_errors
@@ -29,6 +30,8 @@ from trainers.schedules import synthetic_epochs
 from trainers.settings import PretrainingSettings
 
 IMAGENET_IMAGES = 1_281_167
+# So long may a pass be that only says what the ones to come will take.
+_SECONDS_OF_TRIAL = 1.0
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,45 @@ def _build_config(settings: StepSettings) -> SynCoConfig:
     config: Any = SynCoConfig.from_pretrained(settings.config)
     config.pretraining = {**pretraining, **(config.pretraining or {}), "method": settings.method}
     return config
+
+
+def describe_view_cost(model: SynCoForPreTraining, batch_size: int, local_crops: int, local_size: int) -> str:
+    """What small views add to a step, counted and measured for random pixels; network and random states stay.
+
+    In the mode of evaluation nothing is kept of it, and no process waits for another.
+    """
+    config, device = model.config, model.device
+    side, patch, batch = config.image_size, config.patch_size, 2
+    numbers, operations, seconds = (0, local_crops), [], []
+    was_training = model.training
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def step(images: int, number: int) -> None:
+        sizes = [(images, side), (images, side), (images, number, local_size)]
+        shapes = [(*shape, config.num_channels, last, last) for *shape, last in sizes]
+        view_1, view_2, local = (torch.randn(shape, device=device) for shape in shapes)
+        output = model(view_1, view_2, local_views=local if number else None)
+        torch.autograd.grad(output.loss, trainable, allow_unused=True)
+
+    with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.compiler.set_stance("force_eager"):
+        model.eval()
+        for number in numbers:
+            with FlopCounterMode(display=False) as counter:
+                taken = measure_seconds(lambda number=number: step(2, number), 1, 0, device)[0]  # type: ignore[misc]
+            operations.append(counter.get_total_flops() / 2e9)
+        batch = int(min(max(2 * _SECONDS_OF_TRIAL / taken, 2), batch_size))
+        for number in numbers:
+            taken = statistics.median(measure_seconds(lambda number=number: step(batch, number), 3, 1, device))  # type: ignore[misc]
+            seconds.append(taken)
+        model.train(was_training)
+    rates = [batch / each for each in seconds]
+    patches = [2 * (side // patch) ** 2, local_crops * (local_size // patch) ** 2]
+    return (
+        f"{local_crops} small views of {local_size} pixels are {patches[1]} patches of an image beside {patches[0]} "
+        f"of both views: {operations[1]:.3g} GFLOP an image and step in the place of {operations[0]:.3g}; forward and "
+        f"backward pass of {rates[1]:.3g} images a second in the place of {rates[0]:.3g}, "
+        f"{rates[0] / rates[1]:.2f} of the time."
+    )
 
 
 def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[Callable[[bool], None], list[float]]:

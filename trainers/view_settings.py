@@ -32,11 +32,25 @@ class ViewArguments:
     gaussian_blur_probability: list[float] | None = setting(None, "Of view 1 and view 2; 1 0.1.")
     blur_sigma: list[float] | None = setting(None, "Smallest and largest deviation of the blur in pixels; 0.1 2.")
     solarization_probability: list[float] | None = setting(None, "Of view 1 and view 2; 0 0.2.")
+    local_crops: int | None = setting(
+        None,
+        "Small views beside the two, which the online network alone sees and compares with both keys (multi-crop); 0. "
+        "They cost time: see docs/how-to-pretrain.md for what they gave in the same time.",
+    )
+    local_size: int | None = setting(None, "Side of a small view in pixels; 96.")
+    local_scale: list[float] | None = setting(
+        None, "Smallest and largest share of an image that a small view has; 0.05 0.25. Begin --crop-scale at its end."
+    )
 
     def __post_init__(self) -> None:
         for name, value in vars(self).items():
             if isinstance(value, list) and len(value) != 2:
                 raise ValueError(f"--{name.replace('_', '-')} {value}: give two numbers, as in Table 11.")
+        for name in ("local_size", "local_scale"):
+            if getattr(self, name) is not None and self.local_crops is None:
+                raise ValueError(
+                    f"--{name.replace('_', '-')} is for small views: give --local-crops 4 or the like, or none."
+                )
 
     def changed(self) -> dict[str, Any]:
         """What was given, as `TwoViewParameters` takes it."""

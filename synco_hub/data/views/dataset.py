@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -29,20 +29,22 @@ from synco_hub.data.views.parameters import TwoViewParameters
 
 View = torch.Tensor | CroppedView
 # Turns the pixels of an image, (height, width, 3), and the key of its sample into two views.
-_BESIDE = ("draw_1", "draw_2", "bad_index")
-PixelTransform = Callable[[npt.NDArray[np.uint8], int], tuple[View, View]]
+_BESIDE = ("draw_1", "draw_2", "local_views", "local_draws", "bad_index")
+PixelTransform = Callable[[npt.NDArray[np.uint8], int], tuple[View, ...]]
 
 
 class ViewPair(TypedDict):
     """Two views of one image.
 
-    Keys: view_1 and view_2 of shape (3, height, width), or cropped and still to be distorted on the device; index, the
-    position in the data set; bad_index, -1 or the position of the unreadable image in whose place another one was
+    Keys: view_1 and view_2 of shape (3, height, width), or cropped and still to be distorted on the device;
+    local_views, the small ones where there are any, alike, of shape (local_crops, 3, local_size, local_size); index,
+    the position in the data set; bad_index, -1 or the position of the unreadable image in whose place another one was
     taken.
     """
 
     view_1: View
     view_2: View
+    local_views: NotRequired[View]
     index: int
     bad_index: int
 
@@ -88,8 +90,17 @@ class TwoViewDataset(Dataset[ViewPair]):
             image, bad_index = load_readable(self._load, len(self), index, self.seed)
         if self.recorder is not None and bad_index == GOOD:
             self.recorder.note(epoch, index, image)
-        view_1, view_2 = two_views(self.transform(image, key_of_sample))
-        return ViewPair(view_1=view_1, view_2=view_2, index=index, bad_index=bad_index)
+        made = self.transform(image, key_of_sample)
+        local = made[2] if self.has_local_views else None
+        view_1, view_2 = two_views(made[:2] if self.has_local_views else made)
+        pair = ViewPair(view_1=view_1, view_2=view_2, index=index, bad_index=bad_index)
+        return pair if local is None else {**pair, "local_views": local}
+
+    @property
+    def has_local_views(self) -> bool:
+        """Whether the transform makes small views beside the two."""
+        parameters = getattr(self.transform, "parameters", None)
+        return isinstance(parameters, TwoViewParameters) and parameters.local_crops > 0
 
     def name(self, index: int) -> str:
         """How reports name one image."""
@@ -235,18 +246,32 @@ class TwoViewCollator:
 
     Finished views become view_1 and view_2 of shape (batch, 3, height, width), float32. Cropped ones become view_1 and
     view_2 of shape (batch, height, width, 3), uint8, with draw_1 and draw_2 of shape (batch, len(DRAW_ROW)) for
-    `DeviceViews`. bad_index is (batch,) int64.
+    `DeviceViews`. Small ones become local_views and local_draws, with the number of them as second dimension.
+    bad_index is (batch,) int64.
     """
 
     def __call__(self, pairs: Sequence[ViewPair]) -> dict[str, torch.Tensor]:
         """Stacks; the indices of good images stay behind, because a model's forward would not take them."""
         if "view_1" not in pairs[0] or "view_2" not in pairs[0]:
             raise ValueError(f"A sample holds {', '.join(pairs[0]) or 'nothing'}: it needs view_1 and view_2.")
+        local = [pair["local_views"] for pair in pairs if "local_views" in pair]
         return {
             **_stacked("1", [pair["view_1"] for pair in pairs]),
             **_stacked("2", [pair["view_2"] for pair in pairs]),
+            **(_stack_local(local) if local else {}),
             "bad_index": torch.tensor([pair.get("bad_index", GOOD) for pair in pairs], dtype=torch.int64),
         }
+
+
+def _stack_local(views: Sequence[View]) -> dict[str, torch.Tensor]:
+    finished = [view for view in views if isinstance(view, torch.Tensor)]
+    if finished:
+        return {"local_views": default_collate(finished)}
+    cropped = [view for view in views if isinstance(view, CroppedView)]
+    return {
+        "local_views": default_collate([view.crop for view in cropped]),
+        "local_draws": default_collate([view.draw for view in cropped]),
+    }
 
 
 def _stacked(number: str, views: Sequence[View]) -> dict[str, torch.Tensor]:

@@ -17,7 +17,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from synco_hub.data.views.draws import BLENDS, DRAW_ROW, draw_row, draw_view
+from synco_hub.data.views.draws import BLENDS, DRAW_ROW, ViewDraw, draw_row, draw_views
 from synco_hub.data.views.parameters import TwoViewParameters
 from synco_hub.data.views.worker_views import crop_resized, refuse_no_pixels
 
@@ -37,8 +37,10 @@ class CroppedView(NamedTuple):
     """One view before its distortion.
 
     Attributes:
-        crop: 8-bit RGB. Shape: (image_size, image_size, 3), uint8.
-        draw: What is to be done with it, see `draw_row`. Shape: (len(DRAW_ROW),), float32.
+        crop: 8-bit RGB. Shape: (image_size, image_size, 3), uint8; of small views (local_crops, local_size,
+            local_size, 3).
+        draw: What is to be done with it, see `draw_row`. Shape: (len(DRAW_ROW),), float32; of small views
+            (local_crops, len(DRAW_ROW)).
     """
 
     crop: torch.Tensor
@@ -58,30 +60,35 @@ class SplitTwoViewTransform:
         self.image_size = image_size
         self.parameters = parameters or TwoViewParameters()
 
-    def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> tuple[CroppedView, CroppedView]:
-        """Draws both views and cuts them out; no global random generator is read or moved.
+    def __call__(self, pixels: npt.NDArray[np.uint8], seed_key: int) -> tuple[CroppedView, ...]:
+        """Draws the views and cuts them out, small ones last; no global random generator is read or moved.
 
         Args:
             pixels: RGB image of any size. Shape: (height, width, 3).
             seed_key: 64-bit key of the sample: `derive_random_key(seed, epoch, index)`.
         """
         height, width = pixels.shape[:2]
-        draws = [draw_view(self.parameters, view, width, height, seed_key) for view in (0, 1)]
-        first, second = (
-            CroppedView(
-                torch.from_numpy(crop_resized(pixels, draw, self.image_size)),
-                torch.tensor(draw_row(draw), dtype=torch.float32),
-            )
-            for draw in draws
-        )
-        return first, second
+        both, local = draw_views(self.parameters, width, height, seed_key)
+        views = [_cut_out(pixels, draw, self.image_size) for draw in both]
+        if local:
+            small = [_cut_out(pixels, draw, self.parameters.local_size) for draw in local]
+            views.append(CroppedView(*(torch.stack(parts) for parts in zip(*small, strict=True))))
+        return tuple(views)
 
     def device_half(self) -> DeviceViews:
         """What finishes these views on the training device."""
-        return DeviceViews(self.image_size, self.parameters)
+        half = DeviceViews(self.image_size, self.parameters)
+        if self.parameters.local_crops:
+            half.local = DeviceViews(self.parameters.local_size, self.parameters)
+        return half
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(image_size={self.image_size}, parameters={self.parameters})"
+
+
+def _cut_out(pixels: npt.NDArray[np.uint8], draw: ViewDraw, size: int) -> CroppedView:
+    crop = torch.from_numpy(crop_resized(pixels, draw, size))
+    return CroppedView(crop, torch.tensor(draw_row(draw), dtype=torch.float32))
 
 
 def finish_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
@@ -100,6 +107,19 @@ def finish_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> tuple
     return half(batch["view_1"], batch["draw_1"]), half(batch["view_2"], batch["draw_2"])
 
 
+def finish_local_views(half: DeviceViews | None, batch: Mapping[str, Tensor]) -> Tensor | None:
+    """The small views of a batch, whoever makes them; None where it has none.
+
+    Returns:
+        Shape: (batch, local_crops, 3, height, width), float32.
+    """
+    views = batch.get("local_views")
+    if views is None or half is None or half.local is None or "local_draws" not in batch:
+        return views
+    finished: Tensor = half.local(views.flatten(0, 1), batch["local_draws"].flatten(0, 1))
+    return finished.unflatten(0, views.shape[:2])
+
+
 class DeviceViews(nn.Module):
     """Finishes cropped views. Holds no parameter and draws nothing: the same crops and draws give the same views.
 
@@ -109,8 +129,12 @@ class DeviceViews(nn.Module):
     Args:
         image_size: Height and width of a view in pixels.
         parameters: Kernel size, threshold, mean and standard deviation are read from here; None takes the paper's.
+
+    Attributes:
+        local: Finishes the small views, if there are any.
     """
 
+    local: DeviceViews | None
     offsets: Tensor
     mean: Tensor
     std: Tensor
@@ -125,6 +149,7 @@ class DeviceViews(nn.Module):
             values = torch.tensor(getattr(parameters, name))[:, None, None]
             self.register_buffer(name, values, persistent=False)
         self._compiled: Callable[[Tensor, Tensor], Tensor] | None = None
+        self.local = None
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Distorts by `torch.compile`, whose arguments these are, from the next call on; without it where that fails.
@@ -133,6 +158,8 @@ class DeviceViews(nn.Module):
         order give views that differ in the last bits.
         """
         self._compiled = torch.compile(self._distort, *args, **kwargs)
+        if self.local is not None:
+            self.local.compile(*args, **kwargs)
 
     @torch.no_grad()
     def forward(self, crops: Tensor, draws: Tensor) -> Tensor:

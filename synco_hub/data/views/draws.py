@@ -60,14 +60,25 @@ class ViewDraw(NamedTuple):
     solarize: bool
 
 
-def draw_view(parameters: TwoViewParameters, view: int, width: int, height: int, key: int) -> ViewDraw:
-    """Draws one view of an image of a given size."""
-    draws = sample_uniforms(derive_random_key(key, view), _NUM_DRAWS)
+def draw_views(
+    parameters: TwoViewParameters, width: int, height: int, key: int
+) -> tuple[list[ViewDraw], list[ViewDraw]]:
+    """Draws both views of an image of a given size, and its small ones, which change nothing of the two."""
+    numbers = range(2 + parameters.local_crops)
+    draws = [draw_view(parameters, number, width, height, key) for number in numbers]
+    return draws[:2], draws[2:]
+
+
+def draw_view(parameters: TwoViewParameters, number: int, width: int, height: int, key: int) -> ViewDraw:
+    """Draws one view of an image of a given size: 0 is view 1, 1 is view 2, from 2 on they are small."""
+    view, scale = number % 2, parameters.crop_scale if number < 2 else parameters.local_scale
+    draws = sample_uniforms(derive_random_key(key, number), _NUM_DRAWS)
     rest = draws[2 * CROP_ATTEMPTS :]
     top, left, crop_height, crop_width = 0, 0, height, width
     if rest[0] < parameters.random_crop_probability:
+        shape_draws = draws[: 2 * CROP_ATTEMPTS]
         top, left, crop_height, crop_width = _draw_crop(
-            parameters, width, height, draws[: 2 * CROP_ATTEMPTS], rest[1:3]
+            scale, parameters.crop_ratio, width, height, shape_draws, rest[1:3]
         )
     jitter = None
     if rest[4] < parameters.color_jitter_probability:
@@ -93,7 +104,12 @@ def draw_view(parameters: TwoViewParameters, view: int, width: int, height: int,
 
 
 def _draw_crop(
-    parameters: TwoViewParameters, width: int, height: int, shape_draws: list[float], place_draws: list[float]
+    scale: tuple[float, float],
+    ratios: tuple[float, float],
+    width: int,
+    height: int,
+    shape_draws: list[float],
+    place_draws: list[float],
 ) -> tuple[int, int, int, int]:
     """Draws a crop box as the field's random resized crop does.
 
@@ -105,7 +121,7 @@ def _draw_crop(
 
     Source: Szegedy et al., "Going deeper with convolutions" (2015); the fallback is that of torchvision.
     """
-    (low_area, high_area), (low_ratio, high_ratio) = parameters.crop_scale, parameters.crop_ratio
+    (low_area, high_area), (low_ratio, high_ratio) = scale, ratios
     for attempt in range(CROP_ATTEMPTS):
         area = width * height * (low_area + (high_area - low_area) * shape_draws[2 * attempt])
         ratio = low_ratio * (high_ratio / low_ratio) ** shape_draws[2 * attempt + 1]

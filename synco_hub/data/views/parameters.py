@@ -1,4 +1,4 @@
-"""The numbers of Table 11: how two views of an image are drawn."""
+"""The numbers of Table 11: how two views of an image are drawn, and small ones beside them where they are wanted."""
 
 from dataclasses import dataclass
 
@@ -26,12 +26,16 @@ class TwoViewParameters:
         solarization_threshold: Channel values from here on are inverted, in [0, 255].
         mean: Per channel, for channel values in [0, 1].
         std: Per channel, for channel values in [0, 1].
+        local_crops: Small views beside the two, of small parts of the image; distorted as view 1 and view 2 in turns.
+        local_size: Their height and width in pixels.
+        local_scale: Area of such a crop as a share of the image's.
 
     Raises:
         ValueError: If a probability, range or strength is impossible.
 
-    Source: Table 11 of the paper; crop scale, ratio, blur widths, threshold and the order of the steps from BYOL
-        (Grill et al., 2020, appendix B), which section 7.3 of the paper refers to.
+    Source: Table 11 of the paper, which has no small views; crop scale, ratio, blur widths, threshold and the order of
+        the steps from BYOL (Grill et al., 2020, appendix B), which section 7.3 of the paper refers to; size and scale
+        of small views from DINO (Caron et al., 2021, appendix).
     """
 
     random_crop_probability: float = 1.0
@@ -50,6 +54,9 @@ class TwoViewParameters:
     solarization_threshold: int = 128
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+    local_crops: int = 0
+    local_size: int = 96
+    local_scale: tuple[float, float] = (0.05, 0.25)
 
     def __post_init__(self) -> None:
         """Refuses what no image can be drawn with."""
@@ -57,12 +64,18 @@ class TwoViewParameters:
             for probability in (value if isinstance(value, tuple) else (value,)) if "probability" in name else ():
                 if not 0 <= probability <= 1:
                     raise ValueError(f"{name} {value}: a probability lies in [0, 1]; give for example 0.5.")
-        for name in ("crop_scale", "crop_ratio", "blur_sigma"):
+        for name in ("crop_scale", "crop_ratio", "blur_sigma", "local_scale"):
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"{name} {(low, high)}: give two positive numbers, the smaller one first.")
-        if self.crop_scale[1] > 1:
-            raise ValueError(f"crop_scale {self.crop_scale}: a crop cannot be larger than its image; end at 1.0.")
+        for name in ("crop_scale", "local_scale"):
+            if getattr(self, name)[1] > 1:
+                raise ValueError(f"{name} {getattr(self, name)}: a crop cannot be larger than its image; end at 1.0.")
+        if self.local_crops < 0 or self.local_size < 1:
+            raise ValueError(
+                f"local_crops {self.local_crops} of local_size {self.local_size}: give 0 for none, or a number of "
+                "small views and their side in pixels."
+            )
         for name in ("brightness", "contrast", "saturation"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(

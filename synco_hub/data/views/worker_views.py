@@ -1,4 +1,4 @@
-"""Two distorted views of one image on a CPU, in 8 bits by OpenCV.
+"""Two distorted views of one image, and small ones beside them, on a CPU, in 8 bits by OpenCV.
 
 The steps are BYOL's: crop and resize, mirror, colour jitter, gray, blur, solarize, normalise. Brightness and contrast
 are tables of 256 entries, solarization one table more, saturation one weighted sum, hue two conversions of colour
@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from synco_hub.data.decoding import opencv
-from synco_hub.data.views.draws import ColorJitterDraw, ViewDraw, draw_view
+from synco_hub.data.views.draws import ColorJitterDraw, ViewDraw, draw_views
 from synco_hub.data.views.parameters import TwoViewParameters
 
 _Pixels = npt.NDArray[np.uint8]
@@ -24,7 +24,7 @@ _BLUR_REACH = 4.0
 
 
 class TwoViewTransform:
-    """Turns an image into view 1 (by T_q) and view 2 (by T_k).
+    """Turns an image into view 1 (by T_q) and view 2 (by T_k), and small views where `parameters` asks for them.
 
     Args:
         image_size: Height and width of a view in pixels.
@@ -39,23 +39,26 @@ class TwoViewTransform:
         self.image_size = image_size
         self.parameters = parameters or TwoViewParameters()
 
-    def __call__(self, image: Image.Image | _Pixels, seed_key: int) -> tuple[torch.Tensor, torch.Tensor]:
-        """Draws and makes both views; no global random generator is read or moved.
+    def __call__(self, image: Image.Image | _Pixels, seed_key: int) -> tuple[torch.Tensor, ...]:
+        """Draws and makes the views; no global random generator is read or moved.
 
         Args:
             image: RGB image of any size, Pillow's or its pixels. Shape of the pixels: (height, width, 3).
             seed_key: 64-bit key of the sample: `derive_random_key(seed, epoch, index)`.
 
         Returns:
-            View 1 and view 2, normalised. Shape of each: (3, image_size, image_size), float32.
+            View 1 and view 2, normalised. Shape of each: (3, image_size, image_size), float32. With local crops also
+            these. Shape: (local_crops, 3, local_size, local_size).
         """
         pixels = np.array(image) if isinstance(image, Image.Image) else image
         height, width = pixels.shape[:2]
-        first, second = (
-            distort(crop_resized(pixels, draw, self.image_size), draw, self.parameters)
-            for draw in (draw_view(self.parameters, view, width, height, seed_key) for view in (0, 1))
-        )
-        return first, second
+        both, local = draw_views(self.parameters, width, height, seed_key)
+        views = [distort(crop_resized(pixels, draw, self.image_size), draw, self.parameters) for draw in both]
+        if local:
+            size = self.parameters.local_size
+            small = [distort(crop_resized(pixels, draw, size), draw, self.parameters) for draw in local]
+            views.append(torch.stack(small))
+        return tuple(views)
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(image_size={self.image_size}, parameters={self.parameters})"
