@@ -112,6 +112,11 @@ def _find_queue_misfits(run: PlannedRun) -> Iterator[str]:
     if not objective.has_queue:
         return
     queue = settings.queue_size
+    if queue < run.batch:
+        yield (
+            f"--queue-size {queue}: a step puts the keys of {run.batch} images into it, the last {queue} stay: "
+            f"give at least {run.batch}."
+        )
     if queue > run.num_images:
         fitting = 1 << max(run.num_images.bit_length() - 1, 0)
         yield (

@@ -42,6 +42,8 @@ class StepSettings:
         method: `synco-v2`, `moby` or `byol`.
         backbone: Short name or timm name.
         config: Folder with the config.json of the network, in the place of `backbone`; "" for none.
+        local_crops: Small views of an image beside the two.
+        local_size: Their side in pixels.
         batch_size: Images of a step on one device.
         processes: Devices that the epoch is divided by; time of their communication is not included.
         steps: Timed steps of each kind; the median counts.
@@ -59,6 +61,8 @@ class StepSettings:
     device: str = "cpu"
     precision: str = "fp32"
     config: str = ""
+    local_crops: int = 0
+    local_size: int = 96
 
 
 def measure_step(
@@ -145,7 +149,10 @@ def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[
     """A whole optimizer step, and the list to which it adds the memory in use at its height."""
     device = torch.device(settings.device)
     size = model.config.image_size or 224
-    views = [torch.randn(settings.batch_size, model.config.num_channels, size, size, device=device) for _ in range(2)]
+    batch, channels = settings.batch_size, model.config.num_channels
+    views = [torch.randn(batch, channels, size, size, device=device) for _ in range(2)]
+    small = (batch, settings.local_crops, channels, settings.local_size, settings.local_size)
+    local = torch.randn(small, device=device) if settings.local_crops else None
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trainable, lr=1e-5, weight_decay=0.1, fused=True)
     dtype = AUTOCAST_TYPES[settings.precision]
@@ -153,7 +160,7 @@ def _step_function(model: SynCoForPreTraining, settings: StepSettings) -> tuple[
 
     def step(synthetic: bool) -> None:
         with torch.autocast(device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            output = model(*views, synthetic_active=synthetic)
+            output = model(*views, synthetic_active=synthetic, local_views=local)
         assert output.loss is not None
         memory.append(
             torch.cuda.memory_allocated(device) / 1e6 if device.type == "cuda" else measure_peak_memory_mb(device)

@@ -144,6 +144,19 @@ def test_kills_and_signals_end_with_the_same_bits(photographs, tmp_path):
     assert "stopped by SIGTERM after step 11 of 30" in log
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_small_views_and_dropped_tokens_end_with_the_same_bits(data, tmp_path, processes):
+    if processes == 2 and "--streaming" in data:
+        pytest.skip("one of the two ways to read is enough for two processes")
+    further = ["--local-crops", "3", "--local-size", "16", "--synthetic-for-local-crops"]
+    deaths = [[5, "after micro-batch"], [14, "before target update", "SIGTERM"], [27, "before rename"]]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    runs = [run([*data, *further], output, each, processes) for output, each in ((whole, []), (killed, deaths))]
+    run_all(runs, tmp_path)
+    assert_same_bits(whole, killed)
+    assert "3 small views of 16 pixels" in (tmp_path / "killed.log").read_text()
+
+
 def test_a_stream_killed_in_a_step_a_save_and_on_the_way_to_its_place_ends_with_the_same_bits(table, tmp_path):
     data = ["--dataset", str(table), *STREAMING, "--max-bad-fraction", "0.1"]
     # At checkpoint-15 half of the third epoch is to be skipped: killed at its first row, then resumed twice.

@@ -25,6 +25,7 @@ from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_checks import count_local_views
 from trainers.pretraining_model import SynCoForPreTraining, normalize
 from trainers.pretraining_trainer import SynCoTrainer
+from trainers.recipe import list_recipes, parse
 from trainers.step_time import describe_view_cost
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
@@ -259,6 +260,20 @@ def test_stating_the_cost_leaves_network_and_random_states_alone():
     both, small = 2 * (3 + 1) * count(17), 4 * 3 * count(5)
     assert float(operations[1]) - float(operations[2]) == pytest.approx(small / 1e9, rel=0.1)
     assert float(operations[2]) == pytest.approx(both / 1e9, rel=0.1)
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.startswith("multi-crop/")])
+def test_recipes_of_small_views_have_dinos_sizes_and_train(name, tmp_path):
+    run = parse(["--recipe", name, "--output-dir", str(tmp_path), "--use-cpu"])
+    given = {"crop_scale": (0.25, 1.0), "local_crops": 8, "local_size": 96, "local_scale": (0.05, 0.25)}
+    assert run.views.changed() == given
+    small = ["--local-size", "16", "--image-size", "32", "--patch-size", "8", "--embed-dim", "16", "--depth", "1"]
+    small = (
+        [*small, "--num-heads", "2"] if "deit" in name else "--backbone swin-nano --depth 2 2 --local-size 16".split()
+    )
+    main(["--recipe", name, *TINY[2:], *small, "--gradient-accumulation-steps", "1", "--output-dir", str(tmp_path)])
+    summary = json.loads((tmp_path / "pretraining_summary.json").read_text())
+    assert math.isfinite(summary["last_log"]["loss"])
 
 
 @pytest.mark.parametrize(

@@ -67,6 +67,7 @@ def test_the_defaults_on_three_hundred_images_get_a_line_each_with_the_recipe():
     ("changes", "said"),
     [
         ({"queue_size": 1_281_168}, "each is in the queue about 1.0 times"),
+        ({"queue_size": 511, "method": "moby"}, "--queue-size 511: a step puts the keys of 512 images into it"),
         ({"steps": 7, "window": range(1, 5), "warmup_steps": 1}, "random vectors stay in the queue to its end"),
         ({"num_hard_negatives": 2049}, "--num-hard-negatives 2049, 768 synthetic negatives, --queue-size 4096"),
         ({"num_mixup": 5000}, "--num-hard-negatives 256, 5640 synthetic negatives"),
