@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from subprocess import CalledProcessError
 from typing import Any
@@ -20,9 +21,10 @@ from torch import nn
 from transformers import PretrainedConfig, ViTImageProcessor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
-from synco_hub.atomic_write import atomic_write
-from synco_hub.cli.ablation_tables import FinishedRun, require_metric, write_tables
+from synco_hub.cli.ablation_plan import PLAN_FILE, keep_to_the_plan, read_plan, read_recipes
+from synco_hub.cli.ablation_tables import PIXELS, FinishedRun, require_metric, write_tables
 from synco_hub.cli.demo import SETTINGS
+from synco_hub.cli.equal_time import FOLDER, format_equal_time, keep_equal_time
 from synco_hub.cli.options import AblateOptions, Probe, SettingsOfRuns
 from synco_hub.cli.processes import run_children
 from synco_hub.data import load_dataset
@@ -39,15 +41,11 @@ from synco_hub.settings import DatasetChoice, KnnSettings
 _SYNTHESIS_OF_DEMO = [f"--{name}={SETTINGS[name]}" for name in SETTINGS if name.startswith(("num-", "queue-"))]
 # Of the demonstration's, what changes no weights.
 _NO_SETTINGS = ("dataloader-num-workers", "logging-steps")
-PLAN_FILE = "ablation_plan.json"
 RESULT_FILE = "results_knn.json"
 UNTRAINED = "untrained"
 UNTRAINED_RESULT_FILE = "results_knn_untrained.json"
-PIXELS = "pixels"
 PIXELS_RESULT_FILE = "results_knn_pixels.json"
 PROBE_METRIC = "top1_last_epoch"
-# What the demonstration's settings once were, and no run can be told any more.
-RETIRED_FLAGS = ("--augment-on=reference",)
 PROBES: dict[Probe, str] = {
     "cached": "cached features of centre crops (not the paper's protocol)",
     "full": "the paper's protocol (7.5)",
@@ -62,19 +60,23 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
             f"--methods {options.methods!r} with --seeds {options.seeds} and --jobs {options.jobs} is no run: name a "
             "method, at least one seed and one job."
         )
+    if options.equal_time and len(set(arms)) < 2:
+        raise ValueError(
+            f"--equal-time gives every other arm the time of the first, and --methods {options.methods} has no other: "
+            "name at least two."
+        )
     neighbours = choose_neighbours(options.metric)
-    shared = build_shared_flags(choice, options.max_steps, further, options.settings)
-    streamed = any(flag.startswith("--streaming") for flag in further)
-    contents = None if streamed else hash_contents(load_dataset(choice, "train"))
-    begun = keep_to_the_plan(options.output_dir, {"flags": shared, "contents": contents})
+    steps, begun = settle_steps(options, arms, choice, further)
+    flags = {arm: build_shared_flags(choice, steps[arm], further, options.settings) for arm in arms}
     pairs = [(seed, arm) for seed in range(options.seeds) for arm in arms]
     runs = []
     for number in range(0, len(pairs), options.jobs):
         some = pairs[number : number + options.jobs]
-        train_runs(options, some, shared, begun)
+        train_runs(options, some, flags, begun)
         probes = probe_runs(options, some, choice, further)
         for (seed, arm), probe in zip(some, probes, strict=True):
-            runs.append(read_finished_run(arm, seed, _place(options, arm, seed), choice, probe, neighbours))
+            run = read_finished_run(arm, seed, _place(options, arm, seed), choice, probe, neighbours)
+            runs.append(replace(run, steps=steps[arm]) if options.equal_time else run)
             require_metric(runs[-1], options.metric)
         print(f"{min(number + options.jobs, len(pairs))} of {len(pairs)} runs are finished and measured", flush=True)
     like = [_place(options, arms[0], seed) for seed in range(options.seeds)]
@@ -82,7 +84,10 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
     if options.pixels:
         floor.insert(0, measure_pixels(options.output_dir, like[0], choice, neighbours))
     runs = [*floor, *sorted(runs, key=lambda run: arms.index(run.arm))]
-    settings = {"max_steps": options.max_steps, "dataset": choice.dataset, "seeds": options.seeds}
+    budget: dict[str, Any] = {"max_steps": options.max_steps}
+    if options.equal_time:
+        budget = {"training_time": f"that of {steps[arms[0]]} steps of {arms[0]}"}
+    settings: dict[str, Any] = {**budget, "dataset": choice.dataset, "seeds": options.seeds}
     if options.probe != "none":
         settings["probe"] = PROBES[options.probe]
     paths = write_tables(options.output_dir, runs, options.metric, settings, arms[0])
@@ -90,17 +95,48 @@ def ablate(options: AblateOptions, choice: DatasetChoice, further: Sequence[str]
     print(f"wrote {', '.join(str(path) for path in paths)}")
 
 
+def settle_steps(
+    options: AblateOptions, arms: Sequence[str], choice: DatasetChoice, further: Sequence[str]
+) -> tuple[dict[str, int], bool]:
+    """The steps of every arm, which the plan keeps, and whether the plan is new; speeds are measured before it is."""
+
+    def build_flags(steps: int) -> list[str]:
+        return build_shared_flags(choice, steps, further, options.settings)
+
+    def short_training(arm: str, steps: int, directory: Path, own: Sequence[str]) -> list[str]:
+        return training_command(arm, 0, directory, [*build_flags(steps), "--save-strategy=no", *own])
+
+    folder = options.output_dir / FOLDER
+    shutil.rmtree(folder, ignore_errors=True)  # of a call that was killed while it measured
+    shared = build_flags(options.max_steps)
+    streamed = any(flag.startswith("--streaming") for flag in further)
+    contents = None if streamed else hash_contents(load_dataset(choice, "train"))
+    recipes = read_recipes([arm for arm in arms if _is_recipe(arm)], _leave_synthesis_to_recipe(shared))
+    plan: dict[str, Any] = {"flags": shared, "contents": contents} | ({"recipes": recipes} if recipes else {})
+    steps = dict.fromkeys(arms, options.max_steps)
+    if options.equal_time:
+        plan["equal_time"] = {}
+        kept = read_plan(options.output_dir, plan).get("equal_time", {})
+        jobs = min(options.jobs, len(set(arms)) * options.seeds)
+        plan["equal_time"] = keep_equal_time(kept, arms, options.max_steps, jobs, folder, short_training)
+        steps = {arm: plan["equal_time"]["arms"][arm]["steps"] for arm in arms}
+        print(format_equal_time(plan["equal_time"], arms), flush=True)
+    return steps, keep_to_the_plan(options.output_dir, plan)
+
+
 def _place(options: AblateOptions, arm: str, seed: int) -> Path:
     return options.output_dir / run_name(arm, seed)
 
 
-def train_runs(options: AblateOptions, pairs: Sequence[tuple[int, str]], shared: Sequence[str], begun: bool) -> None:
-    """Train what is not finished of some runs, at the same time."""
+def train_runs(
+    options: AblateOptions, pairs: Sequence[tuple[int, str]], flags: Mapping[str, Sequence[str]], begun: bool
+) -> None:
+    """Train what is not finished of some runs, at the same time; `flags` are those of each arm."""
     todo = [pair for pair in pairs if not (_place(options, pair[1], pair[0]) / RESULT_FILE).is_file()]
     for seed, arm in todo:
         print(f"run: {arm}, seed {seed}", flush=True)
     try:
-        run_children([training_command(arm, seed, _place(options, arm, seed), shared) for seed, arm in todo])
+        run_children([training_command(arm, seed, _place(options, arm, seed), flags[arm]) for seed, arm in todo])
     except CalledProcessError:
         if begun and not any(path.is_dir() for path in options.output_dir.iterdir()):
             # No run began with these flags, so the next call need not keep to them.
@@ -149,13 +185,21 @@ def _spell_where(choice: DatasetChoice) -> list[str]:
 
 def training_command(arm: str, seed: int, directory: Path, shared: Sequence[str]) -> list[str]:
     """The process that trains one arm with one seed, or continues it."""
-    chosen = f"--recipe={arm}" if "/" in arm or arm.endswith((".yaml", ".yml")) else f"--method={arm}"
+    chosen = f"--recipe={arm}" if _is_recipe(arm) else f"--method={arm}"
     resume = ["--resume"] if directory.exists() else []
-    if chosen.startswith("--recipe"):
-        # What a recipe says of the synthesis, or leaves at the paper's numbers, is what is compared.
-        shared = [flag for flag in shared if flag not in _SYNTHESIS_OF_DEMO]
+    if _is_recipe(arm):
+        shared = _leave_synthesis_to_recipe(shared)
     flags = [chosen, *shared, f"--seed={seed}", f"--output-dir={directory}", *resume]
     return [sys.executable, "-m", "trainers.pretrain", *flags]
+
+
+def _is_recipe(arm: str) -> bool:
+    return "/" in arm or arm.endswith((".yaml", ".yml"))
+
+
+def _leave_synthesis_to_recipe(shared: Sequence[str]) -> list[str]:
+    """What a recipe says of the synthesis, or leaves at the paper's numbers, is what is compared."""
+    return [flag for flag in shared if flag not in _SYNTHESIS_OF_DEMO]
 
 
 def probe_result(probe: Probe) -> Path:
@@ -178,38 +222,6 @@ def build_probing_command(
 def run_name(arm: str, seed: int) -> str:
     """Folder of a run."""
     return f"{arm.replace('/', '-')}-seed{seed}"
-
-
-def keep_to_the_plan(directory: Path, plan: Mapping[str, Any]) -> bool:
-    """Record what all runs share, so that runs of another budget never enter the same table; True where it is new."""
-    file = directory / PLAN_FILE
-    if file.is_file():
-        kept = json.loads(file.read_text())
-        earlier, now = set(kept["flags"]), set(plan["flags"])
-        if kept.get("contents") is not None and kept["contents"] == plan.get("contents"):
-            # The same images, wherever they lie now.
-            earlier, now = (_without_places(each["flags"]) for each in (kept, plan))
-        retired = sorted(flag for flag in earlier - now if flag.replace("_", "-") in RETIRED_FLAGS)
-        if retired:
-            raise ValueError(
-                f"{directory} holds an ablation that an earlier version began with {', '.join(retired)}, which this "
-                "one does not have: its runs cannot be finished alike. Give another --output-dir, or finish it with "
-                "the version that began it."
-            )
-        if earlier != now:
-            raise ValueError(
-                f"{directory} holds an ablation with other settings (then {', '.join(sorted(earlier - now)) or '-'}; "
-                f"now {', '.join(sorted(now - earlier)) or '-'}): give the same ones, or another --output-dir."
-            )
-        return False
-    with atomic_write(file) as temporary:
-        temporary.write_text(json.dumps(plan, indent=2) + "\n")
-    return True
-
-
-def _without_places(flags: Sequence[str]) -> set[str]:
-    """Flags without those that say where the data lies, in one word or in two."""
-    return set(re.sub(r"(^|\0)--data([-_]dir|set)[=\0][^\0]*", "", "\0".join(flags)).split("\0"))
 
 
 # Their measurement

@@ -19,7 +19,11 @@ from scipy.stats import t as student
 from synco_hub.atomic_write import atomic_write
 
 PROBE = "linear probe top-1"
+# The arm that has no seed.
+PIXELS = "pixels"
 COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
+# What is left out of data where arms have equal steps.
+OF_EQUAL_TIME = ("steps", "seconds", "time_ratio")
 
 
 @dataclass(frozen=True)
@@ -32,6 +36,7 @@ class FinishedRun:
         metrics: Metrics by name, in percent.
         seconds: Wall-clock seconds of training.
         probe: Top-1 accuracy of its linear probe in percent, None where it was not probed.
+        steps: Optimizer steps, where arms have equal time and each steps of its own, else None.
     """
 
     arm: str
@@ -39,6 +44,7 @@ class FinishedRun:
     metrics: Mapping[str, float]
     seconds: float
     probe: float | None = None
+    steps: int | None = None
 
 
 @dataclass(frozen=True)
@@ -55,6 +61,8 @@ class Row:
         minutes: Mean training time.
         probe_mean: Mean top-1 accuracy of the linear probes, None where none was made.
         probe_sd: Standard deviation of it over the seeds.
+        steps: Optimizer steps of a run, where arms have equal time, else None.
+        seconds: Mean training time then, in seconds.
     """
 
     method: str
@@ -66,6 +74,8 @@ class Row:
     minutes: float
     probe_mean: float | None = None
     probe_sd: float | None = None
+    steps: int | None = None
+    seconds: float | None = None
 
 
 def require_metric(run: FinishedRun, metric: str) -> None:
@@ -82,11 +92,12 @@ def summarize_runs(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
         for run in own:
             require_metric(run, metric)
         values = [run.metrics[metric] for run in own]
-        minutes = statistics.fmean(run.seconds for run in own) / 60
+        seconds = statistics.fmean(run.seconds for run in own)
         mean, sd = _mean_and_deviation(values)
         probes = [run.probe for run in own if run.probe is not None]
         probed = _mean_and_deviation(probes) if probes else (None, None)
-        table.append(Row(arm, len(own), mean, sd, min(values), max(values), minutes, *probed))
+        timed = (own[0].steps, None if own[0].steps is None else seconds)
+        table.append(Row(arm, len(own), mean, sd, min(values), max(values), seconds / 60, *probed, *timed))
     return table
 
 
@@ -105,6 +116,7 @@ class Difference:
         pairs: Seeds that both have.
         mean: Mean of the differences in points.
         half_width: Half of Student's interval of 95 %; None for a single pair.
+        time_ratio: Training time over the reference's, where arms have equal time, else None.
     """
 
     method: str
@@ -113,10 +125,12 @@ class Difference:
     pairs: int
     mean: float
     half_width: float | None
+    time_ratio: float | None = None
 
     def describe(self) -> str:
         """The verdict, in a sentence."""
-        amount = f"{self.method} − {self.reference}: {self.mean:+.1f} points of {self.metric}"
+        time = "" if self.time_ratio is None else f" at equal time ({self.time_ratio:.2f} times the seconds)"
+        amount = f"{self.method} − {self.reference}{time}: {self.mean:+.1f} points of {self.metric}"
         if self.half_width is None:
             return f"{amount}; one seed shows no scatter."
         low, high = self.mean - self.half_width, self.mean + self.half_width
@@ -125,12 +139,16 @@ class Difference:
 
 
 def compare_pairs(runs: Sequence[FinishedRun], metric: str, reference: str) -> list[Difference]:
-    """Every other arm against the reference, by seeds, of which each draws the same weights and views for all."""
+    """Every other arm against the reference, by seeds, of which each draws the same weights and views for all.
+
+    Pixels have no seed, and are compared with every seed of the reference.
+    """
     base = {run.seed: run for run in runs if run.arm == reference}
     found = []
     for name in (metric, PROBE):
         for arm in dict.fromkeys(run.arm for run in runs if run.arm != reference):
-            pairs = [(run, base[run.seed]) for run in runs if run.arm == arm and run.seed in base]
+            own = [run for run in runs if run.arm == arm]
+            pairs = [(run, other) for run in own for other in base.values() if arm == PIXELS or run.seed == other.seed]
             values = [(_value(one, name), _value(other, name)) for one, other in pairs]
             differences = [one - other for one, other in values if one is not None and other is not None]
             if not differences:
@@ -138,8 +156,16 @@ def compare_pairs(runs: Sequence[FinishedRun], metric: str, reference: str) -> l
             mean, sd = _mean_and_deviation(differences)
             factor = student.ppf(0.975, len(differences) - 1) / math.sqrt(len(differences)) if sd is not None else 0
             half_width = None if sd is None else float(factor) * sd
-            found.append(Difference(arm, reference, name, len(differences), mean, half_width))
+            ratio = _compare_time(pairs)
+            found.append(Difference(arm, reference, name, len(differences), mean, half_width, ratio))
     return found
+
+
+def _compare_time(pairs: Sequence[tuple[FinishedRun, FinishedRun]]) -> float | None:
+    """How many times the reference's seconds an arm took, where its steps were chosen by time."""
+    if any(run.steps is None for pair in pairs for run in pair):
+        return None
+    return sum(one.seconds for one, _ in pairs) / sum(other.seconds for _, other in pairs)
 
 
 def _value(run: FinishedRun, metric: str) -> float | None:
@@ -150,14 +176,18 @@ def markdown(rows: Sequence[Row], metric: str, setting: str, differences: Sequen
     """The table for people."""
     lines = [f"{metric} in percent, mean ± standard deviation over seeds. {setting}", ""]
     probed = any(row.probe_mean is not None for row in rows)
+    timed = any(row.steps is not None for row in rows)
     lines += [
-        f"| method | {metric} | lowest | highest | seeds | minutes a run |" + f" {PROBE} |" * probed,
-        "| --- | --- | --- | --- | --- | --- |" + " --- |" * probed,
+        f"| method | {metric} | lowest | highest | seeds | minutes a run |"
+        + " steps | seconds a run |" * timed
+        + f" {PROBE} |" * probed,
+        "| --- | --- | --- | --- | --- | --- |" + " --- | --- |" * timed + " --- |" * probed,
     ]
     for row in rows:
+        steps = " – | – |" if row.seconds is None else f" {row.steps} | {row.seconds:.1f} |"
         lines.append(
             f"| {row.method} | {_spread(row.mean, row.sd)} | {row.lowest:.1f} | {row.highest:.1f} | {row.runs} "
-            f"| {row.minutes:.1f} |" + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
+            f"| {row.minutes:.1f} |" + steps * timed + f" {_spread(row.probe_mean, row.probe_sd)} |" * probed
         )
     return "\n".join([*lines, "", *(f"- {difference.describe()}" for difference in differences), ""])
 
@@ -171,7 +201,9 @@ def _spread(mean: float | None, sd: float | None) -> str:
 def split_at_commas(rows: Sequence[Row]) -> str:
     """The table for spreadsheets."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
+    timed = any(row.steps is not None for row in rows)
+    columns = (*COLUMNS, "steps", "seconds") if timed else COLUMNS
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
     writer.writerows(asdict(row) for row in rows)  # None becomes an empty cell
     return text.getvalue()
@@ -207,6 +239,10 @@ def figure(runs: Sequence[FinishedRun], rows: Sequence[Row], metric: str) -> Fig
     return drawn
 
 
+def _to_data(item: FinishedRun | Row | Difference) -> dict[str, Any]:
+    return {name: value for name, value in asdict(item).items() if value is not None or name not in OF_EQUAL_TIME}
+
+
 def write_tables(
     directory: Path, runs: Sequence[FinishedRun], metric: str, settings: Mapping[str, Any], reference: str
 ) -> list[Path]:
@@ -217,9 +253,9 @@ def write_tables(
     data = {
         "metric": metric,
         "settings": dict(settings),
-        "rows": [asdict(row) for row in rows],
-        "runs": [asdict(run) for run in runs],
-        "differences": [{**asdict(each), "verdict": each.describe()} for each in differences],
+        "rows": [_to_data(row) for row in rows],
+        "runs": [_to_data(run) for run in runs],
+        "differences": [{**_to_data(each), "verdict": each.describe()} for each in differences],
     }
     texts = {
         "ablation.md": markdown(rows, metric, f"Same for all: {common}.", differences),

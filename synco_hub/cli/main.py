@@ -136,7 +136,7 @@ COMMANDS: dict[str, Command] = {
         "Compare methods on matched budgets; finished runs are kept, so the same command continues after a stop.\n\n"
         "Further flags go to every run as they are (`synco-hub pretrain --help`). Defaults are those of the "
         "demonstration.",
-        "synco-hub ablate --methods moby,byol,synco-v2 --seeds 3 --max-steps 600 --output-dir ablation",
+        "synco-hub ablate --methods moby,byol,synco-v2 --equal-time --seeds 3 --max-steps 600 --output-dir ablation",
         (options.AblateOptions, DatasetChoice),
         further=True,
     ),

@@ -161,7 +161,12 @@ class AblateOptions:
         "others are compared with, seed by seed.",
     )
     seeds: int = setting(3, "Runs of each, with seeds 0, 1, …")
-    max_steps: int = setting(1200, "Optimizer steps of every run.")
+    max_steps: int = setting(1200, "Optimizer steps of every run; with --equal-time of the first arm's.")
+    equal_time: bool = setting(
+        False,
+        "Every other arm gets the steps that it does in the time of the first one's, by speeds measured before the "
+        "runs, --jobs at a time, and kept with the plan.",
+    )
     output_dir: Path = setting(Path("ablation"), "Folder for the runs and the tables.")
     metric: str = setting("top1_k10", "Which k-NN accuracy the table shows: top1_k<k>, for any k.")
     probe: Probe = setting(

@@ -6,11 +6,13 @@ do after a training start it as a child, and hand on the signals that they get.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Mapping, Sequence
 from types import FrameType
 
@@ -50,10 +52,11 @@ def run_child(command: Sequence[str], env: Mapping[str, str] | None = None) -> N
     run_children([command], env)
 
 
-def run_children(commands: Sequence[Sequence[str]], env: Mapping[str, str] | None = None) -> None:
+def run_children(commands: Sequence[Sequence[str]], env: Mapping[str, str] | None = None, quiet: bool = False) -> None:
     """Run processes at the same time to their ends, each of which saves what it has when this one is told to stop.
 
-    `subprocess.run` would leave one alone at SIGTERM, and kill it a quarter of a second after Ctrl-C.
+    `subprocess.run` would leave one alone at SIGTERM, and kill it a quarter of a second after Ctrl-C. With ``quiet``
+    only what one that fails has said is shown.
 
     Raises:
         CalledProcessError: If one ends with another exit code than 0; the others have run to their ends then.
@@ -67,20 +70,25 @@ def run_children(commands: Sequence[Sequence[str]], env: Mapping[str, str] | Non
             process.send_signal(number)
 
     previous = {number: signal.signal(number, hand_on) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        for command in commands:
-            children.append(subprocess.Popen(list(command), env=env))
-            if received:
-                children[-1].send_signal(received[0])
-        codes = [child.wait() for child in children]
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-    if received:
-        sys.exit(128 + received[0])
-    for code, command in zip(codes, commands, strict=True):
-        if code:
-            raise subprocess.CalledProcessError(code, list(command))
+    with contextlib.ExitStack() as files:
+        said = [files.enter_context(tempfile.TemporaryFile()) if quiet else None for _ in commands]
+        try:
+            for command, file in zip(commands, said, strict=True):
+                children.append(subprocess.Popen(list(command), env=env, stdout=file, stderr=file))
+                if received:
+                    children[-1].send_signal(received[0])
+            codes = [child.wait() for child in children]
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+        if received:
+            sys.exit(128 + received[0])
+        for code, command, file in zip(codes, commands, said, strict=True):
+            if code:
+                if file is not None:
+                    file.seek(0)
+                    print(file.read().decode(errors="replace"), end="", file=sys.stderr)
+                raise subprocess.CalledProcessError(code, list(command))
 
 
 def training_command(words: Sequence[str]) -> list[str]:

@@ -324,6 +324,16 @@ def test_seeds_that_one_arm_lacks_are_no_pair():
     assert "one seed shows no scatter" in compare_pairs(runs[:4], "top1_k10", "moby")[0].describe()
 
 
+def test_pixels_have_no_seed_and_are_compared_with_every_one():
+    values = [60.0, 61.5, 64.0]
+    runs = runs_of({"pixels": [66.0], "moby": values})
+    found = compare_pairs(runs, "top1_k10", "moby")[0]
+    interval = stats.ttest_1samp(66.0 - np.array(values), 0.0).confidence_interval(0.95)
+    assert found.pairs == 3
+    low, high = found.mean - found.half_width, found.mean + found.half_width
+    assert (low, high) == pytest.approx((interval.low, interval.high))
+
+
 def test_an_unknown_metric_names_the_known():
     with pytest.raises(ValueError, match=r"'top9'.*top1_k10, top1_k20"):
         summarize_runs(runs_of({"moby": [1.0]}), "top9")
