@@ -144,10 +144,10 @@ def test_kills_and_signals_end_with_the_same_bits(photographs, tmp_path):
     assert "stopped by SIGTERM after step 11 of 30" in log
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(
+    ("data", "processes"), [("by position", 1), ("as a stream", 1), ("by position", 2)], indirect=["data"]
+)
 def test_small_views_and_dropped_tokens_end_with_the_same_bits(data, tmp_path, processes):
-    if processes == 2 and "--streaming" in data:
-        pytest.skip("one of the two ways to read is enough for two processes")
     further = ["--local-crops", "3", "--local-size", "16", "--synthetic-for-local-crops"]
     deaths = [[5, "after micro-batch"], [14, "before target update", "SIGTERM"], [27, "before rename"]]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
