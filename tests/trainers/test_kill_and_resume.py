@@ -144,6 +144,16 @@ def test_kills_and_signals_end_with_the_same_bits(photographs, tmp_path):
     assert "stopped by SIGTERM after step 11 of 30" in log
 
 
+def test_kills_of_a_run_with_token_dropout_end_with_the_same_bits(photographs, tmp_path):
+    # The cool-down is of 12 steps: killed before it and in it.
+    dropout = "--token-dropout 0.5 --target-token-dropout 0.25 --token-dropout-cooldown-epochs 2".split()
+    data, deaths = ["--dataset", str(photographs), *dropout], [[10, "after micro-batch"], [25, "after micro-batch"]]
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    codes = run_all([run(data, whole, []), run(data, killed, deaths)], tmp_path)
+    assert codes[1] == [[-9], [-9], [0]]
+    assert_same_bits(whole, killed)
+
+
 def test_a_stream_killed_in_a_step_a_save_and_on_the_way_to_its_place_ends_with_the_same_bits(table, tmp_path):
     data = ["--dataset", str(table), *STREAMING, "--max-bad-fraction", "0.1"]
     # At checkpoint-15 half of the third epoch is to be skipped: killed at its first row, then resumed twice.
