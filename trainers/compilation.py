@@ -41,6 +41,11 @@ def expect_other_batch_sizes(images: Tensor) -> None:
     torch._dynamo.maybe_mark_dynamic(images, 0)  # type: ignore[attr-defined]
 
 
+def expect_other_lengths(tokens: Tensor) -> None:
+    """Let what is compiled for these tokens hold for any number of them. Shape: (batch, tokens, dim)."""
+    torch._dynamo.maybe_mark_dynamic(tokens, 1)  # type: ignore[attr-defined]
+
+
 class CompilationCallback(TrainerCallback):
     """Says what compiling takes: before the first step and in it."""
 

@@ -24,6 +24,7 @@ from trainers.negative_queue import NegativeQueue
 from trainers.objectives import OBJECTIVES, agreement_loss
 from trainers.settings import BackboneArguments, PretrainingSettings
 from trainers.synthetic_negatives import SyntheticNegatives
+from trainers.token_dropout import add_token_dropout
 
 logger = logging.getLogger(__name__)
 
@@ -68,8 +69,8 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         self.settings = PretrainingSettings.from_dict(config.pretraining)
         config.pretraining = dataclasses.asdict(self.settings)
         self.objective = OBJECTIVES[self.settings.method]
-        self.synco = self._branch(self.settings.online_drop_path_rate or 0.0)
-        self.target = self._branch(self.settings.target_drop_path_rate)
+        self.synco = self._branch(self.settings.online_drop_path_rate or 0.0, "token_dropout")
+        self.target = self._branch(self.settings.target_drop_path_rate, "target_token_dropout")
         self.projector = self._head(config.hidden_size)
         self.target_projector = self._head(config.hidden_size)
         self.predictor = self._head(self.settings.projection_dim)
@@ -84,13 +85,14 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
         self.freeze_fixed_parameters()
         self.post_init()  # type: ignore[no-untyped-call]
 
-    def _branch(self, drop_path_rate: float) -> SynCoModel:
-        """One backbone; stochastic depth belongs to the branch, not to the config that features are loaded by."""
+    def _branch(self, drop_path_rate: float, token_dropout: str) -> SynCoModel:
+        """One backbone; stochastic depth and token dropout are not in the config that features are loaded by."""
         config: Any = copy.deepcopy(self.config)
         config.drop_path_rate = drop_path_rate
         branch = SynCoModel(config)
         self.config.hidden_size = config.hidden_size
         branch.config = self.config
+        add_token_dropout(branch.backbone, getattr(self.settings, token_dropout), token_dropout)
         return branch
 
     def _head(self, input_dim: int) -> nn.Sequential:

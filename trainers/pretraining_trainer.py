@@ -70,10 +70,12 @@ from trainers.schedules import (
     scaled_learning_rate,
     synthetic_steps,
     target_momentum,
+    token_dropout_factor,
 )
 from trainers.settings import AUTHORS_CODE
 from trainers.start_settings import START_FROZEN_FRACTION, START_LAYER_DECAY
 from trainers.step_time import describe_view_cost
+from trainers.token_dropout import TokenDropoutCallback, refuse_idle_cooldown
 
 logger = logging.getLogger(__name__)
 
@@ -109,6 +111,7 @@ class SynCoTrainer(CheckpointingTrainer):
         **kwargs: Any,
     ) -> None:
         refuse_other_kinds(model, args, kwargs)
+        refuse_idle_cooldown(model.settings, args)
         size, collate = model.config.image_size or 224, kwargs.get("data_collator")
         if collate is None or isinstance(collate, TwoViewCollator):
             transform = make_two_view_transform(args.augment_on, size, choose_view_parameters(model.image_processor))
@@ -142,6 +145,7 @@ class SynCoTrainer(CheckpointingTrainer):
         if self.local_crops:
             self.at_begin.works.append(self._state_cost)
         for callback in (
+            TokenDropoutCallback(self),
             TargetUpdateCallback(self),
             GradientNormCallback(self),
             EpochCallback(self),
@@ -281,7 +285,13 @@ class SynCoTrainer(CheckpointingTrainer):
             "learning rate": f"{rate:.3g}",
             "target momentum": f"{momentum:.6g}",
             "synthetic negatives": "on" if made else "off",
+            **{name: f"{share:.3g}" for name, share in self.plan_token_dropout(step, total_steps).items()},
         }
+
+    def plan_token_dropout(self, step: int, total_steps: int) -> dict[str, float]:
+        """Share of tokens that each branch leaves out in the step after `step`, of those that ever leave out any."""
+        factor = token_dropout_factor(step, total_steps, self.steps_per_epoch, self.args.token_dropout_cooldown_epochs)
+        return {name: share * factor for name, share in self.unwrapped_model.settings.token_dropouts.items()}
 
     def _plan_synthesis(self, total_steps: int) -> range:
         warmup, cooldown = self.args.synthetic_warmup_epochs, self.args.synthetic_cooldown_epochs
@@ -376,6 +386,7 @@ class SynCoTrainer(CheckpointingTrainer):
             logs["momentum"] = target_momentum(self.state.global_step, self.state.max_steps, self.args.momentum_start)
             active = self.unwrapped_model.objective.synthesises and self.state.global_step - 1 in self.synthesis_window
             logs["synthetic_active"] = float(active)
+            logs |= self.plan_token_dropout(self.state.global_step - 1, self.state.max_steps)
             queue = self.unwrapped_model.settings.queue_size if self.unwrapped_model.objective.has_queue else None
             logs["num_synthetic"] = float(self.unwrapped_model.synthetic_negatives.num_synthetic) if active else 0.0
             if queue is not None:

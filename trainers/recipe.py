@@ -39,6 +39,7 @@ from trainers.settings import (
     RecipeArguments,
 )
 from trainers.start_settings import START_RATE_FACTOR, StartArguments
+from trainers.token_dropout import refuse_idle_cooldown
 from trainers.view_settings import ViewArguments
 
 KINDS = (
@@ -178,6 +179,7 @@ class PretrainingRun:
 
     def __post_init__(self) -> None:
         """Refuses flags that would be ignored."""
+        refuse_idle_cooldown(self.settings, self.training)
         if self.start.save_average and self.data.keep_dataset is None:
             raise ValueError("--save-average needs the domain of the start: name it by --keep-dataset.")
         if self.training.knn_every_epochs is not None:
@@ -217,6 +219,7 @@ class PretrainingRun:
                 "synthetic_warmup_epochs",
                 "synthetic_cooldown_epochs",
                 "synthetic_last_epoch",
+                "token_dropout_cooldown_epochs",
                 "augment_on",
                 "per_device_train_batch_size",
                 "gradient_accumulation_steps",

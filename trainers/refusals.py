@@ -35,6 +35,7 @@ LOWEST: dict[str, tuple[float, bool]] = {
     "synthetic_warmup_epochs": (0, True),
     "synthetic_cooldown_epochs": (0, True),
     "synthetic_last_epoch": (0, True),
+    "token_dropout_cooldown_epochs": (0, True),
     "momentum_start": (0, True),
     "max_bad_fraction": (0, True),
     "knn_every_epochs": (0, False),

@@ -1,4 +1,4 @@
-"""The three schedules of pretraining: target momentum, synthesis window, learning rate (paper section 7.4)."""
+"""The schedules of pretraining: momentum, synthesis window, learning rate (paper section 7.4), token dropout."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 # Fractions of the run that the paper's 30 of 300 warm-up and 100 of 300 cool-down epochs are.
 SYNTHETIC_WARMUP_FRACTION = 30 / 300
 SYNTHETIC_COOLDOWN_FRACTION = 100 / 300
+TOKEN_DROPOUT_COOLDOWN_FRACTION = 0.1
 
 
 def target_momentum(step: int, total_steps: int, start: float = 0.99) -> float:
@@ -58,6 +59,18 @@ def synthetic_steps(
         total_steps * SYNTHETIC_COOLDOWN_FRACTION if cooldown_epochs is None else cooldown_epochs * steps_per_epoch
     )
     return range(round(warmup), max(round(warmup), total_steps - round(cooldown)))
+
+
+def token_dropout_factor(
+    step: int, total_steps: int, steps_per_epoch: float, cooldown_epochs: float | None = None
+) -> float:
+    """Factor on the share of tokens that an optimizer step, counted from 0, leaves out.
+
+    1, and over the cool-down at the end of the run a line to 0, which the last step has; without one 1 throughout.
+    """
+    steps = total_steps * TOKEN_DROPOUT_COOLDOWN_FRACTION
+    cooldown = round(steps if cooldown_epochs is None else min(cooldown_epochs * steps_per_epoch, total_steps))
+    return min(max((total_steps - 1 - step) / cooldown, 0.0), 1.0) if cooldown else 1.0
 
 
 def scaled_learning_rate(base_learning_rate: float, global_batch_size: int, reference_batch_size: int = 512) -> float:

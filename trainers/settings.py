@@ -140,6 +140,12 @@ class PretrainingSettings:
         None, "Stochastic depth of the online encoder: 0.2, and 0.0 for BYOL (7.4)."
     )
     target_drop_path_rate: float = setting(0.0, "Stochastic depth of the target encoder (7.4).")
+    token_dropout: float = setting(
+        0.0,
+        "Share of patch tokens that the online encoder, a ViT, leaves out at random in each step, which saves time "
+        "where there are many (PatchDropout; not the paper's).",
+    )
+    target_token_dropout: float = setting(0.0, "As --token-dropout, of the target encoder.")
     queue_size: int = setting(4096, "Keys K in each memory queue (7.4).")
     temperature: float = setting(_SYNTHESIS.temperature, "Temperature τ of the contrastive loss (7.4).")
     num_hard_negatives: int = setting(
@@ -175,6 +181,12 @@ class PretrainingSettings:
             self.online_drop_path_rate = OBJECTIVES[self.method].drop_path_rate
         if self.head_norm not in ("batch", "none"):
             raise ValueError(f"head_norm={self.head_norm!r} is unknown: use 'batch' (the paper) or 'none'.")
+        for name in ("token_dropout", "target_token_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(
+                    f"{name}={getattr(self, name)} is not in [0, 1): give the share of patch tokens to leave out, "
+                    "such as 0.5, or 0 for none."
+                )
         for name in ("projection_hidden_dim", "projection_dim", "queue_size", "num_hard_negatives"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name}={getattr(self, name)} is not positive: give at least 1.")
@@ -195,6 +207,12 @@ class PretrainingSettings:
         prefix = "num_"
         kinds = [f.name.removeprefix(prefix) for f in dataclasses.fields(self) if f.name.startswith(prefix)]
         return {kind: getattr(self, prefix + kind) for kind in kinds if kind != "hard_negatives"}
+
+    @property
+    def token_dropouts(self) -> dict[str, float]:
+        """Share of tokens that a branch leaves out, of those that leave out any."""
+        names = ("token_dropout", "target_token_dropout")
+        return {name: getattr(self, name) for name in names if getattr(self, name)}
 
     @classmethod
     def from_dict(cls, values: dict[str, Any] | None) -> PretrainingSettings:
@@ -353,6 +371,11 @@ class PretrainingOptions(ContinuationOptions):
         None,
         "Last epoch with them, from 0 and whatever the run's length, instead of --synthetic-cooldown-epochs, as the "
         "authors' code counts (one step ahead).",
+    )
+    token_dropout_cooldown_epochs: float | None = setting(
+        None,
+        "Last epochs over which token dropout falls linearly to 0, which the last step has; default: a tenth of the "
+        "run; 0: it stays to the end.",
     )
     augment_on: str = setting(
         "auto",

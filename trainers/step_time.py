@@ -44,6 +44,7 @@ class StepSettings:
         config: Folder with the config.json of the network, in the place of `backbone`; "" for none.
         local_crops: Small views of an image beside the two.
         local_size: Their side in pixels.
+        token_dropout: Share of patch tokens that the online encoder leaves out.
         batch_size: Images of a step on one device.
         processes: Devices that the epoch is divided by; time of their communication is not included.
         steps: Timed steps of each kind; the median counts.
@@ -63,6 +64,7 @@ class StepSettings:
     config: str = ""
     local_crops: int = 0
     local_size: int = 96
+    token_dropout: float = 0.0
 
 
 def measure_step(
@@ -98,11 +100,12 @@ def measure_step(
 
 def _build_config(settings: StepSettings) -> SynCoConfig:
     """A network of the paper's heads, or a given one with those that it was pretrained with."""
-    pretraining = asdict(PretrainingSettings(method=settings.method))
+    pretraining = asdict(PretrainingSettings(method=settings.method, token_dropout=settings.token_dropout))
     if not settings.config:
         return SynCoConfig(backbone=settings.backbone, pretraining=pretraining)
     config: Any = SynCoConfig.from_pretrained(settings.config)
-    config.pretraining = {**pretraining, **(config.pretraining or {}), "method": settings.method}
+    asked = {"method": settings.method, "token_dropout": settings.token_dropout}
+    config.pretraining = {**pretraining, **(config.pretraining or {}), **asked}
     return config
 
 

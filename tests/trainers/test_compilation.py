@@ -90,6 +90,19 @@ def test_all_is_compiled_before_the_second_step(backbone, flags, expected, tmp_p
     assert not [name for name in names if "_orig_mod" in name]
 
 
+def test_a_cool_down_of_token_dropout_compiles_nothing_anew(tmp_path, steps, graphs):
+    flags = ["--token-dropout", "0.8", "--target-token-dropout", "0.5", "--token-dropout-cooldown-epochs", "4"]
+    size = ["--image-size", "64", "--max-steps", "12"]
+    pretrain([*PRETRAIN, *flags, *size, "--output-dir", str(tmp_path), "--backbone", "vit-nano", "--torch-compile"])
+    counts = [count for count, _ in steps]
+    # More numbers of tokens than a compiler tries before it gives up. What takes [CLS] from the last block is a graph
+    # for itself, which is made once more for any number.
+    assert len(counts) == 12
+    assert counts[2:] == [counts[2]] * 10
+    assert counts[2] - counts[0] <= 2
+    assert not [size for size in graphs[counts[0] :] if size > 9]
+
+
 def test_neither_a_measurement_nor_a_resume_compiles_anything_anew(tmp_path, steps, graphs):
     run = [*PRETRAIN, "--backbone", "vit-nano", "--output-dir", str(tmp_path), "--torch-compile", "--save-steps", "3"]
     run += ["--knn-every-epochs", "1"]

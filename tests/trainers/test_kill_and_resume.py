@@ -149,6 +149,8 @@ def test_kills_and_signals_end_with_the_same_bits(photographs, tmp_path):
 )
 def test_small_views_and_dropped_tokens_end_with_the_same_bits(data, tmp_path, processes):
     further = ["--local-crops", "3", "--local-size", "16", "--synthetic-for-local-crops"]
+    # The cool-down is of 12 steps: killed before it and in it.
+    further += "--token-dropout 0.5 --target-token-dropout 0.25 --token-dropout-cooldown-epochs 2".split()
     deaths = [[5, "after micro-batch"], [14, "before target update", "SIGTERM"], [27, "before rename"]]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
     runs = [run([*data, *further], output, each, processes) for output, each in ((whole, []), (killed, deaths))]

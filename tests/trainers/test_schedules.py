@@ -12,7 +12,25 @@ from trainers.schedules import (
     synthetic_epochs,
     synthetic_steps,
     target_momentum,
+    token_dropout_factor,
 )
+
+
+@pytest.mark.parametrize(
+    ("cooldown_epochs", "cooldown"), [(None, 9), (0, 0), (0.2, 1), (2, 10), (18, 90), (1000, 90), (1e300, 90)]
+)
+def test_token_dropout_falls_along_a_line_that_ends_with_the_run(cooldown_epochs, cooldown):
+    total = 90
+    factors = [token_dropout_factor(step, total, 5, cooldown_epochs) for step in range(total)]
+    line = [step / cooldown for step in reversed(range(cooldown))]
+    assert factors == pytest.approx([1.0] * (total - cooldown) + line)
+    # Runs are made longer: a checkpoint may lie behind the end of its plan.
+    assert token_dropout_factor(total, total, 5, cooldown_epochs) == (0.0 if cooldown else 1.0)
+
+
+def test_token_dropout_of_the_shortest_runs():
+    assert token_dropout_factor(0, 1, 1) == 1.0
+    assert token_dropout_factor(0, 1, 1, 1) == 0.0
 
 
 def test_target_momentum_equals_the_published_anchors():

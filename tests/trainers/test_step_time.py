@@ -51,7 +51,27 @@ def test_the_command_writes_a_result(tmp_path):
     assert result.protocol.parameters["batch_size"] == 2
 
 
-@pytest.mark.parametrize("flag", ["--steps=0", "--precision=int8", "--method=mobi"])
+def test_a_step_with_fewer_tokens_is_measured_also_of_a_network_that_was_trained_with_all(tmp_path, monkeypatch):
+    SynCoConfig(backbone="vit-nano", depth=1, pretraining={**SMALL, "token_dropout": 0.0}).save_pretrained(tmp_path)
+    seen: list[float] = []
+    forward = SynCoForPreTraining.forward
+    monkeypatch.setattr(
+        SynCoForPreTraining,
+        "forward",
+        lambda self, *views, **options: (
+            seen.append(self.synco.backbone.patch_drop.prob) or forward(self, *views, **options)
+        ),
+    )
+    for source in ("--backbone=vit-nano", f"--config={tmp_path}"):
+        file = tmp_path / "step.json"
+        flags = ["--method=byol", "--batch-size=2", "--steps=1", "--warmup=0", "--token-dropout=0.75"]
+        main([source, *flags, f"--output={file}"])
+        result = EvaluationResult.load(file, "step_time")
+        assert result.protocol.parameters["token_dropout"] == 0.75
+    assert seen == [0.75, 0.75]
+
+
+@pytest.mark.parametrize("flag", ["--steps=0", "--precision=int8", "--method=mobi", "--token-dropout=1"])
 def test_impossible_settings_are_one_line(tmp_path, capsys, flag):
     with pytest.raises(SystemExit):
         main(["--backbone=vit-nano", "--batch-size=2", flag, f"--output={tmp_path / 'x.json'}"])

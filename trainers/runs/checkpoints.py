@@ -16,6 +16,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,7 +32,7 @@ from synco_hub.hub.run_checkpoints import hash_file as _sha256
 from synco_hub.hub.run_checkpoints import read_manifest as read_manifest
 from synco_hub.results import library_versions
 from trainers.runs.stream_loading import check_stream_position
-from trainers.settings import drop_retired
+from trainers.settings import PretrainingSettings, drop_retired
 
 logger = logging.getLogger(__name__)
 
@@ -105,6 +106,10 @@ def read_settings(
 def _check_same_run(
     directory: Path, found: dict[str, Any], wanted: dict[str, Any], identity: Sequence[str] | None
 ) -> None:
+    if "pretraining" in found and "pretraining" in wanted:  # an earlier version knew fewer settings
+        defaults = asdict(PretrainingSettings())
+        known = {name: defaults[name] for name in wanted["pretraining"] if name in defaults}
+        found = {**found, "pretraining": known | found["pretraining"]}
     keys = sorted({*found, *wanted}) if identity is None else list(identity)
     for key in _decided_otherwise(found, wanted):
         keys = [each for each in keys if each != key]
