@@ -74,7 +74,7 @@ from trainers.schedules import (
 )
 from trainers.settings import AUTHORS_CODE
 from trainers.start_settings import START_FROZEN_FRACTION, START_LAYER_DECAY
-from trainers.step_time import describe_view_cost
+from trainers.step_time import describe_step_cost
 from trainers.token_dropout import TokenDropoutCallback, refuse_idle_cooldown
 
 logger = logging.getLogger(__name__)
@@ -142,7 +142,7 @@ class SynCoTrainer(CheckpointingTrainer):
         self._bad_indices: list[Tensor] = []
         self._gradient_norm: Tensor | None = None
         self.at_begin = TrainBeginCallback(self._warn_of_misfits)
-        if self.local_crops:
+        if self.local_crops or model.settings.token_dropouts:
             self.at_begin.works.append(self._state_cost)
         for callback in (
             TokenDropoutCallback(self),
@@ -182,11 +182,11 @@ class SynCoTrainer(CheckpointingTrainer):
             logger.warning("%s", line)
 
     def _state_cost(self) -> None:
-        """Say what small views cost before the first step is taken."""
-        size = self._transform.parameters.local_size  # type: ignore[union-attr]
+        """Say what small views cost, and dropped tokens save, before the first step is taken."""
+        size = self._transform.parameters.local_size if self.local_crops else 0  # type: ignore[union-attr]
         batch = self.args.per_device_train_batch_size
         with self.accelerator.autocast():
-            cost = describe_view_cost(self.unwrapped_model, batch, self.local_crops, size)
+            cost = describe_step_cost(self.unwrapped_model, batch, self.local_crops, size)
         logger.warning("%s", cost)
 
     def _rehearse_objective(self) -> None:

@@ -28,6 +28,7 @@ from synco_hub.results import DataSource, EvaluationResult, ModelSource, Protoco
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.schedules import synthetic_epochs
 from trainers.settings import PretrainingSettings
+from trainers.token_dropout import TokenDropout
 
 IMAGENET_IMAGES = 1_281_167
 # So long may a pass be that only says what the ones to come will take.
@@ -109,42 +110,57 @@ def _build_config(settings: StepSettings) -> SynCoConfig:
     return config
 
 
-def describe_view_cost(model: SynCoForPreTraining, batch_size: int, local_crops: int, local_size: int) -> str:
-    """What small views add to a step, counted and measured for random pixels; network and random states stay.
+def describe_step_cost(model: SynCoForPreTraining, batch_size: int, local_crops: int = 0, local_size: int = 0) -> str:
+    """What small views add to a step and dropped tokens save, counted and measured for random pixels.
 
-    In the mode of evaluation nothing is kept of it, and no process waits for another.
+    Network and random states stay: all but the dropout is in the mode of evaluation, so nothing is kept and no process
+    waits for another.
     """
-    config, device = model.config, model.device
-    side, patch, batch = config.image_size, config.patch_size, 2
-    numbers, operations, seconds = (0, local_crops), [], []
-    was_training = model.training
+    config, device, shares = model.config, model.device, model.settings.token_dropouts
+    side, patch, was_training = config.image_size, config.patch_size, model.training
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
-    def step(images: int, number: int) -> None:
+    def step(images: int, whole: bool) -> None:
+        for module in model.modules():
+            if isinstance(module, TokenDropout):
+                module.train(not whole)
+        number = 0 if whole else local_crops
         sizes = [(images, side), (images, side), (images, number, local_size)]
-        shapes = [(*shape, config.num_channels, last, last) for *shape, last in sizes]
-        view_1, view_2, local = (torch.randn(shape, device=device) for shape in shapes)
+        view_1, view_2, local = (
+            torch.randn(*shape, config.num_channels, last, last, device=device) for *shape, last in sizes
+        )
         output = model(view_1, view_2, local_views=local if number else None)
         torch.autograd.grad(output.loss, trainable, allow_unused=True)
 
+    def measure(images: int, whole: bool, repeats: int, warmup: int) -> float:
+        return statistics.median(measure_seconds(lambda: step(images, whole), repeats, warmup, device))
+
+    operations, seconds = [], []
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.compiler.set_stance("force_eager"):
         model.eval()
-        for number in numbers:
+        for whole in (True, False):
             with FlopCounterMode(display=False) as counter:
-                taken = measure_seconds(lambda number=number: step(2, number), 1, 0, device)[0]  # type: ignore[misc]
+                taken = measure(2, whole, 1, 0)
             operations.append(counter.get_total_flops() / 2e9)
         batch = int(min(max(2 * _SECONDS_OF_TRIAL / taken, 2), batch_size))
-        for number in numbers:
-            taken = statistics.median(measure_seconds(lambda number=number: step(batch, number), 3, 1, device))  # type: ignore[misc]
-            seconds.append(taken)
+        for whole in (True, False):
+            seconds.append(measure(batch, whole, 3, 1))
         model.train(was_training)
+    patches = [(size // patch) ** 2 for size in (side, local_size)]
+    said = [
+        f"--{name.replace('_', '-')} {share:g}: {max(int(patches[0] * (1 - share)), 1)} of {patches[0]} patches stay"
+        for name, share in shares.items()
+    ]
+    if local_crops:
+        said.append(
+            f"{local_crops} small views of {local_size} pixels: {local_crops * patches[1]} patches of an image beside "
+            f"{2 * patches[0]} of both views"
+        )
     rates = [batch / each for each in seconds]
-    patches = [2 * (side // patch) ** 2, local_crops * (local_size // patch) ** 2]
     return (
-        f"{local_crops} small views of {local_size} pixels are {patches[1]} patches of an image beside {patches[0]} "
-        f"of both views: {operations[1]:.3g} GFLOP an image and step in the place of {operations[0]:.3g}; forward and "
-        f"backward pass of {rates[1]:.3g} images a second in the place of {rates[0]:.3g}, "
-        f"{rates[0] / rates[1]:.2f} of the time."
+        f"{'; '.join(said)}. A step takes {operations[1]:.3g} GFLOP an image in the place of {operations[0]:.3g}; its "
+        f"forward and backward passes {rates[1]:.3g} images a second in the place of {rates[0]:.3g}, "
+        f"{seconds[1] / seconds[0]:.2f} of the time."
     )
 
 

@@ -26,7 +26,7 @@ from trainers.pretraining_checks import count_local_views
 from trainers.pretraining_model import SynCoForPreTraining, normalize
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import list_recipes, parse
-from trainers.step_time import describe_view_cost
+from trainers.step_time import describe_step_cost
 
 SMALL = {"queue_size": 32, "num_hard_negatives": 8, "projection_hidden_dim": 24, "projection_dim": 16}
 FRACTALS = "fractals:num_classes=2,train_images_per_class=6,test_images_per_class=1,image_size=48"
@@ -225,7 +225,7 @@ def test_a_run_says_what_small_views_cost_and_what_guessing_gives(tmp_path, capl
     words += [f"--num-{kind}=0" for kind in ("noise-injection", "gradient-perturbation", "adversarial-perturbation")]
     words += ["--synthetic-for-local-crops"] if for_local else []
     main([*words, "--output-dir", str(tmp_path)])
-    assert "4 small views of 16 pixels are 16 patches of an image beside 32 of both views" in caplog.text
+    assert "4 small views of 16 pixels: 16 patches of an image beside 32 of both views" in caplog.text
     settings = json.loads((tmp_path / "pretraining_settings.json").read_text())
     given = {"crop_scale": [0.25, 1.0], "local_crops": 4, "local_size": 16, "local_scale": [0.05, 0.25]}
     assert settings["views"] == given
@@ -241,14 +241,14 @@ def test_stating_the_cost_leaves_network_and_random_states_alone():
     model = build("moby")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     torch.manual_seed(9)
-    line = describe_view_cost(model, 4, local_crops=4, local_size=16)
+    line = describe_step_cost(model, 4, local_crops=4, local_size=16)
     drawn = torch.randn(3)
     torch.manual_seed(9)
     assert torch.equal(drawn, torch.randn(3))
     assert model.training
     assert all(torch.equal(before[name], value) for name, value in model.state_dict().items())
     assert all(parameter.grad is None for parameter in model.parameters())
-    operations = re.search(r"([\d.]+) GFLOP an image and step in the place of ([\d.]+)", line)
+    operations = re.search(r"([\d.]+) GFLOP an image in the place of ([\d.]+)", line)
     assert operations is not None
     dim, depth = 96, 3
 
@@ -260,6 +260,13 @@ def test_stating_the_cost_leaves_network_and_random_states_alone():
     both, small = 2 * (3 + 1) * count(17), 4 * 3 * count(5)
     assert float(operations[1]) - float(operations[2]) == pytest.approx(small / 1e9, rel=0.1)
     assert float(operations[2]) == pytest.approx(both / 1e9, rel=0.1)
+    # Of 16 patches half stay for the online network.
+    line = describe_step_cost(build("moby", token_dropout=0.5), 4)
+    assert "--token-dropout 0.5: 8 of 16 patches stay" in line
+    operations = re.search(r"([\d.]+) GFLOP an image in the place of ([\d.]+)", line)
+    assert operations is not None
+    saved = 2 * 3 * (count(17) - count(9))
+    assert float(operations[2]) - float(operations[1]) == pytest.approx(saved / 1e9, rel=0.1)
 
 
 @pytest.mark.parametrize("name", [name for name in list_recipes() if name.startswith("multi-crop/")])
