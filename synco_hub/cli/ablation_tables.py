@@ -8,7 +8,7 @@ import json
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,8 @@ PIXELS = "pixels"
 COLUMNS = ("method", "runs", "mean", "sd", "lowest", "highest", "minutes", "probe_mean", "probe_sd")
 # What is left out of data where arms have equal steps.
 OF_EQUAL_TIME = ("steps", "seconds", "time_ratio")
+# How far from 1 the ratio of times may be that is still called equal.
+_EQUAL_TIME = 0.1
 
 
 @dataclass(frozen=True)
@@ -96,8 +98,8 @@ def summarize_runs(runs: Sequence[FinishedRun], metric: str) -> list[Row]:
         mean, sd = _mean_and_deviation(values)
         probes = [run.probe for run in own if run.probe is not None]
         probed = _mean_and_deviation(probes) if probes else (None, None)
-        timed = (own[0].steps, None if own[0].steps is None else seconds)
-        table.append(Row(arm, len(own), mean, sd, min(values), max(values), seconds / 60, *probed, *timed))
+        row = Row(arm, len(own), mean, sd, min(values), max(values), seconds / 60, *probed)
+        table.append(row if own[0].steps is None else replace(row, steps=own[0].steps, seconds=seconds))
     return table
 
 
@@ -129,7 +131,10 @@ class Difference:
 
     def describe(self) -> str:
         """The verdict, in a sentence."""
-        time = "" if self.time_ratio is None else f" at equal time ({self.time_ratio:.2f} times the seconds)"
+        time = ""
+        if self.time_ratio is not None:
+            kind = "equal" if abs(self.time_ratio - 1) <= _EQUAL_TIME else "unequal"
+            time = f" at {kind} time ({self.time_ratio:.2f} times the seconds)"
         amount = f"{self.method} − {self.reference}{time}: {self.mean:+.1f} points of {self.metric}"
         if self.half_width is None:
             return f"{amount}; one seed shows no scatter."

@@ -38,13 +38,15 @@ def keep_equal_time(
     if new:
         load = os.getloadavg()[0]
         beside = [reference, *(arm for arm in new if arm != reference)]
-        speeds = measure_speeds(beside, max_steps, jobs, folder, training)
+        taken = measure_seconds(beside, max_steps, jobs, folder, training)
+        speeds = {arm: compute_speed(arm, seconds) for arm, seconds in taken.items()}
         steps = choose_steps(speeds, reference, max_steps)
         for arm in new:
             known[arm] = {
                 "steps": steps[arm],
                 "seconds_a_step": speeds[arm],
                 "seconds_a_step_of_reference": speeds[reference],
+                "seconds_of_steps": {str(number): seconds for number, seconds in taken[arm].items()},
                 "jobs": jobs,
                 "load_average_before": load,
             }
@@ -65,19 +67,19 @@ def choose_steps(seconds_a_step: Mapping[str, float], reference: str, max_steps:
     }
 
 
-def measure_speeds(
+def measure_seconds(
     arms: Sequence[str], max_steps: int, jobs: int, folder: Path, training: Training
-) -> dict[str, float]:
-    """Seconds a step of each arm, with so many trainings of it at a time; what they write is removed.
+) -> dict[str, dict[int, list[float]]]:
+    """Seconds of the short and the long trainings of each arm, so many of it at a time; what they write is removed.
 
     Windows in epochs shrink with the run, so that a short one has as large a part with synthetic negatives, or with a
     frozen backbone, as one of `max_steps` has. What this leaves out: an arm that gets another number of steps has
     another part of them within such windows, and with --start-from synthesis may wait until the queue is full.
     """
     lengths = choose_lengths(max_steps)
-    taken: dict[tuple[str, int], list[float]] = {(arm, steps): [] for arm in arms for steps in lengths}
+    taken: dict[str, dict[int, list[float]]] = {arm: {steps: [] for steps in lengths} for arm in arms}
     try:
-        windows = {}
+        windows: dict[str, Mapping[str, Any]] = {}
         for arm in arms:
             # Not counted: the first one of its kind draws, downloads, compiles and caches.
             print(f"measuring the speed of {arm}: a first training of {lengths[0]} steps", flush=True)
@@ -93,19 +95,24 @@ def measure_speeds(
                     flags = shrink_windows(windows[arm], steps / max_steps)
                     places = [place / str(job) for job in range(jobs)]
                     run_children([training(arm, steps, each, flags) for each in places], quiet=True)
-                    taken[arm, steps] += [_read_seconds(each) for each in places]
+                    taken[arm][steps] += [_read_seconds(each) for each in places]
                     shutil.rmtree(place)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-    short, long = lengths
-    medians = {key: statistics.median(seconds) for key, seconds in taken.items()}
-    found = {arm: (medians[arm, long] - medians[arm, short]) / (long - short) for arm in arms}
-    for arm, seconds in found.items():
-        if seconds <= 0:
-            raise ValueError(
-                f"--equal-time: {long} steps of {arm} took no longer than {short} ({medians[arm, long]:.2f} and "
-                f"{medians[arm, short]:.2f} s), so its speed is not known: try again when the machine does less else."
-            )
+    return taken
+
+
+def compute_speed(arm: str, taken: Mapping[int, Sequence[float]]) -> float:
+    """Seconds a step: what a single training was disturbed by is no part of it, nor what starting costs."""
+    (short, seconds_short), (long, seconds_long) = (
+        (steps, statistics.median(taken[steps])) for steps in sorted(taken)
+    )
+    found = (seconds_long - seconds_short) / (long - short)
+    if found <= 0:
+        raise ValueError(
+            f"--equal-time: {long} steps of {arm} took no longer than {short} ({seconds_long:.2f} and "
+            f"{seconds_short:.2f} s), so its speed is not known: try again when the machine does less else."
+        )
     return found
 
 

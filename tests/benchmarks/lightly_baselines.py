@@ -29,7 +29,8 @@ from tqdm import tqdm
 from transformers import get_cosine_schedule_with_warmup, set_seed
 
 from synco_hub.atomic_write import atomic_write
-from synco_hub.cli.ablate import PLAN_FILE, RESULT_FILE, read_finished_run, run_name
+from synco_hub.cli.ablate import RESULT_FILE, read_finished_run, run_name
+from synco_hub.cli.ablation_plan import PLAN_FILE
 from synco_hub.cli.ablation_tables import FinishedRun, write_tables
 from synco_hub.data import TwoViewDataset
 from synco_hub.data.views.dataset import TwoViewCollator

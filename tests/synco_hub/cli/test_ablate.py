@@ -15,18 +15,17 @@ from scipy import stats
 
 from synco_hub.cli import ablate
 from synco_hub.cli.ablate import (
-    PLAN_FILE,
     RESULT_FILE,
     UNTRAINED_RESULT_FILE,
     build_probing_command,
     build_shared_flags,
     choose_neighbours,
-    keep_to_the_plan,
     measure_pixels,
     measure_untrained_run,
     run_name,
     training_command,
 )
+from synco_hub.cli.ablation_plan import PLAN_FILE, keep_to_the_plan
 from synco_hub.cli.ablation_tables import (
     FinishedRun,
     compare_pairs,

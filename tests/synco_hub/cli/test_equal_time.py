@@ -2,8 +2,10 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +18,12 @@ from synco_hub.cli.ablation_tables import FinishedRun, compare_pairs, write_tabl
 from synco_hub.cli.equal_time import (
     FOLDER,
     LENGTHS,
+    ROUNDS,
     choose_lengths,
     choose_steps,
+    compute_speed,
     keep_equal_time,
-    measure_speeds,
+    measure_seconds,
     shrink_windows,
 )
 from trainers import pretrain
@@ -68,6 +72,7 @@ def test_half_the_speed_is_half_the_steps(tmp_path, monkeypatch):
     kept = keep_equal_time({}, ["moby", "synco-v2", "byol"], 600, 1, tmp_path / FOLDER, training)
     assert {arm: row["steps"] for arm, row in kept["arms"].items()} == {"moby": 600, "synco-v2": 300, "byol": 750}
     assert kept["arms"]["byol"]["seconds_a_step"] == pytest.approx(0.08)
+    assert [len(seconds) for seconds in kept["arms"]["byol"]["seconds_of_steps"].values()] == [ROUNDS, ROUNDS]
     assert list(tmp_path.iterdir()) == []
     # A first one of each, then in turns, there and back.
     short, long = "30", "90"
@@ -79,7 +84,7 @@ def test_half_the_speed_is_half_the_steps(tmp_path, monkeypatch):
 def test_as_many_are_measured_at_a_time_as_train(tmp_path, monkeypatch):
     clock = Clock({"moby": 0.1, "byol": 0.1})
     monkeypatch.setattr(equal_time, "run_children", clock)
-    measure_speeds(["moby", "byol"], 600, 3, tmp_path / FOLDER, training)
+    measure_seconds(["moby", "byol"], 600, 3, tmp_path / FOLDER, training)
     assert {number for *_, number in clock.order[2:]} == {3}
     assert {call[0] for call in clock.order[2:]} == {"moby", "byol"}
 
@@ -110,10 +115,12 @@ def test_no_arm_gets_less_than_a_step():
     assert choose_steps({"moby": 0.1, "slow": 90.0}, "moby", 10) == {"moby": 10, "slow": 1}
 
 
-def test_a_speed_that_is_lost_in_noise_is_said(tmp_path, monkeypatch):
+def test_a_speed_that_is_lost_in_noise_is_said_and_nothing_is_left(tmp_path, monkeypatch):
+    with pytest.raises(ValueError, match=r"90 steps of byol took no longer than 30 \(5.00 and 5.50 s\).*try again"):
+        compute_speed("byol", {30: [5.5, 5.4, 9.0], 90: [5.0, 4.0, 6.0]})
     monkeypatch.setattr(equal_time, "run_children", Clock({"moby": 0.1, "byol": 0.0}))
-    with pytest.raises(ValueError, match=r"90 steps of byol took no longer than 30 .* try again"):
-        measure_speeds(["moby", "byol"], 600, 1, tmp_path / FOLDER, training)
+    with pytest.raises(ValueError, match="90 steps of byol took no longer"):
+        keep_equal_time({}, ["moby", "byol"], 600, 1, tmp_path / FOLDER, training)
     assert list(tmp_path.iterdir()) == []
 
 
@@ -143,7 +150,7 @@ def test_a_short_run_has_as_large_a_part_with_synthetic_negatives_as_a_long_one(
 def test_windows_that_a_run_has_reach_its_short_ones(tmp_path, monkeypatch):
     clock = Clock({"moby": 0.1, "synco-v2": 0.2}, {"synthetic_warmup_epochs": 6.0})
     monkeypatch.setattr(equal_time, "run_children", clock)
-    measure_speeds(["moby", "synco-v2"], 600, 1, tmp_path / FOLDER, training)
+    measure_seconds(["moby", "synco-v2"], 600, 1, tmp_path / FOLDER, training)
     assert {tuple(call[0][3:]) for call in clock.started[2:]} == {
         ("--synthetic-warmup-epochs=0.3",),
         ("--synthetic-warmup-epochs=0.9",),
@@ -188,7 +195,7 @@ def test_an_ablation_at_equal_time_trains_each_arm_its_own_steps(ablation, monke
     assert [run.get("steps") for run in data["runs"]] == [None, None, 8, 8, 4, 4]
     assert data["settings"]["training_time"] == "that of 8 steps of moby"
     assert "max_steps" not in data["settings"]
-    assert "synco-v2 − moby at equal time (" in (output / "ablation.md").read_text()
+    assert re.search(r"synco-v2 − moby at (un)?equal time \(\d", (output / "ablation.md").read_text())
     # The runs of the folder are of equal time.
     without = invoke([word for word in [*words, "--seeds", "2"] if word != "--equal-time"])
     assert "holds an ablation at equal time: give --equal-time, or" in str(without.exception)
@@ -276,6 +283,11 @@ def test_tables_say_steps_and_the_seconds_that_were_taken(tmp_path):
     said = [each.describe() for each in compare_pairs(runs, "top1_k10", "moby")]
     assert said[0].startswith("untrained − moby: ")
     assert said[1].startswith("byol − moby at equal time (1.10 times the seconds): ")
+    slow = [replace(run, seconds=1.02 * run.seconds) if run.arm == "byol" else run for run in runs]
+    assert (
+        "byol − moby at unequal time (1.12 times the seconds): "
+        in compare_pairs(slow, "top1_k10", "moby")[1].describe()
+    )
     data = json.loads(paths[1].read_text())
     assert [row.get("seconds") for row in data["rows"]] == [None, 61.0, 67.0]
     assert [each.get("time_ratio") for each in data["differences"]] == [None, pytest.approx(201 / 183)]
