@@ -89,8 +89,9 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Roles of docstrings (``:func:`name` ``) are names here."""
-    return re.sub(r":(?:func|class|mod|data|meth|attr):(?=<code)", "", content)
+    """Roles of docstrings (``:func:`name` ``) are names here; flags within text are marked, for the style sheet."""
+    content = re.sub(r":(?:func|class|mod|data|meth|attr):(?=<code)", "", content)
+    return re.sub(r"<code>(--[\w-]+)", r'<code><span class="flag">\1</span>', content)
 
 
 def on_page_markdown(markdown: str, **about: Any) -> str:

@@ -21,8 +21,8 @@ FLAGS = [
     # gradio's page asks for fonts and a script from elsewhere; here they fail at once instead of after a timeout.
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",
 ]
-# `make npm` puts it there.
-_AXE = Path(__file__).resolve().parents[1] / ".venv" / "npm" / "node_modules" / "axe-core" / "axe.min.js"
+# `make npm` puts them there.
+_PACKAGES = Path(__file__).resolve().parents[1] / ".venv" / "npm" / "node_modules"
 _FINDINGS = """async () => {
     const found = await axe.run(document, {preload: false});
     return found.violations.flatMap(rule => rule.nodes.map(node => [rule.impact, rule.id, node.target.join(" ")]));
@@ -49,18 +49,19 @@ def launch_browser() -> Iterator[Any]:
         browser.close()
 
 
-def require_axe() -> Path:
-    """The script of axe-core; where npm is missing the audit is skipped, or fails if CI is set."""
-    if not _AXE.is_file():
-        message = "no axe-core here: `make npm` fetches it where there is npm"
+def require_npm_package(name: str) -> Path:
+    """A package's folder; where npm is missing the test is skipped, or fails if CI is set."""
+    folder = _PACKAGES / name
+    if not folder.is_dir():
+        message = f"no {name} here: `make npm` fetches it where there is npm"
         pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    return _AXE
+    return folder
 
 
 def audit(page: Any) -> set[tuple[str, str]]:
     """Rule and element of every finding of axe that is serious or critical; moderate ones are not looked at."""
     # Past the page's content policy and without a request of its own.
-    page.evaluate(require_axe().read_text(encoding="utf-8"))
+    page.evaluate((require_npm_package("axe-core") / "axe.min.js").read_text(encoding="utf-8"))
     return {(rule, target) for impact, rule, target in page.evaluate(_FINDINGS) if impact in ("serious", "critical")}
 
 

@@ -28,6 +28,7 @@ from transformers import (
     TimmWrapperImageProcessor,
 )
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.utils import logging
 
 from synco_hub.atomic_write import atomic_write, usual_modes
 from synco_hub.data import EvaluationTransform
@@ -99,6 +100,17 @@ def _explained_briefly(name: str, remedy: str) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def without_load_report() -> Iterator[None]:
+    """Keep transformers' table of missing and unused weights back, where the caller itself says what of it matters."""
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+
+
 def _remove_random_pooler(model: Any, missing: Collection[str]) -> None:
     """Drop a layer that the checkpoint does not have and the feature does not use.
 
@@ -168,7 +180,8 @@ def _load_whole_classifier(name: str, revision: str | None) -> tuple[Any, list[s
     """A classifier of transformers in evaluation mode and single precision, and which of its weights are missing."""
     config = _load_config(name, revision)
     further = {"model_args": _timm_arguments(config)} if config.model_type == "timm_wrapper" else {}
-    with _explained_briefly(name, "train one with `synco-hub linear-probe`, and give its output directory"):
+    advice = "train one with `synco-hub linear-probe`, and give its output directory"
+    with _explained_briefly(name, advice), without_load_report():
         model, info = AutoModelForImageClassification.from_pretrained(
             name, revision=revision, dtype=torch.float32, output_loading_info=True, **further
         )

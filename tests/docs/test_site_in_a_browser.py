@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from browsing import audit, keep_screenshots, launch_browser
+from browsing import audit, keep_screenshots, launch_browser, require_npm_package
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -129,10 +129,30 @@ def test_the_keyboard_skips_searches_scrolls_and_changes_colours(read):
     assert reader.errors == []
 
 
-def test_what_is_typed_is_found_without_a_server(read, site):
-    shim = (site / "assets" / "javascripts" / "iframe-worker.js").read_text(encoding="utf-8")
-    if "IFrameWorker" not in shim:
-        pytest.skip("the site was built without npm's iframe-worker: `make npm` fetches it")
+def test_flags_are_not_broken_on_a_telephone(read):
+    reader = read("how-to-pretrain", TELEPHONE)
+    flags = reader.page.locator("article .flag")
+    assert flags.count() > 20
+    assert flags.evaluate_all("all => all.filter(each => each.getClientRects().length > 1)") == []
+    assert reader.page.locator("article .language-bash code").first.evaluate(
+        "element => element.scrollWidth > element.clientWidth && getComputedStyle(element).overflowX == 'auto'"
+    )
+
+
+def test_a_site_that_cannot_search_says_so(read, site):
+    shim = site / "assets" / "javascripts" / "iframe-worker.js"
+    kept = shim.read_text(encoding="utf-8")
+    try:
+        shim.write_text("// not installed\n", encoding="utf-8")
+        field = read("index").page.locator(".md-search__input")
+        assert field.is_disabled()
+        assert "npm was missing" in str(field.get_attribute("placeholder"))
+    finally:
+        shim.write_text(kept, encoding="utf-8")
+
+
+def test_what_is_typed_is_found_without_a_server(read):
+    require_npm_package("iframe-worker")
     reader = read("index")
     page = reader.page
     page.keyboard.press("/")

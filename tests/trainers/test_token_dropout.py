@@ -14,7 +14,7 @@ from trainers.pretrain import main
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
 from trainers.pretraining_trainer import SynCoTrainer
-from trainers.recipe import parse
+from trainers.recipe import list_recipes, parse
 from trainers.settings import PretrainingSettings
 from trainers.token_dropout import TokenDropout
 
@@ -184,3 +184,15 @@ def test_what_cannot_be_is_refused(name, tmp_path):
     args = SynCoTrainingArguments(output_dir=str(tmp_path), use_cpu=True, token_dropout_cooldown_epochs=3)
     with pytest.raises(ValueError, match="has no effect without token dropout"):
         SynCoTrainer(model_with(), args, [])
+
+
+@pytest.mark.parametrize("name", [name for name in list_recipes() if name.startswith("token-dropout/")])
+def test_recipes_leave_half_of_the_papers_patches_out_and_train(name, tmp_path):
+    run = parse(["--recipe", name, "--output-dir", str(tmp_path), "--use-cpu"])
+    assert (run.backbone.backbone, run.settings.token_dropouts) == ("deit-s", {"token_dropout": 0.5})
+    assert run.settings.method == {"deit-s": "synco-v2"}.get(name.split("/")[1], name.split("/")[1].split("-")[0])
+    small = ["--image-size", "32", "--patch-size", "8", "--embed-dim", "16", "--num-heads", "2"]
+    recipe = ["--recipe", name, "--gradient-accumulation-steps", "1"]
+    main([*recipe, *RUN[2:], *small, "--output-dir", str(tmp_path)])
+    summary = json.loads((tmp_path / "pretraining_summary.json").read_text())
+    assert math.isfinite(summary["last_log"]["loss"])

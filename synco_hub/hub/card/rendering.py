@@ -43,6 +43,18 @@ CLASSIFIER = "classifier"
 # For resuming, not for readers: it names folders of one machine.
 _OF_ONE_MACHINE = ("flags", "domains")
 _NOT_NUMBERS = ("backbone", "method", "epochs")
+# How readers call what is recorded of the network that a run began with; what is not here is for programs.
+_START_ROWS = {
+    "base_model": "started from",
+    "revision": "its revision",
+    "licence": "its licence",
+    "image_size": "its image size in pixels",
+    "positions": "its position embedding",
+    "carried_over": "tensors carried over",
+    "dropped": "left out",
+    "weights": "hash of its weights",
+    "pretraining": "its own pretraining",
+}
 _TABLES = {
     12: ("k-NN, top-1 accuracy on ImageNet in percent (section 8.1)", {}),
     13: (
@@ -79,7 +91,7 @@ def render_card(
             )
         ),
         recipe=facts.recipe if facts.recipe and not pretraining.get("training") else "",
-        pretraining_table=_table(pretraining) or ("" if facts.recipe else _UNKNOWN_TRAINING),
+        pretraining_table=_table(_name_start(pretraining)) or ("" if facts.recipe else _UNKNOWN_TRAINING),
         results=results_table(results),
         reported=find_reported_markdown(**facts.paper) if facts.paper else "",
         limits=_bullets(facts.limits or _LIMITS),
@@ -137,6 +149,33 @@ def _continued_from(pretraining: Mapping[str, Any]) -> str:
     revision = re.sub(r"^none: (.*)", r"\1, no commit", str(start.get("revision")))
     average = " and averaged with what was trained from it" if "end" in pretraining else ""
     return f" Continued from {_name_place(str(start['base_model']))} ({revision}; licence: {licence}){average}."
+
+
+def _name_start(pretraining: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run recorded, with the network that it began with in words, and the end of an average likewise."""
+    start, end = (pretraining.get(each) for each in ("start", "end"))
+    if not isinstance(start, Mapping):
+        return dict(pretraining)
+    rows = {called: _say(start.get(name)) for name, called in _START_ROWS.items()}
+    if isinstance(end, Mapping):
+        rows |= {
+            "averaged with": _say(end.get("base_model")),
+            "hash of the weights averaged with": _say(end.get("weights")),
+        }
+    rest = {key: value for key, value in pretraining.items() if key not in ("start", "end")}
+    return {key: value for key, value in rows.items() if value} | rest
+
+
+def _say(value: Any) -> str:
+    """A recorded value as a phrase; empty if there is none."""
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name} {_say(each)}" for name, each in value.items() if each not in (None, {}, []))
+    if isinstance(value, list):
+        return "; ".join(
+            f"{each['what']} ({each['reason']})" if isinstance(each, Mapping) and "what" in each else _say(each)
+            for each in value
+        )
+    return "" if value is None else _name_place(str(value))
 
 
 def _pipeline(config: Mapping[str, Any]) -> str:

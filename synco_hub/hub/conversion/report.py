@@ -14,7 +14,6 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 from transformers import AutoModel
-from transformers.utils import logging
 
 from synco_hub.atomic_write import atomic_write
 from synco_hub.data.evaluation_transform import make_view
@@ -34,7 +33,7 @@ from synco_hub.hub.conversion.source import CheckpointSource
 from synco_hub.hub.conversion.tensor_names import BackboneTensors
 from synco_hub.hub.conversion.weights import PRETRAINING_ARCHITECTURE
 from synco_hub.hub.export.network import SEED, make_fixed_input
-from synco_hub.hub.loading import LinearHead, save_classifier
+from synco_hub.hub.loading import LinearHead, save_classifier, without_load_report
 from synco_hub.hub.preprocessing import (
     REMEDY,
     Preprocessing,
@@ -247,14 +246,11 @@ def _check_pair(directory: Path, model: Any, source: CheckpointSource, preproces
         return {**facts, "note": f"views of {side[0]} x {side[1]} for a network of {config.image_size}: not compared"}
     network = model
     if source.directory is not None:
-        before_loading = logging.get_verbosity()
-        logging.set_verbosity_error()  # a head or a pooler that is left out is no news here
         try:
-            network = AutoModel.from_pretrained(source.directory, dtype=torch.float32).eval()
+            with without_load_report():  # a head or a pooler that is left out is no news here
+                network = AutoModel.from_pretrained(source.directory, dtype=torch.float32).eval()
         except Exception as error:  # transformers reads fewer forms of files than we do, and every weight is accounted
             return {**facts, "note": f"transformers does not load the source to compare with ({error!r:.200})"}
-        finally:
-            logging.set_verbosity(before_loading)
     if preprocessing.resized or find_expected_image_size(network) not in (None, side):
         return {**facts, "note": f"made for {config.image_size} pixels, another size than the source's: not compared"}
     own = source.processor is not None and not preprocessing.chosen

@@ -1,4 +1,5 @@
 import json
+import logging
 import os
 
 import numpy as np
@@ -7,6 +8,7 @@ import timm
 import torch
 from PIL import Image
 from transformers import (
+    AutoModelForImageClassification,
     Data2VecVisionConfig,
     Data2VecVisionModel,
     FlavaImageConfig,
@@ -271,6 +273,17 @@ def test_a_foreign_backbone_is_named(tmp_path):
     for backbone in (str(tmp_path / "vit"), "timm:vit_tiny_patch16_224"):
         with pytest.raises(DoesNotApplyError, match="has no trained classifier"):
             load_classifier(backbone)
+
+
+def test_a_backbone_without_head_is_refused_in_one_line_without_a_table_of_weights(tmp_path, caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("transformers"), "propagate", True)
+    SynCoModel(SynCoConfig(backbone="vit-nano")).save_pretrained(tmp_path)
+    AutoModelForImageClassification.from_pretrained(tmp_path)
+    assert "classifier.weight" in caplog.text  # what transformers says by itself
+    caplog.clear()
+    with pytest.raises(DoesNotApplyError, match="has no trained classifier"):
+        load_classifier(str(tmp_path))
+    assert caplog.text == ""
 
 
 def test_a_head_comes_along_where_there_is_one(tmp_path):

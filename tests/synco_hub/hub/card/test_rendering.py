@@ -105,16 +105,39 @@ def test_what_the_paper_does_not_report_is_an_error(row):
 
 
 def test_what_a_run_began_with_is_named_and_a_repository_links():
-    start = {"base_model": "me/first", "kind": "hub", "revision": "abc", "licence": "cc-by-nc-4.0"}
+    start = {
+        **{"base_model": "me/first", "kind": "hub", "revision": "abc", "licence": "cc-by-nc-4.0", "image_size": 96},
+        **{"weights": "0f1e", "positions": "interpolated from 12 x 12", "preprocessing": "resize, crop"},
+        "carried_over": {"backbone": 150, "projector": 6},
+        "dropped": [{"what": "classifier", "reason": "it reads labels", "tensors": ["head.weight"]}],
+        "pretraining": {"method": "moby", "epochs": None},
+    }
     card = render_card(
         "my-vit", config_of(), {"start": start, "flags": ["--x"], "domains": {"new": "/a"}}, [], CardFacts()
     )
     assert card.data.base_model == "me/first"
     assert "Continued from me/first (abc; licence: cc-by-nc-4.0)." in card.content
-    assert "| start.licence | cc-by-nc-4.0 |" in card.content
+    for row in (
+        *("| started from | me/first |", "| its revision | abc |", "| its licence | cc-by-nc-4.0 |"),
+        *("| its image size in pixels | 96 |", "| its position embedding | interpolated from 12 x 12 |"),
+        *("| tensors carried over | backbone 150, projector 6 |", "| left out | classifier (it reads labels) |"),
+        *("| hash of its weights | 0f1e |", "| its own pretraining | method moby |"),
+    ):
+        assert row in card.content
+    assert "start." not in card.content
     assert "domains" not in card.content
     local = render_card("my-vit", config_of(), {"start": start | {"kind": "directory"}}, [], CardFacts())
     assert local.data.base_model is None
+
+
+def test_an_average_names_both_its_ends_in_words():
+    ends = [{"base_model": name, "revision": "r", "licence": None, "weights": name * 2} for name in ("a", "b")]
+    card = render_card(
+        "m", config_of(), {"start": ends[0], "end": ends[1], "recommended": {"share": 0.5}}, [], CardFacts()
+    )
+    for row in ("| started from | a |", "| averaged with | b |", "| recommended.share | 0.5 |"):
+        assert row in card.content
+    assert "end." not in card.content
 
 
 @pytest.mark.parametrize(
