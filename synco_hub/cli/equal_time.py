@@ -8,6 +8,7 @@ is the same in both, and cancels in their difference.
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
 import statistics
@@ -17,10 +18,13 @@ from typing import Any
 
 from synco_hub.cli.processes import run_children
 
-ROUNDS = 3
+# Of each length so many are timed, or more where several train at the same time; they go there and back.
+TIMED = 3
 FOLDER = "measuring_speed"
 # Of a run of 30 steps, or a multiple of them, exactly as large a part has synthetic negatives as of a long one.
 LENGTHS = (30, 90)
+# Where the short one takes so many seconds, one of twice its length says enough.
+_SECONDS_ENOUGH = 10.0
 # What else than learning has a beginning or an end that can be given in epochs, and makes steps dearer or cheaper.
 WINDOWS = ("synthetic_warmup_epochs", "synthetic_cooldown_epochs", "synthetic_last_epoch", "freeze_backbone_epochs")
 
@@ -76,21 +80,25 @@ def measure_seconds(
     frozen backbone, as one of `max_steps` has. What this leaves out: an arm that gets another number of steps has
     another part of them within such windows, and with --start-from synthesis may wait until the queue is full.
     """
-    lengths = choose_lengths(max_steps)
-    taken: dict[str, dict[int, list[float]]] = {arm: {steps: [] for steps in lengths} for arm in arms}
+    lengths, rounds = choose_lengths(max_steps), max(math.ceil(TIMED / jobs), 2)
     try:
         windows: dict[str, Mapping[str, Any]] = {}
+        seconds = []
         for arm in arms:
             # Not counted: the first one of its kind draws, downloads, compiles and caches.
             print(f"measuring the speed of {arm}: a first training of {lengths[0]} steps", flush=True)
             first = folder / str(len(windows))
             run_children([training(arm, lengths[0], first, ())], quiet=True)
             windows[arm] = json.loads((first / "pretraining_settings.json").read_text())["training"]
-        for number in range(ROUNDS):
+            seconds.append(_read_seconds(first))
+        if min(seconds) >= _SECONDS_ENOUGH:
+            lengths = lengths[0], min(2 * lengths[0], lengths[1])
+        taken: dict[str, dict[int, list[float]]] = {arm: {steps: [] for steps in lengths} for arm in arms}
+        for number in range(rounds):
             for steps in lengths:
                 # There and back, so that a load that grows or falls meets all alike.
                 for arm in arms if number % 2 == 0 else arms[::-1]:
-                    print(f"measuring the speed of {arm}: round {number + 1} of {ROUNDS}, {steps} steps", flush=True)
+                    print(f"measuring the speed of {arm}: round {number + 1} of {rounds}, {steps} steps", flush=True)
                     place = folder / f"{arms.index(arm)}-{number}-{steps}"
                     flags = shrink_windows(windows[arm], steps / max_steps)
                     places = [place / str(job) for job in range(jobs)]

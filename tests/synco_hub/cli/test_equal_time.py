@@ -18,7 +18,7 @@ from synco_hub.cli.ablation_tables import FinishedRun, compare_pairs, write_tabl
 from synco_hub.cli.equal_time import (
     FOLDER,
     LENGTHS,
-    ROUNDS,
+    TIMED,
     choose_lengths,
     choose_steps,
     compute_speed,
@@ -48,7 +48,7 @@ class Clock:
         for command in commands:
             flags = dict(word.removeprefix("--").split("=", 1) for word in command if "=" in word)
             arm, steps, place = flags.get("method") or flags["recipe"], int(flags["max-steps"]), flags["output-dir"]
-            starting = 7.0 + len(arm)
+            starting = 2.0 + len(arm) / 4
             if len(self.started) in (4, 9):  # once a short one was disturbed, once a long one
                 starting += 100.0
             Path(place).mkdir(parents=True)
@@ -72,7 +72,7 @@ def test_half_the_speed_is_half_the_steps(tmp_path, monkeypatch):
     kept = keep_equal_time({}, ["moby", "synco-v2", "byol"], 600, 1, tmp_path / FOLDER, training)
     assert {arm: row["steps"] for arm, row in kept["arms"].items()} == {"moby": 600, "synco-v2": 300, "byol": 750}
     assert kept["arms"]["byol"]["seconds_a_step"] == pytest.approx(0.08)
-    assert [len(seconds) for seconds in kept["arms"]["byol"]["seconds_of_steps"].values()] == [ROUNDS, ROUNDS]
+    assert [len(seconds) for seconds in kept["arms"]["byol"]["seconds_of_steps"].values()] == [TIMED, TIMED]
     assert list(tmp_path.iterdir()) == []
     # A first one of each, then in turns, there and back.
     short, long = "30", "90"
@@ -87,6 +87,16 @@ def test_as_many_are_measured_at_a_time_as_train(tmp_path, monkeypatch):
     measure_seconds(["moby", "byol"], 600, 3, tmp_path / FOLDER, training)
     assert {number for *_, number in clock.order[2:]} == {3}
     assert {call[0] for call in clock.order[2:]} == {"moby", "byol"}
+    # There and back: six of each length.
+    assert [call[0] for call in clock.order[2:]] == ["moby", "byol", "moby", "byol", "byol", "moby", "byol", "moby"]
+
+
+def test_slow_steps_are_timed_in_shorter_trainings(tmp_path, monkeypatch):
+    clock = Clock({"moby": 0.4, "byol": 0.8})
+    monkeypatch.setattr(equal_time, "run_children", clock)
+    taken = measure_seconds(["moby", "byol"], 600, 1, tmp_path / FOLDER, training)
+    assert {steps for seconds in taken.values() for steps in seconds} == {30, 60}
+    assert {arm: compute_speed(arm, seconds) for arm, seconds in taken.items()} == pytest.approx(clock.seconds_a_step)
 
 
 def test_a_new_arm_is_measured_beside_the_reference_and_the_others_stay(tmp_path, monkeypatch):
