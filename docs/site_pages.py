@@ -89,9 +89,17 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_content(content: str, **_: Any) -> str:
-    """Roles of docstrings (``:func:`name` ``) are names here; flags within text are marked, for the style sheet."""
+    """Roles of docstrings (``:func:`name` ``) are names here; words with dashes are marked, to stay whole."""
     content = re.sub(r":(?:func|class|mod|data|meth|attr):(?=<code)", "", content)
-    return re.sub(r"<code>(--[\w-]+)", r'<code><span class="flag">\1</span>', content)
+    content = re.sub(r"<code>(--[\w-]+)", r'<code><span class="flag">\1</span>', content)
+    return re.sub(r'(<div class="language-bash highlight">)(.*?)(</div>)', _keep_words_whole, content, flags=re.DOTALL)
+
+
+def _keep_words_whole(block: re.Match[str]) -> str:
+    words = r"(?<![^\s>])([\w./~=:,+]*-[\w./~=:,+-]*)(?![^\s<])"
+    parts = re.split(r"(<[^>]*>)", block[2])
+    parts[::2] = [re.sub(words, r'<span class="flag">\1</span>', text) for text in parts[::2]]
+    return block[1] + "".join(parts) + block[3]
 
 
 def on_page_markdown(markdown: str, **about: Any) -> str:

@@ -270,7 +270,10 @@ def format_average(report: Mapping[str, Any]) -> str:
         mark = "  <- recommended" if point["share"] == report["recommended"]["share"] else ""
         numbers = f"{held[NEW]:13.1f}   {held[KEPT]:14.1f}   {test[NEW]:9.1f}   {test[KEPT]:10.1f}"
         lines.append(f"{point['share']:5.1f}   {numbers}{mark}")
-    ends = {0.0: "the start as it was: what was trained from it goes nowhere into it", 1.0: "the end as it was"}
+    ends = {
+        0.0: "the start as it was: no part of what was trained was better by the rule below",
+        1.0: "the end as it was",
+    }
     share = report["recommended"]["share"]
     taken = [f"recommended is {ends[share]}"] if share in ends else []
     return "\n".join([*lines, *taken, *report["notes"], report["rule"]])

@@ -62,6 +62,10 @@ class FlagParser(HfArgumentParser):
         self.set_defaults(**dict(defaults or {}))
         for action in self._actions:
             action.required = action.required and action.dest not in (defaults or {})
+            name = action.option_strings[0] if action.option_strings else ""
+            if action.nargs == 0 and action.const is False and name.startswith(("--no_", "--no-")):
+                # The parent repeats the sentence of what this turns off.
+                action.help = f"Turns --{name[5:].replace('_', '-')} off."
         if "usage" not in options:
             self.usage = f"%(prog)s {' '.join([*self._necessary(), '[--flag value ...]'])}"
 

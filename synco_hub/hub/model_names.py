@@ -163,6 +163,11 @@ class Revision:
     words: str
 
 
+def say_revision(recorded: object) -> str:
+    """A recorded revision within a sentence: "none: a local directory" and the like say why there is no commit."""
+    return re.sub(r"^none: (.*)", r"\1, no commit", str(recorded))
+
+
 def find_revision(name: str, revision: str | None = None, with_weights: bool = True) -> Revision:
     """The commit on the Hub that a model's name means now, or means at a branch, tag or commit.
 

@@ -36,6 +36,7 @@ from synco_hub.hub.model_names import (
     find_revision,
     find_timm_repository,
     read_head_facts,
+    say_revision,
 )
 from synco_hub.hub.preprocessing import Preprocessing, choose_preprocessing, describe_steps, resize_preprocessing
 from synco_hub.hub.run_checkpoints import find_newest_state
@@ -83,8 +84,9 @@ class Start:
         """One line on what is begun with."""
         facts, config = self.facts, self.model.config
         dropped = "; ".join(f"{row['what']} ({row['reason']})" for row in facts["dropped"])
+        revision, licence = say_revision(facts["revision"]), facts["licence"] or "not known"
         return (
-            f"starting from {facts['base_model']} ({facts['revision']}; licence: {facts['licence'] or 'not known'}): "
+            f"starting from {facts['base_model']} ({revision}; licence: {licence}): "
             f"{config.backbone}, {config.image_size} pixels, patches of {config.patch_size}, heads "
             f"{config.num_heads}; {facts['positions']}; carried over: "
             + ", ".join(f"{count} tensors of {part}" for part, count in facts["carried_over"].items())

@@ -1,4 +1,4 @@
-from dataclasses import MISSING, dataclass
+from dataclasses import MISSING, dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -126,3 +126,13 @@ def test_the_help_has_each_flag_once_with_its_words_and_paragraphs():
 def test_the_settings_of_a_protocol_are_its_flags():
     settings, data = FlagParser((KnnSettings, DatasetChoice)).parse(["--k", "3", "--k", "5", "--train_fraction=0.1"])
     assert (settings, data) == (KnnSettings(k=[3, 5], train_fraction=0.1), DatasetChoice())
+
+
+def test_what_turns_a_flag_off_says_so():
+    @dataclass
+    class Loading:
+        keep_workers: bool = field(default=True, metadata={"help": "Keep workers."})
+
+    text = FlagParser((Loading,)).format_help()
+    assert text.count("Keep workers.") == 1
+    assert "Turns --keep-workers off." in text

@@ -11,6 +11,7 @@ from huggingface_hub import ModelCard, ModelCardData
 
 from synco_hub.hub.card.evaluation_entries import build_model_index, select_metrics
 from synco_hub.hub.card.facts import CardFacts, find_package_file
+from synco_hub.hub.model_names import say_revision
 from synco_hub.paper_tables import read_paper_table
 from synco_hub.results import STANDARD_ERROR, EvaluationResult
 from synco_hub.version import __version__
@@ -145,8 +146,7 @@ def _continued_from(pretraining: Mapping[str, Any]) -> str:
     if not start.get("base_model"):
         return ""
     licence = start.get("licence") or "not known"
-    # "none: a local directory" and the like are why there is no commit.
-    revision = re.sub(r"^none: (.*)", r"\1, no commit", str(start.get("revision")))
+    revision = say_revision(start.get("revision"))
     average = " and averaged with what was trained from it" if "end" in pretraining else ""
     return f" Continued from {_name_place(str(start['base_model']))} ({revision}; licence: {licence}){average}."
 
@@ -157,6 +157,7 @@ def _name_start(pretraining: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(start, Mapping):
         return dict(pretraining)
     rows = {called: _say(start.get(name)) for name, called in _START_ROWS.items()}
+    rows["its revision"] = say_revision(rows["its revision"])
     if isinstance(end, Mapping):
         rows |= {
             "averaged with": _say(end.get("base_model")),
