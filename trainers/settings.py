@@ -143,7 +143,7 @@ class PretrainingSettings:
     token_dropout: float = setting(
         0.0,
         "Share of patch tokens that the online encoder, a ViT, leaves out at random in each step, which saves time "
-        "where there are many (PatchDropout; not the paper's).",
+        "where there are many (PatchDropout; not the paper's). In equal time it was ahead at 64 patches.",
     )
     target_token_dropout: float = setting(0.0, "As --token-dropout, of the target encoder.")
     queue_size: int = setting(4096, "Keys K in each memory queue (7.4).")
