@@ -214,9 +214,9 @@ class SynCoForPreTraining(SynCoPreTrainedModel):
             loss, accuracy = self._objective(query_1, query_2, key_1, key_2, synthetic_active)
             if local_query is not None:
                 number, query = len(local_query) // len(key_1), normalize(local_query)
-                keys = [key.repeat(number, 1) for key in (key_1, key_2)]
                 active = synthetic_active and self.settings.synthetic_for_local_crops
-                local_loss, _ = self._objective(query, query, *keys, active)
+                key_1_again, key_2_again = key_1.repeat(number, 1), key_2.repeat(number, 1)
+                local_loss, _ = self._objective(query, query, key_1_again, key_2_again, active)
                 loss = (loss + number * local_loss) / (1 + number)
             feature_std = _normalised_std(features.detach())
         if self.training and self.objective.has_queue:

@@ -137,7 +137,7 @@ def describe_step_cost(model: SynCoForPreTraining, batch_size: int, local_crops:
 
     operations, seconds = [], []
     with torch.random.fork_rng([device] if device.type == "cuda" else []), torch.compiler.set_stance("force_eager"):
-        model.eval()
+        model.train(False)
         for whole in (True, False):
             with FlopCounterMode(display=False) as counter:
                 taken = measure(2, whole, 1, 0)
