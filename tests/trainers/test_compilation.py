@@ -94,10 +94,10 @@ def test_a_cool_down_of_token_dropout_compiles_nothing_anew(tmp_path, steps, gra
     flags = ["--token-dropout", "0.8", "--target-token-dropout", "0.5", "--token-dropout-cooldown-epochs", "4"]
     size = ["--image-size", "64", "--max-steps", "12"]
     pretrain([*PRETRAIN, *flags, *size, "--output-dir", str(tmp_path), "--backbone", "vit-nano", "--torch-compile"])
-    counts = [count for count, _ in steps]
+    # Before the twelve, what a step costs was measured, uncompiled.
+    counts = [count for count, _ in steps][-12:]
     # More numbers of tokens than a compiler tries before it gives up. What takes [CLS] from the last block is a graph
     # for itself, which is made once more for any number.
-    assert len(counts) == 12
     assert counts[2:] == [counts[2]] * 10
     assert counts[2] - counts[0] <= 2
     assert not [size for size in graphs[counts[0] :] if size > 9]
