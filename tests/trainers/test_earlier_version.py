@@ -73,7 +73,7 @@ def test_a_run_that_it_began_ends_as_it_would_have_ended_it(method, tmp_path):
     for name, norm in recorded["norms_at_the_end"].items():
         # Under other noise four steps of AdamW move each element of what the loss reaches by 1e-3 at most a step.
         slack = 4e-3 * weights[name].numel() ** 0.5 if method == "synco-v2" else 0.0
-        # Biases that BatchNorm takes away again, the last norm's too, and those of keys, which softmax leaves out, have
+        # Biases that BatchNorm takes away again, the last norm's too, and of keys, which softmax leaves out, have
         # no gradient but the rounding of this machine, of which AdamW makes whole steps.
         following = name.replace("0.bias", "1.running_mean")
         if name.endswith((".norm.bias", "qkv.bias")) or (following != name and following in weights):
