@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from synco_hub.data.views.parameters import TwoViewParameters
+from synco_hub.data.views.dataset import count_local_views
 from synco_hub.models import SynCoModel
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import SynCoForPreTraining
@@ -54,12 +54,6 @@ def refuse_lone_images(model: SynCoForPreTraining, args: SynCoTrainingArguments)
             "--per-device-train-batch-size 1: BatchNorm of the heads needs at least 2 images at once; give 2 or more, "
             "with --gradient-accumulation-steps for larger steps, or --head-norm none."
         )
-
-
-def count_local_views(views: Any) -> int:
-    """Small views of an image beside the two."""
-    parameters = getattr(getattr(views, "transform", None), "parameters", None)
-    return parameters.local_crops if isinstance(parameters, TwoViewParameters) else 0
 
 
 def refuse_local_views(views: Any, model: SynCoForPreTraining) -> None:

@@ -20,6 +20,7 @@ from synco_hub.data import EpochSampler, StreamSampler, TwoViewCollator, Unreada
 from synco_hub.data.views.dataset import (
     OwnCollator,
     OwnItems,
+    count_local_views,
     is_own_data,
     open_view_pairs,
     read_batch,
@@ -45,7 +46,6 @@ from trainers.plausibility import find_misfits, plan_run
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_checks import (
     HOW_TO_MEASURE,
-    count_local_views,
     refuse_local_views,
     refuse_lone_images,
     refuse_other_kinds,

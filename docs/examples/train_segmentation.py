@@ -43,6 +43,10 @@ class SegmentationArguments:
     data: str = field(metadata={"help": "Folder of images and masks."})
     size: int = field(default=224, metadata={"help": "Side in pixels to which images and masks are resized."})
     hidden_size: int = field(default=256, metadata={"help": "Width of the head."})
+    last_block: bool = field(
+        default=False,
+        metadata={"help": "A ViT's last block at all strides, not four blocks at one each."},
+    )
     freeze_backbone: bool = field(default=False, metadata={"help": "Train the head only."})
 
 
@@ -68,11 +72,16 @@ class ResizedMasks(Dataset[dict[str, torch.Tensor]]):
         return {"pixel_values": (pixels - self.mean) / self.std, "labels": labels}
 
 
-def build_network(model: str, class_names: Sequence[str], hidden_size: int) -> UperNetForSemanticSegmentation:
+def build_network(
+    model: str, class_names: Sequence[str], hidden_size: int, last_block: bool = False
+) -> UperNetForSemanticSegmentation:
     """UperNet whose backbone has the checkpoint's weights."""
     # A Swin's four stages are a pyramid; the maps of a ViT are made one.
     swin = isinstance(AutoConfig.from_pretrained(model).depth, list)
-    backbone = AutoBackbone.from_pretrained(model, **({"out_indices": [1, 2, 3, 4]} if swin else {"pyramid": True}))
+    chosen = {"out_indices": [1, 2, 3, 4]} if swin else {"pyramid": True}
+    if last_block:
+        chosen = {"pyramid": True, "out_indices": [-1], "apply_layernorm": True}
+    backbone = AutoBackbone.from_pretrained(model, **chosen)
     config = UperNetConfig(
         backbone_config=backbone.config,
         hidden_size=hidden_size,
@@ -105,7 +114,7 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser = HfArgumentParser([SegmentationArguments, TrainingArguments])
     given, training = parser.parse_args_into_dataclasses(list(sys.argv[1:] if words is None else words))
     train, test = load_masked_images(DatasetChoice(given.data))
-    network = build_network(given.model, train.class_names, given.hidden_size)
+    network = build_network(given.model, train.class_names, given.hidden_size, given.last_block)
     if given.freeze_backbone:
         network.backbone.requires_grad_(False)
     processor = AutoImageProcessor.from_pretrained(given.model)

@@ -44,7 +44,8 @@ class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
         out_indices: The same by position: 0 is the embedding, i the i-th block (Swin: stage). Without both the last,
             with `pyramid` four that are evenly spaced.
         apply_layernorm: Whether `SynCoBackbone` puts the final norm on its maps (Swin: on the last stage's).
-        pyramid: Whether `SynCoBackbone` resizes the maps of a ViT to strides of 4, 8, 16, 32, … pixels in their order.
+        pyramid: Whether `SynCoBackbone` resizes the maps of a ViT to strides of 4, 8, 16, 32, … pixels in their order,
+            a single one to each of these four.
         **kwargs: Everything `transformers.PretrainedConfig` knows (labels, dtype, …).
 
     Attributes:
@@ -137,7 +138,8 @@ class SynCoConfig(BackboneConfigMixin, PretrainedConfig):  # type: ignore[misc]
     def to_dict(self) -> dict[str, Any]:
         """Plain data; what concerns feature maps only where it is not the default."""
         values: dict[str, Any] = super().to_dict()  # type: ignore[no-untyped-call]
-        if values["out_indices"] in (None, [len(self.stage_names) - 1]):
+        last = [len(self.stage_names) - 1]
+        if values["out_indices"] is None or (values["out_indices"] == last and not self.pyramid):
             del values["out_features"], values["out_indices"]
         for name in ("apply_layernorm", "pyramid"):
             if not values[name]:

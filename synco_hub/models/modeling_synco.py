@@ -289,22 +289,25 @@ class SynCoForImageClassification(SynCoPreTrainedModel):
         )
 
 
+# Strides 4, 8, 16 and 32: what heads for pyramids expect.
+PYRAMID_LEVELS = 4
+
+
 class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
     """Feature maps for detection and segmentation heads, of images of any size.
 
     `AutoBackbone.from_pretrained("synco-v2-swin-t", out_indices=[1, 2, 3, 4])` loads any checkpoint of ours.
     Maps are counted as `transformers` does: 0 is the embedding, i the i-th block of a ViT or stage of a Swin. The maps
     of a ViT all have the stride of its patches; `pyramid=True` resizes them, in their order, to strides of 4, 8, 16,
-    32, … pixels (bilinearly, or by averages), which heads for pyramids expect. It has no weights of its own.
+    32, … pixels (bilinearly, or by averages), which heads for pyramids expect; a single one, such as the last
+    (`out_indices=[12]` of 12 blocks), to each of these four, as ViTDet does (Li et al. 2022,
+    https://arxiv.org/abs/2203.16527) by layers that learn. It has no weights of its own.
 
     A head that builds its backbone from a config (`UperNetConfig(backbone_config=…)`) draws random weights without a
     word: give it this one, `head.backbone = AutoBackbone.from_pretrained(…)`, before it trains.
 
     Args:
         config: Which backbone, and `out_features` or `out_indices`, `apply_layernorm`, `pyramid`.
-
-    Attributes:
-        channels: Channels of each map that is given.
     """
 
     def __init__(self, config: SynCoConfig) -> None:
@@ -315,6 +318,12 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
         widths = [width] * depth if isinstance(depth, int) else [width * 2**stage for stage in range(len(depth))]
         self.num_features = [width, *widths]
         self.post_init()  # type: ignore[no-untyped-call]
+
+    @property
+    def channels(self) -> list[int]:
+        """Channels of each map that is given."""
+        each = [self.out_feature_channels[name] for name in self.out_features]
+        return each * PYRAMID_LEVELS if self.config.pyramid and len(each) == 1 else each
 
     @property
     def _is_swin(self) -> bool:
@@ -351,6 +360,7 @@ class SynCoBackbone(BackboneMixin, SynCoPreTrainedModel):  # type: ignore[misc]
         )
         maps = [self._map(outputs.hidden_states, index, padded) for index in self.out_indices]
         if self.config.pyramid:
+            maps = maps * PYRAMID_LEVELS if len(maps) == 1 else maps
             maps = [_resize(each, (height, width), patch, 4 * 2**level) for level, each in enumerate(maps)]
         wanted = self.config.output_hidden_states if output_hidden_states is None else output_hidden_states
         return BackboneOutput(

@@ -33,16 +33,31 @@ PAPER_IMAGES_PER_SECOND = {"deit-s": 676, "swin-t": 548}  # Table 15: 31.6 and 3
 DTYPES = {"fp32": None, "bf16": torch.bfloat16}
 
 
-def network(backbone: str, method: str, device: str, image_size: int = 224) -> SynCoForPreTraining:
+# What makes a step cheaper or gives it more to do: (settings, small views beside the two, their side).
+VARIANTS: dict[str, tuple[dict[str, Any], int, int]] = {
+    "two whole views": ({}, 0, 0),
+    "a quarter of the patches left out": ({"token_dropout": 0.25}, 0, 0),
+    "half of the patches left out": ({"token_dropout": 0.5}, 0, 0),
+    "three quarters of the patches left out": ({"token_dropout": 0.75}, 0, 0),
+    "half left out, of the target network's too": ({"token_dropout": 0.5, "target_token_dropout": 0.5}, 0, 0),
+    "eight small views of 96 pixels": ({}, 8, 96),
+}
+
+
+def network(backbone: str, method: str, device: str, image_size: int = 224, **others: Any) -> SynCoForPreTraining:
     """The paper's network, training."""
     torch.manual_seed(0)
-    settings = PretrainingSettings(method=method)
+    settings = PretrainingSettings(method=method, **others)
     model = SynCoForPreTraining(SynCoConfig(backbone=backbone, image_size=image_size, pretraining=asdict(settings)))
     return model.to(device).train()  # type: ignore[arg-type]
 
 
 def step_of(
-    model: SynCoForPreTraining, views: list[torch.Tensor], precision: str, compile_backend: str = ""
+    model: SynCoForPreTraining,
+    views: list[torch.Tensor],
+    precision: str,
+    compile_backend: str = "",
+    local_views: torch.Tensor | None = None,
 ) -> Callable[[], None]:
     """A whole optimizer step; every method's n-th step throws the same coins of stochastic depth."""
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
@@ -55,7 +70,7 @@ def step_of(
     def step() -> None:
         torch.manual_seed(next(seeds))
         with torch.autocast(views[0].device.type, dtype=dtype or torch.bfloat16, enabled=dtype is not None):
-            loss = model(*views, synthetic_active=True).loss
+            loss = model(*views, synthetic_active=True, local_views=local_views).loss
         loss.backward()
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -163,12 +178,35 @@ def choices(batch: int, rounds: int, device: str) -> list[dict[str, Any]]:
     return rows
 
 
+def variants(batch: int, rounds: int, device: str, precision: str) -> list[dict[str, Any]]:
+    """SynCo-v2's step of DeiT-S with dropped patches and with small views, over the usual one, in turns."""
+    views = [torch.randn(batch, 3, 224, 224, device=device) for _ in "12"]
+    calls = {}
+    for name, (settings, number, side) in VARIANTS.items():
+        local = torch.randn(batch, number, 3, side, side, device=device) if number else None
+        calls[name] = step_of(network("deit-s", "synco-v2", device, **settings), views, precision, local_views=local)
+    times = interleaved_seconds(calls, rounds, device)
+    usual = times[next(iter(VARIANTS))]
+    return [
+        {
+            "variant": name,
+            "milliseconds_per_image": round(1e3 * statistics.median(values) / batch, 2),
+            "over_usual": round(median_ratio(values, usual), 3),
+        }
+        for name, values in times.items()
+    ]
+
+
 def findings(rows: list[dict[str, Any]], device: str) -> list[Finding]:
     """SynCo-v2 against MoBY, and throughput where it was promised (on a GPU)."""
     found = []
     for row in rows:
         if "choice" in row:
             found.append(Finding(f"{row['choice']}: time with it over without", row["with_over_without"], "×"))
+            continue
+        if "variant" in row:
+            if row["over_usual"] != 1:
+                found.append(Finding(f"deit-s, synco-v2, {row['variant']}: time of its step", row["over_usual"], "×"))
             continue
         label = f"{row['backbone']}, {row['method']}" + (", compiled" if row["compiled"] else "")
         if device == "cuda" and row["method"] == "synco-v2":
@@ -203,6 +241,7 @@ def main() -> None:
         backend = "inductor" if options.compile else ""
         rows += methods(backbone, options.batch, options.rounds, options.device, options.precision, backend)
     rows += choices(options.batch, options.rounds, options.device)
+    rows += variants(options.batch, options.rounds, options.device, options.precision)
     settings = {
         "batch": options.batch,
         "rounds": options.rounds,

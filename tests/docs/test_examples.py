@@ -89,14 +89,14 @@ def _same_backbone(network, checkpoint):
         assert torch.equal(own.synco.state_dict()[name], value), name
 
 
-@pytest.mark.parametrize("kind", ["vit", "swin"])
-def test_upernet_begins_with_the_checkpoints_weights_trains_and_loads(kind, checkpoints, pictures, tmp_path):
+@pytest.mark.parametrize(("kind", "maps"), [("vit", ""), ("vit", " --last_block"), ("swin", "")])
+def test_upernet_begins_with_the_checkpoints_weights_trains_and_loads(kind, maps, checkpoints, pictures, tmp_path):
     script = _example("train_segmentation")
-    _same_backbone(script.build_network(str(checkpoints / kind), ["a", "b", "c"], 8), checkpoints / kind)
-    words = (
-        f"--model {checkpoints / kind} --data {pictures} --output_dir {tmp_path} --size 64 --hidden_size 8 {TRAINING}"
-    )
-    metrics = script.main(words.split())
+    network = script.build_network(str(checkpoints / kind), ["a", "b", "c"], 8, bool(maps))
+    _same_backbone(network, checkpoints / kind)
+    assert len(network.backbone.channels) == {"": 3, " --last_block": 4}[maps] if kind == "vit" else 4
+    words = f"--model {checkpoints / kind} --data {pictures} --output_dir {tmp_path} --size 64 --hidden_size 8"
+    metrics = script.main(f"{words} {TRAINING}{maps}".split())
     assert 0 <= metrics["eval_miou"] <= 100
     loaded = AutoModelForSemanticSegmentation.from_pretrained(tmp_path)
     assert loaded(torch.zeros(1, 3, 50, 70)).logits.shape == (1, 3, 50, 70)

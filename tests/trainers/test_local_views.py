@@ -15,14 +15,13 @@ from torch.nn import functional as F
 
 from synco_hub.data import TwoViewDataset, TwoViewParameters, load_dataset
 from synco_hub.data.samplers import derive_random_key
-from synco_hub.data.views.dataset import TwoViewCollator, join_batches
+from synco_hub.data.views.dataset import TwoViewCollator, count_local_views, join_batches
 from synco_hub.data.views.device_views import finish_local_views, finish_views
 from synco_hub.data.views.draws import draw_view, draw_views
 from synco_hub.data.views.transform import make_two_view_transform
 from synco_hub.models import SynCoConfig
 from trainers.pretrain import main
 from trainers.pretraining_arguments import SynCoTrainingArguments
-from trainers.pretraining_checks import count_local_views
 from trainers.pretraining_model import SynCoForPreTraining, normalize
 from trainers.pretraining_trainer import SynCoTrainer
 from trainers.recipe import list_recipes, parse

@@ -91,20 +91,21 @@ class TwoViewDataset(Dataset[ViewPair]):
         if self.recorder is not None and bad_index == GOOD:
             self.recorder.note(epoch, index, image)
         made = self.transform(image, key_of_sample)
-        local = made[2] if self.has_local_views else None
-        view_1, view_2 = two_views(made[:2] if self.has_local_views else made)
+        has_local = count_local_views(self) > 0
+        local = made[2] if has_local else None
+        view_1, view_2 = two_views(made[:2] if has_local else made)
         pair = ViewPair(view_1=view_1, view_2=view_2, index=index, bad_index=bad_index)
         return pair if local is None else {**pair, "local_views": local}
-
-    @property
-    def has_local_views(self) -> bool:
-        """Whether the transform makes small views beside the two."""
-        parameters = getattr(self.transform, "parameters", None)
-        return isinstance(parameters, TwoViewParameters) and parameters.local_crops > 0
 
     def name(self, index: int) -> str:
         """How reports name one image."""
         return self.images.name(index)
+
+
+def count_local_views(views: Any) -> int:
+    """How many small views of an image the transform of a data set of views makes beside the two."""
+    parameters = getattr(getattr(views, "transform", None), "parameters", None)
+    return parameters.local_crops if isinstance(parameters, TwoViewParameters) else 0
 
 
 def _take_apart(key: Any) -> tuple[int, int]:

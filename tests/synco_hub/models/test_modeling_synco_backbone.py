@@ -1,5 +1,6 @@
 """`SynCoBackbone`: feature maps are hidden states, at any size, from any checkpoint, under other people's heads."""
 
+import itertools
 import json
 import math
 
@@ -124,14 +125,36 @@ def test_a_pyramid_has_the_strides_of_one_and_keeps_every_place():
 
 @pytest.mark.parametrize(("size", "patch"), [((37, 51), 8), ((33, 70), 4), ((45, 29), 14)])
 def test_a_pyramid_of_any_size_rounds_up_and_means_the_same_places(size, patch):
-    model = _backbone("vit", pyramid=True, patch_size=patch, image_size=4 * patch, out_indices=[1])
+    model = _backbone("vit", pyramid=True, patch_size=patch, image_size=4 * patch, out_indices=[1, 2])
     with torch.no_grad():
-        (found,) = model(_images(7, 1, 3, *size)).feature_maps
+        found, _ = model(_images(7, 1, 3, *size)).feature_maps
     assert found.shape[-2:] == (math.ceil(size[0] / 4), math.ceil(size[1] / 4))
     if patch == 4:
         assert torch.equal(
             found, _backbone("vit", patch_size=4, image_size=16, out_indices=[1])(_images(7, 1, 3, *size))[0][0]
         )
+
+
+@pytest.mark.parametrize("layernorm", [False, True])
+def test_a_single_map_is_given_at_all_strides_and_comes_back_so(layernorm, tmp_path):
+    choice = {"pyramid": True, "out_indices": [-1], "apply_layernorm": layernorm}
+    model, images = _backbone("vit", **choice), _images(13, 2, 3, 64, 96)
+    with torch.no_grad():
+        maps = model(images).feature_maps
+        found = model.synco(images, output_hidden_states=True, interpolate_pos_encoding=True)
+        wanted = found.last_hidden_state if layernorm else found.hidden_states[-1]
+    grid = wanted[:, 1:].transpose(1, 2).unflatten(2, (8, 12))
+    assert [tuple(each.shape[-2:]) for each in maps] == [(16, 24), (8, 12), (4, 6), (2, 3)]
+    assert model.channels == [each.shape[1] for each in maps]
+    assert torch.equal(maps[1], grid)
+    for index, (row, column) in itertools.product(range(2), itertools.product(range(2), range(3))):
+        mean = grid[index, :, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4].mean((1, 2))
+        torch.testing.assert_close(maps[3][index, :, row, column], mean)
+    model.save_pretrained(tmp_path)
+    again = AutoBackbone.from_pretrained(tmp_path)
+    with torch.no_grad():
+        assert all(torch.equal(ours, theirs) for ours, theirs in zip(again(images)[0], maps, strict=True))
+    assert again.channels == model.channels
 
 
 def test_four_evenly_spaced_blocks_make_a_pyramid_unless_others_are_chosen():
