@@ -35,7 +35,7 @@ class ViewArguments:
     local_crops: int | None = setting(
         None,
         "Small views beside the two, which the online network alone sees and compares with both keys (multi-crop); 0. "
-        "Off by default: in the time of two views alone no difference was shown.",
+        "Off by default: in the time of two views alone it was not shown to pay.",
     )
     local_size: int | None = setting(None, "Side of a small view in pixels; 96.")
     local_scale: list[float] | None = setting(
