@@ -174,6 +174,16 @@ def parse_flags(kinds: Sequence[type], words: Sequence[str], given: Sequence[str
     return tuple(parts)
 
 
+def require_output_dir(words: Sequence[str]) -> None:
+    """Refuses a run that would be written into the current folder, under a name that nobody gave.
+
+    Raises:
+        ValueError: If no flag names the folder.
+    """
+    if "output_dir" not in split_flags(words):
+        raise ValueError("--output-dir is missing: name the folder that the run is written into, such as runs/own.")
+
+
 def _suggest_flag(word: str, known: Sequence[str]) -> str:
     """` Did you mean …?`: the flag that other programs call so, or those that are spelled alike."""
     elsewhere = _CALLED_ELSEWHERE.get(_name_of(word))

@@ -28,7 +28,7 @@ from synco_hub.hub.start import Start, read_start
 from synco_hub.models import SynCoConfig, image_processor
 from synco_hub.results import library_versions
 from synco_hub.settings import KnnSettings
-from trainers.command import split_flags
+from trainers.command import require_output_dir, split_flags
 from trainers.knn_callback import KnnCallback, load_knn_data
 from trainers.pretraining_arguments import SynCoTrainingArguments
 from trainers.pretraining_model import DRAWN_ANEW, SynCoForPreTraining
@@ -348,4 +348,6 @@ def _save_finished(
 
 def run(argv: Sequence[str]) -> None:
     """Pretrain as the flags say."""
-    pretrain(parse(argv))
+    asked = parse(argv)
+    require_output_dir(argv)
+    pretrain(asked)

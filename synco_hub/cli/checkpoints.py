@@ -91,6 +91,8 @@ def publish(options: PublishOptions) -> None:
     _show_files(plan.sizes, f"{'private ' if options.private else ''}{options.repo_id}")
     if plan.left:
         print(f"stays here: {', '.join(plan.left)}")
+    if plan.shortened:
+        print(f"paths of this computer are sent as their last part: {', '.join(plan.shortened)}")
     if options.dry_run:
         print("dry run: nothing was sent")
         return

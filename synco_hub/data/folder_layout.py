@@ -78,7 +78,9 @@ def read_layout(root: Path, label_column: str | None = None) -> FolderLayout:
             "files without metadata.csv or metadata.jsonl: leave it out."
         )
     if files.images and files.others:
-        warn_once(f"{root}: {files.others.total()} files are not read: {files.describe_others()}.")
+        number = files.others.total()
+        said = "1 file is" if number == 1 else f"{number} files are"
+        warn_once(f"{root}: {said} not read: {files.describe_others()}.")
     base, splits, _ = _find_base(root, files.images)
     class_of: dict[str, str | None] = dict.fromkeys(files.images)
     parts = [base] if splits is None else [f"{base}{name}/" for name in (*splits.train, *splits.tests)]

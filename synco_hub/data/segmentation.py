@@ -164,7 +164,11 @@ def _read_table(data: DatasetChoice, row: SegmentationSet | None) -> tuple[Maske
         found = [row.splits[position]] if row is not None and row.splits[position] in stored else []
         found += list_split_folders(stored, kind)
         if not found:
-            raise ValueError(f"{source.dataset!r} has no {kind.value} split, only {', '.join(stored)}.")
+            raise ValueError(
+                f"{source.dataset!r} has no {kind.value} split, only {', '.join(stored)}: give a table with one, or a "
+                "folder with images/train, images/test and beside them masks/train, masks/test, which holds a PNG of "
+                "class numbers for each image."
+            )
         chosen.append((kind.value, found[0]))
     train, test = (_of_table(data, source, row, *each) for each in chosen)
     return train, test

@@ -89,8 +89,10 @@ class Leak:
         parts = []
         if sure:
             count = len(self.exact) + len(self.near)
+            # Near ones alone may be other shots of what was trained on, which a random split parts.
+            among = "among the" if self.exact else "near copies of"
             parts.append(
-                f"{count} of {self.images} test images of {data} are among the images that the model was pretrained "
+                f"{count} of {self.images} test images of {data} are {among} images that the model was pretrained "
                 f"on ({pretrained_on}): {', '.join(sure)}"
             )
         if self.alike:

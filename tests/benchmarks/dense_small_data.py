@@ -26,7 +26,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import torch
 from composed_pictures import find_cut_outs, write_pictures
 from PIL import Image
 from scipy.stats import t as student
@@ -107,7 +106,7 @@ def take_first(folder: Path, count: int) -> Path:
     return fewer
 
 
-def measure(checkpoint: Path, folder: Path, seed: int, labelled: int) -> dict[str, float]:
+def measure(checkpoint: Path, folder: Path, seed: int, labelled: int, last_block: bool = False) -> dict[str, float]:
     """Mean IoU, whole and without the photograph, by both heads, which learn from so many pictures."""
     data = take_first(folder, labelled)
     quiet = {"device": "cpu", "progress": False}
@@ -123,7 +122,7 @@ def measure(checkpoint: Path, folder: Path, seed: int, labelled: int) -> dict[st
     specification.loader.exec_module(script)
     set_seed(seed)  # the head's weights are drawn before the Trainer sets its seed
     words = f"--model {checkpoint} --data {data} --output_dir {folder / 'head'} --seed {seed}"
-    words += f" --max_steps {HEAD_STEPS[labelled]}"
+    words += f" --max_steps {HEAD_STEPS[labelled]}{' --last_block' if last_block else ''}"
     quiet_words = "--use_cpu --report_to none --disable_tqdm true --save_strategy no --logging_steps 1000"
     metrics = script.main([*words.split(), *HEAD.split(), *quiet_words.split()])
     numbers |= {f"upernet_{name}": metrics[f"eval_{name}"] for name in ("miou", "miou_without_class_0")}
@@ -145,7 +144,7 @@ def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]
         checkpoints["demo"] = given.demo
     for labelled, (name, checkpoint) in itertools.product(given.labelled, checkpoints.items()):
         if f"knn_miou_{labelled}" not in numbers.get(name, {}):
-            numbers[name] = numbers.get(name, {}) | measure(checkpoint, folder, seed, labelled)
+            numbers[name] = numbers.get(name, {}) | measure(checkpoint, folder, seed, labelled, given.last_block)
             with atomic_write(kept) as temporary:
                 temporary.write_text(json.dumps(numbers, indent=2))
     return numbers
@@ -175,9 +174,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
     parser.add_argument("--labelled", type=int, nargs="+", default=list(HEAD_STEPS), choices=list(HEAD_STEPS))
+    parser.add_argument("--last-block", action="store_true", help="UperNet on the last block's map at all strides")
     parser.add_argument("--demo", type=Path, default=None, help="checkpoint of `make demo`")
     given = parser.parse_args()
-    torch.set_num_threads(max(os.cpu_count() or 1, 1))
     found = []
     for seed in given.seeds:
         found.append(compare(given, seed))

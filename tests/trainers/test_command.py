@@ -122,6 +122,15 @@ def test_what_other_programs_call_a_flag_leads_to_ours(module, word, meant, caps
 
 
 @pytest.mark.parametrize("name", COMMANDS)
+def test_no_run_is_written_where_nobody_said(name, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit):
+        COMMANDS[name].main(["--dataset", "fractals", "--use-cpu", *(["--model", "x"] * (name != "pretrain"))])
+    assert capsys.readouterr().err.startswith("error: --output-dir is missing: name the folder")
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", COMMANDS)
 def test_the_short_help_begins_with_what_most_calls_need(name, capsys):
     COMMANDS[name].main(["--help"])
     text = capsys.readouterr().out

@@ -26,7 +26,7 @@ from trainers.classification.heads import check_fine_tunable, make_classifier
 from trainers.classification.metrics import choose_final_metrics, find_last_errors, show_result
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import FineTuningTrainer
-from trainers.command import parse_resumable
+from trainers.command import parse_resumable, require_output_dir
 from trainers.runs.checkpoints import WEIGHTS, describe_images, read_settings
 
 logger = logging.getLogger(__name__)
@@ -150,6 +150,7 @@ def _build_result(
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
     data, arguments = parse_resumable(FINE_TUNING_KINDS, argv, SETTINGS_FILE)
+    require_output_dir(argv)
     result = fine_tune(data, arguments)
     if arguments.process_index == 0:
         show_result(result)

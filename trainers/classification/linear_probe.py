@@ -26,7 +26,7 @@ from trainers.classification.heads import LinearHeads
 from trainers.classification.metrics import choose_final_metrics, find_last_errors, show_result
 from trainers.classification.settings import SETTINGS_FILE, LabelledDataArguments
 from trainers.classification.trainer import LinearProbeTrainer
-from trainers.command import parse_resumable
+from trainers.command import parse_resumable, require_output_dir
 from trainers.runs.checkpoints import WEIGHTS, describe_images, read_settings
 
 logger = logging.getLogger(__name__)
@@ -228,6 +228,7 @@ def _count_skipped(test: Any, skipped: tuple[str, ...]) -> int:
 def run(argv: Sequence[str]) -> None:
     """Train and measure as the flags say, and show the metrics."""
     data, arguments = parse_resumable(LINEAR_PROBE_KINDS, argv, SETTINGS_FILE)
+    require_output_dir(argv)
     result = linear_probe(data, arguments)
     if arguments.process_index == 0:
         show_result(result)

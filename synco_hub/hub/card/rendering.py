@@ -41,6 +41,8 @@ _BACKBONE_KEYS = (
 )
 # Of what a checkpoint was made by, the training of its classifier.
 CLASSIFIER = "classifier"
+# How a path of this computer begins.
+LOCAL_PATH = re.compile(r"(/|\\\\|~|\.\.?[\\/]|[A-Za-z]:[\\/])")
 # For resuming, not for readers: it names folders of one machine.
 _OF_ONE_MACHINE = ("flags", "domains")
 _NOT_NUMBERS = ("backbone", "method", "epochs")
@@ -148,7 +150,7 @@ def _continued_from(pretraining: Mapping[str, Any]) -> str:
     licence = start.get("licence") or "not known"
     revision = say_revision(start.get("revision"))
     average = " and averaged with what was trained from it" if "end" in pretraining else ""
-    return f" Continued from {_name_place(str(start['base_model']))} ({revision}; licence: {licence}){average}."
+    return f" Continued from {name_place(str(start['base_model']))} ({revision}; licence: {licence}){average}."
 
 
 def _name_start(pretraining: Mapping[str, Any]) -> dict[str, Any]:
@@ -176,7 +178,7 @@ def _say(value: Any) -> str:
             f"{each['what']} ({each['reason']})" if isinstance(each, Mapping) and "what" in each else _say(each)
             for each in value
         )
-    return "" if value is None else _name_place(str(value))
+    return "" if value is None else name_place(str(value))
 
 
 def _pipeline(config: Mapping[str, Any]) -> str:
@@ -207,7 +209,7 @@ def _name_data(data: Any, beginning: str, labels: str) -> str:
     if not isinstance(data, Mapping) or not data.get("name"):
         return ""
     count = f", {data['num_images']} images" if data.get("num_images") else ""
-    name, source = (_name_place(str(data.get(key) or "")) for key in ("name", "source"))
+    name, source = (name_place(str(data.get(key) or "")) for key in ("name", "source"))
     return f"{beginning}{name}{count}{f' ({source})' if source not in ('', name) else ''}, {labels}."
 
 
@@ -269,16 +271,12 @@ def _plain(text: str) -> str:
 
 
 def _cell(value: Any) -> str:
-    return " ".join(_name_place(str(value)).split()).replace("|", "\\|")
+    return " ".join(name_place(str(value)).split()).replace("|", "\\|")
 
 
-def _name_place(text: str) -> str:
+def name_place(text: str) -> str:
     """The last part of a path of this computer, which tells readers nothing more and may hold somebody's name."""
-    return (
-        re.split(r"[\\/]+", text.rstrip("\\/"))[-1]
-        if re.match(r"(/|\\\\|~|\.\.?[\\/]|[A-Za-z]:[\\/])", text)
-        else text
-    )
+    return re.split(r"[\\/]+", text.rstrip("\\/"))[-1] if LOCAL_PATH.match(text) else text
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -16,6 +19,7 @@ from synco_hub.data.pretraining_images import FINGERPRINTS_FILE, PARTS_FOLDER
 from synco_hub.hub.card.evaluation_entries import FOLDER as EVALUATION_FOLDER
 from synco_hub.hub.card.facts import FACTS_FILE, find_package_file
 from synco_hub.hub.card.model_card import CARD_FILE, RESULTS_FOLDER, list_foreign_results
+from synco_hub.hub.card.rendering import LOCAL_PATH, name_place
 from synco_hub.hub.client_errors import ANSWER_SECONDS, COMMIT_SECONDS, explain_errors, limit_silence
 from synco_hub.hub.publication.checks import (
     find_card_problems,
@@ -68,15 +72,20 @@ class UploadPlan:
     Attributes:
         files: Path in the repository to the file on this computer.
         left: What lies in the directory and stays here.
+        shortened: What is sent in the place of a file that names paths of this computer: each is its last part there.
     """
 
     files: dict[str, Path]
     left: tuple[str, ...]
+    shortened: dict[str, bytes] = field(default_factory=dict)
 
     @property
     def sizes(self) -> dict[str, int]:
         """Path in the repository to bytes."""
-        return {path: file.stat().st_size for path, file in self.files.items()}
+        return {
+            path: len(self.shortened[path]) if path in self.shortened else file.stat().st_size
+            for path, file in self.files.items()
+        }
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,48 @@ def upload_plan(directory: Path, repo_id: str) -> UploadPlan:
     problems += name_problems(directory, repo_id) + find_secrets(files.values())
     if problems:
         raise ValueError(f"{directory} is not fit to be published: {'; '.join(problems)}.")
-    return UploadPlan(files, tuple(left))
+    return UploadPlan(files, tuple(left), _shorten_paths(files))
+
+
+def _shorten_paths(files: dict[str, Path]) -> dict[str, bytes]:
+    """JSON in which paths of this computer are cut to their last part: where somebody's pictures lie is private."""
+    values = {path: _read_json(file) for path, file in files.items() if path.endswith(".json")}
+    texts = {text for each in values.values() for text in _list_texts(each)}
+    # `/a/b` and `--data-dir=/a/b`, and where words follow, as in a description, `/a/b; words`.
+    paths = {re.sub(r"^--[\w-]+=", "", text).split("; ")[0].rstrip("\\/") for text in texts}
+    told = sorted((path for path in paths if LOCAL_PATH.match(path)), key=len, reverse=True)
+
+    def shorten(value: Any) -> Any:
+        if isinstance(value, str):
+            for path in told:
+                value = value.replace(path, name_place(path))
+            return value
+        if isinstance(value, dict):
+            return {shorten(key): shorten(each) for key, each in value.items()}
+        return [shorten(each) for each in value] if isinstance(value, list) else value
+
+    changed = {path: shorten(value) for path, value in values.items()}
+    return {
+        path: f"{json.dumps(value, indent=2, ensure_ascii=False)}\n".encode()
+        for path, value in changed.items()
+        if value != values[path]
+    }
+
+
+def _read_json(file: Path) -> Any:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{file} is not JSON ({error}): write it anew, or move it away.") from None
+
+
+def _list_texts(value: Any) -> Iterator[str]:
+    """All strings of plain data, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from _list_texts(each)
 
 
 def _sort_folder(folder: Path, files: dict[str, Path], left: list[str], problems: list[str]) -> None:
@@ -200,7 +250,9 @@ def publish(
         for file in info.siblings or []
         if file.rfilename not in plan.files and any(fnmatchcase(file.rfilename, pattern) for pattern in _OWNED[kind])
     )
-    operations: list[Any] = [CommitOperationAdd(path, str(file)) for path, file in plan.files.items()]
+    operations: list[Any] = [
+        CommitOperationAdd(path, plan.shortened.get(path, str(file))) for path, file in plan.files.items()
+    ]
     operations += [CommitOperationDelete(path) for path in removed]
     still = (
         f"Nothing was published: {repo_id} still is at revision {before[:12]}, whole. Repeat the command; large files "
@@ -242,12 +294,14 @@ def _head_with(client: HfApi, repo_id: str, kind: str, before: str, plan: Upload
     if info.sha == before:
         return None
     remote = {file.rfilename: file for file in info.siblings or []}
-    arrived = all(path in remote and _same(file, remote[path]) for path, file in plan.files.items())
+    arrived = all(
+        path in remote and _same(plan.shortened.get(path) or file.read_bytes(), remote[path])
+        for path, file in plan.files.items()
+    )
     return str(info.sha) if arrived else None
 
 
-def _same(file: Path, remote: Any) -> bool:
-    content = file.read_bytes()
+def _same(content: bytes, remote: Any) -> bool:
     if remote.lfs is not None:
         return bool(hashlib.sha256(content).hexdigest() == remote.lfs["sha256"])
     blob = b"blob %d\0" % len(content) + content

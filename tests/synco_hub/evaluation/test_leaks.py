@@ -87,7 +87,11 @@ def test_a_picture_of_which_pretraining_saw_a_part_is_found(photographs, tmp_pat
         save(tmp_path, f"train/a/{number}.png", photograph(number)[6:114, 8:152])
         save(tmp_path, f"test/a/{number}.png", photograph(number + (0 if number < 4 else 50)))
     keep_fingerprints(tmp_path, tmp_path / ".run")
-    assert look(tmp_path).near == [f"a/{number}.png" for number in range(4)]
+    leak = look(tmp_path)
+    assert leak.near == [f"a/{number}.png" for number in range(4)]
+    assert "4 of 8 test images of x are near copies of images that the model was pretrained on" in leak.describe(
+        "x", "y"
+    )
 
 
 def test_what_is_not_at_hand_is_named_only_where_it_looks_the_same(leaky):

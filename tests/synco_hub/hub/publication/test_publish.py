@@ -8,6 +8,8 @@ from huggingface_hub import ModelCard
 from loopback_hub.faults import Kind
 from safetensors.torch import load_file, save_file
 
+from synco_hub.cli.checkpoints import publish as publish_command
+from synco_hub.cli.options import PublishOptions
 from synco_hub.data.pretraining_images import FINGERPRINTS_FILE, PARTS_FOLDER
 from synco_hub.hub.card.model_card import refresh_card
 from synco_hub.hub.publication.publish import publish, upload_plan
@@ -108,6 +110,34 @@ def test_everything_that_makes_a_checkpoint_goes_and_nothing_else(run, hub, hub_
     assert sum("/commit/" in line for line in hub.requests) == 1
     assert any(line.startswith("PUT /lfs/") for line in hub.requests)
     assert ModelCard.load(run / "README.md").data.license == "mit"
+
+
+def test_where_pictures_lie_on_this_computer_is_not_published(run, hub, hub_api, capsys):
+    place = '/home/Jürgen Ø. "Ann"/my pictures/holiday'
+    settings = {"data": {"source": place}, "flags": [f"--data-dir={place}/", f"{place}/one of them"], "rate": 1e-5}
+    (run / "pretraining_settings.json").write_text(json.dumps(settings))  # ASCII, as some tools write it
+    result = json.loads((run / "results_knn.json").read_text())
+    result["dataset"]["description"] = f"{place}; a fifth of each class is the test split"
+    result["protocol"]["parameters"] = {"data_dir": "C:\\data\\x"}
+    (run / "results_knn.json").write_text(json.dumps(result, ensure_ascii=False))
+    refresh_card(run)
+    before = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+    publish_command(PublishOptions(run, repo_id=REPO, dry_run=True))
+    said = capsys.readouterr().out
+    assert "paths of this computer are sent as their last part: pretraining_settings.json, results_knn.json" in said
+    plan = upload_plan(run, REPO)
+    publish(plan, REPO, api=hub_api)
+    remote = hub.files(REPO)
+    assert {path: len(remote[path]) for path in plan.files} == plan.sizes
+    sent = json.loads(remote["pretraining_settings.json"])
+    expected = {"data": {"source": "holiday"}, "flags": ["--data-dir=holiday/", "one of them"], "rate": 1e-5}
+    assert sent == expected
+    sent = json.loads(remote["results_knn.json"])
+    assert sent["dataset"]["description"] == "holiday; a fifth of each class is the test split"
+    assert sent["protocol"]["parameters"] == {"data_dir": "x"}
+    words = (b"J\\u00fcrgen", "Jürgen".encode(), b"my pictures")
+    assert not any(word in content for content in remote.values() for word in words)
+    assert before == {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
 
 
 def test_a_second_revision_drops_stale_files_of_ours_and_keeps_those_of_others(run, hub, hub_api):
