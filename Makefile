@@ -30,7 +30,8 @@ test: lint types browser npm
 test-all: test test-slow test-oldest test-extras
 
 test-slow: install browser npm
-	$(BIN)/python -m pytest -m "slow and not gpu and not network"
+	$(BIN)/python -m pytest -n 2 -m "slow and not gpu and not network" tests/docs/test_notebooks.py
+	$(BIN)/python -m pytest -m "slow and not gpu and not network" --ignore tests/docs/test_notebooks.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,14 +1,15 @@
 """Does pretraining help dense tasks at the smallest scale? Frozen backbones on composed pictures, seed by seed.
 
 Run: PYTHONPATH=tests python tests/benchmarks/dense_small_data.py --stamps /usr/share/tuxpaint/stamps \
-         --photographs FOLDER --output-dir FOLDER --seeds 0 1 2 3 4 [--demo CHECKPOINT]
+         --photographs FOLDER --output-dir FOLDER --seeds 0 1 2 3 4 [--last-block] [--demo CHECKPOINT]
 
 Stamps are cut-outs with an alpha channel in folders of their classes (Debian's tuxpaint-stamps-default); photographs
 are any pictures. Every fourth stamp of a class and every third photograph are in test pictures only. For each seed a
 vit-nano is pretrained on composed pictures without labels (`composed_pictures.py`), and it and the network that it
 began as are measured, frozen, by `evaluate segmentation --probe knn` and under UperNet (docs/examples/). `--demo` is
-measured beside, the checkpoint of `make demo`, which saw fractals. What is finished is not done again. A seed takes
-about ten minutes on two cores.
+measured beside, the checkpoint of `make demo`, which saw fractals. `--last-block` gives UperNet the last block at four
+strides, in the place of three blocks at one each; it wants an output folder of its own. What is finished is not done
+again. A seed takes about ten minutes on two cores.
 
 What was found stands in BENCHMARKS.md.
 """
