@@ -147,7 +147,8 @@ def _shorten_paths(files: dict[str, Path]) -> dict[str, bytes]:
     def shorten(value: Any) -> Any:
         if isinstance(value, str):
             for path in told:
-                value = value.replace(path, name_place(path))
+                # Not inside a word: of /data not the end of image/data or of an address.
+                value = re.sub(rf"(?<![\w.~]){re.escape(path)}", name_place(path), value)
             return value
         if isinstance(value, dict):
             return {shorten(key): shorten(each) for key, each in value.items()}

@@ -115,6 +115,7 @@ def test_everything_that_makes_a_checkpoint_goes_and_nothing_else(run, hub, hub_
 def test_where_pictures_lie_on_this_computer_is_not_published(run, hub, hub_api, capsys):
     place = '/home/Jürgen Ø. "Ann"/my pictures/holiday'
     settings = {"data": {"source": place}, "flags": [f"--data-dir={place}/", f"{place}/one of them"], "rate": 1e-5}
+    settings |= {"cache": "/data", "kind": "image/data"}
     (run / "pretraining_settings.json").write_text(json.dumps(settings))  # ASCII, as some tools write it
     result = json.loads((run / "results_knn.json").read_text())
     result["dataset"]["description"] = f"{place}; a fifth of each class is the test split"
@@ -131,7 +132,7 @@ def test_where_pictures_lie_on_this_computer_is_not_published(run, hub, hub_api,
     assert {path: len(remote[path]) for path in plan.files} == plan.sizes
     sent = json.loads(remote["pretraining_settings.json"])
     expected = {"data": {"source": "holiday"}, "flags": ["--data-dir=holiday/", "one of them"], "rate": 1e-5}
-    assert sent == expected
+    assert sent == expected | {"cache": "data", "kind": "image/data"}
     sent = json.loads(remote["results_knn.json"])
     assert sent["dataset"]["description"] == "holiday; a fifth of each class is the test split"
     assert sent["protocol"]["parameters"] == {"data_dir": "x"}
