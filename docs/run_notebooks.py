@@ -113,7 +113,8 @@ def main() -> None:
     paths = [path for path in sorted(NOTEBOOKS.glob("*.ipynb")) if not names or path.name.startswith(tuple(names))]
     start = time.monotonic()
     with ProcessPoolExecutor(AT_A_TIME) as pool:
-        for each in as_completed([pool.submit(renew, path) for path in paths]):
+        # From the last: later ones have more commands, and a long one should not be left alone at the end.
+        for each in as_completed([pool.submit(renew, path) for path in reversed(paths)]):
             logger.info(each.result())
     logger.info("all: %.0f s", time.monotonic() - start)
 
