@@ -3,13 +3,13 @@
 import base64
 import io
 import json
-import os
 import re
 import shutil
 
 import numpy as np
 import pytest
 import torch
+from browsing import launch_browser
 from PIL import Image
 from sklearn.decomposition import PCA
 
@@ -17,8 +17,6 @@ import synco_hub
 from synco_hub.embedding_map import project, write_map
 from synco_hub.embedding_tables import Embeddings
 from synco_hub.models import SynCoConfig, SynCoModel, image_processor
-
-CHROMIUM = next((found for name in ("chromium", "chromium-browser") if (found := shutil.which(name))), None)
 
 
 @pytest.fixture(scope="module")
@@ -79,35 +77,37 @@ def test_the_page_holds_every_picture_and_no_foreign_tag(table, tmp_path):
 
 
 def test_in_a_browser_hover_and_keys_show_a_picture_and_a_class_can_be_hidden(table, tmp_path):
-    if CHROMIUM is None:
-        message = "no chromium here: run `make browser` as root, or apt-get install chromium"
-        pytest.fail(message) if os.environ.get("CI") else pytest.skip(message)
-    from playwright.sync_api import sync_playwright
-
     file = write_map(Embeddings.read(table), tmp_path / "map.html")
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+    data = data_of(file.read_text())
+    with launch_browser() as browser:
         page = browser.new_page(viewport={"width": 390, "height": 800})
         faults = []
         page.on("console", lambda message: faults.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: faults.append(str(error)))
         page.goto(file.as_uri())
-        first = data_of(file.read_text())["points"][0]
+        shown = page.locator("#shown p")
+        first = data["points"][0]
         box = page.locator("#map").bounding_box()
         x, y = (
             box["x"] + (first["x"] + 1.05) / 2.1 * (box["width"] - 2),
             box["y"] + (1.05 - first["y"]) / 2.1 * box["height"],
         )
         page.mouse.move(x, y)
-        assert page.locator("#shown p").inner_text() == first["words"]
+        assert shown.inner_text() == first["words"]
         assert page.locator("#shown img").get_attribute("src") == first["image"]
-        page.locator("#map").focus()
-        page.keyboard.press("ArrowRight")
-        assert page.locator("#shown p").inner_text() != ""
+
+        def walk():
+            page.locator("#map").focus()
+            for _ in data["points"]:
+                page.keyboard.press("ArrowRight")
+                yield shown.inner_text()
+
+        assert set(walk()) == {point["words"] for point in data["points"]}
+        name, _, hidden = data["legend"][0]
         page.locator("#legend input").first.uncheck()
-        page.mouse.move(x + 1, y)
-        shown = page.locator("#shown p")
-        assert shown.count() == 0 or "wood" in shown.inner_text()
+        assert shown.count() == 0 or name not in shown.inner_text()
+        left = {point["words"] for point in data["points"] if point["label"] != hidden}
+        assert len(left) == 8
+        assert set(walk()) == left
         assert page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
         assert faults == []
-        browser.close()
