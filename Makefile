@@ -72,11 +72,12 @@ release: install
 
 install: $(VENV)/installed
 
-# Everything, every extra, at the versions of constraints.txt; the override keeps torchattacks' old pin away.
+# Everything, every extra, at the versions of constraints.txt; the override keeps torchattacks' old pin away. Compiled
+# at once, for where Python may not keep what it compiles: there, each command would spend most of its start on it.
 $(VENV)/installed: pyproject.toml constraints.txt overrides.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet uv
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --override overrides.txt --editable '.[robustness,onnx,space,metrics,docs,dev]'
+	$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --override overrides.txt --editable '.[robustness,onnx,space,metrics,docs,dev]'
 	touch $@
 
 # The oldest supported stack, in an environment of its own.
