@@ -1,15 +1,16 @@
 """Does pretraining help dense tasks at the smallest scale? Frozen backbones on composed pictures, seed by seed.
 
 Run: PYTHONPATH=tests python tests/benchmarks/dense_small_data.py --stamps /usr/share/tuxpaint/stamps \
-         --photographs FOLDER --output-dir FOLDER --seeds 0 1 2 3 4 [--last-block] [--demo CHECKPOINT]
+         --photographs FOLDER --output-dir FOLDER --seeds 0 1 2 3 4 [--heads 4] [--last-block] [--demo CHECKPOINT]
 
 Stamps are cut-outs with an alpha channel in folders of their classes (Debian's tuxpaint-stamps-default); photographs
 are any pictures. Every fourth stamp of a class and every third photograph are in test pictures only. For each seed a
 vit-nano is pretrained on composed pictures without labels (`composed_pictures.py`), and it and the network that it
-began as are measured, frozen, by `evaluate segmentation --probe knn` and under UperNet (docs/examples/). `--demo` is
-measured beside, the checkpoint of `make demo`, which saw fractals. `--last-block` gives UperNet the last block at four
-strides, in the place of three blocks at one each; it wants an output folder of its own. What is finished is not done
-again. A seed takes about ten minutes on two cores.
+began as are measured, frozen, by `evaluate segmentation --probe knn` and under UperNet (docs/examples/). `--heads`
+trains several UperNets on each and takes their mean, since two heads of one network differ by about a point. `--demo`
+is measured beside, the checkpoint of `make demo`, which saw fractals. `--last-block` gives UperNet the last block at
+four strides, in the place of three blocks at one each; it wants an output folder of its own. What is finished is not
+done again. A seed takes about ten minutes on two cores, and one more for every two further heads.
 
 What was found stands in BENCHMARKS.md.
 """
@@ -45,12 +46,13 @@ LEFT_OUT = "symbols"  # letters and signs
 SIZE = 64
 COUNTS = {"pretrain": 10000, "train": 1000, "test": 400}
 # Labelled pictures that a head learns from, and steps of UperNet on them.
-HEAD_STEPS = {100: 300, 1000: 600}
+HEAD_STEPS = {100: 200, 1000: 600}
 # Views of 32 pixels, 16 patches each, so that in the same time a network sees four times as many as at 64.
 RECIPE = "small/3000"
 VIEW_SIZE = 32
-HEAD = f"--freeze_backbone --size {SIZE} --hidden_size 64 --learning_rate 1e-3 --per_device_train_batch_size 16"
+HEAD = f"--freeze_backbone --size {SIZE} --hidden_size 64 --learning_rate 3e-3 --per_device_train_batch_size 16"
 NETWORKS = ("random", "pretrained", "demo")
+METRICS = ("miou", "miou_without_class_0")
 
 
 def write_data(stamps: Path, photographs: Path, folder: Path, seed: int) -> None:
@@ -107,12 +109,15 @@ def take_first(folder: Path, count: int) -> Path:
     return fewer
 
 
-def measure(checkpoint: Path, folder: Path, seed: int, labelled: int, last_block: bool = False) -> dict[str, float]:
-    """Mean IoU, whole and without the photograph, by both heads, which learn from so many pictures."""
-    data = take_first(folder, labelled)
-    quiet = {"device": "cpu", "progress": False}
-    found = evaluate("segmentation", checkpoint, data, probe="knn", side=SIZE, num_classes=1 + len(CLASSES), **quiet)
-    numbers = {f"knn_{name}": found.metrics[name] for name in ("miou", "miou_without_class_0")}
+def measure_knn(checkpoint: Path, data: Path) -> dict[str, float]:
+    """Mean IoU of the k-NN probe, whole and without the photograph."""
+    settings: dict[str, Any] = {"side": SIZE, "num_classes": 1 + len(CLASSES), "device": "cpu", "progress": False}
+    found = evaluate("segmentation", checkpoint, data, probe="knn", **settings)
+    return {name: found.metrics[name] for name in METRICS}
+
+
+def measure_upernet(checkpoint: Path, data: Path, output: Path, seed: int, steps: int, *more: str) -> dict[str, float]:
+    """Mean IoU of a UperNet trained on the frozen network, whole and without the photograph."""
     specification = importlib.util.spec_from_file_location(
         "heads", ROOT / "docs" / "examples" / "train_segmentation.py"
     )
@@ -122,19 +127,17 @@ def measure(checkpoint: Path, folder: Path, seed: int, labelled: int, last_block
     sys.modules["heads"] = script
     specification.loader.exec_module(script)
     set_seed(seed)  # the head's weights are drawn before the Trainer sets its seed
-    words = f"--model {checkpoint} --data {data} --output_dir {folder / 'head'} --seed {seed}"
-    words += f" --max_steps {HEAD_STEPS[labelled]}{' --last_block' if last_block else ''}"
-    quiet_words = "--use_cpu --report_to none --disable_tqdm true --save_strategy no --logging_steps 1000"
-    metrics = script.main([*words.split(), *HEAD.split(), *quiet_words.split()])
-    numbers |= {f"upernet_{name}": metrics[f"eval_{name}"] for name in ("miou", "miou_without_class_0")}
-    return {f"{name}_{labelled}": value for name, value in numbers.items()}
+    words = f"--model {checkpoint} --data {data} --output_dir {output} --seed {seed} --max_steps {steps}"
+    quiet = "--use_cpu --report_to none --disable_tqdm true --save_strategy no --logging_steps 1000"
+    metrics = script.main([*words.split(), *HEAD.split(), *quiet.split(), *more])
+    return {name: metrics[f"eval_{name}"] for name in METRICS}
 
 
-def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]:
-    """Numbers of a seed's networks, each kept as soon as it is measured."""
+def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, list[float]]]:
+    """Numbers of a seed's networks, each kept as soon as it is measured; one for each head."""
     folder = given.output_dir / f"seed-{seed}"
     kept = folder / "results.json"
-    numbers: dict[str, dict[str, float]] = json.loads(kept.read_text()) if kept.is_file() else {}
+    numbers: dict[str, dict[str, list[float]]] = json.loads(kept.read_text()) if kept.is_file() else {}
     if not (folder / "pictures-written").exists():
         write_data(given.stamps, given.photographs, folder, seed)
         (folder / "pictures-written").touch()
@@ -143,25 +146,40 @@ def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, float]]
         checkpoints = pretrain(folder, seed, given.steps)
     if given.demo is not None:
         checkpoints["demo"] = given.demo
+
+    def keep(name: str, kind: str, labelled: int, found: dict[str, float]) -> None:
+        for metric, value in found.items():
+            numbers.setdefault(name, {}).setdefault(f"{kind}_{metric}_{labelled}", []).append(value)
+        with atomic_write(kept) as temporary:
+            temporary.write_text(json.dumps(numbers, indent=2))
+
+    more = ["--last_block"] if given.last_block else []
     for labelled, (name, checkpoint) in itertools.product(given.labelled, checkpoints.items()):
+        data = take_first(folder, labelled)
         if f"knn_miou_{labelled}" not in numbers.get(name, {}):
-            numbers[name] = numbers.get(name, {}) | measure(checkpoint, folder, seed, labelled, given.last_block)
-            with atomic_write(kept) as temporary:
-                temporary.write_text(json.dumps(numbers, indent=2))
+            keep(name, "knn", labelled, measure_knn(checkpoint, data))
+        for head in range(len(numbers[name].get(f"upernet_miou_{labelled}", [])), given.heads):
+            # A head begins with the same weights on each network of a seed.
+            draw, steps = 1000 * head + seed, HEAD_STEPS[labelled]
+            keep(name, "upernet", labelled, measure_upernet(checkpoint, data, folder / "head", draw, steps, *more))
     return numbers
 
 
-def summarise(found: list[dict[str, dict[str, float]]]) -> None:
+def summarise(found: list[dict[str, dict[str, list[float]]]]) -> None:
     """Means, and the mean difference to the random network with its 95 % interval over paired seeds."""
-    for metric in found[0]["random"]:
+    means = [
+        {name: {metric: statistics.fmean(heads) for metric, heads in each[name].items()} for name in each}
+        for each in found
+    ]
+    for metric in means[0]["random"]:
         line = f"{metric:35s}"
         for name in NETWORKS:
-            values = [each[name][metric] for each in found if metric in each.get(name, {})]
+            values = [each[name][metric] for each in means if metric in each.get(name, {})]
             if not values:
                 continue
             line += f"  {name} {statistics.fmean(values):5.2f}"
             if name != "random" and len(values) > 1:
-                gains = [each[name][metric] - each["random"][metric] for each in found if metric in each.get(name, {})]
+                gains = [each[name][metric] - each["random"][metric] for each in means if metric in each.get(name, {})]
                 half = student.ppf(0.975, len(gains) - 1) * statistics.stdev(gains) / len(gains) ** 0.5
                 line += f" ({statistics.fmean(gains):+.2f} ± {half:.2f})"
         print(line)
@@ -175,6 +193,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
     parser.add_argument("--labelled", type=int, nargs="+", default=list(HEAD_STEPS), choices=list(HEAD_STEPS))
+    parser.add_argument("--heads", type=int, default=1, help="UperNets on each network, whose mean is taken")
     parser.add_argument("--last-block", action="store_true", help="UperNet on the last block's map at all strides")
     parser.add_argument("--demo", type=Path, default=None, help="checkpoint of `make demo`")
     given = parser.parse_args()
