@@ -190,7 +190,8 @@ def _of_table(
     if image is None or mask is None or not {image, mask} <= set(table.column_names):
         raise ValueError(
             f"{source.dataset!r} has the columns {', '.join(table.column_names)}: name the one of images by "
-            "--image-column and the one of masks by --label-column."
+            "--image-column and the one of masks by --label-column; in a folder of pictures, masks/ lies beside "
+            "images/ and holds a PNG of class numbers for each image, in the same splits."
         )
     for column in (image, mask):
         table = table.cast_column(column, type(table.features[column])(decode=False))

@@ -55,11 +55,14 @@ def evaluate(
 
 
 def format_table(result: EvaluationResult) -> str:
-    """Mean IoU and accuracies, then the IoU of each class."""
-    about, parameters = result.dataset, result.protocol.parameters
-    head = f"{parameters['probe']} probe on {about.count} images of {about.name} ({about.split})"
+    """What was measured at which size, mean IoU and accuracies, then the IoU of each class."""
+    about, facts = result.dataset, result.protocol.parameters
+    head = f"{facts['probe']} probe on {about.count} images of {about.name} ({about.split})"
+    size = f"  shorter side {facts['side']} pixels (--side), patches of {max(facts['patch'])}"
+    if facts.get("held_out_miou"):
+        size += f"; learning rate {facts['learning_rate']:g}, best on {facts['held_out_images']} held-out images"
     width = max(map(len, result.metrics))
-    return "\n".join([head, *(f"  {name:<{width}} {value:6.2f} %" for name, value in result.metrics.items())])
+    return "\n".join([head, size, *(f"  {name:<{width}} {value:6.2f} %" for name, value in result.metrics.items())])
 
 
 def evaluate_segmentation(
@@ -83,7 +86,7 @@ def evaluate_segmentation(
         probe, how = (_fit_linear if settings.probe == "linear" else _fit_neighbours)(look, train, settings)
         confusions, shown = _measure(look, test, [probe], num_classes, settings)
     if settings.figure is not None:
-        _draw(test, shown, model.name, settings)
+        _draw(test, shown, f"{model.name}, {settings.probe}", settings)
     metrics, absent = _describe(confusions[0], test)
     if not metrics:
         raise ValueError(f"no pixel of {test.name!r} ({test.split}) has a class: every mask is {VOID} throughout.")

@@ -95,7 +95,9 @@ def reader(tmp_path, drawn, monkeypatch):
     pixels = torch.randint(0, 256, (20, 48, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     (tmp_path / "photographs").mkdir()
     for index, image in enumerate(pixels.numpy()):
-        Image.fromarray(image).save(tmp_path / "photographs" / f"{index}.jpg")
+        # Names that `datasets` would read as splits are nothing unusual.
+        name = {3: "toy-train", 5: "test-5", 6: "val.6"}.get(index, str(index))
+        Image.fromarray(image).save(tmp_path / "photographs" / f"{name}.jpg")
         (tmp_path / "flowers" / f"class {index % 2}").mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "flowers" / f"class {index % 2}" / f"{index}.jpg")
     Image.fromarray(pixels[0].numpy()).save(tmp_path / "image.jpg")
