@@ -7,7 +7,7 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -266,12 +266,14 @@ def tokens(network: Any, prepared: Any) -> torch.Tensor:
     return token_map(network, prepared.pixel_values)
 
 
-def test_many_visitors_at_once_get_their_own_answers(running):
+def test_many_visitors_at_once_get_their_own_answers(running, tmp_path):
     colours = ["red", "lime", "blue", "white"]
 
     def visit(number: int) -> np.ndarray:
+        # A client each: threads that share one may end each other's stream of answers.
+        client = Client(running.client.src, verbose=False, download_files=str(tmp_path / str(number)))
         path = running.picture.with_name(f"colour{number % 4}.png")
-        return shown(attention(running, path, strength=0.0)[0]).mean(axis=(0, 1))
+        return shown(attention(replace(running, client=client), path, strength=0.0)[0]).mean(axis=(0, 1))
 
     for number, colour in enumerate(colours):
         Image.new("RGB", (64, 64), colour).save(running.picture.with_name(f"colour{number}.png"))
