@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -13,6 +14,7 @@ from synco_hub.paper_tables import read_paper_table
 from synco_hub.results import CHOSEN, STANDARD_ERROR, EvaluationResult
 
 _DRAWN_HERE = "robustness_on_the_fly"
+_ALL_CORRUPTIONS = {"imagenet_c_top1", "corrupted_top1"}
 _DETECTION_NOTES = (
     "FPR95: share of the known images that are taken for unknown by the threshold that finds 95 % of the unknown ones "
     "(guessing: 95). AUROC: guessing has 50. AUPR: unknown images are the positives, so guessing has their share.",
@@ -216,7 +218,7 @@ def to_markdown(rows: Sequence[TableRow]) -> str:
 def _render_table(protocol: str, rows: Sequence[TableRow]) -> str:
     if protocol.startswith("ood"):
         return _render_detection(rows)
-    names = _shown(protocol, _metric_names(rows))
+    names = _shown(protocol, rows)
     titles = [f"{name} ({CHOSEN})" if _is_chosen(name) else name for name in names]
     lines = [
         "| model | data | images | " + " | ".join(titles) + " | source |",
@@ -276,17 +278,19 @@ def _metric_names(rows: Iterable[TableRow]) -> list[str]:
     return list(dict.fromkeys(name for row in rows for name in (*row.metrics, *row.null_metrics)))
 
 
-def _shown(protocol: str, names: Sequence[str]) -> list[str]:
+def _shown(protocol: str, rows: Sequence[TableRow]) -> list[str]:
     """The metrics that people read in a table; CSV and JSON carry all of them."""
+    names = _metric_names(rows)
     if protocol.startswith("adversarial"):
         return [name for name in names if name.startswith("top1_")]
     if protocol.startswith("segmentation"):
         return [name for name in names if not name.startswith("iou_")]
     if protocol.startswith("robustness"):
-        single = ("imagenet_c_", "corrupted_")  # 75 cells and 15 means
-        kept = ("imagenet_c_top1", "imagenet_c_mce", "corrupted_top1")
-        return [name for name in names if name in kept or not name.startswith(single)]
-    return list(names)
+        # 75 cells, and 15 means that are left out where they are summed up in one of all.
+        cell, mean = (re.compile(rf"(imagenet_c|corrupted)_\w+{end}_top1") for end in ("_[1-5]", ""))
+        alone = {name for row in rows if not _ALL_CORRUPTIONS & row.metrics.keys() for name in row.metrics}
+        return [name for name in names if not cell.fullmatch(name) and (name in alone or not mean.fullmatch(name))]
+    return names
 
 
 def _value(row: TableRow, name: str) -> str:

@@ -97,6 +97,23 @@ def test_tables_13_and_14_stand_beside_robustness_detection_and_attacks():
     assert "imagenet_c_fog_3_top1" in to_csv(rows)
 
 
+def test_corruptions_of_ones_choice_stand_in_the_table():
+    fog = {"clean_top1": 70.0, "corrupted_fog_top1": 41.25, "corrupted_fog_3_top1": 7.77}
+    every = {"clean_top1": 70.0, "corrupted_top1": 33.25, "corrupted_snow_top1": 22.22}
+    text = to_markdown(compare_results([result("some", "robustness_on_the_fly", **fog)]))
+    assert "| clean_top1 | corrupted_fog_top1 |" in text
+    assert "| 70.00 | 41.25 |" in text
+    assert "7.77" not in text
+    both = to_markdown(
+        compare_results(
+            [result(name, "robustness_on_the_fly", **each) for name, each in (("some", fog), ("every", every))]
+        )
+    )
+    assert "| 70.00 | 41.25 |  |" in both
+    assert "33.25" in both
+    assert "22.22" not in both
+
+
 def test_own_data_stands_apart_from_the_papers_and_with_its_scatter():
     own = replace(result("mine", top1_k10=61.5), standard_errors={"top1_k10": 4.87})
     papers = replace(own, model=ModelSource("ours"), dataset=DataSource("imagenet-1k", "test", 50_000))
