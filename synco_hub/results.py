@@ -11,7 +11,7 @@ import math
 import os
 import platform
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import metadata
 from pathlib import Path
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     import torch
 
 SCHEMA_VERSION = 1
-STANDARD_ERROR = "± is one standard error: what another draw of as many test images would change."
 CHOSEN = "chosen on the test split"
 _HASH = re.compile(r"[0-9a-f]{16}")
 
@@ -90,6 +89,16 @@ class ProtocolFacts:
     def title(self) -> str:
         """What tells its results from those of the same protocol by another probe."""
         return f"{self.name}, {self.parameters['probe']} probe" if "probe" in self.parameters else self.name
+
+
+def explain_errors(errors: Iterable[float]) -> tuple[str, ...]:
+    """What a reader of standard errors has to know: a sentence, and a second one where one of them is 0."""
+    known = list(errors)
+    notes = ["± is one standard error: what another draw of as many test images would change."] if known else []
+    if 0.0 in known:
+        # The rule of three: (1 - 3 / n) ** n is about 5 %.
+        notes.append("± 0.00: none or all of n images were right; of all there are, 300 / n % may still be otherwise.")
+    return tuple(notes)
 
 
 def library_versions(*further: str) -> dict[str, str]:

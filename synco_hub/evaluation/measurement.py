@@ -22,12 +22,12 @@ from synco_hub.feature_pooling import find_feature_network, find_feature_rule
 from synco_hub.features import AUTOCAST_TYPES, Features, extract_features_in_processes
 from synco_hub.metrics.accuracy import standard_error
 from synco_hub.results import (
-    STANDARD_ERROR,
     DataSource,
     EvaluationResult,
     ModelSource,
     ProtocolFacts,
     device_name,
+    explain_errors,
 )
 from synco_hub.settings import DatasetChoice, ExtractionSettings, Precision
 from synco_hub.weights_identity import hash_weights
@@ -329,7 +329,7 @@ def format_metrics(metrics: Mapping[str, float], width: int, errors: Mapping[str
         f"  {name:<{width}} {value:6.2f} %" + (f" ± {known[name]:.2f}" if name in known else "")
         for name, value in metrics.items()
     )
-    return "\n".join([*lines, *([f"  {STANDARD_ERROR}"] if known else [])])
+    return "\n".join([*lines, *(f"  {note}" for note in explain_errors(known.values()))])
 
 
 def save_each(results: Iterable[EvaluationResult], output: Path | None) -> EvaluationResult:

@@ -31,11 +31,11 @@ from synco_hub.features import eval_mode
 from synco_hub.metrics import mean_corruption_error, target_ranks
 from synco_hub.metrics.accuracy import standard_error
 from synco_hub.results import (
-    STANDARD_ERROR,
     DataSource,
     EvaluationResult,
     ProtocolFacts,
     device_name,
+    explain_errors,
     library_versions,
 )
 from synco_hub.settings import DatasetChoice, ForwardSettings, RobustnessSettings
@@ -76,7 +76,7 @@ def format_table(result: EvaluationResult) -> str:
         if not any(f"_{corruption}_" in name for corruption in BENCHMARK_CORRUPTIONS):
             error = f" ± {result.standard_errors[name]:.2f}" if name in result.standard_errors else ""
             lines.append(f"  {name:<32} {value:7.2f} %{error}")
-    return "\n".join([*lines, *([f"  {STANDARD_ERROR}"] if result.standard_errors else [])])
+    return "\n".join([*lines, *(f"  {note}" for note in explain_errors(result.standard_errors.values()))])
 
 
 class RobustnessRun:

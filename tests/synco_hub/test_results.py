@@ -14,6 +14,7 @@ from synco_hub.results import (
     ModelSource,
     ProtocolFacts,
     device_name,
+    explain_errors,
     library_versions,
 )
 
@@ -114,3 +115,11 @@ def test_nothing_is_written_into_a_folder_that_cannot_be(tmp_path: Path) -> None
 def test_versions_and_device_are_in_words() -> None:
     assert library_versions()["torch"].count(".") >= 2
     assert device_name("cpu") == "cpu"
+
+
+def test_an_error_of_zero_is_not_left_to_be_taken_for_certainty() -> None:
+    assert explain_errors([]) == ()
+    assert len(explain_errors([3.2, 0.004])) == 1
+    usual, certain = explain_errors([0.0, 3.2])
+    assert "one standard error" in usual
+    assert "300 / n %" in certain
