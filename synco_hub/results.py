@@ -91,7 +91,7 @@ class ProtocolFacts:
         return f"{self.name}, {self.parameters['probe']} probe" if "probe" in self.parameters else self.name
 
 
-def explain_errors(errors: Iterable[float]) -> tuple[str, ...]:
+def explain_standard_errors(errors: Iterable[float]) -> tuple[str, ...]:
     """What a reader of standard errors has to know: a sentence, and a second one where one of them is 0."""
     known = list(errors)
     notes = ["± is one standard error: what another draw of as many test images would change."] if known else []

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from synco_hub.paper_tables import read_paper_table
-from synco_hub.results import CHOSEN, EvaluationResult, explain_errors
+from synco_hub.results import CHOSEN, EvaluationResult, explain_standard_errors
 
 _DRAWN_HERE = "robustness_on_the_fly"
 _ALL_CORRUPTIONS = {"imagenet_c_top1", "corrupted_top1"}
@@ -207,7 +207,7 @@ def to_markdown(rows: Sequence[TableRow]) -> str:
         parts.append(f"### {protocol}\n\n" + _render_table(protocol, own or papers))
         if own and papers:
             parts.append(f"#### {protocol}, the paper's data: {papers[-1].data}\n\n" + _render_table(protocol, papers))
-        notes = list(explain_errors(error for row in group for error in row.standard_errors.values()))
+        notes = list(explain_standard_errors(error for row in group for error in row.standard_errors.values()))
         notes += list(_DETECTION_NOTES) if protocol.startswith("ood") else []
         notes += [f"best_epoch: {CHOSEN}"] if any(map(_is_chosen, _metric_names(group))) else []
         notes += ["\\* less was measured than the protocol asks for"] if any(row.partial for row in group) else []

@@ -27,7 +27,7 @@ from synco_hub.results import (
     ModelSource,
     ProtocolFacts,
     device_name,
-    explain_errors,
+    explain_standard_errors,
 )
 from synco_hub.settings import DatasetChoice, ExtractionSettings, Precision
 from synco_hub.weights_identity import hash_weights
@@ -329,7 +329,7 @@ def format_metrics(metrics: Mapping[str, float], width: int, errors: Mapping[str
         f"  {name:<{width}} {value:6.2f} %" + (f" ± {known[name]:.2f}" if name in known else "")
         for name, value in metrics.items()
     )
-    return "\n".join([*lines, *(f"  {note}" for note in explain_errors(known.values()))])
+    return "\n".join([*lines, *(f"  {note}" for note in explain_standard_errors(known.values()))])
 
 
 def save_each(results: Iterable[EvaluationResult], output: Path | None) -> EvaluationResult:

@@ -35,7 +35,7 @@ from synco_hub.results import (
     EvaluationResult,
     ProtocolFacts,
     device_name,
-    explain_errors,
+    explain_standard_errors,
     library_versions,
 )
 from synco_hub.settings import DatasetChoice, ForwardSettings, RobustnessSettings
@@ -76,7 +76,7 @@ def format_table(result: EvaluationResult) -> str:
         if not any(f"_{corruption}_" in name for corruption in BENCHMARK_CORRUPTIONS):
             error = f" ± {result.standard_errors[name]:.2f}" if name in result.standard_errors else ""
             lines.append(f"  {name:<32} {value:7.2f} %{error}")
-    return "\n".join([*lines, *(f"  {note}" for note in explain_errors(result.standard_errors.values()))])
+    return "\n".join([*lines, *(f"  {note}" for note in explain_standard_errors(result.standard_errors.values()))])
 
 
 class RobustnessRun:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from huggingface_hub import get_session
 from huggingface_hub.errors import (
@@ -81,3 +82,10 @@ def _of_status(error: HfHubHTTPError) -> str:
     if status == 412:
         return f"somebody else changed the repository meanwhile ({said}): look at it, then repeat."
     return f"the Hub answered {status} ({said})."
+
+
+def refuse_commit_in_name(name: str) -> None:
+    """A commit is a flag of its own; behind an @ it would be taken for part of the name."""
+    repository, at, commit = name.partition("@")
+    if at and not Path(name).exists():
+        raise ValueError(f"{name!r}: a name does not say the commit; give {repository} and --revision {commit}.")

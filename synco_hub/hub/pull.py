@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 
 from synco_hub.data.pretraining_images import FINGERPRINTS_FILE
 from synco_hub.errors import join_names, suggest
-from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, limit_silence
+from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, limit_silence, refuse_commit_in_name
 from synco_hub.hub.conversion.weights import describe_directory_misfit
 from synco_hub.zoo import (
     ORIGIN_FILE,
@@ -110,6 +110,8 @@ def _install(staging: Path, short: str, source: str, commit: str) -> None:
 
 def _source(name: str, repo_id: str | None) -> tuple[str, str]:
     """The short name and the repository."""
+    for given in filter(None, (name, repo_id)):
+        refuse_commit_in_name(given)
     short = name.rsplit("/", 1)[-1]
     checkpoint_directory(short)  # refuses what is no name, before anything is asked of the network
     source = repo_id or (name if "/" in name else _find_repository(short))

@@ -14,7 +14,7 @@ from synco_hub.results import (
     ModelSource,
     ProtocolFacts,
     device_name,
-    explain_errors,
+    explain_standard_errors,
     library_versions,
 )
 
@@ -118,8 +118,8 @@ def test_versions_and_device_are_in_words() -> None:
 
 
 def test_an_error_of_zero_is_not_left_to_be_taken_for_certainty() -> None:
-    assert explain_errors([]) == ()
-    assert len(explain_errors([3.2, 0.004])) == 1
-    usual, certain = explain_errors([0.0, 3.2])
+    assert explain_standard_errors([]) == ()
+    assert len(explain_standard_errors([3.2, 0.004])) == 1
+    usual, certain = explain_standard_errors([0.0, 3.2])
     assert "one standard error" in usual
     assert "300 / n %" in certain

@@ -9,7 +9,7 @@ from typing import Any
 
 from synco_hub.data.real_labels import RealLabels
 from synco_hub.evaluation.measurement import find_standard_errors
-from synco_hub.results import CHOSEN, EvaluationResult, explain_errors
+from synco_hub.results import CHOSEN, EvaluationResult, explain_standard_errors
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ def log_metrics(metrics: Mapping[str, float], errors: Mapping[str, float] | None
         error = f" ± {known[name]:.2f}" if name in known else ""
         chosen = f"  ({CHOSEN})" if name.endswith("_best_epoch") else ""
         logger.warning("  %-32s %6.2f %%%s%s", name, value, error, chosen)
-    for note in explain_errors(known.values()):
+    for note in explain_standard_errors(known.values()):
         logger.warning("  %s", note)
 
 

@@ -13,7 +13,7 @@ from synco_hub.hub.card.evaluation_entries import build_model_index, select_metr
 from synco_hub.hub.card.facts import CardFacts, find_package_file
 from synco_hub.hub.model_names import say_revision
 from synco_hub.paper_tables import read_paper_table
-from synco_hub.results import EvaluationResult, explain_errors
+from synco_hub.results import EvaluationResult, explain_standard_errors
 from synco_hub.version import __version__
 
 _NO_LICENCE = "No licence has been chosen yet, so nobody may use these weights: `synco-hub card DIR --licence ID`."
@@ -257,7 +257,7 @@ def results_table(results: Sequence[EvaluationResult]) -> str:
     ]
     notes = [f"{r.protocol.title} on {r.dataset.name}: {_plain(note)}" for r in results for note in r.notes]
     if scatter:
-        notes = [*explain_errors(error for r in results for error in r.standard_errors.values()), *notes]
+        notes = [*explain_standard_errors(error for r in results for error in r.standard_errors.values()), *notes]
     return "\n".join(lines) + (f"\n\n{_bullets(list(dict.fromkeys(notes)))}" if notes else "")
 
 

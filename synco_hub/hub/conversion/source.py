@@ -16,7 +16,7 @@ from torch import Tensor
 from transformers.utils import IMAGE_PROCESSOR_NAME, PROCESSOR_NAME
 
 from synco_hub.errors import escape, join_names
-from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors
+from synco_hub.hub.client_errors import ANSWER_SECONDS, explain_errors, refuse_commit_in_name
 from synco_hub.hub.conversion.torch_file import read_torch_file
 from synco_hub.hub.loading import load_model
 from synco_hub.hub.model_names import TIMM_PREFIX
@@ -68,6 +68,8 @@ def open_source(source: str, revision: str | None = None, api: HfApi | None = No
         network, processor = load_model(source)
         return CheckpointSource(source, "timm", None, network.state_dict(), processor=processor)
     path = Path(source).expanduser()
+    if _is_hub_id(source.partition("@")[0]):
+        refuse_commit_in_name(source)
     if _is_hub_id(source):
         return _open_repository(source, revision, api or HfApi())
     if revision is not None:

@@ -223,6 +223,8 @@ def test_a_commit_that_is_none_never_becomes_a_path(hub_api, tmp_path, monkeypat
         ("synco-v2-deit", None, "no short name of the zoo.*Did you mean 'synco-v2-deit-s'"),
         ("../../etc", None, "is not a checkpoint name|no repository"),
         ("organisation/..", None, "is not a checkpoint name"),
+        ("organisation/net@4fa1c0d", None, "give organisation/net and --revision 4fa1c0d"),
+        ("synco-v2-deit-s", "organisation/net@v1", "give organisation/net and --revision v1"),
         ("synco-v2-deit-s", "no-organisation", "is no repository of the Hub"),
     ],
 )

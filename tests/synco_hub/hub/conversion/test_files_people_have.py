@@ -360,6 +360,8 @@ def test_a_repository_of_the_hub_at_a_revision(hub_api, tmp_path):
         convert("tester/none", tmp_path / "none", api=hub_api)
     with pytest.raises(OSError, match="no such revision"):
         convert("tester/vit", tmp_path / "none", ConversionSettings(revision="nowhere"), hub_api)
+    with pytest.raises(ValueError, match=r"give tester/vit and --revision v2"):
+        convert("tester/vit@v2", tmp_path / "none", api=hub_api)
     with pytest.raises(ValueError, match=r"--revision main is for a Hub id"):
         convert(str(tmp_path / "0"), tmp_path / "none", ConversionSettings(revision="main"), hub_api)
     with pytest.raises(ValueError, match="neither a file nor a directory"):
