@@ -123,7 +123,8 @@ def forward_features(
 
 def _split_by_windows(backbone: Any, pixel_values: Tensor) -> tuple[Tensor, ...]:
     """Cut a batch into parts whose Swin windows a CUDA kernel's grid can count, where gradients are wanted."""
-    if is_vision_transformer(backbone) or not torch.is_grad_enabled():
+    # An exported graph is for inference; a split would fix its batch size.
+    if is_vision_transformer(backbone) or not torch.is_grad_enabled() or torch.compiler.is_exporting():
         return (pixel_values,)
     patch, window = backbone.patch_embed.patch_size, backbone.layers[0].blocks[0].window_size
     # A list: a compiler cannot follow a generator into `prod`.

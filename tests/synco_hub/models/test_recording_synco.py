@@ -275,3 +275,16 @@ def test_a_swin_in_parts_is_the_same_network(wishes, size, monkeypatch):
     with torch.no_grad(), _AttentionBatches() as calls:
         model(images, interpolate_pos_encoding=True)
     assert max(calls.sizes) > 40
+
+
+@pytest.mark.parametrize("name", ["vit-nano", "swin-nano"])
+def test_an_exported_network_takes_batches_of_any_size(name):
+    model = SynCoModel(SynCoConfig(name)).eval()
+    assert torch.is_grad_enabled()  # where a Swin would be cut into parts of so many images
+    free = {"pixel_values": {0: torch.export.Dim("batch")}}
+    exported = torch.export.export(model, (), {"pixel_values": torch.randn(2, 3, 32, 32)}, dynamic_shapes=free).module()
+    for batch in (1, 3, 5):
+        images = torch.randn(batch, 3, 32, 32)
+        with torch.no_grad():
+            expected = model(images).pooler_output
+            torch.testing.assert_close(exported(pixel_values=images).pooler_output, expected)
