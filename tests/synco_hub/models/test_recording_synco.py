@@ -282,7 +282,8 @@ def test_an_exported_network_takes_batches_of_any_size(name):
     model = SynCoModel(SynCoConfig(name)).eval()
     assert torch.is_grad_enabled()  # where a Swin would be cut into parts of so many images
     free = {"pixel_values": {0: torch.export.Dim("batch")}}
-    exported = torch.export.export(model, (), {"pixel_values": torch.randn(2, 3, 32, 32)}, dynamic_shapes=free).module()
+    example = {"pixel_values": torch.randn(2, 3, 32, 32)}
+    exported = torch.export.export(model, (), example, dynamic_shapes=free).module()
     for batch in (1, 3, 5):
         images = torch.randn(batch, 3, 32, 32)
         with torch.no_grad():
