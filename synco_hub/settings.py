@@ -314,7 +314,9 @@ class SegmentationSettings:
     neighbours: int = setting(30, "Patches that vote for a class.")
     temperature: float = setting(0.02, "Of the votes.")
     seed: int = setting(0, "Draws patches, held-out images and the linear layer.")
-    save_masks: str | None = setting(None, "Folder for the predicted masks.", writes="folder")
+    save_masks: str | None = setting(
+        None, "Folder for the predicted masks, numbered as the data set's.", writes="folder"
+    )
     figure: str | None = setting(None, "Draw images, masks and predictions to this file.", writes=(".png", ".pdf"))
     figure_images: int = setting(4, "Images of the figure, spread over the test split.")
     beside: list[str] | None = repeated("Folders of --save-masks of other models, drawn beside in the figure.")

@@ -25,6 +25,7 @@ import torch
 from torch.utils.data import Dataset
 from transformers import (
     AutoBackbone,
+    AutoConfig,
     AutoImageProcessor,
     ConditionalDetrConfig,
     ConditionalDetrForObjectDetection,
@@ -37,7 +38,7 @@ from transformers import (
 )
 
 from synco_hub.data import decode_rgb
-from synco_hub.models import SynCoBackbone
+from synco_hub.models import SynCoBackbone, SynCoConfig
 
 HEADS = {
     "conditional-detr": (ConditionalDetrConfig, ConditionalDetrForObjectDetection),
@@ -127,6 +128,11 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     """Train, save, and give the loss on the test images."""
     parser = HfArgumentParser([DetectionArguments, TrainingArguments])
     given, training = parser.parse_args_into_dataclasses(list(sys.argv[1:] if words is None else words))
+    if given.model.startswith("timm:") or not isinstance(AutoConfig.from_pretrained(given.model), SynCoConfig):
+        parser.error(
+            f"--model {given.model} is no checkpoint of ours: `synco-hub convert {given.model} --output FOLDER` makes "
+            "one of a ViT or Swin of timm's or transformers', whose folder this takes."
+        )
     # The Trainer would drop what is not an argument of forward, and gather boxes of different numbers.
     training.remove_unused_columns, training.prediction_loss_only = False, True
     own = AutoImageProcessor.from_pretrained(given.model)

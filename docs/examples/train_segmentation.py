@@ -31,7 +31,7 @@ from transformers import (
 from synco_hub.data.masked_images import VOID, MaskedImages
 from synco_hub.data.segmentation import load_masked_images
 from synco_hub.metrics import class_iou, mean_iou, segmentation_confusion
-from synco_hub.models import SynCoBackbone
+from synco_hub.models import SynCoBackbone, SynCoConfig
 from synco_hub.settings import DatasetChoice
 
 
@@ -113,6 +113,11 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     """Train, save, and give the metrics of the test images."""
     parser = HfArgumentParser([SegmentationArguments, TrainingArguments])
     given, training = parser.parse_args_into_dataclasses(list(sys.argv[1:] if words is None else words))
+    if given.model.startswith("timm:") or not isinstance(AutoConfig.from_pretrained(given.model), SynCoConfig):
+        parser.error(
+            f"--model {given.model} is no checkpoint of ours: `synco-hub convert {given.model} --output FOLDER` makes "
+            "one of a ViT or Swin of timm's or transformers', whose folder this takes."
+        )
     train, test = load_masked_images(DatasetChoice(given.data))
     network = build_network(given.model, train.class_names, given.hidden_size, given.last_block)
     if given.freeze_backbone:

@@ -57,20 +57,25 @@ class MaskedImages:
     def read(self, index: int) -> tuple[Image.Image, Mask]:
         """An RGB image and its mask, 255 where there is no class; a mask that does not fit is refused."""
         image_bytes, mask_bytes = self.sources[index]()
-        image, mask = decode_rgb(image_bytes, self.names[index]), self._read_mask(mask_bytes, self.names[index])
+        image = decode_rgb(image_bytes, self.names[index])
+        return image, self.read_mask(mask_bytes, self.names[index], image)
+
+    def read_mask(self, data: bytes, name: str, image: Image.Image) -> Mask:
+        """A mask of an image, as the data set numbers its classes; `name` is what errors call it."""
+        mask = self._read_mask(data, name)
         if mask.shape != (image.height, image.width):
             raise ValueError(
-                f"the mask of {self.names[index]} is {mask.shape[1]}x{mask.shape[0]}, its image "
+                f"the mask of {name} is {mask.shape[1]}x{mask.shape[0]}, its image "
                 f"{image.width}x{image.height}: both need one size; correct or remove them."
             )
         classes = len(self.class_names)
         if classes and (beyond := mask[(mask >= classes) & (mask != VOID)]).size:
             raise ValueError(
-                f"the mask of {self.names[index]} has the value {beyond.max() + self.zero_is_void}, but there are "
+                f"the mask of {name} has the value {beyond.max() + self.zero_is_void}, but there are "
                 f"{classes} classes, numbered from {int(self.zero_is_void)}, and {VOID} for none: give --num-classes, "
                 "or correct the mask."
             )
-        return image, mask
+        return mask
 
     def pictures(self) -> list[tuple[str, Callable[[], bytes]]]:
         """Names of the images, each with what reads its bytes."""

@@ -179,10 +179,14 @@ class PatchMemory:
         cls, look: PatchLook, images: MaskedImages, num_classes: int, settings: SegmentationSettings
     ) -> PatchMemory:
         """Draw as many patches from every image; those without a class are left out."""
-        quota = math.ceil(settings.memory_size / len(images))
+        # Cut at the end, a memory would miss the last images, which in folders of classes are those of the last class.
+        ends = [place * settings.memory_size // len(images) for place in range(len(images) + 1)]
         generator = torch.Generator().manual_seed(settings.seed)
         values, labels = [], []
         for index in tqdm(range(len(images)), "training patches", unit="img", disable=not settings.progress):
+            quota = ends[index + 1] - ends[index]
+            if quota == 0:
+                continue
             image, mask = images.read(index)
             size, windows = look.features(image)
             shares = patch_labels(torch.from_numpy(mask), size, look.patch, num_classes)
@@ -197,8 +201,7 @@ class PatchMemory:
             chosen = torch.randperm(len(together), generator=generator)[:quota]
             values.append(together[chosen])
             labels.append(shares[chosen])
-        # Quotas are rounded up.
-        memory = cls(torch.cat(values)[: settings.memory_size], torch.cat(labels)[: settings.memory_size])
+        memory = cls(torch.cat(values), torch.cat(labels))
         if len(memory.values) == 0:
             raise ValueError(
                 f"no pixel of {images.name!r} ({images.split}) has a class: every mask is {VOID} throughout."

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from synco_hub.data.davis import write_mask
-from synco_hub.data.masked_images import VOID, MaskedImages, read_class_mask
+from synco_hub.data.masked_images import VOID, MaskedImages
 from synco_hub.data.segmentation import load_masked_images
 from synco_hub.evaluation.leaks import PictureFiles
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
@@ -80,13 +80,14 @@ def evaluate_segmentation(
     started = time.perf_counter()
     settings = settings or SegmentationSettings()
     look = PatchLook.of(model, settings)
+    beside = _read_beside(test, settings)  # a folder that does not fit must not cost what comes before the figure
     network = find_feature_network(model.network)
     num_classes = len(train.class_names)
     with eval_mode(network, settings.device):
         probe, how = (_fit_linear if settings.probe == "linear" else _fit_neighbours)(look, train, settings)
         confusions, shown = _measure(look, test, [probe], num_classes, settings)
     if settings.figure is not None:
-        _draw(test, shown, f"{model.name}, {settings.probe}", settings)
+        _draw(test, shown, f"{model.name}, {settings.probe}", beside, settings.figure)
     metrics, absent = _describe(confusions[0], test)
     if not metrics:
         raise ValueError(f"no pixel of {test.name!r} ({test.split}) has a class: every mask is {VOID} throughout.")
@@ -245,7 +246,7 @@ def _measure(
             if number == 0 and settings.save_masks is not None:
                 file = Path(settings.save_masks) / f"{images.names[index]}.png"
                 file.parent.mkdir(parents=True, exist_ok=True)
-                write_mask(file, predicted.numpy())
+                write_mask(file, predicted.numpy() + images.zero_is_void)  # numbered as the data set's masks
     return totals, shown
 
 
@@ -259,21 +260,32 @@ def _figure_places(count: int, settings: SegmentationSettings) -> set[int]:
     return {number * count // wanted for number in range(wanted)}
 
 
-def _draw(test: MaskedImages, shown: dict[int, Tensor], name: str, settings: SegmentationSettings) -> None:
-    """Rows of images: the image, its mask, this model's prediction, and what other models left in folders."""
+def _read_beside(test: MaskedImages, settings: SegmentationSettings) -> list[MaskColumn]:
+    """What other models left in folders for the images of the figure; a folder is called by its last part."""
+    columns = []
+    folders = [Path(folder) for folder in settings.beside or ()]
+    for folder in folders:
+        masks = []
+        for index in sorted(_figure_places(len(test), settings)):
+            file = folder / f"{test.names[index]}.png"
+            if not file.is_file():
+                raise FileNotFoundError(
+                    f"{str(file)!r} does not exist: give folders that --save-masks wrote for the same images."
+                )
+            masks.append(torch.from_numpy(test.read_mask(file.read_bytes(), str(file), test.read(index)[0])))
+        alone = [each.name for each in folders].count(folder.name) == 1
+        columns.append(MaskColumn(folder.name if alone else str(folder), masks))
+    return columns
+
+
+def _draw(
+    test: MaskedImages, shown: dict[int, Tensor], name: str, beside: Sequence[MaskColumn], file: str | Path
+) -> None:
+    """Rows of images: the image, its mask, this model's prediction, and those of others."""
     pictures = {index: test.read(index) for index in sorted(shown)}
     columns = [
         MaskColumn("Truth", [torch.from_numpy(mask) for _, mask in pictures.values()]),
         MaskColumn(name, [shown[index] for index in pictures]),
+        *beside,
     ]
-    for folder in settings.beside or ():
-        files = [Path(folder) / f"{test.names[index]}.png" for index in pictures]
-        if lacking := [file for file in files if not file.is_file()]:
-            raise FileNotFoundError(
-                f"{str(lacking[0])!r} does not exist: give folders that --save-masks wrote for the same images."
-            )
-        masks = [torch.from_numpy(read_class_mask(file.read_bytes(), str(file))) for file in files]
-        columns.append(MaskColumn(Path(folder).name, masks))
-    figure = mask_figure([image for image, _ in pictures.values()], columns, test.class_names)
-    assert settings.figure is not None
-    save_figure(figure, settings.figure)
+    save_figure(mask_figure([image for image, _ in pictures.values()], columns, test.class_names), file)

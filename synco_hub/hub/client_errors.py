@@ -84,8 +84,8 @@ def _of_status(error: HfHubHTTPError) -> str:
     return f"the Hub answered {status} ({said})."
 
 
-def refuse_commit_in_name(name: str) -> None:
+def refuse_commit_in_name(name: str, flag: str = "--revision {}") -> None:
     """A commit is a flag of its own; behind an @ it would be taken for part of the name."""
     repository, at, commit = name.partition("@")
     if at and not Path(name).exists():
-        raise ValueError(f"{name!r}: a name does not say the commit; give {repository} and --revision {commit}.")
+        raise ValueError(f"{name!r}: a name does not say the commit; give {repository} and {flag.format(commit)}.")

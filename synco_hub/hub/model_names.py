@@ -17,6 +17,7 @@ from transformers.utils.import_utils import is_peft_available
 
 from synco_hub.data.pretraining_images import keeps_fingerprints
 from synco_hub.errors import suggest
+from synco_hub.hub.client_errors import refuse_commit_in_name
 from synco_hub.hub.run_checkpoints import HEAD_FACTS as HEAD_FACTS
 from synco_hub.hub.run_checkpoints import find_newest_state, is_checkpoint_of_run
 from synco_hub.hub.short_names import register, resolve
@@ -41,13 +42,7 @@ def check_model_name(name: str) -> None:
         and (start in ("", ".", "..") or start[0] == "~" or Path(start).is_dir())
     ):
         raise ValueError(f"model {name!r} looks like a path, and there is no such directory: give one that is there.")
-    repository, at, commit = name.partition("@")
-    if at and not Path(name).is_dir():
-        raise ValueError(
-            f"model {name!r}: a name on the Hub does not say the commit; give {repository}, and --model-revision "
-            f"{commit} (model_revision= in Python), or install that commit: `synco-hub pull {repository} --revision "
-            f"{commit}`."
-        )
+    refuse_commit_in_name(name, "--model-revision {} (model_revision= in Python)")
     if not Path(name).is_dir() or (Path(name) / "config.json").is_file():
         return
     if not (Path(name) / ADAPTER_FILE).is_file():

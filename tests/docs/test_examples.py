@@ -22,6 +22,8 @@ from transformers import (
     Mask2FormerForUniversalSegmentation,
     RTDetrConfig,
     RTDetrForObjectDetection,
+    SwinConfig,
+    SwinModel,
 )
 
 from synco_hub.models import SynCoBackbone, SynCoConfig, SynCoModel, image_processor
@@ -186,3 +188,15 @@ def test_real_time_detectors_take_a_step_on_three_strides(config_of, network_of,
     )
     labels = [{"class_labels": torch.tensor([1]), "boxes": torch.tensor([[0.5, 0.5, 0.2, 0.3]])}] * 2
     _step(network_of(config), pixel_values=torch.randn(2, 3, 64, 96), labels=labels)
+
+
+@pytest.mark.parametrize("script", ["train_segmentation", "train_detection"])
+@pytest.mark.parametrize("model", ["timm:vit_tiny_patch16_224", "stock"])
+def test_a_checkpoint_of_others_is_refused_with_what_makes_one_of_it(script, model, tmp_path, capsys):
+    SwinModel(SwinConfig(embed_dim=8, depths=[1], num_heads=[1])).save_pretrained(tmp_path / "stock")
+    model = str(tmp_path / model) if model == "stock" else model
+    with pytest.raises(SystemExit):
+        _example(script).main(["--model", model, "--data", str(tmp_path), "--output_dir", str(tmp_path / "run")])
+    said = capsys.readouterr().err
+    assert f"error: --model {model} is no checkpoint of ours: `synco-hub convert {model} --output FOLDER`" in said
+    assert not (tmp_path / "run").exists()

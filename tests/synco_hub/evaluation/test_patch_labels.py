@@ -217,3 +217,17 @@ def test_the_memory_has_as_many_patches_as_are_asked_from_every_image_alike():
     first = whole.values[:16].float()
     distances = torch.cdist(features.reshape(16, -1), first).min(dim=1).values
     assert distances.max() < 0.05
+
+
+@pytest.mark.parametrize(("size", "fewest"), [(3, 0), (7, 1), (11, 1), (100, 14)])
+def test_no_image_is_left_out_of_a_memory_that_has_room_for_all(size, fewest):
+    """Each of seven images looks like no other: whose patches they are is told by the nearest of their features."""
+    look, images = _look(), _images(7)
+    memory = PatchMemory.of(look, images, 2, SegmentationSettings(memory_size=size, device="cpu", progress=False))
+    assert len(memory.values) == size
+    own = [next(look.features(images.read(index)[0])[1])[2].reshape(-1, 96) for index in range(7)]
+    distances = torch.stack([torch.cdist(memory.values.float(), each).min(dim=1).values for each in own])
+    assert distances.min(dim=0).values.max() < 0.05
+    counts = torch.bincount(distances.argmin(dim=0), minlength=7)
+    assert counts.min() == fewest
+    assert counts.max() == math.ceil(size / 7)

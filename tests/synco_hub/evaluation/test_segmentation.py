@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 from composed_pictures import draw_cut_outs, draw_photographs, write_pictures
+from matplotlib.figure import Figure
 from PIL import Image
 from torch.nn import functional as F
 
@@ -126,10 +127,70 @@ def test_a_figure_shows_several_models_side_by_side(model, loaded, pictures, tmp
     synco_hub.evaluate("segmentation", model, beside=[tmp_path / "first model"], **choice)
     with Image.open(figure) as drawn:
         assert drawn.width > drawn.height * 1.2  # four columns, two rows
-    with pytest.raises(FileNotFoundError, match="give folders that --save-masks wrote"):
-        synco_hub.evaluate("segmentation", model, beside=[tmp_path / "gone"], **choice)
     with pytest.raises(ValueError, match="beside is about the figure"):
         SegmentationSettings(beside=["a"])
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        (None, "give folders that --save-masks wrote"),
+        (np.zeros((8, 9), dtype=np.uint8), r"first.*\.png is 9x8, its image 64x64"),
+        (np.full((64, 64), 7, dtype=np.uint8), r"first.*\.png has the value 7, but there are 3 classes"),
+    ],
+)
+def test_a_folder_beside_that_does_not_fit_is_refused_before_anything_is_measured(
+    mask, message, model, pictures, tmp_path
+):
+    (tmp_path / "first").mkdir()
+    _, test = load_masked_images(DatasetChoice(str(pictures)))
+    if mask is not None:
+        for name in test.names:
+            Image.fromarray(mask).save(tmp_path / "first" / f"{name}.png")
+    written = {"save_masks": tmp_path / "masks", "figure": tmp_path / "figure.png", "output": tmp_path / "s.json"}
+    with pytest.raises((FileNotFoundError, ValueError), match=message):
+        synco_hub.evaluate(
+            "segmentation", model, dataset=pictures, probe="knn", beside=[tmp_path / "first"], **written, **QUIET
+        )
+    assert not any(tmp_path.glob("masks/**/*.png"))
+
+
+def test_folders_of_one_name_are_told_apart(loaded, pictures, tmp_path, monkeypatch):
+    titles = []
+    monkeypatch.setattr(
+        "synco_hub.evaluation.segmentation.mask_figure",
+        lambda images, columns, names: titles.extend(column.title for column in columns) or Figure(),
+    )
+    train, test = load_masked_images(DatasetChoice(str(pictures)))
+    folders = [str(tmp_path / name) for name in ("a/masks", "b/masks", "c")]
+    for folder in folders:
+        settings = SegmentationSettings("knn", side=32, save_masks=folder, **QUIET)
+        evaluate_segmentation(loaded, train, test, settings)
+    figure = SegmentationSettings("knn", side=32, figure=str(tmp_path / "f.png"), beside=folders, **QUIET)
+    evaluate_segmentation(loaded, train, test, figure)
+    assert titles == ["Truth", "model, knn", *folders[:2], "c"]
+
+
+def test_saved_masks_are_numbered_as_the_data_sets(loaded, pictures, tmp_path):
+    """Numbered from 1, with 0 for no class: what the data set calls 1 is 1 in the file, and columns beside agree."""
+    train, test = load_masked_images(DatasetChoice(str(pictures)), num_classes=2, zero_is_void=True)
+    settings = SegmentationSettings("knn", side=64, save_masks=str(tmp_path / "masks"), **QUIET)
+    result = evaluate_segmentation(loaded, train, test, settings)
+    right = seen = 0
+    for name in test.names:
+        truth, predicted = (
+            np.array(Image.open(folder / f"{name}.png"))
+            for folder in (pictures / "masks" / "test", tmp_path / "masks")
+        )
+        assert set(np.unique(predicted)) <= {1, 2}
+        right += int((truth == predicted)[truth > 0].sum())
+        seen += int((truth > 0).sum())
+    assert result.metrics["pixel_accuracy"] == pytest.approx(100 * right / seen)
+    assert right > 0.8 * seen
+    figure = SegmentationSettings(
+        "knn", side=64, figure=str(tmp_path / "f.png"), beside=[str(tmp_path / "masks")], **QUIET
+    )
+    assert evaluate_segmentation(loaded, train, test, figure).metrics == result.metrics
 
 
 def test_classes_that_are_nowhere_are_named_and_do_not_count(loaded, pictures):
