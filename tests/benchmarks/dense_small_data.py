@@ -75,7 +75,7 @@ def write_data(stamps: Path, photographs: Path, folder: Path, seed: int) -> None
         )
 
 
-def pretrain(folder: Path, seed: int, steps: int) -> dict[str, Path]:
+def pretrain(folder: Path, seed: int, steps: int, batch_size: int) -> dict[str, Path]:
     """The pretrained network and the one that it began as, beside each other."""
     words = [
         f"--recipe={RECIPE}",
@@ -84,7 +84,8 @@ def pretrain(folder: Path, seed: int, steps: int) -> dict[str, Path]:
         f"--seed={seed}",
         "--save-strategy=no",
     ]
-    words += [f"--max-steps={steps}", f"--output-dir={folder / 'pretrained'}", "--dataloader-num-workers=1"]
+    words += [f"--max-steps={steps}", f"--per-device-train-batch-size={batch_size}", "--dataloader-num-workers=1"]
+    words += [f"--output-dir={folder / 'pretrained'}"]
     run = parse(words)
     set_seed(seed)
     network = SynCoForPreTraining(build_config(run.backbone, run.settings)).synco
@@ -143,7 +144,7 @@ def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, list[fl
         (folder / "pictures-written").touch()
     checkpoints = {name: folder / name for name in NETWORKS[:2]}
     if not (folder / "pretrained" / "model.safetensors").is_file():
-        checkpoints = pretrain(folder, seed, given.steps)
+        checkpoints = pretrain(folder, seed, given.steps, given.batch_size)
     if given.demo is not None:
         checkpoints["demo"] = given.demo
 
@@ -192,6 +193,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
+    parser.add_argument("--batch-size", type=int, default=64, help="of pretraining")
     parser.add_argument("--labelled", type=int, nargs="+", default=list(HEAD_STEPS), choices=list(HEAD_STEPS))
     parser.add_argument("--heads", type=int, default=1, help="UperNets on each network, whose mean is taken")
     parser.add_argument("--last-block", action="store_true", help="UperNet on the last block's map at all strides")
