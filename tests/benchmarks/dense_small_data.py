@@ -10,7 +10,8 @@ began as are measured, frozen, by `evaluate segmentation --probe knn` and under 
 trains several UperNets on each and takes their mean, since two heads of one network differ by about a point. `--demo`
 is measured beside, the checkpoint of `make demo`, which saw fractals. `--last-block` gives UperNet the last block at
 four strides, in the place of three blocks at one each; it wants an output folder of its own. What is finished is not
-done again. A seed takes about ten minutes on two cores, and one more for every two further heads.
+done again. A seed takes about ten minutes on two cores, and one more for every two further heads; `--steps 1500` with
+OMP_NUM_THREADS=1 pretrains in five.
 
 What was found stands in BENCHMARKS.md.
 """
