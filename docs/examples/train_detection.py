@@ -129,9 +129,11 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser = HfArgumentParser([DetectionArguments, TrainingArguments])
     given, training = parser.parse_args_into_dataclasses(list(sys.argv[1:] if words is None else words))
     if given.model.startswith("timm:") or not isinstance(AutoConfig.from_pretrained(given.model), SynCoConfig):
-        parser.error(
-            f"--model {given.model} is no checkpoint of ours: `synco-hub convert {given.model} --output FOLDER` makes "
-            "one of a ViT or Swin of timm's or transformers', whose folder this takes."
+        # Not parser.error: the usage of a hundred flags would come before the line.
+        parser.exit(
+            2,
+            f"error: --model {given.model} is no checkpoint of ours: `synco-hub convert {given.model} --output FOLDER`"
+            " makes one of a ViT or Swin of timm's or transformers', whose folder this takes.\n",
         )
     # The Trainer would drop what is not an argument of forward, and gather boxes of different numbers.
     training.remove_unused_columns, training.prediction_loss_only = False, True

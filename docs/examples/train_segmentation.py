@@ -114,9 +114,11 @@ def main(words: Sequence[str] | None = None) -> dict[str, float]:
     parser = HfArgumentParser([SegmentationArguments, TrainingArguments])
     given, training = parser.parse_args_into_dataclasses(list(sys.argv[1:] if words is None else words))
     if given.model.startswith("timm:") or not isinstance(AutoConfig.from_pretrained(given.model), SynCoConfig):
-        parser.error(
-            f"--model {given.model} is no checkpoint of ours: `synco-hub convert {given.model} --output FOLDER` makes "
-            "one of a ViT or Swin of timm's or transformers', whose folder this takes."
+        # Not parser.error: the usage of a hundred flags would come before the line.
+        parser.exit(
+            2,
+            f"error: --model {given.model} is no checkpoint of ours: `synco-hub convert {given.model} --output FOLDER`"
+            " makes one of a ViT or Swin of timm's or transformers', whose folder this takes.\n",
         )
     train, test = load_masked_images(DatasetChoice(given.data))
     network = build_network(given.model, train.class_names, given.hidden_size, given.last_block)

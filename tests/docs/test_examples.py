@@ -195,8 +195,10 @@ def test_real_time_detectors_take_a_step_on_three_strides(config_of, network_of,
 def test_a_checkpoint_of_others_is_refused_with_what_makes_one_of_it(script, model, tmp_path, capsys):
     SwinModel(SwinConfig(embed_dim=8, depths=[1], num_heads=[1])).save_pretrained(tmp_path / "stock")
     model = str(tmp_path / model) if model == "stock" else model
+    capsys.readouterr()  # of saving
     with pytest.raises(SystemExit):
         _example(script).main(["--model", model, "--data", str(tmp_path), "--output_dir", str(tmp_path / "run")])
     said = capsys.readouterr().err
     assert f"error: --model {model} is no checkpoint of ours: `synco-hub convert {model} --output FOLDER`" in said
+    assert len(said.splitlines()) == 1
     assert not (tmp_path / "run").exists()
