@@ -13,17 +13,18 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from synco_hub.data.davis import write_mask
-from synco_hub.data.masked_images import VOID, MaskedImages
+from synco_hub.data.masked_images import VOID, Mask, MaskedImages
 from synco_hub.data.segmentation import load_masked_images
 from synco_hub.evaluation.leaks import PictureFiles
 from synco_hub.evaluation.measurement import EvaluatedModel, model_source, save_each
@@ -80,14 +81,22 @@ def evaluate_segmentation(
     started = time.perf_counter()
     settings = settings or SegmentationSettings()
     look = PatchLook.of(model, settings)
-    beside = _read_beside(test, settings)  # a folder that does not fit must not cost what comes before the figure
+    # A folder beside that does not fit must not cost what comes before the figure.
+    pictures = {index: test.read(index) for index in sorted(_figure_places(len(test), settings))}
+    beside = _read_beside(test, pictures, settings.beside or ())
     network = find_feature_network(model.network)
     num_classes = len(train.class_names)
     with eval_mode(network, settings.device):
         probe, how = (_fit_linear if settings.probe == "linear" else _fit_neighbours)(look, train, settings)
         confusions, shown = _measure(look, test, [probe], num_classes, settings)
     if settings.figure is not None:
-        _draw(test, shown, f"{model.name}, {settings.probe}", beside, settings.figure)
+        columns = [
+            MaskColumn("Truth", [torch.from_numpy(mask) for _, mask in pictures.values()]),
+            MaskColumn(f"{model.name}, {settings.probe}", [shown[index] for index in pictures]),
+            *beside,
+        ]
+        images = [image for image, _ in pictures.values()]
+        save_figure(mask_figure(images, columns, test.class_names), settings.figure)
     metrics, absent = _describe(confusions[0], test)
     if not metrics:
         raise ValueError(f"no pixel of {test.name!r} ({test.split}) has a class: every mask is {VOID} throughout.")
@@ -260,32 +269,20 @@ def _figure_places(count: int, settings: SegmentationSettings) -> set[int]:
     return {number * count // wanted for number in range(wanted)}
 
 
-def _read_beside(test: MaskedImages, settings: SegmentationSettings) -> list[MaskColumn]:
+def _read_beside(
+    test: MaskedImages, pictures: Mapping[int, tuple[Image.Image, Mask]], folders: Sequence[str]
+) -> list[MaskColumn]:
     """What other models left in folders for the images of the figure; a folder is called by its last part."""
     columns = []
-    folders = [Path(folder) for folder in settings.beside or ()]
-    for folder in folders:
+    names = [Path(folder).name for folder in folders]
+    for folder, name in zip(folders, names, strict=True):
         masks = []
-        for index in sorted(_figure_places(len(test), settings)):
-            file = folder / f"{test.names[index]}.png"
+        for index, (image, _) in pictures.items():
+            file = Path(folder) / f"{test.names[index]}.png"
             if not file.is_file():
                 raise FileNotFoundError(
                     f"{str(file)!r} does not exist: give folders that --save-masks wrote for the same images."
                 )
-            masks.append(torch.from_numpy(test.read_mask(file.read_bytes(), str(file), test.read(index)[0])))
-        alone = [each.name for each in folders].count(folder.name) == 1
-        columns.append(MaskColumn(folder.name if alone else str(folder), masks))
+            masks.append(torch.from_numpy(test.read_mask(file.read_bytes(), str(file), image)))
+        columns.append(MaskColumn(name if names.count(name) == 1 else str(folder), masks))
     return columns
-
-
-def _draw(
-    test: MaskedImages, shown: dict[int, Tensor], name: str, beside: Sequence[MaskColumn], file: str | Path
-) -> None:
-    """Rows of images: the image, its mask, this model's prediction, and those of others."""
-    pictures = {index: test.read(index) for index in sorted(shown)}
-    columns = [
-        MaskColumn("Truth", [torch.from_numpy(mask) for _, mask in pictures.values()]),
-        MaskColumn(name, [shown[index] for index in pictures]),
-        *beside,
-    ]
-    save_figure(mask_figure([image for image, _ in pictures.values()], columns, test.class_names), file)

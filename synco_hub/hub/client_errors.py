@@ -84,8 +84,9 @@ def _of_status(error: HfHubHTTPError) -> str:
     return f"the Hub answered {status} ({said})."
 
 
-def refuse_commit_in_name(name: str, flag: str = "--revision {}") -> None:
+def refuse_commit_in_name(name: str, remedy: str = "--revision {commit}") -> None:
     """A commit is a flag of its own; behind an @ it would be taken for part of the name."""
     repository, at, commit = name.partition("@")
     if at and not Path(name).exists():
-        raise ValueError(f"{name!r}: a name does not say the commit; give {repository} and {flag.format(commit)}.")
+        given = remedy.format(repository=repository, commit=commit)
+        raise ValueError(f"{name!r}: a name does not say the commit; give {repository} and {given}.")

@@ -42,7 +42,11 @@ def check_model_name(name: str) -> None:
         and (start in ("", ".", "..") or start[0] == "~" or Path(start).is_dir())
     ):
         raise ValueError(f"model {name!r} looks like a path, and there is no such directory: give one that is there.")
-    refuse_commit_in_name(name, "--model-revision {} (model_revision= in Python)")
+    refuse_commit_in_name(
+        name,
+        "--model-revision {commit} (model_revision= in Python), or install that commit: `synco-hub pull {repository} "
+        "--revision {commit}`",
+    )
     if not Path(name).is_dir() or (Path(name) / "config.json").is_file():
         return
     if not (Path(name) / ADAPTER_FILE).is_file():

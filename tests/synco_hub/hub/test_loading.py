@@ -138,7 +138,8 @@ def test_a_path_to_nothing_is_told_without_asking_the_hub(tmp_path, monkeypatch)
 
 
 def test_a_commit_in_a_name_is_told_its_flag():
-    with pytest.raises(ValueError, match=r"give organisation/name and --model-revision 1a2b3c"):
+    pulled = "`synco-hub pull organisation/name --revision 1a2b3c`"
+    with pytest.raises(ValueError, match=rf"give organisation/name and --model-revision 1a2b3c .*{pulled}"):
         check_model_name("organisation/name@1a2b3c")
 
 
