@@ -7,11 +7,11 @@ Stamps are cut-outs with an alpha channel in folders of their classes (Debian's 
 are any pictures. Every fourth stamp of a class and every third photograph are in test pictures only. For each seed a
 vit-nano is pretrained on composed pictures without labels (`composed_pictures.py`), and it and the network that it
 began as are measured, frozen, by `evaluate segmentation --probe knn` and under UperNet (docs/examples/). `--heads`
-trains several UperNets on each and takes their mean, since two heads of one network differ by about a point. `--demo`
-is measured beside, the checkpoint of `make demo`, which saw fractals. `--last-block` gives UperNet the last block at
-four strides, in the place of three blocks at one each; it wants an output folder of its own. What is finished is not
-done again. A seed takes about ten minutes on two cores, and one more for every two further heads; `--steps 1500` with
-OMP_NUM_THREADS=1 pretrains in five.
+measures both several times, each with labelled pictures of its own while they last, and takes the mean, since
+what a hundred pictures teach differs by about a point. `--demo` is measured beside, the checkpoint of `make demo`,
+which saw fractals. `--last-block` gives UperNet the last block at four strides, in the place of three blocks at one
+each; it wants an output folder of its own. What is finished is not done again. A seed takes about ten minutes on two
+cores, and one more for every further head; `--steps 1500` with OMP_NUM_THREADS=1 pretrains in five.
 
 What was found stands in BENCHMARKS.md.
 """
@@ -97,12 +97,13 @@ def pretrain(folder: Path, seed: int, steps: int, batch_size: int) -> dict[str, 
     return {name: folder / name for name in ("random", "pretrained")}
 
 
-def take_first(folder: Path, count: int) -> Path:
-    """The labelled pictures with so many of those to train on, as links."""
-    fewer = folder / f"labelled-{count}"
+def take(folder: Path, count: int, draw: int) -> Path:
+    """The labelled pictures with so many of those to train on, as links: other ones in each draw while they last."""
+    start = draw * count % COUNTS["train"]
+    fewer = folder / f"labelled-{count}-from-{start}"
     for kind in ("images", "masks"):
         (fewer / kind / "train").mkdir(parents=True, exist_ok=True)
-        for path in sorted((folder / "labelled" / kind / "train").iterdir())[:count]:
+        for path in sorted((folder / "labelled" / kind / "train").iterdir())[start : start + count]:
             link = fewer / kind / "train" / path.name
             link.unlink(missing_ok=True)
             link.symlink_to(path.resolve())
@@ -157,13 +158,16 @@ def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, list[fl
 
     more = ["--last_block"] if given.last_block else []
     for labelled, (name, checkpoint) in itertools.product(given.labelled, checkpoints.items()):
-        data = take_first(folder, labelled)
-        if f"knn_miou_{labelled}" not in numbers.get(name, {}):
-            keep(name, "knn", labelled, measure_knn(checkpoint, data))
-        for head in range(len(numbers[name].get(f"upernet_miou_{labelled}", [])), given.heads):
-            # A head begins with the same weights on each network of a seed.
-            draw, steps = 1000 * head + seed, HEAD_STEPS[labelled]
-            keep(name, "upernet", labelled, measure_upernet(checkpoint, data, folder / "head", draw, steps, *more))
+        for draw in range(given.heads):
+            data = take(folder, labelled, draw)
+            done = {metric: len(values) for metric, values in numbers.get(name, {}).items()}
+            if done.get(f"knn_miou_{labelled}", 0) <= draw:
+                keep(name, "knn", labelled, measure_knn(checkpoint, data))
+            if done.get(f"upernet_miou_{labelled}", 0) <= draw:
+                # A head begins with the same weights on each network of a seed.
+                begun, head = 1000 * draw + seed, folder / "head"
+                found = measure_upernet(checkpoint, data, head, begun, HEAD_STEPS[labelled], *more)
+                keep(name, "upernet", labelled, found)
     return numbers
 
 
@@ -196,7 +200,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
     parser.add_argument("--batch-size", type=int, default=64, help="of pretraining")
     parser.add_argument("--labelled", type=int, nargs="+", default=list(HEAD_STEPS), choices=list(HEAD_STEPS))
-    parser.add_argument("--heads", type=int, default=1, help="UperNets on each network, whose mean is taken")
+    parser.add_argument("--heads", type=int, default=1, help="measurements of each network, whose mean is taken")
     parser.add_argument("--last-block", action="store_true", help="UperNet on the last block's map at all strides")
     parser.add_argument("--demo", type=Path, default=None, help="checkpoint of `make demo`")
     given = parser.parse_args()
