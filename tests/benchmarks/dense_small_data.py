@@ -48,9 +48,9 @@ SIZE = 64
 COUNTS = {"pretrain": 10000, "train": 1000, "test": 400}
 # Labelled pictures that a head learns from, and steps of UperNet on them.
 HEAD_STEPS = {100: 200, 1000: 600}
-# Views of 32 pixels, 16 patches each, so that in the same time a network sees four times as many as at 64.
 RECIPE = "small/3000"
-VIEW_SIZE = 32
+# Views of 32 pixels, 16 patches each, so that in the same time a network sees four times as many as at 64.
+VIEWS = "--image-size 32"
 HEAD = f"--freeze_backbone --size {SIZE} --hidden_size 64 --learning_rate 3e-3 --per_device_train_batch_size 16"
 NETWORKS = ("random", "pretrained", "demo")
 METRICS = ("miou", "miou_without_class_0")
@@ -76,16 +76,11 @@ def write_data(stamps: Path, photographs: Path, folder: Path, seed: int) -> None
         )
 
 
-def pretrain(folder: Path, seed: int, steps: int, batch_size: int) -> dict[str, Path]:
+def pretrain(folder: Path, seed: int, steps: int, flags: str) -> dict[str, Path]:
     """The pretrained network and the one that it began as, beside each other."""
-    words = [
-        f"--recipe={RECIPE}",
-        f"--image-size={VIEW_SIZE}",
-        f"--dataset={folder / 'pretrain' / 'images'}",
-        f"--seed={seed}",
-        "--save-strategy=no",
-    ]
-    words += [f"--max-steps={steps}", f"--per-device-train-batch-size={batch_size}", "--dataloader-num-workers=1"]
+    words = [f"--recipe={RECIPE}", f"--dataset={folder / 'pretrain' / 'images'}", f"--seed={seed}"]
+    words += [f"--max-steps={steps}", "--per-device-train-batch-size=64", "--dataloader-num-workers=1"]
+    words += ["--save-strategy=no", *flags.split()]
     words += [f"--output-dir={folder / 'pretrained'}"]
     run = parse(words)
     set_seed(seed)
@@ -146,7 +141,7 @@ def compare(given: argparse.Namespace, seed: int) -> dict[str, dict[str, list[fl
         (folder / "pictures-written").touch()
     checkpoints = {name: folder / name for name in NETWORKS[:2]}
     if not (folder / "pretrained" / "model.safetensors").is_file():
-        checkpoints = pretrain(folder, seed, given.steps, given.batch_size)
+        checkpoints = pretrain(folder, seed, given.steps, given.flags)
     if given.demo is not None:
         checkpoints["demo"] = given.demo
 
@@ -198,7 +193,7 @@ def main() -> None:
         parser.add_argument(name, type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--steps", type=int, default=2000, help="of pretraining")
-    parser.add_argument("--batch-size", type=int, default=64, help="of pretraining")
+    parser.add_argument("--flags", default=VIEWS, help=f"further ones of `synco-hub pretrain`; default: {VIEWS}")
     parser.add_argument("--labelled", type=int, nargs="+", default=list(HEAD_STEPS), choices=list(HEAD_STEPS))
     parser.add_argument("--heads", type=int, default=1, help="measurements of each network, whose mean is taken")
     parser.add_argument("--last-block", action="store_true", help="UperNet on the last block's map at all strides")
