@@ -23,6 +23,14 @@ def warn_once(message: str) -> None:
     logger.warning("%s", message)
 
 
+def warn_of_others(folder: Path, files: FolderFiles) -> None:
+    """Says which files in a folder are no images."""
+    if files.others:
+        number = files.others.total()
+        said = "1 file is" if number == 1 else f"{number} files are"
+        warn_once(f"{folder}: {said} not read: {files.describe_others()}.")
+
+
 def say_untrained_classes(where: str, names: Sequence[str]) -> None:
     """Warns of classes of test images that no training image has."""
     if names:
@@ -77,10 +85,8 @@ def read_layout(root: Path, label_column: str | None = None) -> FolderLayout:
             f"--label-column {label_column} says nothing of data set {str(root)!r}, since it is a folder of image "
             "files without metadata.csv or metadata.jsonl: leave it out."
         )
-    if files.images and files.others:
-        number = files.others.total()
-        said = "1 file is" if number == 1 else f"{number} files are"
-        warn_once(f"{root}: {said} not read: {files.describe_others()}.")
+    if files.images:
+        warn_of_others(root, files)
     base, splits, _ = _find_base(root, files.images)
     class_of: dict[str, str | None] = dict.fromkeys(files.images)
     parts = [base] if splits is None else [f"{base}{name}/" for name in (*splits.train, *splits.tests)]

@@ -8,24 +8,25 @@ A folder is laid out in one of these ways, which is told by what is there:
     JPEGImages/*, ImageSets/Segmentation/train.txt, val.txt   beside SegmentationClass/* (as VOC's archive unpacks)
 
 Masks may lie in `annotations` or `labels` as well (as ADE20K's archive unpacks), and a test split may be called val or
-validation. A mask has its image's name.
+validation. A mask has its image's name, but for the extension; which files are images says `folder_files.py`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from synco_hub.data.folder_files import FolderFiles
+from synco_hub.data.folder_layout import warn_of_others
 from synco_hub.data.folder_splits import SplitKind, list_split_folders
 from synco_hub.data.masked_images import MaskedImages
 
 _IMAGES = ("images", "image", "imgs", "img", "JPEGImages")
 _MASKS = ("masks", "mask", "annotations", "labels", "SegmentationClass")
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _TEST_SHARE = 0.2
 
 
@@ -80,8 +81,8 @@ def _split_pairs(images: Path, masks: Path) -> dict[SplitKind, tuple[Path, Path]
 
 def _pair(images: Path, masks: Path, every: bool = True) -> list[tuple[str, Path, Path]]:
     """Name, image and mask of each image below a folder."""
-    mask_of = {str(path.relative_to(masks).with_suffix("")): path for path in _pictures(masks)}
-    pairs = [(str(path.relative_to(images).with_suffix("")), path) for path in _pictures(images)]
+    mask_of = _list_pictures(masks)
+    pairs = list(_list_pictures(images).items())
     lacking = [name for name, _ in pairs if name not in mask_of]
     if every and lacking:
         raise FileNotFoundError(
@@ -91,8 +92,20 @@ def _pair(images: Path, masks: Path, every: bool = True) -> list[tuple[str, Path
     return [(name, path, mask_of[name]) for name, path in pairs if name in mask_of]
 
 
-def _pictures(folder: Path) -> Iterator[Path]:
-    return (path for path in sorted(folder.rglob("*")) if path.suffix.lower() in _SUFFIXES and path.is_file())
+def _list_pictures(folder: Path) -> dict[str, Path]:
+    """Pictures below a folder by their names without extension, of which each has one of its own."""
+    files = FolderFiles.of(folder)
+    warn_of_others(folder, files)
+    found: dict[str, Path] = {}
+    for file in files.images:
+        name = str(Path(file).with_suffix(""))
+        if name in found:
+            raise ValueError(
+                f"{str(found[name])!r} and {file} differ in their extension alone, so that it is unknown which mask "
+                "is of which image: move one out."
+            )
+        found[name] = folder / file
+    return found
 
 
 def _of_lists(lists: Path, kind: SplitKind) -> list[str]:

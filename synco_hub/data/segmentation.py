@@ -100,7 +100,7 @@ def load_masked_images(
     Args:
         data: A name of `SEGMENTATION_SETS` (its files in `data_dir`, else its copy on the Hub), a folder, or a table
             with a column of images and one of masks (`label_column`).
-        num_classes: None takes the names of `classes.txt`, else the highest value of all masks and one.
+        num_classes: None takes as many as `classes.txt` names, else the highest value of all masks and one.
         zero_is_void: Whether masks number classes from 1, and 0 is none of them.
         progress: Show a bar while masks are looked through.
 
@@ -140,15 +140,15 @@ def load_masked_images(
 def _name_classes(row: SegmentationSet | None, folder: Path, num_classes: int | None) -> tuple[str, ...] | None:
     if row is not None:
         return row.class_names
-    if num_classes is not None:
-        return tuple(map(str, range(num_classes)))
     listed = folder / _CLASSES_FILE
-    if not listed.is_file():
-        return None
-    names = [line.strip() for line in listed.read_text(encoding="utf-8").splitlines() if line.strip()]
+    # Editors of Windows begin a file with a mark.
+    lines = listed.read_text(encoding="utf-8-sig").splitlines() if listed.is_file() else []
+    names = tuple(line.strip() for line in lines if line.strip())
     if twice := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"{str(listed)!r} names {twice[0]!r} twice: give each class a name of its own.")
-    return tuple(names)
+    if num_classes is None:
+        return names or None
+    return names[:num_classes] + tuple(map(str, range(len(names), num_classes)))
 
 
 def _read_table(data: DatasetChoice, row: SegmentationSet | None) -> tuple[MaskedImages, MaskedImages]:

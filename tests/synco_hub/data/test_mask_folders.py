@@ -85,3 +85,35 @@ def test_a_folder_without_both_splits_says_how_to_lay_it_out(tmp_path):
     root = _tree(tmp_path, "{}/images", "{}/masks", {"train": ["a"]})
     with pytest.raises(FileNotFoundError, match="lay them out as images/train"):
         read_mask_folder(root, "things", seed=0)
+
+
+def test_hidden_files_are_no_images_and_links_are_followed(tmp_path):
+    root = _tree(tmp_path / "data", "images/{}", "masks/{}", {"train": ["a"], "test": ["b"]})
+    for name in ("images/train/._a.jpg", "masks/train/._a.png", "images/test/.ipynb_checkpoints/b-checkpoint.jpg"):
+        (root / name).parent.mkdir(exist_ok=True)
+        (root / name).write_bytes(b"no picture")
+    write(tmp_path / "pictures" / "c.jpg")
+    write(tmp_path / "numbers" / "c.png")
+    (root / "images" / "train" / "more").symlink_to(tmp_path / "pictures")
+    (root / "masks" / "train" / "more").symlink_to(tmp_path / "numbers")
+    train, test = read_mask_folder(root, "things", seed=0)
+    assert (train.names, test.names) == (("a", "more/c"), ("b",))
+
+
+def test_images_of_every_extension_are_read_and_other_files_named(tmp_path, caplog):
+    root = _tree(tmp_path, "images/{}", "masks/{}", {"train": ["a"], "test": ["b"]})
+    write(root / "images" / "train" / "c.jp2")
+    (root / "images" / "train" / "d.dng").write_bytes(b"raw")
+    write(root / "masks" / "train" / "c.png", 1)
+    train, _ = read_mask_folder(root, "things", seed=0)
+    assert "1 file is not read: 1 .dng (save as PNG or JPEG)" in caplog.text
+    assert train.names == ("a", "c")
+    assert train.read(1)[1].max() == 1
+
+
+@pytest.mark.parametrize("folder", ["images", "masks"])
+def test_two_files_of_one_name_are_refused(folder, tmp_path):
+    root = _tree(tmp_path, "images/{}", "masks/{}", {"train": ["a"], "test": ["b"]})
+    write(root / folder / "train" / "a.bmp")
+    with pytest.raises(ValueError, match="differ in their extension alone"):
+        read_mask_folder(root, "things", seed=0)

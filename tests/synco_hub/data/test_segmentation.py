@@ -34,8 +34,13 @@ def test_classes_are_those_of_both_splits_masks_of_a_list_or_as_many_as_are_give
     train, test = load_masked_images(choice)
     assert train.class_names == test.class_names == ("0", "1", "2")
     assert len(load_masked_images(choice, num_classes=5)[0].class_names) == 5
-    (tmp_path / "classes.txt").write_text("ground\nbird\n\nbee\n")
-    assert load_masked_images(choice)[1].class_names == ("ground", "bird", "bee")
+    (tmp_path / "classes.txt").write_text("\ufeffground\nbird\n\nbee\n", encoding="utf-8")
+    for count, names in {
+        None: ("ground", "bird", "bee"),
+        2: ("ground", "bird"),
+        4: ("ground", "bird", "bee", "3"),
+    }.items():
+        assert load_masked_images(choice, num_classes=count)[1].class_names == names
     (tmp_path / "classes.txt").write_text("bird\nbird\n")
     with pytest.raises(ValueError, match="names 'bird' twice"):
         load_masked_images(choice)
