@@ -110,6 +110,8 @@ def load_masked_images(
     """
     folder = Path(data.data_dir or data.dataset).expanduser()
     row = SEGMENTATION_SETS.get(data.dataset) if data.data_dir or not folder.is_dir() else None
+    if row is not None:
+        _check_numbering(data.dataset, row, num_classes, zero_is_void)
     if row is not None and data.data_dir is not None:
         place = next((folder / name for name in row.folders if has_masks(folder / name)), folder)
         splits = read_mask_folder(place, data.dataset, data.split_seed)
@@ -137,6 +139,14 @@ def load_masked_images(
     return replace(train, class_names=names), replace(test, class_names=names)
 
 
+def _check_numbering(name: str, row: SegmentationSet, num_classes: int | None, zero_is_void: bool) -> None:
+    """Check that nothing is said of a known data set that is not so: its classes would get each other's names."""
+    if num_classes not in (None, len(row.class_names)):
+        raise ValueError(f"num_classes={num_classes}: {name} has {len(row.class_names)} classes; leave it out.")
+    if zero_is_void and not row.zero_is_void:
+        raise ValueError(f"zero_is_void: 0 is the class {row.class_names[0]!r} of {name}; leave it out.")
+
+
 def _name_classes(row: SegmentationSet | None, folder: Path, num_classes: int | None) -> tuple[str, ...] | None:
     if row is not None:
         return row.class_names
@@ -148,7 +158,14 @@ def _name_classes(row: SegmentationSet | None, folder: Path, num_classes: int | 
         raise ValueError(f"{str(listed)!r} names {twice[0]!r} twice: give each class a name of its own.")
     if num_classes is None:
         return names or None
-    return names[:num_classes] + tuple(map(str, range(len(names), num_classes)))
+    beyond = tuple(map(str, range(len(names), num_classes)))
+    if taken := set(names) & set(beyond):
+        name = min(taken, key=int)
+        raise ValueError(
+            f"num_classes={num_classes}: class {name} is called by its number, as {str(listed)!r} calls class "
+            f"{names.index(name)}: name all {num_classes} classes there."
+        )
+    return names[:num_classes] + beyond
 
 
 def _read_table(data: DatasetChoice, row: SegmentationSet | None) -> tuple[MaskedImages, MaskedImages]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from tqdm import tqdm
 
-from synco_hub.data.masked_images import VOID, MaskedImages
+from synco_hub.data.image_dataset import fingerprint
+from synco_hub.data.masked_images import VOID, Mask, MaskedImages
 from synco_hub.evaluation.dense_features import (
     choose_stage,
     compute_dense_features,
@@ -23,6 +25,7 @@ from synco_hub.evaluation.dense_features import (
     pixel_values,
 )
 from synco_hub.evaluation.measurement import EvaluatedModel
+from synco_hub.evaluation.resume import ResumableFolder
 from synco_hub.feature_pooling import (
     find_expected_image_size,
     find_feature_network,
@@ -36,6 +39,8 @@ from synco_hub.visualization import attends_in_windows
 _USUAL_SIDE = 224
 # Scores of so many pixels and classes are interpolated at once.
 _SCORES_AT_ONCE = 16_000_000
+# Images of one file on disk: what a killed run has to look at again at most.
+_BLOCK = 256
 
 # From patch features (patches, dim) to scores (patches, classes).
 Probe = Callable[[Tensor], Tensor]
@@ -176,31 +181,47 @@ class PatchMemory:
 
     @classmethod
     def of(
-        cls, look: PatchLook, images: MaskedImages, num_classes: int, settings: SegmentationSettings
+        cls,
+        look: PatchLook,
+        images: MaskedImages,
+        num_classes: int,
+        settings: SegmentationSettings,
+        kept: ResumableFolder | None = None,
+        identity: str = "",
     ) -> PatchMemory:
-        """Draw as many patches from every image; those without a class are left out."""
+        """Draw as many patches from every image; those without a class are left out.
+
+        Blocks of images that an interrupted measurement of this `identity` kept are taken from there.
+        """
+        kept = kept or ResumableFolder(None, {})
         # Cut at the end, a memory would miss the last images, which in folders of classes are those of the last class.
         ends = [place * settings.memory_size // len(images) for place in range(len(images) + 1)]
         generator = torch.Generator().manual_seed(settings.seed)
-        values, labels = [], []
-        for index in tqdm(range(len(images)), "training patches", unit="img", disable=not settings.progress):
-            quota = ends[index + 1] - ends[index]
-            if quota == 0:
-                continue
-            image, mask = images.read(index)
-            size, windows = look.features(image)
-            shares = patch_labels(torch.from_numpy(mask), size, look.patch, num_classes)
-            found, known = [], []
-            for top, left, features in windows:
-                rows, columns = features.shape[:2]
-                here = shares[top : top + rows, left : left + columns].reshape(-1, num_classes)
-                kept = here.sum(dim=1) > 0
-                found.append(features.reshape(rows * columns, -1).cpu()[kept].half())
-                known.append(here[kept].half())
-            together, shares = torch.cat(found), torch.cat(known)
-            chosen = torch.randperm(len(together), generator=generator)[:quota]
-            values.append(together[chosen])
-            labels.append(shares[chosen])
+        values, labels, contents = [], [], fingerprint(identity, str(len(images)))
+        with tqdm(total=len(images), desc="training patches", unit="img", disable=not settings.progress) as bar:
+            for number, start in enumerate(range(0, len(images), _BLOCK)):
+                block = range(start, min(start + _BLOCK, len(images)))
+                if kept.path is not None:
+                    # The draws go on from image to image, so that a block depends on all before it.
+                    contents = fingerprint(contents, images.take(block).fingerprint())
+                name = f"patches/{number:05}.safetensors"
+                part = kept.load_tensors(name, contents)
+                if part is None:
+                    drawn = []
+                    for index in block:
+                        if quota := ends[index + 1] - ends[index]:
+                            image, mask = images.read(index)
+                            drawn.append(_draw_patches(look, image, mask, num_classes, quota, generator))
+                        bar.update()
+                    if not drawn:
+                        continue
+                    part = dict(zip(("values", "labels"), map(torch.cat, zip(*drawn, strict=True)), strict=True))
+                    kept.save_tensors(name, contents, {**part, "generator": generator.get_state()})
+                else:
+                    generator.set_state(part["generator"])
+                    bar.update(len(block))
+                values.append(part["values"])
+                labels.append(part["labels"])
         memory = cls(torch.cat(values), torch.cat(labels))
         if len(memory.values) == 0:
             raise ValueError(
@@ -214,6 +235,31 @@ class PatchMemory:
         """JSON values for a result."""
         size = sum(each.numel() * each.element_size() for each in (self.values, self.labels))
         return {"memory_patches": len(self.values), "memory_bytes": size}
+
+    def fingerprint(self) -> str:
+        """Hash of features and labels."""
+        digest = hashlib.sha256(str(tuple(self.values.shape)).encode())
+        for each in (self.values, self.labels):
+            digest.update(each.contiguous().numpy().data)
+        return digest.hexdigest()[:16]
+
+
+def _draw_patches(
+    look: PatchLook, image: Image.Image, mask: Mask, num_classes: int, quota: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Features and labels of so many patches of an image, or of all that have a class."""
+    size, windows = look.features(image)
+    shares = patch_labels(torch.from_numpy(mask), size, look.patch, num_classes)
+    found, known = [], []
+    for top, left, features in windows:
+        rows, columns = features.shape[:2]
+        here = shares[top : top + rows, left : left + columns].reshape(-1, num_classes)
+        kept = here.sum(dim=1) > 0
+        found.append(features.reshape(rows * columns, -1).cpu()[kept].half())
+        known.append(here[kept].half())
+    together, labels = torch.cat(found), torch.cat(known)
+    chosen = torch.randperm(len(together), generator=generator)[:quota]
+    return together[chosen], labels[chosen]
 
 
 @torch.no_grad()

@@ -44,6 +44,18 @@ def test_classes_are_those_of_both_splits_masks_of_a_list_or_as_many_as_are_give
     (tmp_path / "classes.txt").write_text("bird\nbird\n")
     with pytest.raises(ValueError, match="names 'bird' twice"):
         load_masked_images(choice)
+    (tmp_path / "classes.txt").write_text("5\n3\n4\n")
+    assert load_masked_images(choice, num_classes=3)[1].class_names == ("5", "3", "4")
+    with pytest.raises(ValueError, match=r"class 3 is called by its number, as .* calls class 1: name all 5 classes"):
+        load_masked_images(choice, num_classes=5)
+
+
+def test_what_is_not_so_of_a_known_data_set_is_refused_before_it_is_looked_for():
+    for name, count in (("voc2012", 22), ("ade20k", 151)):
+        with pytest.raises(ValueError, match=rf"num_classes={count}: {name} has {count - 1} classes; leave it out"):
+            load_masked_images(DatasetChoice(name, "nowhere"), num_classes=count)
+    with pytest.raises(ValueError, match="0 is the class 'background' of voc2012"):
+        load_masked_images(DatasetChoice("voc2012", "nowhere"), zero_is_void=True)
 
 
 def test_a_foreground_of_255_is_told_from_a_class(tmp_path):

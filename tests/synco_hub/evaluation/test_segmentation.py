@@ -1,6 +1,9 @@
 """`evaluate segmentation`: against slow votes and known answers, on pictures whose masks are known."""
 
 import json
+import shutil
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,7 +16,7 @@ from torch.nn import functional as F
 import synco_hub
 from synco_hub.data.segmentation import load_masked_images
 from synco_hub.evaluation.measurement import EvaluatedModel
-from synco_hub.evaluation.patch_labels import PatchMemory
+from synco_hub.evaluation.patch_labels import PatchLook, PatchMemory
 from synco_hub.evaluation.segmentation import (
     evaluate_segmentation,
     format_table,
@@ -199,6 +202,97 @@ def test_saved_masks_are_numbered_as_the_data_sets(loaded, pictures, tmp_path, m
     _, own, beside = drawn
     assert len(own) == 4
     assert all(torch.equal(mask.to(torch.uint8), other) for mask, other in zip(own, beside, strict=True))
+
+
+@pytest.fixture
+def looks(monkeypatch):
+    """Blocks of few images, and a count of images that were looked at, after so many of which comes a kill."""
+    monkeypatch.setattr("synco_hub.evaluation.patch_labels._BLOCK", 5)
+    monkeypatch.setattr("synco_hub.evaluation.segmentation._BLOCK", 2)
+    real, counted = PatchLook.features, SimpleNamespace(seen=0, last=10**9)
+
+    def features(look, image):
+        counted.seen += 1
+        if counted.seen > counted.last:
+            raise KeyboardInterrupt
+        return real(look, image)
+
+    monkeypatch.setattr(PatchLook, "features", features)
+    return counted
+
+
+# Of 12 training and 5 test images; the linear probe holds one of the 12 out.
+@pytest.mark.parametrize(
+    ("probe", "killed_after", "left"),
+    [
+        *[("knn", 0, 17), ("knn", 7, 12), ("knn", 10, 7), ("knn", 13, 5), ("knn", 16, 1)],
+        *[("linear", 6, 12), ("linear", 11, 6), ("linear", 12, 5), ("linear", 14, 3)],
+    ],
+)
+def test_a_killed_measurement_goes_on_to_the_same_numbers(
+    probe, killed_after, left, looks, loaded, pictures, tmp_path
+):
+    train, test = load_masked_images(DatasetChoice(str(pictures)))
+    chosen = {"probe": probe, "memory_size": 301, "seed": 3, **(FAST if probe == "linear" else QUIET)}
+    whole = evaluate_segmentation(loaded, train, test, SegmentationSettings(**chosen, save_masks=str(tmp_path / "a")))
+    settings = SegmentationSettings(**chosen, save_masks=str(tmp_path / "b"))
+    looks.seen, looks.last = 0, 1 + killed_after  # an empty image comes first
+    with pytest.raises(KeyboardInterrupt):
+        evaluate_segmentation(loaded, train, test, settings, tmp_path / "parts")
+    looks.seen, looks.last = 0, 10**9
+    again = evaluate_segmentation(loaded, train, test, settings, tmp_path / "parts")
+    assert looks.seen == 1 + left
+    assert again.metrics == whole.metrics
+    assert again.protocol == whole.protocol
+    for name in test.names:
+        assert (tmp_path / "b" / f"{name}.png").read_bytes() == (tmp_path / "a" / f"{name}.png").read_bytes()
+
+
+def test_parts_of_other_settings_images_or_masks_are_not_taken(looks, loaded, pictures, tmp_path):
+    folder = tmp_path / "pictures"
+    shutil.copytree(pictures, folder)
+
+    def measure(**changed):
+        train, test = load_masked_images(DatasetChoice(str(folder)))
+        settings = SegmentationSettings(**{"probe": "knn", "side": 48, **QUIET, **changed})
+        wanted = evaluate_segmentation(loaded, train, test, replace(settings, save_masks=None, figure=None))
+        looks.seen = 0
+        assert evaluate_segmentation(loaded, train, test, settings, tmp_path / "parts").metrics == wanted.metrics
+        return looks.seen - 1
+
+    assert measure() == 17
+    assert measure() == 0
+    assert measure(save_masks=str(tmp_path / "masks")) == 5
+    assert measure(save_masks=str(tmp_path / "masks")) == 0
+    next((tmp_path / "masks").iterdir()).write_bytes(b"")
+    assert measure(save_masks=str(tmp_path / "masks")) in (1, 2)  # a block's
+    assert measure(figure=str(tmp_path / "figure.png"), figure_images=3) == 3
+    assert measure(temperature=0.5) == 17
+    # The sixth training image begins the second of three blocks; what is drawn of the third depends on it.
+    changed = sorted((folder / "images" / "train").iterdir())[5]
+    Image.fromarray(255 - np.array(Image.open(changed))).save(changed)
+    assert measure(temperature=0.5) == 12
+    changed = sorted((folder / "masks" / "test").iterdir())[0]
+    Image.fromarray(np.zeros_like(Image.open(changed))).save(changed)
+    assert measure(temperature=0.5) == 2
+    loaded.network.backbone.norm.weight.data[3] += 1
+    assert measure(temperature=0.5) == 17
+
+
+def test_parts_go_when_the_result_is_written(looks, model, pictures, tmp_path):
+    choice = {"dataset": pictures, "probe": "knn", "output": tmp_path / "s.json", **QUIET}
+    looks.last = 9
+    with pytest.raises(KeyboardInterrupt):
+        synco_hub.evaluate("segmentation", model, **choice)
+    assert [each.name for each in tmp_path.iterdir()] == ["s.parts"]
+    looks.last = 10**9
+    synco_hub.evaluate("segmentation", model, **choice)
+    assert [each.name for each in tmp_path.iterdir()] == ["s.json"]
+    (tmp_path / "s.parts").mkdir()
+    (tmp_path / "s.parts" / "thesis.txt").write_text("of another")
+    with pytest.raises(ValueError, match=r"s\.parts' is not empty and holds no measurement\.json"):
+        synco_hub.evaluate("segmentation", model, **choice)
+    assert (tmp_path / "s.parts" / "thesis.txt").exists()
 
 
 def test_classes_that_are_nowhere_are_named_and_do_not_count(loaded, pictures):
