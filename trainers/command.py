@@ -136,6 +136,8 @@ def _quieten_libraries() -> None:
     transformers_logging.disable_progress_bar()
     # accelerate's own call, until it uses the new name of the setting.
     warnings.filterwarnings("ignore", message="`broadcast_buffers` is deprecated", category=FutureWarning)
+    # The oldest transformers knows the old name alone, the newest takes both.
+    warnings.filterwarnings("ignore", message="`gradient_checkpointing` is deprecated", category=FutureWarning)
 
 
 def _is_one_of_several_processes() -> bool:

@@ -50,9 +50,10 @@ def plain(tmp_path_factory, home):
         return losses(output, home, patch), load_file(output / "model.safetensors")
 
 
-def test_gradient_checkpointing_changes_no_bit(plain, home, tmp_path, monkeypatch):
+def test_gradient_checkpointing_changes_no_bit(plain, home, tmp_path, monkeypatch, recwarn):
     found = losses(tmp_path / "run", home, monkeypatch, "--gradient-checkpointing", "true")
     assert found == plain[0]
+    assert not [each for each in recwarn if "gradient_checkpointing" in str(each.message)]
     weights = load_file(tmp_path / "run" / "model.safetensors")
     assert all(torch.equal(weights[name], value) for name, value in plain[1].items())
 
